@@ -1,0 +1,1 @@
+"""One gRPC contract over the change feeds of several databases."""

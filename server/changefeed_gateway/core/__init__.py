@@ -1,0 +1,1 @@
+"""The rules of the gateway in its own words: no driver, no gRPC."""

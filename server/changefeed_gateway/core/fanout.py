@@ -1,0 +1,308 @@
+"""Reads an entire collection over many partitions: parents before children, one vector of positions."""
+
+import asyncio
+import json
+from base64 import b85decode, b85encode
+from bisect import bisect_right
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import TypeVar, overload
+
+from changefeed_gateway.core.errors import InvalidRequest, Reason
+from changefeed_gateway.core.model import (
+    After,
+    Change,
+    Cursor,
+    Feed,
+    Now,
+    Page,
+    PageRead,
+    Partition,
+    PartitionId,
+    PartitionState,
+    PhysicalPartition,
+    Start,
+)
+from changefeed_gateway.core.page import EncodedPage, Reader
+from changefeed_gateway.core.provider import Provider
+
+_T = TypeVar("_T")
+
+_AT_ONCE = 8
+"""Partitions read concurrently for one page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A partition that may be read once all its parents are."""
+
+    parents: frozenset[PartitionId]
+    start: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A position in an entire collection: where each open partition stands, and which ones wait for parents.
+
+    `open` is ordered: the partition that was served longest ago comes first.
+    """
+
+    open: Mapping[PartitionId, Cursor]
+    waiting: Mapping[PartitionId, Waiting]
+
+    def advanced(self, partition_id: PartitionId, cursor: Cursor) -> "Vector":
+        """Move one partition and put it last in the order."""
+        positions = {pid: at for pid, at in self.open.items() if pid != partition_id}
+        positions[partition_id] = cursor
+        return Vector(positions, self.waiting)
+
+    def retired(self, page: Page, partition_id: PartitionId) -> "Vector":
+        """Replace a drained partition by its children; each opens when its last parent is drained."""
+        positions = {pid: at for pid, at in self.open.items() if pid != partition_id}
+        waiting = dict(self.waiting)
+        for child in page.children:
+            if child.partition_id not in positions and child.partition_id not in waiting:
+                waiting[child.partition_id] = Waiting(frozenset(child.parents), child.start)
+        for pid, child_waiting in list(waiting.items()):
+            parents = child_waiting.parents - {partition_id}
+            waiting[pid] = Waiting(parents, child_waiting.start)
+            if not parents:
+                positions[pid] = waiting.pop(pid).start
+        return Vector(positions, waiting)
+
+    def encode(self) -> Cursor:
+        """The vector as a cursor."""
+        body = [
+            [[pid, b85encode(at).decode()] for pid, at in self.open.items()],
+            [[pid, sorted(w.parents), b85encode(w.start).decode()] for pid, w in self.waiting.items()],
+        ]
+        return Cursor(json.dumps(body, separators=(",", ":")).encode())
+
+    @classmethod
+    def decode(cls, cursor: Cursor) -> "Vector":
+        """The vector of a cursor. Raises InvalidRequest for a cursor that `encode` did not make."""
+        try:
+            open_, waiting = json.loads(cursor)
+            return cls(
+                {PartitionId(pid): Cursor(b85decode(at)) for pid, at in open_},
+                {
+                    PartitionId(pid): Waiting(frozenset(map(PartitionId, parents)), Cursor(b85decode(at)))
+                    for pid, parents, at in waiting
+                },
+            )
+        except (ValueError, TypeError) as error:
+            raise InvalidRequest.field(
+                "start_position.continuation_token",
+                "not a position of this collection",
+                reason=Reason.TOKEN_MALFORMED,
+            ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Segment:
+    """Part of a joined page: one partition's page, and the vector before it."""
+
+    partition_id: PartitionId
+    page: EncodedPage
+    before: Vector
+
+
+class _VectorCursors(Sequence[Cursor]):
+    """The vector after each change of a joined page, computed when asked."""
+
+    def __init__(self, segments: Sequence[_Segment]) -> None:
+        self._segments = segments
+        self._ends = list(accumulate(len(s.page.page.changes) for s in segments))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @overload
+    def __getitem__(self, index: int) -> Cursor: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Cursor]: ...
+    def __getitem__(self, index: int | slice) -> Cursor | list[Cursor]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        index %= len(self)
+        number = bisect_right(self._ends, index)
+        segment = self._segments[number]
+        offset = index - (self._ends[number - 1] if number else 0)
+        return segment.before.advanced(segment.partition_id, segment.page.page.cursors[offset]).encode()
+
+
+class FanOut:
+    """A Reader of the entire collection for feeds that have one order per partition only."""
+
+    def __init__(self, reader: Reader, provider: Provider) -> None:
+        self._reader = reader
+        self._provider = provider
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page` for `EntireCollection`; splits and merges are followed and never shown."""
+        if isinstance(read.start, After):
+            vector = Vector.decode(read.start.cursor)
+        else:
+            vector = await self._start(feed, read, read.start)
+        first = vector
+        segments: list[_Segment] = []
+        if read.max_changes:
+            vector, complete = await self._fill(feed, read, vector, segments)
+            if complete and read.max_wait and not _count(segments):
+                vector, complete = await self._wait(feed, read, vector, segments)
+        else:
+            complete = False
+        return _joined(first, vector, segments, more_available=not complete)
+
+    async def _start(self, feed: Feed, read: PageRead, start: Start) -> Vector:
+        """Fix every partition's position before the answer, so that none of them can age or be missed later."""
+        partitions = list(await self._provider.list_partitions(feed))
+        if isinstance(start, Now):
+            partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def resolve(partition: Partition) -> Cursor:
+            async with gate:
+                return (await self._reader.read(feed, _resolving(read, partition.partition_id, start))).page.cursor
+
+        cursors = await _gather(resolve(partition) for partition in partitions)
+        return _first_vector(partitions, dict(zip((p.partition_id for p in partitions), cursors, strict=True)))
+
+    async def _fill(self, feed: Feed, read: PageRead, vector: Vector, segments: list[_Segment]) -> tuple[Vector, bool]:
+        """Read every open partition in turn until the page is full; tell whether all of them were read to their end."""
+        unread = list(vector.open)
+        complete = True
+        while unread:
+            turn, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
+            room = read.max_changes - _count(segments)
+            quota = max(1, room // len(turn))
+            reads = [_part(read, pid, vector.open[pid], max_changes=quota, parts=len(turn)) for pid in turn]
+            pages = await _gather(self._reader.read(feed, part) for part in reads)
+            for pid, page in zip(turn, pages, strict=True):
+                if len(page.page.changes) > read.max_changes - _count(segments):
+                    return vector, False
+                before = vector
+                vector = _apply(vector, pid, page.page)
+                segments.append(_Segment(pid, page, before))
+                complete = complete and not page.page.more_available
+                unread += [child for child in vector.open if child not in before.open]
+            if _count(segments) >= read.max_changes:
+                return vector, complete and not unread
+        return vector, complete
+
+    async def _wait(self, feed: Feed, read: PageRead, vector: Vector, segments: list[_Segment]) -> tuple[Vector, bool]:
+        """Wait on every open partition; the first that brings something ends the wait for all."""
+        tasks = {
+            asyncio.ensure_future(
+                self._reader.read(feed, _part(read, pid, at, max_changes=read.max_changes, wait=read.max_wait))
+            ): pid
+            for pid, at in vector.open.items()
+        }
+        complete = True
+        try:
+            pending = set(tasks)
+            while pending and not any(s.page.page.changes or s.page.page.retired for s in segments):
+                done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    page = task.result()
+                    if len(page.page.changes) > read.max_changes - _count(segments):
+                        complete = False
+                        continue
+                    before = vector
+                    vector = _apply(vector, tasks[task], page.page)
+                    segments.append(_Segment(tasks[task], page, before))
+                    complete = complete and not (page.page.more_available or page.page.retired)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return vector, complete
+
+
+async def _gather(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
+    """Run all at once; the first failure cancels the rest and is raised as it is."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _first_vector(partitions: Sequence[Partition], cursors: Mapping[PartitionId, Cursor]) -> Vector:
+    """Open what has no listed parent; the others wait for the parents that are still there to be read."""
+    listed = {partition.partition_id for partition in partitions}
+    parents = {p.partition_id: listed.intersection(p.parents) for p in partitions}
+    return Vector(
+        {pid: cursors[pid] for pid, waits_for in parents.items() if not waits_for},
+        {pid: Waiting(frozenset(waits_for), cursors[pid]) for pid, waits_for in parents.items() if waits_for},
+    )
+
+
+def _apply(vector: Vector, partition_id: PartitionId, page: Page) -> Vector:
+    moved = vector.advanced(partition_id, page.cursor)
+    return moved.retired(page, partition_id) if page.retired else moved
+
+
+def _count(segments: Sequence[_Segment]) -> int:
+    return sum(len(segment.page.page.changes) for segment in segments)
+
+
+def _resolving(read: PageRead, partition_id: PartitionId, start: Start) -> PageRead:
+    return replace(
+        read,
+        scope=PhysicalPartition(partition_id),
+        start=start,
+        max_changes=0,
+        max_wait=timedelta(0),
+    )
+
+
+def _part(
+    read: PageRead,
+    partition_id: PartitionId,
+    cursor: Cursor,
+    *,
+    max_changes: int,
+    parts: int = 1,
+    wait: timedelta = timedelta(0),
+) -> PageRead:
+    return replace(
+        read,
+        scope=PhysicalPartition(partition_id),
+        start=After(cursor),
+        max_changes=max_changes,
+        max_bytes=max(1, read.max_bytes // parts),
+        max_wait=wait,
+    )
+
+
+def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_available: bool) -> EncodedPage:
+    changes: list[Change] = [change for segment in segments for change in segment.page.page.changes]
+    expiries = [s.page.page.expire_time for s in segments if s.page.page.expire_time is not None]
+    page = Page(
+        changes=changes,
+        cursors=_VectorCursors(segments),
+        start=first.encode(),
+        cursor=last.encode(),
+        more_available=more_available,
+        expire_time=min(expiries, default=None),
+        watermark=_watermark(last, segments),
+        provider_calls=sum(segment.page.page.provider_calls for segment in segments),
+    )
+
+    def records(items: bool) -> list[bytes]:
+        return [record for segment in segments for record in segment.page.records(items=items)]
+
+    return EncodedPage(page, records, live=bool(segments) and all(segment.page.live for segment in segments))
+
+
+def _watermark(last: Vector, segments: Sequence[_Segment]) -> datetime | None:
+    """The minimum over all open partitions; None unless each was read for this page and knows its own."""
+    known = {segment.partition_id: segment.page.page.watermark for segment in segments}
+    marks = [known.get(pid) for pid in last.open]
+    certain = [mark for mark in marks if mark is not None]
+    return min(certain) if certain and len(certain) == len(marks) and not last.waiting else None

@@ -1,0 +1,29 @@
+"""Bounds on everything a caller can ask for or a stream can hold."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The gateway's limits; the settings may narrow or widen them."""
+
+    default_page_size: int = 1_000
+    max_page_size: int = 5_000
+    max_message_bytes: int = 3_500_000
+    """Records of one page or batch together; clients accept 4 MiB by default."""
+    max_item_bytes: int = 3_000_000
+    max_wait: timedelta = timedelta(seconds=30)
+    default_heartbeat: timedelta = timedelta(seconds=10)
+    min_heartbeat: timedelta = timedelta(milliseconds=500)
+    max_heartbeat: timedelta = timedelta(seconds=60)
+    max_stream_age: timedelta = timedelta(hours=1)
+    max_streams: int = 2_000
+    max_calls: int = 1_000
+    """Unary calls under way at once."""
+    write_timeout: timedelta = timedelta(seconds=60)
+    """How long one message may wait for a slow consumer."""
+    outage_patience: timedelta = timedelta(seconds=30)
+    """How long a stream sits out a failing provider before it ends with a retryable error."""
+    ring_bytes: int = 16_000_000
+    """Memory of one tail's ring of recent pages."""

@@ -1,0 +1,287 @@
+"""The gateway's own words for feeds, positions, changes and pages: values only."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import NamedTuple, NewType
+
+PartitionId = NewType("PartitionId", str)
+"""Opaque id of a physical partition, unique within its feed."""
+
+Cursor = NewType("Cursor", bytes)
+"""A provider's own position. Cursors of one partition compare bytewise in reading order; so do cursors of the entire
+collection and of a logical partition where `Feed.single_order` holds."""
+
+Fingerprint = NewType("Fingerprint", str)
+"""Identity of a collection and its incarnation: `<resource>.<incarnation>`, both hexadecimal digests."""
+
+
+class ChangeType(Enum):
+    """What happened to an item."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+
+
+class ItemState(Enum):
+    """Whether a change carries the item, and if not, why."""
+
+    INCLUDED = "included"
+    INCLUDED_CURRENT = "included_current"
+    OMITTED = "omitted"
+    UNAVAILABLE = "unavailable"
+    TOO_LARGE = "too_large"
+    NOT_APPLICABLE = "not_applicable"
+
+
+class Origin(Enum):
+    """Who made a change."""
+
+    APPLICATION = "application"
+    EXPIRY = "expiry"
+    SYSTEM = "system"
+
+
+class KeyType(Enum):
+    """How the text of a key component is to be read."""
+
+    STRING = "string"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    BINARY = "binary"
+    NULL = "null"
+
+
+class NewItemStateMode(Enum):
+    """Whether a reader wants items."""
+
+    OMIT = "omit"
+    INCLUDE_IF_AVAILABLE = "include_if_available"
+    REQUIRE = "require"
+
+
+class CapabilityName(Enum):
+    """What a collection may or may not be able to do."""
+
+    CHANGE_FEED = "CHANGE_FEED"
+    BEGINNING = "CHANGE_FEED_BEGINNING"
+    POINT_IN_TIME = "CHANGE_FEED_POINT_IN_TIME"
+    LOGICAL_PARTITION_SCOPE = "CHANGE_FEED_LOGICAL_PARTITION_SCOPE"
+    NEW_ITEM_STATE = "CHANGE_FEED_NEW_ITEM_STATE"
+    DELETES = "CHANGE_FEED_DELETES"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capability:
+    """One capability of a collection; `detail` says why not, or under which conditions."""
+
+    name: CapabilityName
+    supported: bool
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Names one collection: a connection of the settings, a database (empty: the connection's own), a collection."""
+
+    connection: str
+    database: str
+    collection: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntireCollection:
+    """Scope: every change of the collection."""
+
+
+@dataclass(frozen=True, slots=True)
+class PhysicalPartition:
+    """Scope: the changes of one physical partition."""
+
+    partition_id: PartitionId
+
+
+@dataclass(frozen=True, slots=True)
+class LogicalPartition:
+    """Scope: the changes of one logical partition, named by its partition key text (see `Key`)."""
+
+    partition_key: str
+
+
+Scope = EntireCollection | PhysicalPartition | LogicalPartition
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Start: the oldest retained change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Start: changes committed after the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class AtTime:
+    """Start: at least every change committed at or after an aware time."""
+
+    time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class After:
+    """Start: exclusive of everything the cursor has passed."""
+
+    cursor: Cursor
+
+
+@dataclass(frozen=True, slots=True)
+class FromToken:
+    """Start, as a caller gives it: after the position of a token."""
+
+    token: str
+
+
+Start = Beginning | Now | AtTime | After
+"""What a provider can start from."""
+
+RequestedStart = Beginning | Now | AtTime | FromToken
+"""What a caller can start from."""
+
+
+class KeyComponent(NamedTuple):
+    """One named value of a key, as exact text."""
+
+    name: str
+    value: str
+    type: KeyType = KeyType.STRING
+
+
+class Key(NamedTuple):
+    """Identifies an item.
+
+    `partition_key` is one text: a single string stands for itself; several values, or a string that begins with "[",
+    are a JSON array.
+    """
+
+    partition_key: str
+    components: tuple[KeyComponent, ...]
+    sort_key: str = ""
+
+
+class Change(NamedTuple):
+    """One change of one item. A NamedTuple because a page makes thousands of them."""
+
+    event_id: str
+    change_type: ChangeType
+    key: Key
+    item_state: ItemState
+    item: str | None
+    """The item as JSON text, present exactly in the two INCLUDED states."""
+    commit_time: datetime | None
+    partition_id: PartitionId
+    sequence: str
+    origin: Origin = Origin.APPLICATION
+    annotations: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortabilityWarning:
+    """Says where a collection differs from what portable code expects."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feed:
+    """Proof that a collection exists and captures changes; only `Provider.open_feed` makes one."""
+
+    address: Address
+    """With the database filled in."""
+    provider_id: str
+    incarnation: str
+    """Changes whenever the collection's history starts anew; any stable text."""
+    capabilities: tuple[Capability, ...]
+    item_state: ItemState
+    """What changes carry when items are asked for: INCLUDED, INCLUDED_CURRENT or UNAVAILABLE."""
+    single_order: bool
+    """True when the provider itself reads the entire collection, and each logical partition, as one order."""
+    commit_time: str = ""
+    """What `Change.commit_time` means here; empty when it is never set."""
+    retention: timedelta | None = None
+    warnings: tuple[PortabilityWarning, ...] = ()
+    provider_data: Mapping[str, object] = field(default_factory=dict)
+    """The provider's own facts about the open feed; nobody else looks inside."""
+
+    def supports(self, name: CapabilityName) -> bool:
+        """Tell whether the collection has a capability."""
+        return any(c.supported for c in self.capabilities if c.name is name)
+
+
+class PartitionState(Enum):
+    """Whether a physical partition still takes changes."""
+
+    ACTIVE = "active"
+    RETIRED = "retired"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Partition:
+    """A physical partition; `parents` are those still known."""
+
+    partition_id: PartitionId
+    parents: tuple[PartitionId, ...] = ()
+    state: PartitionState = PartitionState.ACTIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A partition that replaces a retired one; `start` is its own beginning."""
+
+    partition_id: PartitionId
+    parents: tuple[PartitionId, ...]
+    start: Cursor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRead:
+    """One read of one scope. `EntireCollection` is passed only where `Feed.single_order` holds."""
+
+    scope: Scope
+    start: Start
+    max_changes: int
+    """At most this many changes; 0 only resolves the start."""
+    max_bytes: int
+    """Upper bound for the bytes of all items together; the first change is exempt."""
+    max_item_bytes: int
+    """A larger item is left out with ItemState.TOO_LARGE."""
+    items: bool = True
+    """False: leave items out with ItemState.OMITTED."""
+    max_wait: timedelta = timedelta(0)
+    """How long to wait for a first change when there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """What one read brought."""
+
+    changes: Sequence[Change]
+    cursors: Sequence[Cursor]
+    """The position after each change, so that a page can be cut anywhere; may compute lazily."""
+    start: Cursor
+    """The position before the first change: the resolved start."""
+    cursor: Cursor
+    """The position after the page; at or past the last of `cursors`, also when the page is empty."""
+    more_available: bool
+    retired: bool = False
+    """The physical partition is retired and this page reaches its end."""
+    children: tuple[Child, ...] = ()
+    expire_time: datetime | None = None
+    """When `cursor` is expected to lose its history."""
+    watermark: datetime | None = None
+    """Everything committed before it is delivered up to `cursor`."""
+    provider_calls: int = 0

@@ -1,0 +1,100 @@
+"""A page together with its wire records, each made once however many streams send it."""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.model import Cursor, Feed, Page, PageRead
+
+
+class EncodedPage:
+    """A page whose records are encoded on first use and then shared by everything cut from it."""
+
+    __slots__ = ("_by_key", "_records", "_source", "live", "page")
+
+    def __init__(self, page: Page, source: Callable[[bool], list[bytes]], *, live: bool = False) -> None:
+        self.page = page
+        self.live = live
+        """True when it was read at the tail: nothing older is missing behind it."""
+        self._source = source
+        self._records: dict[bool, list[bytes]] = {}
+        self._by_key: dict[str, list[int]] | None = None
+
+    @classmethod
+    def of(cls, feed: Feed, page: Page, encoder: ChangeEncoder, *, live: bool = False) -> "EncodedPage":
+        """Wrap a provider's page."""
+        return cls(page, lambda items: encoder(feed, page.changes, items=items), live=live)
+
+    def records(self, *, items: bool) -> list[bytes]:
+        """One wire record a change."""
+        records = self._records.get(items)
+        if records is None:
+            records = self._records[items] = self._source(items)
+        return records
+
+    def after(self, cursor: Cursor) -> "EncodedPage":
+        """The part behind a cursor of the same order; the page itself when that is all of it."""
+        passed = bisect_right(self.page.cursors, cursor) if cursor > self.page.start else 0
+        return self if passed == 0 else self.cut(passed, len(self.page.changes), start=cursor)
+
+    def cut(self, low: int, high: int, *, start: Cursor | None = None) -> "EncodedPage":
+        """Changes `low` to `high`; what ends the page (its end, retirement) stays only if `high` is its end."""
+        page = self.page
+        whole = high == len(page.changes)
+        if whole and low == 0:
+            return self
+        cursor = page.cursor if whole else page.cursors[high - 1] if high else page.start
+        part = replace(
+            page,
+            changes=page.changes[low:high],
+            cursors=page.cursors[low:high],
+            start=start if start is not None else (page.cursors[low - 1] if low else page.start),
+            cursor=cursor,
+            more_available=page.more_available or not whole,
+            retired=page.retired and whole,
+            children=page.children if whole else (),
+            watermark=page.watermark if whole else None,
+        )
+        return EncodedPage(part, lambda items: self.records(items=items)[low:high], live=self.live)
+
+    @property
+    def partition_keys(self) -> dict[str, list[int]]:
+        """Which changes belong to which partition key."""
+        if self._by_key is None:
+            self._by_key = {}
+            for index, change in enumerate(self.page.changes):
+                self._by_key.setdefault(change.key.partition_key, []).append(index)
+        return self._by_key
+
+    def of_partition_key(self, partition_key: str) -> "EncodedPage":
+        """The changes of one partition key; the cursor still passes the whole page."""
+        chosen = self.partition_keys.get(partition_key, [])
+        page = self.page
+        part = replace(
+            page,
+            changes=[page.changes[i] for i in chosen],
+            cursors=[page.cursors[i] for i in chosen],
+        )
+        return EncodedPage(part, lambda items: [self.records(items=items)[i] for i in chosen], live=self.live)
+
+
+class Reader(Protocol):
+    """Reads pages with their records: straight from a provider, or through a shared tail."""
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`."""
+        ...
+
+
+def batches(records: Sequence[bytes], *, max_bytes: int, max_count: int) -> Iterator[tuple[int, int]]:
+    """Cut records into runs below a number of bytes and of records; one record alone may exceed `max_bytes`."""
+    low = size = 0
+    for index, record in enumerate(records):
+        if index > low and (size + len(record) > max_bytes or index - low == max_count):
+            yield low, index
+            low, size = index, 0
+        size += len(record)
+    if low < len(records):
+        yield low, len(records)

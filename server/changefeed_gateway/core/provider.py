@@ -1,0 +1,47 @@
+"""The one interface that every database implements."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partition
+
+
+class Provider(Protocol):
+    """A connection to one database server or account.
+
+    All methods raise only errors of `changefeed_gateway.core.errors`, with the driver's exception as cause. Every
+    await may be cancelled: a cancelled read has no effect. Methods may be called concurrently, before `aclose`.
+    """
+
+    @property
+    def provider_id(self) -> str:
+        """The provider's name in addresses, tokens and events, such as "postgres"."""
+        ...
+
+    async def open_feed(self, address: Address) -> Feed:
+        """Check that the collection exists and captures changes, against the database, not a cache.
+
+        Called before every call of a consumer and once for a stream. Raises NotFound for an unknown database or
+        collection and FeedNotProvisioned for one that captures no changes.
+        """
+        ...
+
+    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+        """List the partitions that hold retained changes, parents before their children, in a stable order."""
+        ...
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        """Read one scope from one start.
+
+        The start is exclusive for `After` and inclusive for `Beginning` and `AtTime`. `Now` is resolved before the
+        answer: whatever commits after the answer is delivered after `Page.start`. With no change to give it waits up
+        to `read.max_wait` and answers an empty page, whose cursor may have moved.
+
+        Expiry is found by the read itself: CheckpointExpired. Other errors: NotFound when the partition or, since
+        `open_feed`, the collection is gone; UnsupportedCapability; HistoryGap; TransientFailure; Throttled.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release everything; idempotent."""
+        ...

@@ -1,0 +1,298 @@
+"""Address to provider, token to cursor, and every check that comes before a read."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import assert_never
+
+from changefeed_gateway.core.answer import (
+    ChangeEncoder,
+    ChildToken,
+    ReadAnswer,
+    ReadRequest,
+    ResolvedStart,
+    StreamItem,
+    SubscribeRequest,
+    TokenReport,
+)
+from changefeed_gateway.core.errors import (
+    ChangeFeedError,
+    FeedNotProvisioned,
+    NotFound,
+    Reason,
+    UnsupportedCapability,
+)
+from changefeed_gateway.core.fanout import FanOut
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.model import (
+    Address,
+    After,
+    AtTime,
+    Beginning,
+    Capability,
+    CapabilityName,
+    Cursor,
+    EntireCollection,
+    Feed,
+    FromToken,
+    ItemState,
+    LogicalPartition,
+    NewItemStateMode,
+    Now,
+    PageRead,
+    Partition,
+    PhysicalPartition,
+    RequestedStart,
+    Scope,
+    Start,
+)
+from changefeed_gateway.core.page import EncodedPage, Reader, batches
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.requirement import ItemRequirement
+from changefeed_gateway.core.subscription import Plan, stream
+from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.token import TokenCodec
+
+_DEADLINE_MARGIN = timedelta(milliseconds=250)
+"""What a long poll leaves of the caller's deadline for its answer to travel."""
+
+
+class Router:
+    """The meaning of the six calls, whatever the provider. Every method raises only ChangeFeedError."""
+
+    def __init__(
+        self,
+        *,
+        providers: Mapping[str, Provider],
+        tokens: TokenCodec,
+        limits: Limits,
+        encoder: ChangeEncoder,
+    ) -> None:
+        self.limits = limits
+        self._providers = dict(providers)
+        self._tokens = tokens
+        self._tails = {name: Tails(provider, encoder, limits) for name, provider in providers.items()}
+        self._draining = False
+
+    @property
+    def connections(self) -> Sequence[str]:
+        """Names of the connections."""
+        return tuple(self._providers)
+
+    async def read_changes(self, request: ReadRequest) -> ReadAnswer:
+        """One page: at once if there is a change, after `max_wait` at the latest."""
+        async with self._opened(request.address) as (tails, feed):
+            scope, start = self._position(feed, request.scope, request.start)
+            read = self._page_read(feed, scope, start, request.mode, request.page_size)
+            reader = self._reader(feed, scope, tails.direct, request.address)
+            page = await reader.read(feed, read)
+            wait = self._wait(request)
+            if not page.page.changes and not page.page.retired and wait and not page.page.more_available:
+                calls = page.page.provider_calls
+                page = await reader.read(feed, replace(read, start=After(page.page.cursor), max_wait=wait))
+                page.page = replace(page.page, provider_calls=page.page.provider_calls + calls)
+            page = self._requirement(feed, scope, request.mode).admit(page)
+            return self._answer(feed, scope, page, items=read.items)
+
+    async def list_partitions(self, address: Address) -> Sequence[Partition]:
+        """The partitions that hold retained changes, parents first."""
+        async with self._opened(address) as (_, feed):
+            return await self._provider(address).list_partitions(feed)
+
+    async def describe_feed(self, address: Address) -> Feed:
+        """What a collection can do; one that is not provisioned answers with CHANGE_FEED unsupported."""
+        provider = self._provider(address)
+        try:
+            async with self._opened(address) as (_, feed):
+                return feed
+        except FeedNotProvisioned as error:
+            return Feed(
+                address=address,
+                provider_id=provider.provider_id,
+                incarnation="",
+                capabilities=tuple(
+                    Capability(name=name, supported=False, detail=str(error)) for name in CapabilityName
+                ),
+                item_state=ItemState.UNAVAILABLE,
+                single_order=False,
+            )
+
+    async def resolve_start(self, address: Address, scope: Scope | None, start: RequestedStart) -> ResolvedStart:
+        """A start position as a token."""
+        async with self._opened(address) as (tails, feed):
+            known_scope, known_start = self._position(feed, scope, start)
+            cursor, page = await self._resolve(tails, feed, known_scope, known_start)
+            return ResolvedStart(
+                token=self._tokens.issue(feed, known_scope, cursor),
+                expire_time=page.page.expire_time,
+            )
+
+    async def inspect_token(self, address: Address, token: str) -> TokenReport:
+        """What a token is, and whether a read with it would be accepted now."""
+        report = TokenReport(problem=None)
+        try:
+            async with self._opened(address) as (tails, feed):
+                envelope = self._tokens.open(token)
+                report = TokenReport(
+                    problem=None,
+                    schema_version=envelope.schema_version,
+                    provider_id=envelope.provider_id,
+                    scope=envelope.scope,
+                    issue_time=envelope.issue_time,
+                    key_id=envelope.key_id,
+                )
+                scope, start = self._position(feed, None, FromToken(token))
+                _, page = await self._resolve(tails, feed, scope, start)
+                return replace(report, expire_time=page.page.expire_time)
+        except ChangeFeedError as problem:
+            if problem.retryable:
+                raise
+            return replace(report, problem=problem)
+
+    async def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[StreamItem]:
+        """What a stream is sent, in order; close the iterator to end it."""
+        async with self._opened(request.address) as (tails, feed):
+            scope, start = self._position(feed, request.scope, request.start)
+            follower = tails.follow()
+            plan = Plan(
+                feed=feed,
+                read=self._page_read(feed, scope, start, request.mode, request.batch_size),
+                heartbeat=self._heartbeat(request.heartbeat),
+                max_events=request.max_events,
+                requirement=self._requirement(feed, scope, request.mode),
+                token=lambda token_scope, cursor: self._tokens.issue(feed, token_scope, cursor),
+                draining=lambda: self._draining,
+            )
+            try:
+                items = stream(plan, self._reader(feed, scope, follower, request.address), self.limits)
+                async with aclosing(items):
+                    async for item in items:
+                        yield item
+            finally:
+                await follower.aclose()
+
+    def begin_drain(self) -> None:
+        """End every stream with DRAINING and let every waiting read answer at once."""
+        self._draining = True
+        for tails in self._tails.values():
+            tails.begin_drain()
+
+    async def aclose(self) -> None:
+        """Stop every tail and close every provider."""
+        for tails in self._tails.values():
+            await tails.aclose()
+        for provider in self._providers.values():
+            await provider.aclose()
+
+    def _provider(self, address: Address) -> Provider:
+        provider = self._providers.get(address.connection)
+        if provider is None:
+            raise NotFound(
+                f"no connection {address.connection!r} in the gateway's settings",
+                reason=Reason.CONNECTION_NOT_FOUND,
+            )
+        return provider
+
+    @asynccontextmanager
+    async def _opened(self, address: Address) -> AsyncIterator[tuple[Tails, Feed]]:
+        provider = self._provider(address)
+        with _naming(provider):
+            yield self._tails[address.connection], await provider.open_feed(address)
+
+    def _position(self, feed: Feed, scope: Scope | None, start: RequestedStart) -> tuple[Scope, Start]:
+        """Check a scope and a start against the capabilities, and open a token."""
+        if isinstance(scope, LogicalPartition):
+            _need(feed, CapabilityName.LOGICAL_PARTITION_SCOPE)
+        match start:
+            case FromToken(token):
+                envelope = self._tokens.open_for(feed, scope, token)
+                return envelope.scope, After(envelope.cursor)
+            case Beginning():
+                _need(feed, CapabilityName.BEGINNING)
+            case AtTime():
+                _need(feed, CapabilityName.POINT_IN_TIME)
+            case Now():
+                pass
+            case _:
+                assert_never(start)
+        return scope or EntireCollection(), start
+
+    def _page_read(self, feed: Feed, scope: Scope, start: Start, mode: NewItemStateMode, size: int) -> PageRead:
+        if mode is NewItemStateMode.REQUIRE and feed.item_state is ItemState.UNAVAILABLE:
+            _need(feed, CapabilityName.NEW_ITEM_STATE)
+        return PageRead(
+            scope=scope,
+            start=start,
+            max_changes=min(size or self.limits.default_page_size, self.limits.max_page_size),
+            max_bytes=self.limits.max_message_bytes,
+            max_item_bytes=self.limits.max_item_bytes,
+            items=mode is not NewItemStateMode.OMIT,
+        )
+
+    def _reader(self, feed: Feed, scope: Scope, reader: Reader, address: Address) -> Reader:
+        if isinstance(scope, EntireCollection) and not feed.single_order:
+            return FanOut(reader, self._provider(address))
+        return reader
+
+    def _requirement(self, feed: Feed, scope: Scope, mode: NewItemStateMode) -> ItemRequirement:
+        return ItemRequirement(mode, lambda cursor: self._tokens.issue(feed, scope, cursor))
+
+    def _wait(self, request: ReadRequest) -> timedelta:
+        waits = [request.max_wait, self.limits.max_wait]
+        if request.time_remaining is not None:
+            waits.append(request.time_remaining - _DEADLINE_MARGIN)
+        return max(min(waits), timedelta(0))
+
+    def _heartbeat(self, asked: timedelta | None) -> timedelta:
+        wanted = self.limits.default_heartbeat if asked is None else asked
+        return min(max(wanted, self.limits.min_heartbeat), self.limits.max_heartbeat)
+
+    async def _resolve(self, tails: Tails, feed: Feed, scope: Scope, start: Start) -> tuple[Cursor, EncodedPage]:
+        read = replace(self._page_read(feed, scope, start, NewItemStateMode.OMIT, 0), max_changes=0)
+        page = await self._reader(feed, scope, tails.direct, feed.address).read(feed, read)
+        return page.page.cursor, page
+
+    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool) -> ReadAnswer:
+        """The first part of the page that fits into one message."""
+        records = page.records(items=items)
+        cuts = batches(records, max_bytes=self.limits.max_message_bytes, max_count=max(1, len(records)))
+        low, high = next(cuts, (0, 0))
+        part = page.cut(low, high)
+        return ReadAnswer(
+            feed=feed,
+            records=part.records(items=items),
+            token=self._tokens.issue(feed, scope, part.page.cursor),
+            more_available=part.page.more_available,
+            retired=part.page.retired,
+            children=tuple(
+                ChildToken(
+                    partition_id=child.partition_id,
+                    parents=child.parents,
+                    token=self._tokens.issue(feed, PhysicalPartition(child.partition_id), child.start),
+                )
+                for child in part.page.children
+            ),
+            expire_time=part.page.expire_time,
+            watermark=part.page.watermark,
+            provider_calls=part.page.provider_calls,
+        )
+
+
+def _need(feed: Feed, name: CapabilityName) -> None:
+    if not feed.supports(name):
+        detail = next((c.detail for c in feed.capabilities if c.name is name), "")
+        raise UnsupportedCapability(
+            f"this collection does not support {name.value}" + (f": {detail}" if detail else ""),
+            reason=name.value,
+        )
+
+
+@contextmanager
+def _naming(provider: Provider) -> Iterator[None]:
+    """Put the provider's name on every error that passes."""
+    try:
+        yield
+    except ChangeFeedError as error:
+        error.metadata.setdefault("provider", provider.provider_id)
+        raise

@@ -1,0 +1,342 @@
+"""One tail per feed and process: each live page is read once and shared by every stream that follows it."""
+
+import asyncio
+from bisect import bisect_right
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import NamedTuple
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.model import (
+    After,
+    Cursor,
+    EntireCollection,
+    Feed,
+    LogicalPartition,
+    Page,
+    PageRead,
+    PhysicalPartition,
+    Scope,
+    Start,
+)
+from changefeed_gateway.core.page import EncodedPage
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.reader import DirectReader
+from changefeed_gateway.core.token import fingerprint
+
+_CHANGE_OVERHEAD_BYTES = 500
+
+
+class _TailKey(NamedTuple):
+    fingerprint: str
+    scope: Scope
+
+
+class Ring:
+    """The most recent pages of one tail, bounded in bytes, in one order of cursors."""
+
+    def __init__(self, start: Cursor, *, max_bytes: int) -> None:
+        self.start = start
+        self.end = start
+        self.ended = False
+        """True once the tail's partition is retired: nothing follows."""
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._pages: list[EncodedPage] = []
+        self._ends: list[Cursor] = []
+
+    def append(self, page: EncodedPage) -> None:
+        """Add the page that begins at `end`; the oldest ones leave when the ring is full."""
+        self.end = page.page.cursor
+        self.ended = page.page.retired
+        if not page.page.changes and not self.ended:
+            return
+        self._pages.append(page)
+        self._ends.append(self.end)
+        self._bytes += _size(page.page)
+        while self._bytes > self._max_bytes and len(self._pages) > 1:
+            self._bytes -= _size(self._pages[0].page)
+            self.start = self._ends[0]
+            del self._pages[0], self._ends[0]
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Tell whether nothing between a cursor and the tail is missing here."""
+        return cursor >= self.start
+
+    def page_after(self, cursor: Cursor) -> EncodedPage | None:
+        """What follows a cursor, up to the end of the page it lies in; None at the tail."""
+        index = bisect_right(self._ends, cursor)
+        if index < len(self._pages):
+            return self._pages[index].after(cursor)
+        if self.ended:
+            last = self._pages[-1]
+            return last.cut(len(last.page.changes), len(last.page.changes))
+        return None
+
+    def page_of_key_after(self, cursor: Cursor, partition_key: str) -> EncodedPage | None:
+        """The next page with changes of one partition key; None when there is none up to the tail."""
+        for index in range(bisect_right(self._ends, cursor), len(self._pages)):
+            page = self._pages[index]
+            if partition_key in page.partition_keys:
+                rest = page.after(cursor).of_partition_key(partition_key)
+                if rest.page.changes:
+                    return rest
+        return None
+
+
+def _size(page: Page) -> int:
+    return sum(len(change.item or "") for change in page.changes) + _CHANGE_OVERHEAD_BYTES * len(page.changes)
+
+
+class _Tail:
+    """Follows one scope of one feed while anybody listens."""
+
+    def __init__(self, reader: "PatientReader", limits: Limits, feed: Feed, scope: Scope, start: Cursor) -> None:
+        self.ring = Ring(start, max_bytes=limits.ring_bytes)
+        self.error: ChangeFeedError | None = None
+        self.followers = 0
+        self._reader, self._limits, self._feed, self._scope = reader, limits, feed, scope
+        self._waiters: set[_Waiter] = set()
+        self._waiters_by_key: dict[str, set[_Waiter]] = {}
+        self._task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
+        try:
+            while not self.ring.ended:
+                page = await self._next_page()
+                self.ring.append(page)
+                self._wake(page)
+        except ChangeFeedError as error:
+            self.error = error
+        finally:
+            self.wake_all()
+
+    async def _next_page(self) -> EncodedPage:
+        limits = self._limits
+        read = PageRead(
+            scope=self._scope,
+            start=After(self.ring.end),
+            max_changes=limits.default_page_size,
+            max_bytes=limits.max_message_bytes,
+            max_item_bytes=limits.max_item_bytes,
+            max_wait=limits.max_wait,
+        )
+        page = await self._reader.read(self._feed, read)
+        page.live = True
+        return page
+
+    async def wait(self, partition_key: str | None, seconds: float) -> Cursor:
+        """Wait for a page with something for this listener, the tail's failure, or for some seconds.
+
+        Answers a position up to which there is nothing for the listener: fixed at the moment of waking, so that a
+        page which arrives before the listener runs again is not skipped.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: _Waiter = loop.create_future()
+        group = self._waiters if partition_key is None else self._waiters_by_key.setdefault(partition_key, set())
+        group.add(waiter)
+        timer = loop.call_later(seconds, lambda: _resolve(waiter, self.ring.end))
+        try:
+            return await waiter
+        finally:
+            timer.cancel()
+            group.discard(waiter)
+            if partition_key is not None and not group:
+                self._waiters_by_key.pop(partition_key, None)
+
+    def _wake(self, page: EncodedPage) -> None:
+        nothing_before = page.page.start
+        if page.page.retired:
+            self.wake_all()
+        elif page.page.changes:
+            for waiter in self._waiters:
+                _resolve(waiter, nothing_before)
+            if self._waiters_by_key:
+                for partition_key in page.partition_keys:
+                    for waiter in self._waiters_by_key.get(partition_key, ()):
+                        _resolve(waiter, nothing_before)
+
+    def wake_all(self) -> None:
+        """Wake every listener, whatever it waits for, without moving it."""
+        for group in (self._waiters, *self._waiters_by_key.values()):
+            for waiter in group:
+                _resolve(waiter, Cursor(b""))
+
+    async def aclose(self) -> None:
+        """Stop following."""
+        self._task.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._task
+
+
+_Waiter = asyncio.Future[Cursor]
+
+
+def _resolve(waiter: _Waiter, nothing_before: Cursor) -> None:
+    if not waiter.done():
+        waiter.set_result(nothing_before)
+
+
+class PatientReader:
+    """Reads straight from a provider and sits out its short outages, so that a stream survives them."""
+
+    def __init__(self, direct: DirectReader, limits: Limits) -> None:
+        self._direct = direct
+        self._limits = limits
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable and not self.draining),
+            wait=wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1),
+            stop=stop_after_delay(self._limits.outage_patience.total_seconds()),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                return await self._direct.read(feed, read)
+        raise AssertionError("unreachable: the last attempt re-raises")
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is closing its streams."""
+        return self._direct.draining
+
+
+class Tails:
+    """The tails of one provider; `follow` gives a stream its reader."""
+
+    def __init__(self, provider: Provider, encoder: ChangeEncoder, limits: Limits) -> None:
+        self.direct = DirectReader(provider, encoder)
+        self.patient = PatientReader(self.direct, limits)
+        self._limits = limits
+        self._tails: dict[_TailKey, _Tail] = {}
+
+    def follow(self) -> "Follower":
+        """A reader for one stream; close it with `aclose`."""
+        return Follower(self)
+
+    def join(self, feed: Feed, scope: Scope, cursor: Cursor) -> _Tail:
+        """Follow a tail, starting it at `cursor` if nobody did before."""
+        key = _TailKey(fingerprint(feed), scope)
+        tail = self._tails.get(key)
+        if tail is None or tail.error is not None:
+            tail = self._tails[key] = _Tail(self.patient, self._limits, feed, scope, cursor)
+        tail.followers += 1
+        return tail
+
+    async def leave(self, tail: _Tail) -> None:
+        """Stop following; the last one stops the tail."""
+        tail.followers -= 1
+        if tail.followers == 0:
+            for key in [key for key, known in self._tails.items() if known is tail]:
+                del self._tails[key]
+            await tail.aclose()
+
+    def begin_drain(self) -> None:
+        """Every waiting read answers at once, now and from now on."""
+        self.direct.begin_drain()
+        for tail in self._tails.values():
+            tail.wake_all()
+
+    async def aclose(self) -> None:
+        """Stop every tail."""
+        for tail in list(self._tails.values()):
+            await tail.aclose()
+        self._tails.clear()
+
+
+class Follower:
+    """One stream's reader: from the log until it reaches the tail, then from the ring, and back if it falls off."""
+
+    def __init__(self, tails: Tails) -> None:
+        self._tails = tails
+        self._joined: dict[Scope, _Tail] = {}
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
+        shared = _shared_scope(feed, read.scope) if read.max_changes else None
+        if shared is None:
+            page = await self._tails.patient.read(feed, read)
+            page.live = not page.page.more_available
+            return page
+        page = await self._read_shared(feed, read, shared)
+        return page if len(page.page.changes) <= read.max_changes else page.cut(0, read.max_changes)
+
+    async def _read_shared(self, feed: Feed, read: PageRead, shared: Scope) -> EncodedPage:
+        waiting = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
+        start = read.start
+        while True:
+            tail = self._joined.get(shared)
+            if tail is not None and isinstance(start, After) and tail.ring.holds(start.cursor):
+                page = await self._read_ring(tail, start.cursor, read.scope, waiting)
+                if page is not None:
+                    return page
+            now = asyncio.get_running_loop().time()
+            page = await self._tails.patient.read(feed, _at_once(read, start))
+            if page.page.more_available or page.page.retired:
+                return page
+            await self._join(feed, shared, page.page.cursor)
+            page.live = True
+            if page.page.changes or now >= waiting or self._tails.direct.draining:
+                return page
+            start = After(page.page.cursor)
+
+    async def _read_ring(self, tail: _Tail, cursor: Cursor, scope: Scope, deadline: float) -> EncodedPage | None:
+        """Read from the ring, waiting at its end; None when the stream fell off."""
+        key = scope.partition_key if isinstance(scope, LogicalPartition) else None
+        start = cursor
+        while tail.ring.holds(cursor):
+            ring = tail.ring
+            page = ring.page_after(cursor) if key is None else ring.page_of_key_after(cursor, key)
+            if page is not None:
+                return page
+            if tail.error is not None:
+                await self._leave(tail)
+                raise tail.error
+            cursor = max(cursor, ring.end)
+            timeout = deadline - asyncio.get_running_loop().time()
+            if timeout <= 0 or self._tails.direct.draining:
+                return _nothing(start, cursor)
+            cursor = max(cursor, await tail.wait(key, timeout))
+        return None
+
+    async def _join(self, feed: Feed, scope: Scope, cursor: Cursor) -> None:
+        tail = self._joined.get(scope)
+        if tail is not None and tail.error is not None:
+            await self._leave(tail)
+            tail = None
+        if tail is None:
+            self._joined[scope] = self._tails.join(feed, scope, cursor)
+
+    async def _leave(self, tail: _Tail) -> None:
+        self._joined = {scope: known for scope, known in self._joined.items() if known is not tail}
+        await self._tails.leave(tail)
+
+    async def aclose(self) -> None:
+        """Leave every tail."""
+        for tail in list(self._joined.values()):
+            await self._leave(tail)
+
+
+def _shared_scope(feed: Feed, scope: Scope) -> Scope | None:
+    """The scope whose tail serves a scope; None where it cannot be shared."""
+    match scope:
+        case LogicalPartition():
+            return EntireCollection() if feed.single_order else None
+        case PhysicalPartition() | EntireCollection():
+            return scope
+
+
+def _at_once(read: PageRead, start: Start) -> PageRead:
+    return replace(read, start=start, max_wait=timedelta(0))
+
+
+def _nothing(start: Cursor, cursor: Cursor) -> EncodedPage:
+    page = Page(changes=(), cursors=(), start=start, cursor=cursor, more_available=False)
+    return EncodedPage(page, lambda items: [], live=True)
