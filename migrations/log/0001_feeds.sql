@@ -1,0 +1,140 @@
+-- The feeds of a database, and what each of them owns: a log, ticks, their days, a sequence and a doorbell.
+
+create schema changefeed;
+comment on schema changefeed is 'Change feeds: what an operator calls.';
+
+create schema changefeed_log;
+comment on schema changefeed_log is 'Change feeds: the logs and ticks themselves. Written by capture, read by the gateway.';
+
+create table changefeed.feeds (
+    feed_id               integer generated always as identity primary key,
+    name                  text not null unique check (name <> ''),
+    source                oid,
+    image_mode            text not null check (image_mode in ('captured', 'current', 'none')),
+    image_function        text check ((image_mode = 'current') = (image_function is not null)),
+    key_columns           text[] not null check (cardinality(key_columns) > 0),
+    key_types             text[] not null check (key_types <@ array ['string', 'number', 'boolean', 'binary']),
+    partition_key_columns text[] not null check (cardinality(partition_key_columns) > 0),
+    doorbell              text not null check (doorbell in ('notify', 'poll')),
+    retention             interval not null default '7 days' check (retention > interval '0'),
+    incarnation           uuid not null default gen_random_uuid(),
+    created_at            timestamptz not null default clock_timestamp(),
+    check (cardinality(key_columns) = cardinality(key_types))
+);
+comment on table changefeed.feeds is 'One row a feed; its log is changefeed_log.log_<feed_id>.';
+comment on column changefeed.feeds.source is 'The watched table; null for a feed made of several.';
+comment on column changefeed.feeds.image_mode is 'captured: the trigger stores the row; current: read with the page; none.';
+comment on column changefeed.feeds.image_function is 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
+comment on column changefeed.feeds.incarnation is 'A re-created feed has another one, and refuses the tokens of the first.';
+
+-- A missing day must not fail an application's write, and a DEFAULT partition would forbid DETACH CONCURRENTLY:
+-- two ordinary partitions, past and future, hold what no day covers.
+create function changefeed.create_days(parent text, first_day date, days integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+    day date;
+begin
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (minvalue) to (%L)',
+                   parent || '_past', parent, first_day::timestamptz);
+    for day in select first_day + n from generate_series(0, days - 1) n loop
+        execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (%L)',
+                       parent || to_char(day, '"_"YYYYMMDD'), parent, day::timestamptz, (day + 1)::timestamptz);
+    end loop;
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (maxvalue)',
+                   parent || '_future', parent, (first_day + days)::timestamptz);
+end;
+$$;
+comment on function changefeed.create_days(text, date, integer) is
+    'Gives a new log or tick table its days (UTC) and the two partitions that hold what no day covers.';
+
+-- xid comes first among the columns, so that it is assigned before a number is drawn: a tick between the two would
+-- take the number for one that is already accounted for.
+create function changefeed.create_log(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format($sql$
+        create sequence changefeed_log.seq_%1$s as bigint cache 1;
+        create sequence changefeed_log.bell_%1$s as bigint cache 1;
+
+        create table changefeed_log.log_%1$s (
+            xid           xid8 not null,
+            seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
+            changed_at    timestamptz not null,
+            created       boolean not null,
+            op            text not null check (op in ('upsert', 'delete', 'truncate')),
+            partition_key text not null,
+            key           text not null,
+            image         text
+        ) partition by range (changed_at);
+        create index on changefeed_log.log_%1$s (seq);
+        create index on changefeed_log.log_%1$s (xid, seq);
+        create index on changefeed_log.log_%1$s (partition_key, seq);
+
+        create table changefeed_log.tick_%1$s (
+            id       bigint not null,
+            at       timestamptz not null,
+            last_seq bigint not null,
+            xid      xid8 not null,
+            snapshot pg_snapshot not null
+        ) partition by range (at);
+        create index on changefeed_log.tick_%1$s (id);
+        create index on changefeed_log.tick_%1$s (last_seq, id);
+        create index on changefeed_log.tick_%1$s (at);
+    $sql$, feed);
+    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
+    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+end;
+$$;
+
+create function changefeed.create_feed(
+    name text,
+    source regclass,
+    image_mode text,
+    image_function text,
+    key_columns text[],
+    key_types text[],
+    partition_key_columns text[],
+    doorbell text
+) returns integer
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    feed integer;
+begin
+    insert into changefeed.feeds
+        (name, source, image_mode, image_function, key_columns, key_types, partition_key_columns, doorbell)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)
+    returning feed_id into feed;
+    perform changefeed.create_log(feed);
+    perform changefeed.create_tick_function(feed);
+    execute format($sql$
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
+        values (1, clock_timestamp(), 0, pg_current_xact_id(), pg_current_snapshot())
+    $sql$, feed);
+    return feed;
+end;
+$$;
+comment on function changefeed.create_feed(text, regclass, text, text, text[], text[], text[], text) is
+    'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
+
+create function changefeed.drop_feed(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    delete from changefeed.feeds where feed_id = feed;
+    if not found then
+        raise exception 'there is no feed %', feed using errcode = 'undefined_object';
+    end if;
+    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
+end;
+$$;
+comment on function changefeed.drop_feed(integer) is 'Removes a feed whole, its history with it; capture must be gone before.';

@@ -1,0 +1,94 @@
+-- Ticks: stored snapshots that cut the log into batches. Any replica may make one; the lock makes it one at a time.
+
+-- Candidates are transactions that may still hold a number up to last_seq. Capture holds its xid before it draws a
+-- number, and a tick allocates its own xid after it has read the sequence: so only ids below the tick's own that its
+-- snapshot does not see.
+create function changefeed.candidates(snapshot pg_snapshot, tick_xid xid8) returns setof xid8
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select x from pg_snapshot_xip(snapshot) x where x < tick_xid
+    union all
+    select n::text::xid8
+    from generate_series(pg_snapshot_xmax(snapshot)::text::bigint, tick_xid::text::bigint - 1) n
+$$;
+
+-- One function a feed, so that its statements are planned once.
+create function changefeed.create_tick_function(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $create$
+begin
+    execute format($function$
+        create function changefeed_log.make_tick_%1$s(force boolean)
+        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+        language plpgsql
+        set search_path = pg_catalog, pg_temp
+        as $body$
+        declare
+            newest   changefeed_log.tick_%1$s;
+            first    changefeed_log.tick_%1$s;
+            reading  bigint;
+            locked   boolean := false;
+            finished boolean;
+        begin
+            if pg_is_in_recovery() then
+                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
+                    using errcode = 'read_only_sql_transaction';
+            end if;
+            if pg_current_xact_id_if_assigned() is not null then
+                raise exception 'a tick needs a transaction of its own'
+                    using errcode = 'active_sql_transaction';
+            end if;
+            loop
+                select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
+                -- A fresh sequence reads 1 before its first number is drawn.
+                select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_%1$s s;
+                select * into first from changefeed_log.tick_%1$s t
+                    where t.last_seq = newest.last_seq order by t.id limit 1;
+                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
+                    into finished, quiet
+                    from changefeed.candidates(first.snapshot, first.xid) c
+                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                made := force or finished or reading > newest.last_seq;
+                exit when locked or not made;
+                perform pg_advisory_xact_lock(1667655785, %1$s);
+                locked := true;
+            end loop;
+            if made then
+                -- The order is the proof: the sequence was read, now the xid, then the snapshot.
+                newest.xid := pg_current_xact_id();
+                newest.snapshot := pg_current_snapshot();
+                newest.id := newest.id + 1;
+                newest.at := clock_timestamp();
+                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
+                    or (reading = newest.last_seq and not exists (
+                        select from changefeed.candidates(first.snapshot, first.xid) c
+                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                newest.last_seq := reading;
+                insert into changefeed_log.tick_%1$s values (newest.*);
+            end if;
+            id := newest.id;
+            at := newest.at;
+            last_seq := newest.last_seq;
+            xid := newest.xid::text;
+            snapshot := newest.snapshot::text;
+            return next;
+        end;
+        $body$
+    $function$, feed);
+end;
+$create$;
+
+create function changefeed.tick(feed integer, force boolean default false)
+returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query execute format('select * from changefeed_log.make_tick_%s($1)', feed) using force;
+end;
+$$;
+comment on function changefeed.tick(integer, boolean) is
+    'Makes a tick if it can bring a change, or if forced, in a transaction of its own; answers the newest tick. '
+    'quiet: only new numbers of the sequence can bring anything.';

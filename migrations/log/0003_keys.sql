@@ -1,0 +1,52 @@
+-- How keys are written as text.
+
+-- The key types of the contract: what a consumer reads the text as.
+create function changefeed.key_type(type regtype) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when t.oid = 'bool'::regtype then 'boolean'
+        when t.oid = 'bytea'::regtype then 'binary'
+        when t.typcategory = 'N' and t.oid <> 'money'::regtype and t.typname !~ '^reg' then 'number'
+        else 'string'
+    end
+    from pg_type t where t.oid = type
+$$;
+
+-- SQL for one column of a row variable as exact text.
+create function changefeed.column_text(row_name text, column_name text, type regtype) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case changefeed.key_type(type)
+        when 'binary' then format('encode(%I.%I, ''base64'')', row_name, column_name)
+        else format('%I.%I::text', row_name, column_name)
+    end
+$$;
+
+-- SQL for a key of a row variable: one value stands for itself, unless it is a text that looks like a list.
+create function changefeed.key_text(source regclass, row_name text, columns text[]) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    texts text[];
+    type  regtype;
+begin
+    select array_agg(changefeed.column_text(row_name, a.attname, a.atttypid) order by c.place), min(a.atttypid)
+        into strict texts, type
+        from unnest(columns) with ordinality c (name, place)
+        join pg_attribute a on a.attrelid = source and a.attname = c.name and not a.attisdropped;
+    if cardinality(texts) > 1 then
+        return format('to_json(array[%s])::text', array_to_string(texts, ', '));
+    end if;
+    if changefeed.key_type(type) in ('number', 'boolean', 'binary') or type = 'uuid'::regtype then
+        return texts[1];
+    end if;
+    return format('case when starts_with(%1$s, ''['') then to_json(array[%1$s])::text else %1$s end', texts[1]);
+end;
+$$;
+comment on function changefeed.key_text(regclass, text, text[]) is
+    'SQL that writes the key of a row as text: one value stands for itself, several (or a text that begins with "[") '
+    'are a JSON array of texts.';

@@ -1,0 +1,220 @@
+"""Whatever a stream's pace, its key and the size of the ring: it reads its own changes, each once, in order."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.model import (
+    Address,
+    After,
+    Beginning,
+    Change,
+    ChangeType,
+    Cursor,
+    EntireCollection,
+    Feed,
+    ItemState,
+    Key,
+    LogicalPartition,
+    Page,
+    PageRead,
+    Partition,
+    PartitionId,
+    Scope,
+)
+from changefeed_gateway.core.tail import Follower, Tails
+
+FEED = Feed(
+    address=Address(connection="log", database="", collection="numbers"),
+    provider_id="log",
+    incarnation="1",
+    capabilities=(),
+    item_state=ItemState.INCLUDED,
+    single_order=True,
+)
+
+
+def cursor(position: int) -> Cursor:
+    return Cursor(position.to_bytes(8))
+
+
+class Log:
+    """A single-order log of numbered changes: the smallest thing that a tail can follow."""
+
+    provider_id = "log"
+
+    def __init__(self) -> None:
+        self.keys: list[str] = []
+        self.reads = 0
+        self.failures = 0
+        self._grown = asyncio.Condition()
+
+    async def append(self, *keys: str) -> None:
+        async with self._grown:
+            self.keys += keys
+            self._grown.notify_all()
+
+    async def open_feed(self, address: Address) -> Feed:
+        return FEED
+
+    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+        return ()
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        self.reads += 1
+        if self.failures:
+            self.failures -= 1
+            raise TransientFailure("out for a moment")
+        start = int.from_bytes(read.start.cursor) if isinstance(read.start, After) else 0
+        async with self._grown:
+            if start == len(self.keys) and read.max_wait:
+                try:
+                    await asyncio.wait_for(
+                        self._grown.wait_for(lambda: len(self.keys) > start), read.max_wait.total_seconds()
+                    )
+                except TimeoutError:
+                    pass
+        end = min(len(self.keys), start + read.max_changes)
+        mine = [i for i in range(start, end) if _within(self.keys[i], read.scope)]
+        return Page(
+            changes=[_change(i, self.keys[i]) for i in mine],
+            cursors=[cursor(i + 1) for i in mine],
+            start=cursor(start),
+            cursor=cursor(end),
+            more_available=end < len(self.keys),
+        )
+
+    async def aclose(self) -> None: ...
+
+
+def _within(key: str, scope: Scope) -> bool:
+    return not isinstance(scope, LogicalPartition) or key == scope.partition_key
+
+
+def _change(number: int, key: str) -> Change:
+    return Change(
+        str(number), ChangeType.UPDATE, Key(key, ()), ItemState.OMITTED, None, None, PartitionId("p"), str(number)
+    )
+
+
+def encode(feed: Feed, changes: Sequence[Change], *, items: bool) -> list[bytes]:
+    return [change.event_id.encode() for change in changes]
+
+
+READ = PageRead(
+    scope=EntireCollection(),
+    start=Beginning(),
+    max_changes=10,
+    max_bytes=10**6,
+    max_item_bytes=10**6,
+    max_wait=timedelta(seconds=0.2),
+)
+
+
+async def collect(follower: Follower, scope: Scope, count: int, *, pace: random.Random, size: int) -> list[bytes]:
+    got: list[bytes] = []
+    position: Cursor = cursor(0)
+    while len(got) < count:
+        page = await follower.read(FEED, replace(READ, scope=scope, start=After(position), max_changes=size))
+        assert len(page.page.changes) <= size
+        assert page.page.cursor >= position
+        got += page.records(items=True)
+        position = page.page.cursor
+        for _ in range(pace.randrange(6)):
+            await asyncio.sleep(0)
+    return got
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    writes=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), min_size=1, max_size=30),
+    ring_bytes=st.sampled_from([1, 2_000, 20_000, 10**7]),
+    failures=st.integers(0, 2),
+    seed=st.integers(0, 2**32),
+)
+def test_every_follower_reads_its_changes_once_in_order(
+    writes: list[list[str]], ring_bytes: int, failures: int, seed: int
+) -> None:
+    async def scenario() -> None:
+        log, dice = Log(), random.Random(seed)
+        log.failures = failures
+        tails = Tails(log, encode, Limits(ring_bytes=ring_bytes, default_page_size=7))
+        everything = [key for write in writes for key in write]
+        wanted: list[tuple[Scope, list[bytes]]] = [
+            (EntireCollection(), [str(i).encode() for i in range(len(everything))])
+        ] * 3
+        wanted += [
+            (LogicalPartition(k), [str(i).encode() for i, key in enumerate(everything) if key == k]) for k in "abc"
+        ]
+        followers = [tails.follow() for _ in wanted]
+        readers = [
+            asyncio.create_task(collect(f, scope, len(rows), pace=dice, size=dice.choice([1, 3, 50])))
+            for f, (scope, rows) in zip(followers, wanted, strict=True)
+        ]
+        for write in writes:
+            await log.append(*write)
+            for _ in range(dice.randrange(8)):
+                await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            results = await asyncio.gather(*readers)
+        assert results == [rows for _, rows in wanted]
+        for follower in followers:
+            await follower.aclose()
+        await tails.aclose()
+
+    asyncio.run(scenario())
+
+
+async def test_live_pages_are_read_once_for_all_followers() -> None:
+    log = Log()
+    tails = Tails(log, encode, Limits())
+    followers = [tails.follow() for _ in range(50)]
+    for follower in followers:
+        await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
+    before = log.reads
+    waiting = [
+        asyncio.create_task(follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(seconds=5))))
+        for follower in followers
+    ]
+    await asyncio.sleep(0)
+    await log.append("a", "b")
+    pages = await asyncio.gather(*waiting)
+    assert all(page.records(items=True) == [b"0", b"1"] for page in pages)
+    assert all(page.records(items=True) is pages[0].records(items=True) for page in pages)
+    assert log.reads - before <= 2
+    for follower in followers:
+        await follower.aclose()
+    await tails.aclose()
+
+
+async def test_a_tail_ends_with_its_last_follower() -> None:
+    log = Log()
+    tails = Tails(log, encode, Limits())
+    follower = tails.follow()
+    await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
+    tasks = {task for task in asyncio.all_tasks() if "_Tail._run" in repr(task)}
+    assert len(tasks) == 1
+    await follower.aclose()
+    assert all(task.done() for task in tasks)
+
+
+async def test_an_outage_beyond_patience_reaches_every_follower() -> None:
+    log = Log()
+    tails = Tails(log, encode, Limits(outage_patience=timedelta(milliseconds=10)))
+    follower = tails.follow()
+    await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
+    log.failures = 10**6
+    await log.append("a")
+    with pytest.raises(TransientFailure):
+        for _ in range(100):
+            await follower.read(FEED, replace(READ, start=After(cursor(1)), max_wait=timedelta(seconds=1)))
+    await follower.aclose()
+    await tails.aclose()
