@@ -6,6 +6,16 @@ comment on schema changefeed is 'Change feeds: what an operator calls.';
 create schema changefeed_log;
 comment on schema changefeed_log is 'Change feeds: the logs and ticks themselves. Written by capture, read by the gateway.';
 
+create table changefeed.migrations (
+    set        text not null,
+    version    integer not null,
+    name       text not null,
+    checksum   text not null,
+    applied_at timestamptz not null default clock_timestamp(),
+    primary key (set, version)
+);
+comment on table changefeed.migrations is 'What `changefeed migrate` applied, and the sha256 of each file.';
+
 create table changefeed.feeds (
     feed_id               integer generated always as identity primary key,
     name                  text not null unique check (name <> ''),

@@ -1,0 +1,1 @@
+"""The gRPC face: knows protobuf and grpc, decides nothing."""

@@ -1,0 +1,152 @@
+"""The gRPC server: options, services, start, drain."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
+from typing import Final
+
+import grpc
+
+# Imported for the reflection service: a client that prints an error looks its details' types up there.
+from google.rpc import error_details_pb2 as error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from changefeed_gateway.api.health import MAX_WATCHERS, Health, HealthCheck, HealthMonitor
+from changefeed_gateway.api.interceptors import CallGuard
+from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.router import Router
+from changefeed_gateway.core.token import MAX_TOKEN_CHARS
+
+MAX_REQUEST_BYTES: Final = MAX_TOKEN_CHARS + 65_536
+"""Room beside the longest token: one that is a little too long gets our answer, not the transport's."""
+
+_REFLECTED: Final = (
+    SERVICE_NAME,
+    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    reflection.SERVICE_NAME,
+)
+
+
+class GatewayServer:
+    """The service with health and reflection on one port."""
+
+    def __init__(
+        self,
+        router: Router,
+        *,
+        checks: Mapping[str, HealthCheck] | None = None,
+        check_interval: timedelta = timedelta(seconds=10),
+        check_timeout: timedelta = timedelta(seconds=5),
+        reuse_port: bool = False,
+        options: Sequence[tuple[str, int]] = (),
+    ) -> None:
+        """Build the server.
+
+        Args:
+            router: The core; `begin_drain` is called here, `aclose` is the caller's to call.
+            checks: How to ask connections whether they can serve; those without a check have status SERVING.
+            check_interval: Time between two checks of a connection.
+            check_timeout: How long a check may take before it counts as failed.
+            reuse_port: Lets several processes listen on the same port. Otherwise a taken port is an error.
+            options: More channel arguments, which win over those set here.
+        """
+        self._router = router
+        self._options = _server_options(router.limits, reuse_port=reuse_port) | dict(options)
+        self._guard = CallGuard(router.limits)
+        self._health = Health(router.connections)
+        checks = checks or {}
+        for connection in set(router.connections) - checks.keys():
+            self._health.set_serving(connection, True)
+        self._health_monitor = HealthMonitor(self._health, checks, interval=check_interval, timeout=check_timeout)
+        self._monitoring: asyncio.Task[None] | None = None
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
+        """Listen on "host:port" (port 0: any free one) and serve; return the port.
+
+        Raises OSError when the address cannot be listened on.
+        """
+        server = grpc.aio.server(options=list(self._options.items()))
+        server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        server.add_generic_rpc_handlers(_reflection())
+        port = _listen(server, address, credentials)
+        await server.start()
+        self._server = server
+        self._monitoring = asyncio.create_task(self._health_monitor.run(), name="health monitor")
+        return port
+
+    async def drain(self, grace: timedelta, *, notice: timedelta = timedelta(0)) -> None:
+        """Stop serving in good order.
+
+        Health turns NOT_SERVING first, and `notice` gives balancers time to see it. Then every stream is asked to
+        close and every long poll to answer, and new calls are refused. What has not ended after `grace` is cut.
+        Calling it again with a shorter grace shortens it.
+        """
+        self._health.begin_drain()
+        await self._stop_monitoring()
+        await asyncio.sleep(notice.total_seconds())
+        self._router.begin_drain()
+        if self._server is None:
+            return
+        stopping = asyncio.create_task(self._server.stop(grace.total_seconds()))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace.total_seconds()):
+                await self._guard.idle()
+        self._health.close()
+        await stopping
+
+    async def wait_for_termination(self) -> None:
+        """Wait until the server has stopped."""
+        if self._server is not None:
+            await self._server.wait_for_termination()
+
+    async def _stop_monitoring(self) -> None:
+        if self._monitoring is not None:
+            self._monitoring.cancel()
+            await asyncio.wait((self._monitoring,))
+
+
+def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
+    """Channel arguments of gRPC."""
+    # Streams end themselves at max_stream_age; the connection's age is a backstop and must not cut them earlier.
+    grace = limits.max_stream_age + timedelta(minutes=1)
+    return {
+        "grpc.so_reuseport": int(reuse_port),
+        "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
+        # Above our own limits, so that a call too many is refused with a reason instead of waiting in the client.
+        "grpc.max_concurrent_streams": 2 * (limits.max_streams + limits.max_calls) + MAX_WATCHERS,
+        "grpc.keepalive_time_ms": 30_000,
+        "grpc.keepalive_timeout_ms": 10_000,
+        "grpc.keepalive_permit_without_calls": 1,
+        "grpc.http2.min_ping_interval_without_data_ms": 10_000,
+        "grpc.max_connection_idle_ms": 15 * 60_000,
+        "grpc.max_connection_age_ms": 60 * 60_000,
+        "grpc.max_connection_age_grace_ms": int(grace / timedelta(milliseconds=1)),
+    }
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    try:
+        if credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise OSError(f"cannot listen on {address}: {error}") from error
+
+
+def _reflection() -> list[grpc.GenericRpcHandler]:
+    """Reflection under both its names; the messages are the same, and grpcio knows only the older name."""
+    servicer = reflection.aio.ReflectionServicer(_REFLECTED)
+    method = grpc.stream_stream_rpc_method_handler(
+        servicer.ServerReflectionInfo,
+        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
+        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )
+    return [
+        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
+        for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
+    ]

@@ -1,0 +1,63 @@
+"""A real PostgreSQL for tests: one server a process, one database a test, copied from a migrated template."""
+
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.migrations import migrate
+
+LOG = "template_log"
+"""Template that holds the change log only."""
+DOCUMENTS = "template_documents"
+"""Template that holds the documents schema and its feed too."""
+
+
+class PostgresForTests:
+    """A running server and the databases on it."""
+
+    def __init__(self, server: EmbeddedPostgres) -> None:
+        self.server = server
+        self._numbers = itertools.count(1)
+
+    async def execute(self, *statements: sql.Composable) -> None:
+        """Run statements in the maintenance database, each in a transaction of its own."""
+        async with await psycopg.AsyncConnection.connect(self.server.dsn, autocommit=True) as connection:
+            for statement in statements:
+                await connection.execute(statement)
+
+    def dsn(self, database: str) -> str:
+        """Connection string of a database on this server."""
+        return make_conninfo(self.server.dsn, dbname=database)
+
+    async def make_templates(self) -> None:
+        """Migrate once; every test copies."""
+        for template, documents in ((LOG, False), (DOCUMENTS, True)):
+            await self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(template)))
+            await migrate(self.dsn(template), documents=documents)
+
+    async def fresh(self, template: str = DOCUMENTS) -> str:
+        """A new database; answers its connection string."""
+        name = f"test_{next(self._numbers)}"
+        copy = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        await self.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
+        return self.dsn(name)
+
+    async def drop(self, dsn: str) -> None:
+        """Remove a database, its sessions with it."""
+        name = sql.Identifier(str(psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]))
+        await self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(name))
+
+
+@asynccontextmanager
+async def running_postgres(directory: Path) -> AsyncIterator[PostgresForTests]:
+    """A server in a directory, gone at the end."""
+    async with EmbeddedPostgres(directory, parameters={"max_connections": "300"}) as server:
+        postgres = PostgresForTests(server)
+        await postgres.make_templates()
+        yield postgres

@@ -1,0 +1,192 @@
+"""Which change each edit of a document makes, and which edits make none."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.postgres.conftest import Connection
+
+Logged = list[tuple[str, str, bool, str]]
+"""key, op, created, partition_key"""
+
+
+@pytest.fixture
+async def logged(connection: Connection) -> Callable[[], Awaitable[Logged]]:
+    """What was appended since the last call."""
+    seen = 0
+
+    async def since() -> Logged:
+        nonlocal seen
+        rows = await (
+            await connection.execute(
+                "SELECT seq, key, op, created, partition_key FROM changefeed_log.log_1 WHERE seq > %s ORDER BY seq",
+                [seen],
+            )
+        ).fetchall()
+        seen = rows[-1][0] if rows else seen
+        return [row[1:] for row in rows]
+
+    return since
+
+
+async def one(connection: Connection, query: str, *values: object) -> str:
+    row = await (await connection.execute(query, values)).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+@pytest.fixture
+async def workspace(connection: Connection) -> str:
+    return await one(connection, "INSERT INTO documents.workspaces (name) VALUES ('one') RETURNING id")
+
+
+@pytest.fixture
+async def document(connection: Connection, workspace: str, logged: Callable[[], Awaitable[Logged]]) -> str:
+    file = await one(
+        connection, "INSERT INTO documents.files (workspace_id, title) VALUES (%s, 'a') RETURNING id", workspace
+    )
+    assert await logged() == [(file, "upsert", True, workspace)]
+    return file
+
+
+@pytest.fixture
+async def version(connection: Connection, document: str) -> str:
+    insert = "INSERT INTO documents.file_versions (file_id, version, byte_size, content_type) VALUES (%s, 1, 9, 'a/b')"
+    return await one(connection, insert + " RETURNING id", document)
+
+
+@pytest.mark.req("DB-2", "DB-3", "DB-4")
+async def test_a_file_is_upserted_deleted_and_undeleted(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute("UPDATE documents.files SET title = 'b'")
+    assert await logged() == [(document, "upsert", False, workspace)]
+    await connection.execute("UPDATE documents.files SET deleted_at = now()")
+    assert await logged() == [(document, "delete", False, workspace)]
+    await connection.execute("UPDATE documents.files SET deleted_at = now()")
+    assert await logged() == [(document, "upsert", False, workspace)]
+    await connection.execute("UPDATE documents.files SET deleted_at = NULL")
+    assert await logged() == [(document, "upsert", True, workspace)]
+    await connection.execute("DELETE FROM documents.files")
+    assert await logged() == [(document, "delete", False, workspace)]
+
+
+async def test_a_document_that_moves_is_deleted_there_and_created_here(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    other = await one(connection, "INSERT INTO documents.workspaces (name) VALUES ('two') RETURNING id")
+    await connection.execute("UPDATE documents.files SET workspace_id = %s", [other])
+    assert await logged() == [(document, "delete", False, workspace), (document, "upsert", True, other)]
+
+
+async def test_only_files_of_kind_document_are_in_the_feed(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute(
+        "INSERT INTO documents.files (workspace_id, title, kind) VALUES (%s, 'i', 'image')", [workspace]
+    )
+    assert await logged() == []
+    await connection.execute("UPDATE documents.files SET kind = 'image' WHERE id = %s", [document])
+    assert await logged() == [(document, "delete", False, workspace)]
+    await connection.execute("UPDATE documents.files SET kind = 'document' WHERE id = %s", [document])
+    assert await logged() == [(document, "upsert", True, workspace)]
+
+
+@pytest.mark.req("DB-5")
+async def test_tags_make_one_upsert_a_statement(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute(
+        "INSERT INTO documents.file_tags SELECT %s, 't' || n FROM generate_series(1, 3) n", [document]
+    )
+    assert await logged() == [(document, "upsert", False, workspace)]
+    await connection.execute("DELETE FROM documents.file_tags WHERE tag <> 't1'")
+    assert await logged() == [(document, "upsert", False, workspace)]
+    await connection.execute("DELETE FROM documents.file_tags WHERE tag = 'none'")
+    assert await logged() == []
+
+
+@pytest.mark.req("DB-6", "DB-7")
+@pytest.mark.parametrize(
+    "assignment",
+    ["status = 'done'", "started_at = now()", "completed_at = now()", "output = '{\"n\": 1}'", "error = 'no'"],
+)
+async def test_a_run_makes_an_upsert_of_its_document(
+    connection: Connection,
+    document: str,
+    workspace: str,
+    version: str,
+    logged: Callable[[], Awaitable[Logged]],
+    assignment: str,
+) -> None:
+    upsert = [(document, "upsert", False, workspace)]
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    assert await logged() == upsert
+    await connection.execute("UPDATE documents.runs SET progress = progress + 0.5")
+    assert await logged() == []
+    await connection.execute(f"UPDATE documents.runs SET {assignment}".encode())
+    assert await logged() == upsert
+    await connection.execute("UPDATE documents.runs SET status = status")
+    assert await logged() == []
+    await connection.execute("DELETE FROM documents.runs")
+    assert await logged() == upsert
+
+
+@pytest.mark.req("DB-8")
+async def test_wide_tables_make_no_change(
+    connection: Connection, version: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    insert = "INSERT INTO documents.runs (input_file_version_id) VALUES (%s) RETURNING id"
+    run = await one(connection, insert, version)
+    await logged()
+    await connection.execute(
+        "INSERT INTO documents.run_fields SELECT %s, 'f' || n FROM generate_series(1, 500) n", [run]
+    )
+    await connection.execute(
+        "INSERT INTO documents.run_table_columns  (run_id, table_name, column_name) VALUES (%s, 't', 'c')", [run]
+    )
+    await connection.execute("UPDATE documents.run_fields SET value = '1'")
+    await connection.execute("DELETE FROM documents.run_table_columns")
+    assert await logged() == []
+
+
+async def test_a_cascade_makes_the_documents_own_delete_only(
+    connection: Connection,
+    document: str,
+    workspace: str,
+    version: str,
+    logged: Callable[[], Awaitable[Logged]],
+) -> None:
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    await logged()
+    await connection.execute("DELETE FROM documents.workspaces")
+    assert await logged() == [(document, "delete", False, workspace)]
+
+
+@pytest.mark.req("DB-9")
+async def test_the_doorbell_names_feed_workspace_and_number(
+    connection: Connection, document: str, workspace: str
+) -> None:
+    await connection.execute("LISTEN changefeed")
+    await connection.execute("UPDATE documents.files SET title = 'c'")
+    notification = await anext(connection.notifies(timeout=10, stop_after=1))
+    assert json.loads(notification.payload) == {"feed": 1, "seq": 2, "partition_key": workspace}
+    await connection.execute("UPDATE documents.files SET title = repeat('x', 100000)")
+    notification = await anext(connection.notifies(timeout=10, stop_after=1))
+    assert len(notification.payload) < 8000
+
+
+async def test_an_image_shows_the_document_as_lists_do(connection: Connection, document: str, version: str) -> None:
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 'b'), (%s, 'a')", [document, document])
+    await connection.execute(
+        "INSERT INTO documents.runs (input_file_version_id, output) VALUES (%s, '{\"n\": 12345678901234567890.10}')",
+        [version],
+    )
+    image = await one(connection, "SELECT image FROM documents.documents_image(%s)", [document])
+    assert '"tags":["a", "b"]' in image
+    assert '"n": 12345678901234567890.10' in image
+    await connection.execute("UPDATE documents.files SET deleted_at = now()")
+    gone = await (await connection.execute("SELECT FROM documents.documents_image(%s)", [[document]])).fetchall()
+    assert gone == []
