@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests: one server a process, one database a test, copied from a migrated template."""
 
 import itertools
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -55,9 +56,11 @@ class PostgresForTests:
 
 
 @asynccontextmanager
-async def running_postgres(directory: Path) -> AsyncIterator[PostgresForTests]:
-    """A server in a directory, gone at the end."""
-    async with EmbeddedPostgres(directory, parameters={"max_connections": "300"}) as server:
-        postgres = PostgresForTests(server)
-        await postgres.make_templates()
-        yield postgres
+async def running_postgres() -> AsyncIterator[PostgresForTests]:
+    """A server in a directory of its own, gone at the end."""
+    # Not below pytest's folder, which each session closes to other users: run by root, the server is one of them.
+    with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters={"max_connections": "300"}) as server:
+            postgres = PostgresForTests(server)
+            await postgres.make_templates()
+            yield postgres

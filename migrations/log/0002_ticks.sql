@@ -92,3 +92,18 @@ $$;
 comment on function changefeed.tick(integer, boolean) is
     'Makes a tick if it can bring a change, or if forced, in a transaction of its own; answers the newest tick. '
     'quiet: only new numbers of the sequence can bring anything.';
+
+-- No SET clause: a procedure with one could not commit, and each tick needs a transaction of its own.
+create procedure changefeed.tick_all()
+language plpgsql
+as $$
+declare
+    feed pg_catalog.int4;
+begin
+    for feed in select f.feed_id from changefeed.feeds f loop
+        perform changefeed.tick(feed);
+        commit;
+    end loop;
+end;
+$$;
+comment on procedure changefeed.tick_all() is 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';

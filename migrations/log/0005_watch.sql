@@ -37,7 +37,7 @@ begin
     key_old := changefeed.key_text(f.source, 'o', f.key_columns);
     pk_new := changefeed.key_text(f.source, 'n', f.partition_key_columns);
     pk_old := changefeed.key_text(f.source, 'o', f.partition_key_columns);
-    image := case f.image_mode when 'captured' then 'row_to_json(n)::text' else 'null::text' end;
+    image := case f.image_mode when 'captured' then 'row_to_json(n.*)::text' else 'null::text' end;
     bell_new := changefeed.if_found(
         changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
     bell_old := changefeed.if_found(

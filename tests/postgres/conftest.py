@@ -12,8 +12,8 @@ Connection = psycopg.AsyncConnection[TupleRow]
 
 
 @pytest.fixture(scope="session")
-async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[PostgresForTests]:
-    async with running_postgres(tmp_path_factory.mktemp("postgres") / "data") as server:
+async def postgres() -> AsyncIterator[PostgresForTests]:
+    async with running_postgres() as server:
         yield server
 
 

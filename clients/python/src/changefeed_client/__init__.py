@@ -1,1 +1,47 @@
-"""A consumer of the change-feed gateway that resumes where it stopped."""
+"""A consumer of the change-feed gateway that resumes where it stopped.
+
+async with connect("127.0.0.1:50051") as client:
+    async for delivery in client.tail(collection("main/documents"), BEGINNING):
+        for event in delivery.events:
+            print(event.change_type, event.key.partition_key, event.new_item_json)
+        save(delivery.continuation_token)
+"""
+
+from changefeed_client.client import OPTIONS, ChangeFeedClient, connect
+from changefeed_client.errors import (
+    ChangeFeedRpcError,
+    FieldViolation,
+    HeartbeatMissed,
+    StreamClosed,
+    StreamInterrupted,
+)
+from changefeed_client.positions import (
+    BEGINNING,
+    NOW,
+    after,
+    at_time,
+    collection,
+    logical_partition,
+    physical_partition,
+)
+from changefeed_client.tail import Delivery, Tail
+
+__all__ = [
+    "BEGINNING",
+    "NOW",
+    "OPTIONS",
+    "ChangeFeedClient",
+    "ChangeFeedRpcError",
+    "Delivery",
+    "FieldViolation",
+    "HeartbeatMissed",
+    "StreamClosed",
+    "StreamInterrupted",
+    "Tail",
+    "after",
+    "at_time",
+    "collection",
+    "connect",
+    "logical_partition",
+    "physical_partition",
+]

@@ -1,0 +1,118 @@
+"""A client that reads a feed from its beginning and parses every event."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import grpc
+
+from bench.processes import Answer, own_cost
+from bench.workers.control import ready
+from changefeed.v1 import (
+    change_event_pb2,
+    change_feed_service_pb2_grpc,
+    position_pb2,
+    read_changes_pb2,
+    resource_pb2,
+    subscribe_pb2,
+)
+
+Stub = change_feed_service_pb2_grpc.ChangeFeedServiceStub
+_BEGINNING = position_pb2.StartPosition(beginning=position_pb2.Beginning())
+
+
+def channel(target: str) -> grpc.Channel:
+    """A connected channel with every client's default limits."""
+    opened = grpc.insecure_channel(target)
+    grpc.channel_ready_future(opened).result(timeout=30)
+    return opened
+
+
+def address(collection: str) -> resource_pb2.ResourceAddress:
+    """The collection on the bench's only connection."""
+    return resource_pb2.ResourceAddress(connection="main", collection=collection)
+
+
+def subscribe(target: str, collection: str, events: int, pause: float = 0.0, batch_size: int = 0) -> Answer:
+    """Through one stream that ends by itself; `pause` seconds after each message make a slow reader."""
+    stub = Stub(channel(target))
+    request = subscribe_pb2.SubscribeRequest(
+        address=address(collection), start_position=_BEGINNING, max_events=events, max_batch_size=batch_size
+    )
+    ready()
+    meter = _Meter()
+    for message in stub.Subscribe(request):
+        if message.WhichOneof("content") == "batch":
+            meter.take(message.batch.events)
+        if pause:
+            time.sleep(pause)
+    return meter.answer()
+
+
+def touch(target: str, collection: str) -> Answer:
+    """One page from now on: after it the gateway has done once what it does for a feed."""
+    stub = Stub(channel(target))
+    ready()
+    stub.ReadChanges(
+        read_changes_pb2.ReadChangesRequest(
+            address=address(collection), start_position=position_pb2.StartPosition(now=position_pb2.Now())
+        )
+    )
+    return {}
+
+
+def read(target: str, collection: str, events: int, page_size: int) -> Answer:
+    """Through one unary call after the other."""
+    stub = Stub(channel(target))
+    ready()
+    meter = _Meter()
+    for page in read_pages(stub, collection, page_size=page_size, events=events):
+        meter.take(page.events)
+    return meter.answer()
+
+
+def read_pages(
+    stub: Stub, collection: str, *, page_size: int, events: int
+) -> Iterator[read_changes_pb2.ReadChangesResponse]:
+    """Pages from the beginning until they brought so many events."""
+    start, received = _BEGINNING, 0
+    while received < events:
+        page: read_changes_pb2.ReadChangesResponse = stub.ReadChanges(
+            read_changes_pb2.ReadChangesRequest(
+                address=address(collection), start_position=start, max_page_size=page_size
+            )
+        )
+        if not page.events:
+            raise RuntimeError(f"{collection} ended after {received} events of {events}")
+        received += len(page.events)
+        yield page
+        start = position_pb2.StartPosition(continuation_token=page.continuation_token)
+
+
+class _Meter:
+    """Counts what arrives, and touches what a consumer needs of every event."""
+
+    def __init__(self) -> None:
+        self._events = self._messages = self._content = 0
+        self._cpu = own_cost()["cpu"]
+        self._began = time.perf_counter()
+
+    def take(self, events: Iterable[change_event_pb2.ChangeEvent]) -> None:
+        count = content = 0
+        for event in events:
+            count += 1
+            content += len(event.event_id) + len(event.key.partition_key) + len(event.new_item_json)
+        self._messages += 1
+        self._events += count
+        self._content += content
+
+    def answer(self) -> Answer:
+        seconds = time.perf_counter() - self._began
+        cost = own_cost()
+        return {
+            "events": self._events,
+            "seconds": seconds,
+            "messages": self._messages,
+            "content": self._content,
+            "client_cpu": cost["cpu"] - self._cpu,
+            "client_peak_rss_mb": cost["peak_rss_mb"],
+        }

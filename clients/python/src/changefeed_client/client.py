@@ -1,0 +1,245 @@
+"""The six calls of the gateway, with the retries that are safe."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+
+from changefeed.v1.capabilities_pb2 import GetCapabilitiesRequest, GetCapabilitiesResponse
+from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
+from changefeed.v1.partition_pb2 import ListPhysicalPartitionsRequest, PhysicalPartition
+from changefeed.v1.position_pb2 import StartPosition
+from changefeed.v1.read_changes_pb2 import (
+    NewItemStateMode,
+    ReadChangesRequest,
+    ReadChangesResponse,
+)
+from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
+from changefeed.v1.subscribe_pb2 import SubscribeRequest
+from changefeed.v1.token_pb2 import (
+    InspectContinuationTokenRequest,
+    InspectContinuationTokenResponse,
+    ResolveStartPositionRequest,
+    ResolveStartPositionResponse,
+)
+from changefeed_client.errors import ChangeFeedRpcError
+from changefeed_client.positions import after
+from changefeed_client.retrying import retry
+from changefeed_client.tail import Tail
+
+if TYPE_CHECKING:
+    from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
+
+T = TypeVar("T")
+
+_SERVICE: Final = "changefeed.v1.ChangeFeedService"
+_UNARY: Final = (
+    "ReadChanges",
+    "ListPhysicalPartitions",
+    "GetCapabilities",
+    "ResolveStartPosition",
+    "InspectContinuationToken",
+)
+SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{"service": _SERVICE, "method": method} for method in _UNARY],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.1s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+"""Retries of unary calls inside gRPC. A stream is not retried there: resuming needs its last token (see `Tail`)."""
+
+OPTIONS: Final = (
+    ("grpc.service_config", SERVICE_CONFIG),
+    # Data of an idle stream are its heartbeats; a ping finds a dead peer while none is open.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    # gRPC's own pause before it connects again grows to two minutes, longer than any restart.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # A new channel is a new connection, so that a tail can leave a dead one.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+"""Channel options that the client counts on."""
+_DEADLINE: Final = timedelta(seconds=30)
+_LONG_POLL: Final = timedelta(seconds=20)
+_NO_WAIT: Final = timedelta(0)
+
+
+class ChangeFeedClient:
+    """One gateway. Every call raises ChangeFeedRpcError; close it with `aclose` or `async with`.
+
+    `dial` makes a channel, each time with a connection of its own (see OPTIONS); `connect` is the short way.
+    """
+
+    def __init__(self, dial: Callable[[], grpc.aio.Channel]) -> None:
+        self._dial = dial
+        self._channel = dial()
+        self._stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the channel and every call on it; idempotent."""
+        await self._channel.close()
+
+    def tail(
+        self,
+        address: ResourceAddress,
+        start: StartPosition,
+        *,
+        scope: FeedScope | None = None,
+        items: NewItemStateMode = NewItemStateMode.NEW_ITEM_STATE_MODE_UNSPECIFIED,
+        max_batch_size: int = 0,
+        heartbeat_interval: timedelta | None = None,
+        max_events: int = 0,
+        patience: timedelta | None = None,
+    ) -> Tail:
+        """Follow a collection live. It reconnects until it makes no progress for `patience` (None: for ever)."""
+        request = SubscribeRequest(
+            address=address,
+            scope=scope,
+            start_position=start,
+            new_item_state_mode=items,
+            max_batch_size=max_batch_size,
+            heartbeat_interval=_duration(heartbeat_interval),
+            max_events=max_events,
+        )
+        return Tail(self._channel, request, dial=self._dial, patience=patience)
+
+    async def read_page(
+        self,
+        address: ResourceAddress,
+        start: StartPosition,
+        *,
+        scope: FeedScope | None = None,
+        items: NewItemStateMode = NewItemStateMode.NEW_ITEM_STATE_MODE_UNSPECIFIED,
+        max_page_size: int = 0,
+        max_wait: timedelta = _NO_WAIT,
+    ) -> ReadChangesResponse:
+        """One page; with nothing to give it waits up to `max_wait`. Save its token, also when it is empty."""
+        request = ReadChangesRequest(
+            address=address,
+            scope=scope,
+            start_position=start,
+            new_item_state_mode=items,
+            max_page_size=max_page_size,
+            max_wait=_duration(max_wait),
+        )
+        deadline = _seconds(_DEADLINE + max_wait)
+        return await _decoded(self._stub.ReadChanges(request, timeout=deadline))
+
+    async def pages(
+        self,
+        address: ResourceAddress,
+        start: StartPosition,
+        *,
+        scope: FeedScope | None = None,
+        items: NewItemStateMode = NewItemStateMode.NEW_ITEM_STATE_MODE_UNSPECIFIED,
+        max_page_size: int = 0,
+        max_wait: timedelta = _LONG_POLL,
+        follow: bool = False,
+        patience: timedelta | None = timedelta(minutes=1),
+    ) -> AsyncIterator[ReadChangesResponse]:
+        """Page after page until nothing more is there; with `follow`, by long polls, without end.
+
+        A retired partition ends it too: go on with the children that its last page names. An answer that says when
+        to come back (throttled, unavailable) is waited out for up to `patience`.
+        """
+        while True:
+            here = start
+
+            async def read(here: StartPosition = here) -> ReadChangesResponse:
+                return await self.read_page(
+                    address,
+                    here,
+                    scope=scope,
+                    items=items,
+                    max_page_size=max_page_size,
+                    max_wait=max_wait if follow else _NO_WAIT,
+                )
+
+            page = await retry(read, patience=patience)
+            yield page
+            if page.partition_retired or not (page.more_available or follow):
+                return
+            start = after(page.continuation_token)
+
+    async def partitions(self, address: ResourceAddress) -> AsyncIterator[PhysicalPartition]:
+        """The physical partitions that hold retained changes, parents before their children."""
+        page_token = ""
+        while True:
+            request = ListPhysicalPartitionsRequest(address=address, page_token=page_token)
+            answer = await _decoded(self._stub.ListPhysicalPartitions(request, timeout=_seconds(_DEADLINE)))
+            for partition in answer.partitions:
+                yield partition
+            page_token = answer.next_page_token
+            if not page_token:
+                return
+
+    async def capabilities(self, address: ResourceAddress) -> GetCapabilitiesResponse:
+        """What a collection can do."""
+        request = GetCapabilitiesRequest(address=address)
+        return await _decoded(self._stub.GetCapabilities(request, timeout=_seconds(_DEADLINE)))
+
+    async def resolve(
+        self,
+        address: ResourceAddress,
+        start: StartPosition,
+        *,
+        scope: FeedScope | None = None,
+    ) -> ResolveStartPositionResponse:
+        """A start position as a token."""
+        request = ResolveStartPositionRequest(address=address, scope=scope, start_position=start)
+        return await _decoded(self._stub.ResolveStartPosition(request, timeout=_seconds(_DEADLINE)))
+
+    async def inspect(self, address: ResourceAddress, continuation_token: str) -> InspectContinuationTokenResponse:
+        """What a token is, and whether it can be used; one that cannot is an answer, not an error."""
+        request = InspectContinuationTokenRequest(address=address, continuation_token=continuation_token)
+        return await _decoded(self._stub.InspectContinuationToken(request, timeout=_seconds(_DEADLINE)))
+
+
+def connect(target: str, *, options: tuple[tuple[str, Any], ...] = ()) -> ChangeFeedClient:
+    """A client of the gateway at `host:port`, in plaintext. Connects with its first call; call it on an event loop."""
+    return ChangeFeedClient(lambda: grpc.aio.insecure_channel(target, options=(*OPTIONS, *options)))
+
+
+async def _decoded(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except grpc.aio.AioRpcError as error:
+        raise ChangeFeedRpcError.of_call(error) from None
+
+
+def _duration(duration: timedelta | None) -> Duration | None:
+    if duration is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(duration)
+    return message
+
+
+def _seconds(duration: timedelta) -> float:
+    return duration.total_seconds()

@@ -1,0 +1,263 @@
+"""A stream of changes that outlives connections: it watches heartbeats, reconnects and resumes."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from changefeed.v1.change_event_pb2 import ChangeEvent
+from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
+from changefeed.v1.partition_pb2 import ChildPartition
+from changefeed.v1.subscribe_pb2 import (
+    CLOSING_REASON_MAX_EVENTS,
+    CLOSING_REASON_PARTITION_RETIRED,
+    SUBSCRIPTION_STATE_LIVE,
+    ChangeBatch,
+    ClosingReason,
+    Heartbeat,
+    SubscribeRequest,
+    SubscribeResponse,
+    SubscriptionOpened,
+)
+from changefeed_client.errors import (
+    ChangeFeedRpcError,
+    HeartbeatMissed,
+    StreamClosed,
+    StreamInterrupted,
+)
+from changefeed_client.positions import after
+from changefeed_client.retrying import retry
+
+if TYPE_CHECKING:
+    from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
+
+_OPENING_SECONDS: Final = 20.0
+"""How long a stream may take to send its first message."""
+_MISSED_HEARTBEATS: Final = 2
+_FINAL: Final = frozenset({CLOSING_REASON_MAX_EVENTS, CLOSING_REASON_PARTITION_RETIRED})
+_log = logging.getLogger("changefeed_client")
+
+_Call = grpc.aio.UnaryStreamCall[SubscribeRequest, SubscribeResponse]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """What one message of a stream brought. Handle the events, then save the token: a restart goes on after them."""
+
+    events: Sequence[ChangeEvent]
+    """In order for every key; empty for a heartbeat and the like."""
+    continuation_token: str
+    """Never empty."""
+    live: bool
+    """Whether everything that was there has been delivered, and changes arrive as they are committed."""
+    watermark: datetime | None = None
+    """Everything committed before it has been delivered, where the provider can tell."""
+    token_expire_time: datetime | None = None
+    """When the token is expected to lose its history, where the retention is known."""
+    children: Sequence[ChildPartition] = ()
+    """The partitions to go on with when the one that was read is retired; the tail ends then."""
+
+
+class Tail:
+    """Iterates over deliveries until `max_events` have come, the partition is retired or an error is final.
+
+    Delivery is at least once: after a reconnect or a restart, events may come again with the same `event_id`.
+    Raises ChangeFeedRpcError, or StreamInterrupted when `patience` ends during a silence. Close it with `aclose` or
+    `async with`.
+    """
+
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        request: SubscribeRequest,
+        *,
+        dial: Callable[[], grpc.aio.Channel],
+        patience: timedelta | None = None,
+    ) -> None:
+        self.reconnects = 0
+        """How often the stream was opened again."""
+        self._channel = channel
+        self._own_channel: grpc.aio.Channel | None = None
+        self._dial = dial
+        self._request = SubscribeRequest()
+        self._request.CopyFrom(request)
+        self._patience = patience
+        self._call: _Call | None = None
+        self._silence = _OPENING_SECONDS
+        self._live = False
+        self._token = ""
+        self._delivered = 0
+        self._ended = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        while not self._ended:
+            message = await retry(self._receive, patience=self._patience, before_pause=self._announce)
+            delivery = self._take(message)
+            if delivery is not None:
+                return delivery
+        await self.aclose()
+        raise StopAsyncIteration
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """End the stream; idempotent."""
+        self._ended = True
+        self._hang_up()
+        await self._close_own_channel()
+
+    async def _receive(self) -> SubscribeResponse:
+        """The next message, from a new stream if the last one broke.
+
+        What every new stream says first is passed over here when it is not the first stream: only what follows
+        counts as progress that ends the growth of pauses.
+        """
+        reopening = self._call is None and bool(self._token)
+        try:
+            message = await self._read()
+            while reopening and _is_preamble(message):
+                message = await self._read()
+            self._raise_if_interrupted(message)
+        except grpc.aio.AioRpcError as error:
+            self._hang_up()
+            raise ChangeFeedRpcError.of_call(error) from None
+        except HeartbeatMissed:
+            self._hang_up()
+            await self._redial()
+            raise
+        except BaseException:
+            self._hang_up()
+            raise
+        return message
+
+    async def _read(self) -> SubscribeResponse:
+        if self._call is None:
+            stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(self._channel)
+            self._call = stub.Subscribe(self._next_request())
+            self._silence = _OPENING_SECONDS
+        try:
+            async with asyncio.timeout(self._silence):
+                message = await self._call.read()
+        except TimeoutError:
+            raise HeartbeatMissed(f"nothing arrived for {self._silence:.1f} s") from None
+        if not isinstance(message, SubscribeResponse):
+            raise StreamInterrupted("the stream ended without saying why")
+        if message.HasField("opened"):
+            interval = message.opened.heartbeat_interval.ToTimedelta()
+            self._silence = interval.total_seconds() * _MISSED_HEARTBEATS or _OPENING_SECONDS
+        return message
+
+    def _raise_if_interrupted(self, message: SubscribeResponse) -> None:
+        closing = message.closing
+        if message.HasField("closing") and closing.reason not in _FINAL:
+            self._move(closing.continuation_token)
+            raise StreamClosed(
+                f"closed by the gateway: {ClosingReason.Name(closing.reason)}",
+                closing.reconnect_after.ToTimedelta(),
+            )
+
+    def _take(self, message: SubscribeResponse) -> Delivery | None:
+        """Move the position over a message and say what it brought; None for a message of a later contract."""
+        match message.WhichOneof("content"):
+            case "opened":
+                return self._deliver(message.opened.continuation_token, expires=message.opened)
+            case "batch":
+                batch = message.batch
+                return self._deliver(batch.continuation_token, expires=batch, seen=batch, events=batch.events)
+            case "heartbeat":
+                beat = message.heartbeat
+                return self._deliver(beat.continuation_token, expires=beat, seen=beat)
+            case "partition_retired":
+                retired = message.partition_retired
+                return self._deliver(retired.continuation_token, children=retired.child_partitions)
+            case "state_changed":
+                self._live = message.state_changed.state == SUBSCRIPTION_STATE_LIVE
+                return self._deliver(self._token)
+            case "closing":
+                self._ended = True
+                return self._deliver(message.closing.continuation_token)
+            case _:
+                return None
+
+    def _deliver(
+        self,
+        token: str,
+        *,
+        events: Sequence[ChangeEvent] = (),
+        expires: SubscriptionOpened | ChangeBatch | Heartbeat | None = None,
+        seen: ChangeBatch | Heartbeat | None = None,
+        children: Sequence[ChildPartition] = (),
+    ) -> Delivery:
+        self._move(token)
+        self._delivered += len(events)
+        if self._request.max_events and self._delivered >= self._request.max_events:
+            self._ended = True
+        return Delivery(
+            events=events,
+            continuation_token=token,
+            live=self._live,
+            watermark=_time(seen.watermark) if seen and seen.HasField("watermark") else None,
+            token_expire_time=_time(expires.token_expire_time)
+            if expires and expires.HasField("token_expire_time")
+            else None,
+            children=children,
+        )
+
+    def _move(self, token: str) -> None:
+        self._token = token
+        self._request.start_position.CopyFrom(after(token))
+
+    def _next_request(self) -> SubscribeRequest:
+        request = SubscribeRequest()
+        request.CopyFrom(self._request)
+        if request.max_events:
+            request.max_events -= self._delivered
+        return request
+
+    def _announce(self, error: BaseException, pause: float, attempt: int) -> None:
+        self.reconnects += 1
+        _log.warning("stream interrupted, again in %.1f s (pause %d): %s", pause, attempt, error)
+
+    async def _redial(self) -> None:
+        """Leave a connection that may be dead; gRPC itself would use it again until a keepalive ping finds out."""
+        await self._close_own_channel()
+        self._channel = self._own_channel = self._dial()
+
+    async def _close_own_channel(self) -> None:
+        channel, self._own_channel = self._own_channel, None
+        if channel is not None:
+            await channel.close()
+
+    def _hang_up(self) -> None:
+        call, self._call = self._call, None
+        self._live = False
+        if call is not None:
+            call.cancel()
+
+
+def _is_preamble(message: SubscribeResponse) -> bool:
+    return message.HasField("opened") or (
+        message.HasField("state_changed") and message.state_changed.state != SUBSCRIPTION_STATE_LIVE
+    )
+
+
+def _time(timestamp: Timestamp) -> datetime:
+    return timestamp.ToDatetime(UTC)

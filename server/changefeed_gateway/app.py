@@ -1,0 +1,247 @@
+"""The composition root: settings become providers, providers a router, the router a server. It alone knows all rooms.
+
+Drivers are optional extras: a provider is imported when a connection needs it.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from changefeed_gateway.api.server import GatewayServer
+from changefeed_gateway.api.wire.records import encode_changes
+from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
+from changefeed_gateway.core.model import Address
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.router import Router
+from changefeed_gateway.core.token import TokenCodec
+from changefeed_gateway.providers.memory.provider import MemoryProvider
+from changefeed_gateway.providers.memory.store import MemoryStore
+from changefeed_gateway.settings import (
+    LoggingSettings,
+    MemoryConnection,
+    PostgresConnection,
+    Settings,
+)
+from changefeed_gateway.settings.secrets import dsn, token_keys
+
+if TYPE_CHECKING:
+    from changefeed_gateway.providers.postgres.doctor import Finding
+
+_log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A gateway that serves; only `open_gateway` makes one."""
+
+    target: str
+    """host:port that it listens on."""
+    server: GatewayServer
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Start everything the settings name, in order, and take it down in the other order.
+
+    Leaving the context cuts what is still open; `GatewayServer.drain` first ends it in good order. Raises OSError
+    when the address is taken, SettingsError, EmbeddedServerError.
+    """
+    async with AsyncExitStack() as stack:
+        tokens = TokenCodec(token_keys(settings))
+        providers: dict[str, Provider] = {}
+        for name, connection in settings.connections.items():
+            match connection:
+                case PostgresConnection():
+                    place = await stack.enter_async_context(database(settings, name))
+                    providers[name] = await _open_postgres(place, connection)
+                case MemoryConnection():
+                    providers[name] = _open_memory(connection)
+        router = Router(
+            providers=providers,
+            tokens=tokens,
+            limits=settings.limits.to_limits(),
+            encoder=encode_changes,
+        )
+        stack.push_async_callback(router.aclose)
+        checks = {name: partial(_answers, provider, name) for name, provider in providers.items()}
+        server = GatewayServer(router, checks=checks)
+        port = await server.start(str(settings.listen))
+        stack.push_async_callback(server.drain, timedelta(0))
+        yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
+
+
+async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. `ready` is called once."""
+    signals = _Signals()
+    async with open_gateway(settings) as gateway:
+        ready(gateway)
+        name = await signals.next()
+        _log.info("draining", signal=name, grace=str(settings.shutdown_grace))
+        draining = asyncio.create_task(gateway.server.drain(settings.shutdown_grace))
+        impatient = asyncio.create_task(signals.next())
+        await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        impatient.cancel()
+        if not draining.done():
+            await gateway.server.drain(timedelta(0))
+        await draining
+    _log.info("stopped")
+
+
+class _Signals:
+    """Signals that ask for an end, in the order they come. Made inside the loop that it serves."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came.put_nowait, number.name)
+
+    async def next(self) -> str:
+        """Wait for a signal and answer its name."""
+        return await self._came.get()
+
+
+class OperatorError(Exception):
+    """An operator's command failed; the message says why."""
+
+
+@asynccontextmanager
+async def database(settings: Settings, name: str, *, migrated: bool = True) -> AsyncIterator[str]:
+    """Connection string of a PostgreSQL connection; an embedded server runs while the context lasts.
+
+    An embedded server is the gateway's own, so its migrations are applied too, unless told otherwise.
+    Raises OperatorError for a connection that is not PostgreSQL or does not start.
+    """
+    connection = settings.connections.get(name)
+    if not isinstance(connection, PostgresConnection):
+        raise OperatorError(f"connections.{name} is not a PostgreSQL connection of the settings")
+    if connection.embedded is None:
+        yield dsn(name, connection)
+        return
+    with _extra("embedded"):
+        from changefeed_gateway.providers.postgres import migrations
+        from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+        from changefeed_gateway.providers.postgres.embedded_host import EmbeddedServerError
+    directory = settings.data_directory(connection.embedded)
+    server = EmbeddedPostgres(directory, database=connection.embedded.database)
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(server)
+            if migrated:
+                await migrations.migrate(server.dsn, documents=True)
+        except (EmbeddedServerError, migrations.MigrationError) as error:
+            raise OperatorError(str(error)) from error
+        yield server.dsn
+
+
+async def migrate(settings: Settings, name: str, *, documents: bool) -> list[str]:
+    """Install the change log, and the documents schema if asked; answers the files that were applied.
+
+    Raises OperatorError.
+    """
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import migrations
+    try:
+        async with database(settings, name, migrated=False) as place:
+            applied = await migrations.migrate(place, documents=documents)
+    except migrations.MigrationError as error:
+        raise OperatorError(str(error)) from error
+    return [migration.file for migration in applied]
+
+
+async def watch(
+    settings: Settings, name: str, table: str, *, partition_key: Sequence[str], image: str, doorbell: str
+) -> str:
+    """Make a feed of a table; answers its collection. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations
+    try:
+        async with database(settings, name) as place:
+            return await operations.watch(place, table, partition_key=partition_key, image=image, doorbell=doorbell)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
+async def examine(settings: Settings, name: str) -> "list[Finding]":
+    """Look a PostgreSQL connection over. Raises OperatorError when it cannot even be started."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import doctor
+    async with database(settings, name, migrated=False) as place:
+        return [finding async for finding in doctor.examine(place)]
+
+
+@contextmanager
+def _extra(name: str) -> Iterator[None]:
+    """Say which extra brings a package that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise OperatorError(f"{error.name} is not installed: pip install 'changefeed-gateway[{name}]'") from error
+
+
+async def _open_postgres(place: str, connection: PostgresConnection) -> Provider:
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
+        from changefeed_gateway.providers.postgres.ticker import Cadence
+    options = PostgresOptions(max_connections=connection.pool_size, cadence=Cadence(interval=connection.tick_interval))
+    provider = PostgresProvider(place, options)
+    await provider.start()
+    return provider
+
+
+async def _answers(provider: Provider, connection: str) -> None:
+    """The health check of a connection: any answer about a collection comes from a database that works."""
+    with suppress(NotFound, FeedNotProvisioned):
+        await provider.open_feed(Address(connection=connection, database="", collection="health"))
+
+
+def _open_memory(connection: MemoryConnection) -> Provider:
+    store = MemoryStore()
+    for collection in connection.collections:
+        store.create(collection)
+    return MemoryProvider(store)
+
+
+def configure_logging(settings: LoggingSettings) -> None:
+    """Write the log to standard error: lines for people on a terminal, JSON otherwise, unless a format is chosen.
+
+    What libraries log goes the same way.
+    """
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(settings)))
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def _rendering(settings: LoggingSettings) -> list[structlog.typing.Processor]:
+    for_people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
+    remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    if for_people:
+        return [remove_meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    return [
+        remove_meta,
+        structlog.processors.dict_tracebacks,
+        structlog.processors.JSONRenderer(),
+    ]

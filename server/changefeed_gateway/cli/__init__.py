@@ -1,0 +1,1 @@
+"""`changefeed ...`: an ordinary client of the API, and the operator's commands."""

@@ -1,0 +1,161 @@
+"""Arguments and options that several commands share."""
+
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from changefeed.v1.position_pb2 import StartPosition
+from changefeed.v1.read_changes_pb2 import NewItemStateMode
+from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
+from changefeed_client import (
+    BEGINNING,
+    NOW,
+    ChangeFeedClient,
+    after,
+    at_time,
+    collection,
+    connect,
+    logical_partition,
+    physical_partition,
+)
+from changefeed_gateway.cli.place import Place
+from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings
+from changefeed_gateway.settings.values import parse_duration
+
+_SHORTEST_TOKEN: Final = 40
+
+
+class ItemsChoice(StrEnum):
+    """Whether changes carry the item."""
+
+    OMIT = "omit"
+    INCLUDE = "include"
+    REQUIRE = "require"
+
+    @property
+    def mode(self) -> NewItemStateMode:
+        """The contract's value."""
+        match self:
+            case ItemsChoice.OMIT:
+                return NewItemStateMode.NEW_ITEM_STATE_MODE_OMIT
+            case ItemsChoice.INCLUDE:
+                return NewItemStateMode.NEW_ITEM_STATE_MODE_INCLUDE_IF_AVAILABLE
+            case ItemsChoice.REQUIRE:
+                return NewItemStateMode.NEW_ITEM_STATE_MODE_REQUIRE
+
+
+def _address(text: str) -> ResourceAddress:
+    try:
+        return collection(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not connection/collection") from None
+
+
+def _start(text: str) -> StartPosition:
+    """Read beginning, now, a time, a length of time before now, or a token."""
+    if text in ("beginning", "now"):
+        return BEGINNING if text == "beginning" else NOW
+    try:
+        return at_time(datetime.now(UTC) - parse_duration(text))
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        # Tokens are long; anything short was meant to be something else.
+        if len(text) < _SHORTEST_TOKEN:
+            raise typer.BadParameter(f"{text!r} is not beginning, now, a time or a token") from None
+        return after(text)
+    return at_time(time.astimezone() if time.tzinfo is None else time)
+
+
+def _duration(value: str | timedelta) -> timedelta:
+    try:
+        return value if isinstance(value, timedelta) else parse_duration(value)
+    except ValueError:
+        raise typer.BadParameter(f"{value!r} is not a duration such as 20s") from None
+
+
+def scope_of(partition: str | None, logical: str | None) -> FeedScope | None:
+    """The scope that two options choose; None for the entire collection, or the scope of a token."""
+    if partition is not None and logical is not None:
+        raise typer.BadParameter("--partition and --logical-partition exclude each other")
+    if partition is not None:
+        return physical_partition(partition)
+    return None if logical is None else logical_partition(logical)
+
+
+def start_of(chosen: StartPosition | None, place: Place | None, default: StartPosition) -> StartPosition:
+    """Where to start: the kept place if there is one, then what was chosen, then a command's default."""
+    kept = place.load() if place else None
+    if kept is not None:
+        return after(kept)
+    return default if chosen is None else chosen
+
+
+def client_of(target: str | None) -> ChangeFeedClient:
+    """A client of the gateway that an option or CHANGEFEED_TARGET names."""
+    return connect(target or ClientSettings().target)
+
+
+Collection = Annotated[
+    ResourceAddress,
+    typer.Argument(metavar="CONNECTION/COLLECTION", parser=_address, help="Whose changes, such as main/documents."),
+]
+From = Annotated[
+    StartPosition | None,
+    typer.Option(
+        "--from",
+        metavar="START",
+        parser=_start,
+        help="beginning, now, a time (2026-01-31T12:00:00Z), how long ago (10m), or a token.",
+    ),
+]
+Partition = Annotated[str | None, typer.Option(metavar="ID", help="Only this physical partition (see partitions).")]
+Logical = Annotated[str | None, typer.Option("--logical-partition", metavar="KEY", help="Only this partition key.")]
+Items = Annotated[ItemsChoice, typer.Option(help="Whether changes carry the item.")]
+MaxEvents = Annotated[int, typer.Option(min=0, help="End after so many changes; 0 is no end.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON lines.")]
+Resume = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keep the place in this file, and start from it if it exists."),
+]
+Target = Annotated[
+    str | None,
+    typer.Option(metavar="HOST:PORT", help="The gateway. [default: CHANGEFEED_TARGET, or 127.0.0.1:50051]"),
+]
+MaxWait = Annotated[
+    timedelta,
+    typer.Option(
+        metavar="DURATION", parser=_duration, help="How long to wait when there is no change.", show_default="0s"
+    ),
+]
+Heartbeat = Annotated[
+    timedelta | None,
+    typer.Option(metavar="DURATION", parser=_duration, help="Longest silence; twice it is a broken connection."),
+]
+RetryFor = Annotated[
+    timedelta,
+    typer.Option(metavar="DURATION", parser=_duration, help="How long to try without progress.", show_default="1m"),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Settings. [default: CHANGEFEED_CONFIG, or changefeed.yaml]"),
+]
+Connection = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A PostgreSQL connection of the settings. [default: the only one]"),
+]
+
+
+def chosen_connection(settings: Settings, name: str | None) -> str:
+    """The PostgreSQL connection that is meant."""
+    names = [known for known, what in settings.connections.items() if isinstance(what, PostgresConnection)]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in names:
+        raise typer.BadParameter(f"--connection must name one of {', '.join(names) or 'none there is'}")
+    return name

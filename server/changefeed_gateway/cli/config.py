@@ -1,0 +1,29 @@
+"""`changefeed config ...`: look at the settings without starting anything."""
+
+from typing import Any
+
+import typer
+import yaml
+
+from changefeed_gateway.cli.arguments import Config, Json
+from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.output import out, print_json
+from changefeed_gateway.settings import load_settings
+
+app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
+
+
+@app.callback()
+def _group() -> None:
+    """Look at the settings."""
+
+
+@app.command("check")
+def check(config: Config = None, json: Json = False) -> None:
+    """Check file and environment and print what holds, secrets hidden."""
+    with exits():
+        settings: dict[str, Any] = load_settings(config).model_dump(mode="json", exclude_none=True)
+        if json:
+            print_json("settings", settings)
+        else:
+            out.print(yaml.safe_dump(settings, sort_keys=False), end="", markup=False)

@@ -1,0 +1,101 @@
+"""`changefeed doctor`: what is wrong, and what to do about it."""
+
+import asyncio
+from pathlib import Path
+
+import grpc
+import typer
+from grpc_health.v1 import health_pb2
+from rich.text import Text
+
+from changefeed_gateway import app as gateway
+from changefeed_gateway.cli.arguments import Config, Json, Target
+from changefeed_gateway.cli.exits import ExitCode, exits
+from changefeed_gateway.cli.output import err, out, print_json
+from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
+
+_SECONDS = 3.0
+
+
+def doctor(config: Config = None, target: Target = None, json: Json = False) -> None:
+    """Look over settings, databases and the gateway; every line that is wrong says the remedy."""
+    with exits():
+        report = _Report(json=json)
+        asyncio.run(report.run(config, target or ClientSettings().target))
+    raise typer.Exit(ExitCode.UNHEALTHY if report.problems else ExitCode.OK)
+
+
+class _Report:
+    def __init__(self, *, json: bool) -> None:
+        self.problems = 0
+        self._json = json
+
+    async def run(self, config: Path | None, target: str) -> None:
+        settings = self._settings(config)
+        connections = settings.connections if settings else {}
+        for name, connection in connections.items():
+            if settings and isinstance(connection, PostgresConnection):
+                await self._database(settings, name)
+        await self._gateway(target, list(connections))
+
+    def _settings(self, config: Path | None) -> Settings | None:
+        try:
+            settings = load_settings(config)
+        except SettingsError as error:
+            for problem in error.problems:
+                self._say("settings", False, str(problem), "change the setting; see docs/configuration.md")
+            return None
+        self._say("settings", True, f"connections: {', '.join(settings.connections)}")
+        return settings
+
+    async def _database(self, settings: Settings, name: str) -> None:
+        try:
+            with err.status(f"looking at {name}"):
+                findings = await gateway.examine(settings, name)
+        except (gateway.OperatorError, SettingsError) as error:
+            self._say(name, False, str(error), "repair what the message names")
+            return
+        for finding in findings:
+            self._say(f"{name}: {finding.subject}", finding.healthy, finding.detail, finding.remedy)
+
+    async def _gateway(self, target: str, names: list[str]) -> None:
+        async with grpc.aio.insecure_channel(target) as channel:
+            if await self._serving(channel, f"gateway at {target}", ""):
+                for name in names:
+                    await self._serving(channel, f"gateway: {name}", name)
+
+    async def _serving(self, channel: grpc.aio.Channel, subject: str, name: str) -> bool:
+        """Ask for the health of one name; answers whether the gateway is there."""
+        check: grpc.aio.UnaryUnaryMultiCallable[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse] = (
+            channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
+            )
+        )
+        try:
+            answer = await check(health_pb2.HealthCheckRequest(service=name), timeout=_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND:
+                self._say(subject, False, "not known to it", "it runs with other settings: restart it")
+                return True
+            remedy = "start it with changefeed serve, or say with --target where it is"
+            self._say(subject, False, error.code().name, remedy)
+            return False
+        status = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+        serving = answer.status == health_pb2.HealthCheckResponse.SERVING
+        self._say(subject, serving, status, "" if serving else "see the gateway's log")
+        return True
+
+    def _say(self, subject: str, healthy: bool, detail: str, remedy: str = "") -> None:
+        self.problems += not healthy
+        if self._json:
+            print_json(
+                "finding",
+                {"subject": subject, "healthy": healthy, "detail": detail, "remedy": remedy},
+            )
+            return
+        mark = Text.assemble(("ok   ", "green") if healthy else ("WRONG", "bold red"), "  ", f"{subject}: {detail}")
+        out.print(mark, soft_wrap=True)
+        if remedy:
+            out.print(Text(f"       remedy: {remedy}", "yellow"), soft_wrap=True)

@@ -1,0 +1,54 @@
+"""`changefeed`: puts the commands together."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from changefeed_gateway.app import configure_logging
+from changefeed_gateway.cli import config, token
+from changefeed_gateway.cli.capabilities import capabilities
+from changefeed_gateway.cli.doctor import doctor
+from changefeed_gateway.cli.migrate import migrate
+from changefeed_gateway.cli.partitions import partitions
+from changefeed_gateway.cli.read import read
+from changefeed_gateway.cli.serve import serve
+from changefeed_gateway.cli.tail import tail
+from changefeed_gateway.cli.watch import watch
+from changefeed_gateway.settings import LoggingSettings
+
+app = typer.Typer(
+    name="changefeed",
+    help="Change feeds of databases over one gRPC API.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,  # they show lines of code to whoever only wanted to read changes
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"changefeed {version('changefeed-gateway')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Change feeds of databases over one gRPC API."""
+    configure_logging(LoggingSettings(level="warning", format="console"))
+
+
+for command in (serve, migrate, watch, read, tail, partitions, capabilities, doctor):
+    app.command()(command)
+app.add_typer(token.app, name="token")
+app.add_typer(config.app, name="config")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

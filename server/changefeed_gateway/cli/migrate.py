@@ -1,0 +1,29 @@
+"""`changefeed migrate`: install the change log."""
+
+import asyncio
+from typing import Annotated
+
+import typer
+
+from changefeed_gateway import app as gateway
+from changefeed_gateway.cli.arguments import Config, Connection, chosen_connection
+from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.output import err, out
+from changefeed_gateway.settings import load_settings
+
+
+def migrate(
+    connection: Connection = None,
+    documents: Annotated[bool, typer.Option("--documents", help="Also the documents schema and its feed.")] = False,
+    config: Config = None,
+) -> None:
+    """Install the change log in a PostgreSQL database, or bring it up to date. Again without harm."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        with err.status(f"migrating {name}"):
+            applied = asyncio.run(gateway.migrate(settings, name, documents=documents))
+        for file in applied:
+            out.print(f"applied {file}")
+        if not applied:
+            out.print("nothing to do: every migration has been applied")

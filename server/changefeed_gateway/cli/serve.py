@@ -1,0 +1,25 @@
+"""`changefeed serve`: run the gateway."""
+
+import asyncio
+
+import structlog
+
+from changefeed_gateway.app import Gateway, configure_logging
+from changefeed_gateway.app import serve as serve_until_signalled
+from changefeed_gateway.cli.arguments import Config
+from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.settings import load_settings
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+def serve(config: Config = None) -> None:
+    """Run the gateway until SIGTERM or Ctrl-C, which end open streams in good order first."""
+
+    def ready(gateway: Gateway) -> None:
+        _log.info("serving", target=gateway.target, connections=list(settings.connections))
+
+    with exits():
+        settings = load_settings(config)
+        configure_logging(settings.logging)
+        asyncio.run(serve_until_signalled(settings, ready=ready))

@@ -1,0 +1,132 @@
+"""`changefeed tail`: changes as they are committed."""
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from changefeed.v1.position_pb2 import StartPosition
+from changefeed_client import NOW, Delivery, Tail
+from changefeed_gateway.cli.arguments import (
+    Collection,
+    From,
+    Heartbeat,
+    Items,
+    ItemsChoice,
+    Json,
+    Logical,
+    MaxEvents,
+    Partition,
+    Resume,
+    RetryFor,
+    Target,
+    client_of,
+    scope_of,
+    start_of,
+)
+from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.output import (
+    as_dict,
+    complain,
+    out,
+    print_change,
+    print_json,
+    print_token,
+)
+from changefeed_gateway.cli.place import Place
+
+
+def tail(
+    collection: Collection,
+    start: From = None,
+    partition: Partition = None,
+    logical: Logical = None,
+    items: Items = ItemsChoice.INCLUDE,
+    max_events: MaxEvents = 0,
+    heartbeat: Heartbeat = None,
+    resume: Resume = None,
+    retry_for: RetryFor = timedelta(minutes=1),
+    json: Json = False,
+    target: Target = None,
+) -> None:
+    """Follow changes live, from now unless told otherwise; Ctrl-C ends it and prints the token to go on with.
+
+    It reconnects and resumes by itself. With --resume it goes on where it was stopped, also by force.
+    """
+    place = Place(resume) if resume else None
+    printer = _Printer(place, json=json)
+
+    async def follow(position: StartPosition) -> None:
+        async with client_of(target) as client:
+            stream = client.tail(
+                collection,
+                position,
+                scope=scope_of(partition, logical),
+                items=items.mode,
+                heartbeat_interval=heartbeat,
+                max_events=max_events,
+                patience=retry_for,
+            )
+            await printer.follow(stream)
+
+    logging.getLogger("changefeed_client").addHandler(_Complaints())
+    with exits():
+        try:
+            asyncio.run(follow(start_of(start, place, NOW)))
+        finally:
+            printer.finish()
+
+
+class _Printer:
+    def __init__(self, place: Place | None, *, json: bool) -> None:
+        self._place, self._json = place, json
+        self._live = False
+        self._token = ""
+
+    async def follow(self, stream: Tail) -> None:
+        async with stream:
+            async for delivery in stream:
+                self._print(delivery)
+                # Shown before saved: a kill in between repeats a change, it never hides one.
+                out.file.flush()
+                self._token = delivery.continuation_token
+                if self._place:
+                    self._place.save(self._token)
+
+    def _print(self, delivery: Delivery) -> None:
+        for event in delivery.events:
+            print_json("change", as_dict(event)) if self._json else print_change(event)
+        if self._json:
+            print_json("position", _position(delivery))
+            return
+        if delivery.live and not self._live:
+            complain("live: everything older has been shown")
+        self._live = delivery.live
+        for child in delivery.children:
+            complain(f"the partition is retired; go on with {child.partition_id}:")
+            print_token(child.continuation_token)
+
+    def finish(self) -> None:
+        """Say where to go on; in JSON every position has been said."""
+        if self._token and not self._json:
+            print_token(self._token)
+
+
+def _position(delivery: Delivery) -> dict[str, object]:
+    position: dict[str, object] = {
+        "continuation_token": delivery.continuation_token,
+        "live": delivery.live,
+    }
+    if delivery.watermark:
+        position["watermark"] = delivery.watermark.isoformat()
+    if delivery.token_expire_time:
+        position["token_expire_time"] = delivery.token_expire_time.isoformat()
+    if delivery.children:
+        position["child_partitions"] = [as_dict(child) for child in delivery.children]
+    return position
+
+
+class _Complaints(logging.Handler):
+    """Shows on standard error why a stream is opened again."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())

@@ -1,0 +1,68 @@
+"""`changefeed token ...`: explain a token."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from changefeed.v1.token_pb2 import InspectContinuationTokenResponse
+from changefeed_client import ChangeFeedRpcError
+from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
+from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
+from changefeed_gateway.cli.output import as_dict, out, print_json
+from changefeed_gateway.cli.place import Place
+
+app = typer.Typer(no_args_is_help=True, help="Explain continuation tokens.")
+
+_File = Annotated[Path | None, typer.Option("--file", metavar="FILE", help="Take the token from a --resume file.")]
+
+
+@app.callback()
+def _group() -> None:
+    """Explain continuation tokens."""
+
+
+@app.command("inspect")
+def inspect(
+    collection: Collection,
+    token: Annotated[str | None, typer.Argument(help="The token.")] = None,
+    file: _File = None,
+    json: Json = False,
+    target: Target = None,
+) -> None:
+    """Say what a token is and whether it can be used for a collection now; if not, exit as a read with it would."""
+
+    async def ask(text: str) -> InspectContinuationTokenResponse:
+        async with client_of(target) as client:
+            return await client.inspect(collection, text)
+
+    with exits():
+        text = token or (Place(file).load() if file else None)
+        if not text:
+            raise Failed(ExitCode.USAGE, "a token is needed, as an argument or by --file")
+        answer = asyncio.run(ask(text))
+        if json:
+            print_json("token", as_dict(answer))
+        else:
+            _print(answer)
+        if not answer.usable:
+            problem = ChangeFeedRpcError.of_status(answer.problem)
+            raise Failed(exit_code(problem) or ExitCode.UNEXPECTED)
+
+
+def _print(answer: InspectContinuationTokenResponse) -> None:
+    facts = {
+        "usable": "yes" if answer.usable else "no",
+        "problem": "" if answer.usable else str(ChangeFeedRpcError.of_status(answer.problem)),
+        "provider": answer.provider,
+        "scope": str(answer.scope).strip() or "entire collection",
+        "made": answer.issue_time.ToJsonString() if answer.HasField("issue_time") else "",
+        "signed by": answer.key_id,
+        "version": str(answer.schema_version or ""),
+        "expires": answer.token_expire_time.ToJsonString() if answer.HasField("token_expire_time") else "",
+    }
+    for name, value in facts.items():
+        if value:
+            out.print(Text.assemble((f"{name:10}", "bold"), value), soft_wrap=True)

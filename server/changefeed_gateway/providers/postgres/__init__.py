@@ -1,0 +1,1 @@
+"""The trigger-based change log of PostgreSQL."""

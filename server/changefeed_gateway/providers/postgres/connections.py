@@ -1,0 +1,151 @@
+"""Connections to one PostgreSQL database: a bounded pool of short autocommit statements."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from typing import Any, Final, TypeVar
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_exponential_jitter,
+)
+
+from changefeed_gateway.providers.postgres.errors import connection_lost, translate, translated
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+_T = TypeVar("_T")
+
+_TRANSPORT: Final[dict[str, str | int]] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""How a connection to a host that went away is noticed; the connection string may say otherwise."""
+
+_FOR_A_CONNECTION: Final = 1.0
+"""Seconds to wait in the pool's queue before joining it anew: only who joins makes the pool connect again."""
+
+
+class Connections:
+    """A pool that outlives its server.
+
+    Every statement is a transaction of its own, so no connection holds a snapshot between two of them.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        max_size: int = 8,
+        application_name: str = "changefeed-gateway",
+        statement_timeout: timedelta = timedelta(seconds=30),
+        patience: timedelta = timedelta(seconds=10),
+    ) -> None:
+        """`patience` is how long a statement waits for a connection before it fails."""
+        self.patience = patience
+        self._statement_timeout = statement_timeout
+        self._options = transport_options(dsn, application_name)
+        self._dsn = dsn
+        self._failures_seen = 0
+        self._repairing: asyncio.Task[None] | None = None
+        self._pool = AsyncConnectionPool(
+            dsn,
+            kwargs=self._options,
+            min_size=1,
+            max_size=max_size,
+            configure=self._configure,
+            # Its own back-off doubles without a bound: after a minute's outage it would sleep another one.
+            reconnect_timeout=0.2,
+            name=application_name,
+            open=False,
+        )
+
+    async def open(self) -> None:
+        """Start connecting, without waiting for it; idempotent."""
+        await self._pool.open(wait=False)
+
+    async def aclose(self) -> None:
+        """Close every connection; idempotent."""
+        await self._pool.close()
+
+    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        """Do some work that may be repeated; when its connection is lost, once more on a fresh one.
+
+        Raises errors of the core, TransientFailure when no connection is to be had within `patience`.
+        """
+        with translated():
+            try:
+                return await self._run_once(work)
+            except psycopg.Error as error:
+                if not connection_lost(error):
+                    raise
+            await self._repair()
+            return await self._run_once(work)
+
+    async def _run_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        connection = await self._take()
+        try:
+            # The server's own timeout does not help when the network swallows its answer.
+            async with asyncio.timeout(self._statement_timeout.total_seconds() + 5):
+                return await work(connection)
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _take(self) -> Connection:
+        try:
+            return await self._pool.getconn(timeout=_FOR_A_CONNECTION)
+        except PoolTimeout:
+            await self._raise_if_refused()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(PoolTimeout),
+            wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
+            stop=stop_after_delay(self.patience.total_seconds()),
+            reraise=True,
+        )
+        return await retrying(self._pool.getconn, timeout=_FOR_A_CONNECTION)
+
+    async def _raise_if_refused(self) -> None:
+        """Tell a server that refuses us from one that does not answer: the pool keeps the reason to itself."""
+        failures = self._pool.get_stats().get("connections_errors", 0)
+        if failures == self._failures_seen:
+            return
+        self._failures_seen = failures
+        try:
+            connection = await psycopg.AsyncConnection.connect(self._dsn, **self._options)
+        except psycopg.Error as error:
+            if not translate(error).retryable:
+                raise
+        else:
+            await connection.close()
+
+    async def _repair(self) -> None:
+        """Replace what a restart left dead in the pool; one sweep at a time, shared by all who ask for it."""
+        if self._repairing is None or self._repairing.done():
+            self._repairing = asyncio.create_task(self._pool.check())
+        await asyncio.shield(self._repairing)
+
+    async def _configure(self, connection: Connection) -> None:
+        milliseconds = int(self._statement_timeout.total_seconds() * 1000)
+        await connection.execute(
+            "SELECT set_config('statement_timeout', %s, false), set_config('timezone', 'UTC', false)",
+            (f"{milliseconds}ms",),
+        )
+
+
+def transport_options(dsn: str, application_name: str) -> dict[str, Any]:
+    """Arguments for `psycopg.AsyncConnection.connect` beside the connection string."""
+    given = conninfo_to_dict(dsn)
+    wanted = {"application_name": application_name, **_TRANSPORT}
+    return {
+        "autocommit": True,
+        **{name: value for name, value in wanted.items() if name not in given},
+    }

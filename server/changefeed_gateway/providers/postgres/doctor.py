@@ -1,0 +1,237 @@
+"""Examines a database that feeds are captured in: is everything there, and does it work?"""
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow, class_row
+
+from changefeed_gateway.providers.postgres.migrations import (
+    MigrationError,
+    MigrationSet,
+    MigrationState,
+    migration_status,
+)
+
+_FEWEST_DAYS: Final = 2
+_PROBE_SECONDS: Final = 3.0
+_CONNECT_SECONDS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    healthy: bool
+    detail: str
+    remedy: str = ""
+    """What to do; empty when it is healthy."""
+
+
+async def examine(dsn: str) -> AsyncIterator[Finding]:
+    """Look at everything, in the order in which things depend on one another; stops where nothing more can be seen."""
+    try:
+        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS)
+    except psycopg.Error as error:
+        yield Finding(
+            subject="database",
+            healthy=False,
+            detail=str(error).strip().splitlines()[0],
+            remedy="check that the server runs and that the connection's dsn is right",
+        )
+        return
+    async with connection:
+        async for finding in _examine(connection, dsn):
+            yield finding
+
+
+async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> AsyncIterator[Finding]:
+    primary = await _server(connection)
+    yield primary
+    installed = True
+    async for finding in _migrations(dsn):
+        installed = installed and finding.healthy
+        yield finding
+    if installed:
+        async for finding in _feeds(connection):
+            yield finding
+    if primary.healthy:
+        yield await _doorbell(connection, dsn)
+
+
+async def _server(connection: psycopg.AsyncConnection[TupleRow]) -> Finding:
+    cursor = await connection.execute("SELECT current_setting('server_version'), pg_is_in_recovery()")
+    version, standby = await cursor.fetchone() or ("", True)
+    return Finding(
+        subject="database",
+        healthy=not standby,
+        detail=f"PostgreSQL {version}{', a standby' if standby else ''}",
+        remedy="connect to the primary: a standby can make no ticks" if standby else "",
+    )
+
+
+async def _migrations(dsn: str) -> AsyncIterator[Finding]:
+    try:
+        statuses = await migration_status(dsn)
+    except MigrationError as error:
+        yield Finding(subject="migrations", healthy=False, detail=str(error), remedy="see the message")
+        return
+    for chosen in MigrationSet:
+        states = [status for status in statuses if status.migration.set is chosen]
+        edited = [s.migration.file for s in states if s.state is MigrationState.EDITED]
+        pending = [s.migration.file for s in states if s.state is MigrationState.PENDING]
+        if edited:
+            yield Finding(
+                subject=f"migrations of {chosen.value}",
+                healthy=False,
+                detail=f"edited after they were applied: {', '.join(edited)}",
+                remedy="restore the files; put the change into a new one",
+            )
+        elif pending and (chosen is MigrationSet.LOG or len(pending) < len(states)):
+            option = "" if chosen is MigrationSet.LOG else " --documents"
+            yield Finding(
+                subject=f"migrations of {chosen.value}",
+                healthy=False,
+                detail=f"{len(pending)} pending",
+                remedy=f"run changefeed migrate{option}",
+            )
+        else:
+            detail = "not installed" if pending else f"{len(states)} applied"
+            yield Finding(subject=f"migrations of {chosen.value}", healthy=True, detail=detail)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Feed:
+    id: int
+    name: str
+    triggers: int
+    disabled: int
+    days_ahead: int
+
+
+_FEEDS: Final = """
+    SELECT f.feed_id AS id, f.name,
+        (SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+         WHERE p.pronamespace = 'changefeed_log'::regnamespace AND p.proname LIKE format('capture\\_%s\\_%%', f.feed_id)
+        ) AS triggers,
+        (SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+         WHERE p.pronamespace = 'changefeed_log'::regnamespace AND p.proname LIKE format('capture\\_%s\\_%%', f.feed_id)
+             AND t.tgenabled = 'D'
+        ) AS disabled,
+        (SELECT count(*) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
+         WHERE i.inhparent = to_regclass(format('changefeed_log.log_%s', f.feed_id))
+             AND c.relname ~ '_[0-9]{8}$' AND right(c.relname, 8) > to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')
+        ) AS days_ahead
+    FROM changefeed.feeds f ORDER BY f.feed_id
+"""
+
+
+async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator[Finding]:
+    cursor = connection.cursor(row_factory=class_row(_Feed))
+    feeds = await (await cursor.execute(_FEEDS)).fetchall()
+    if not feeds:
+        yield Finding(
+            subject="feeds",
+            healthy=False,
+            detail="there is none",
+            remedy="run changefeed watch TABLE, or changefeed migrate --documents",
+        )
+    for feed in feeds:
+        yield _capture(feed)
+        yield _days(feed)
+        yield await _overflow(connection, feed)
+        yield await _ticks(connection, feed)
+
+
+def _capture(feed: _Feed) -> Finding:
+    subject = f"capture of {feed.name}"
+    if feed.triggers == 0:
+        detail, remedy = "no trigger", "the table was dropped or re-created: drop the feed and watch it again"
+    elif feed.disabled:
+        detail, remedy = f"{feed.disabled} triggers disabled", "ALTER TABLE ... ENABLE TRIGGER on the table"
+    else:
+        return Finding(subject=subject, healthy=True, detail=f"{feed.triggers} triggers")
+    return Finding(subject=subject, healthy=False, detail=detail, remedy=remedy)
+
+
+def _days(feed: _Feed) -> Finding:
+    enough = feed.days_ahead >= _FEWEST_DAYS
+    return Finding(
+        subject=f"days of {feed.name}",
+        healthy=enough,
+        detail=f"{feed.days_ahead} made ahead",
+        remedy="" if enough else "make days ahead: changes will go to the overflow partition",
+    )
+
+
+async def _overflow(connection: psycopg.AsyncConnection[TupleRow], feed: _Feed) -> Finding:
+    query = sql.SQL("SELECT EXISTS (SELECT FROM {}) OR EXISTS (SELECT FROM {})").format(
+        *(sql.Identifier("changefeed_log", f"log_{feed.id}_{side}") for side in ("past", "future"))
+    )
+    row = await (await connection.execute(query)).fetchone()
+    full = row is None or bool(row[0])
+    return Finding(
+        subject=f"overflow of {feed.name}",
+        healthy=not full,
+        detail="holds changes" if full else "empty",
+        remedy="a day was missing or the clock was wrong: nothing is lost, but these changes are not dropped with a day"
+        if full
+        else "",
+    )
+
+
+async def _ticks(connection: psycopg.AsyncConnection[TupleRow], feed: _Feed) -> Finding:
+    query = sql.SQL(
+        "SELECT t.at, clock_timestamp() - t.at, CASE WHEN s.is_called THEN s.last_value ELSE 0 END - t.last_seq"
+        " FROM {tick} t, {seq} s ORDER BY t.id DESC LIMIT 1"
+    ).format(
+        tick=sql.Identifier("changefeed_log", f"tick_{feed.id}"),
+        seq=sql.Identifier("changefeed_log", f"seq_{feed.id}"),
+    )
+    row = await (await connection.execute(query)).fetchone()
+    subject = f"ticks of {feed.name}"
+    if row is None:
+        return Finding(
+            subject=subject,
+            healthy=False,
+            detail="there is none",
+            remedy="the tick table was emptied: drop the feed and watch its table again",
+        )
+    at, age, ahead = row
+    ago = timedelta(seconds=round(age.total_seconds()))
+    skewed = age < timedelta(0)
+    return Finding(
+        subject=subject,
+        healthy=not skewed,
+        detail=f"newest at {at:%Y-%m-%d %H:%M:%S%z}, {ago} ago; {ahead} numbers since (readers make ticks)",
+        remedy="the newest tick lies in the future: check the database server's clock" if skewed else "",
+    )
+
+
+async def _doorbell(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> Finding:
+    """Ring a bell of our own and hear it over another connection, as the gateway does."""
+    channel = f"changefeed_probe_{uuid.uuid4().hex[:12]}"
+    heard = False
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS
+        ) as listener:
+            await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+            await connection.execute("SELECT pg_notify(%s, '')", (channel,))
+            async for _ in listener.notifies(timeout=_PROBE_SECONDS, stop_after=1):
+                heard = True
+    except (TimeoutError, psycopg.Error):
+        heard = False
+    return Finding(
+        subject="doorbell",
+        healthy=heard,
+        detail="heard" if heard else "not heard",
+        remedy=""
+        if heard
+        else "LISTEN does not work over this connection: give the gateway a direct one, without a transaction pooler",
+    )

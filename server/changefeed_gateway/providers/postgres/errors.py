@@ -1,0 +1,144 @@
+"""From what psycopg raises to the errors of the core.
+
+No message repeats the server's own text: its DETAIL holds row values, and both may hold documents.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+from changefeed_gateway.core.errors import (
+    AuthenticationFailed,
+    AuthorizationFailed,
+    ChangeFeedError,
+    FeedNotProvisioned,
+    NotFound,
+    ProviderFailure,
+    Reason,
+    TransientFailure,
+)
+
+_SOON: Final = timedelta(milliseconds=200)
+_LATER: Final = timedelta(seconds=1)
+
+MIGRATE: Final = "the change log is not installed or is older than this gateway: run `changefeed migrate`"
+
+
+def _unavailable() -> ChangeFeedError:
+    return TransientFailure("PostgreSQL does not answer: try again", retry_after=_LATER)
+
+
+def _timed_out() -> ChangeFeedError:
+    return TransientFailure("PostgreSQL took too long: try again", reason=Reason.PROVIDER_TIMEOUT, retry_after=_LATER)
+
+
+def _conflicted() -> ChangeFeedError:
+    return TransientFailure("PostgreSQL gave way to another transaction: try again", retry_after=_SOON)
+
+
+def _refused() -> ChangeFeedError:
+    return AuthenticationFailed(
+        "PostgreSQL refused the connection's credentials: check its user, password and pg_hba.conf"
+    )
+
+
+def _forbidden() -> ChangeFeedError:
+    return AuthorizationFailed("the connection's role may not read the change log: grant it the role changefeed needs")
+
+
+def _no_database() -> ChangeFeedError:
+    return NotFound("the connection's database does not exist", reason=Reason.DATABASE_NOT_FOUND)
+
+
+def _not_installed() -> ChangeFeedError:
+    return FeedNotProvisioned(MIGRATE)
+
+
+def _standby() -> ChangeFeedError:
+    return ProviderFailure("this PostgreSQL server is a standby, which cannot make ticks: connect to the primary")
+
+
+def _unknown() -> ChangeFeedError:
+    return ProviderFailure("PostgreSQL failed in a way the gateway does not know")
+
+
+BY_SQLSTATE: Final[Mapping[str, Callable[[], ChangeFeedError]]] = {
+    "25006": _standby,
+    "28000": _refused,
+    "28P01": _refused,
+    "3D000": _no_database,
+    "3F000": _not_installed,
+    "40001": _conflicted,
+    "40P01": _conflicted,
+    "42501": _forbidden,
+    "42703": _not_installed,
+    "42883": _not_installed,
+    "42P01": _not_installed,
+    "55P03": _timed_out,
+    "57014": _timed_out,
+    "57P01": _unavailable,
+    "57P02": _unavailable,
+    "57P03": _unavailable,
+    "57P05": _unavailable,
+}
+"""SQLSTATEs with an answer of their own."""
+
+BY_SQLSTATE_CLASS: Final[Mapping[str, Callable[[], ChangeFeedError]]] = {
+    "08": _unavailable,
+    "53": _unavailable,
+}
+"""The first two characters of those that share one."""
+
+_CONNECTING: Final[tuple[tuple[str, Callable[[], ChangeFeedError]], ...]] = (
+    ("password authentication failed", _refused),
+    ("no password supplied", _refused),
+    ("no pg_hba.conf entry", _refused),
+    ("authentication failed for user", _refused),
+    ('FATAL:  role "', _refused),
+    ('FATAL:  database "', _no_database),
+    ('permission denied for database "', _forbidden),
+)
+"""Words of a refused connection: libpq keeps its SQLSTATE to itself. Others, other languages too, count as a passing
+failure."""
+
+
+def translate(error: psycopg.Error | OSError) -> ChangeFeedError:
+    """Choose ours for one of theirs; the caller raises it with theirs as cause."""
+    sqlstate = getattr(error, "sqlstate", None)
+    if sqlstate is not None:
+        make = BY_SQLSTATE.get(sqlstate) or BY_SQLSTATE_CLASS.get(sqlstate[:2]) or _unknown
+    elif isinstance(error, PoolTimeout | TimeoutError):
+        make = _timed_out
+    elif isinstance(error, psycopg.OperationalError):
+        words = str(error)
+        make = next((make for mark, make in _CONNECTING if mark in words), _unavailable)
+    else:
+        make = _unavailable if isinstance(error, OSError | psycopg.InterfaceError) else _unknown
+    ours = make()
+    if sqlstate is not None:
+        ours.metadata["sqlstate"] = sqlstate
+    return ours
+
+
+def connection_lost(error: psycopg.Error) -> bool:
+    """Whether the same statement may succeed on another connection at once."""
+    if isinstance(error, PoolTimeout):
+        return False
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    # 0A000: a prepared statement outlived a change of its tables.
+    return state.startswith("08") or state in ("57P01", "57P02", "57P05", "0A000")
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Raise ours for whatever the driver raises inside."""
+    try:
+        yield
+    except (psycopg.Error, OSError) as error:
+        raise translate(error) from error

@@ -1,0 +1,137 @@
+"""What the database knows of a feed, found by its name."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Final
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from changefeed_gateway.core.errors import FeedNotProvisioned, InternalFailure, NotFound, Reason
+from changefeed_gateway.core.model import Address, KeyType
+from changefeed_gateway.providers.postgres.connections import Connection
+from changefeed_gateway.providers.postgres.errors import MIGRATE
+
+
+class ImageMode(Enum):
+    """Where the item of a change comes from."""
+
+    CAPTURED = "captured"
+    """The trigger stored the row with the change."""
+    CURRENT = "current"
+    """It is read with the page."""
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedDefinition:
+    """One row of changefeed.feeds, and the server it was found on."""
+
+    feed_id: int
+    name: str
+    image_mode: ImageMode
+    image_function: str | None
+    """Takes keys, returns key, partition_key and image of what exists now."""
+    key_columns: tuple[str, ...]
+    key_types: tuple[KeyType, ...]
+    doorbell: str
+    retention: timedelta
+    incarnation: str
+    """Changes whenever stored positions mean something else: a clone, a restore, a re-created database or feed."""
+    incarnation_id: str
+    """The feed's own part of it, hexadecimal."""
+    created_at: datetime
+    standby: bool
+    """Ticks come from the primary; none can be made here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """The columns of `_LOOK_UP`; those of the feed are null when there is none."""
+
+    system_identifier: int
+    database_oid: int
+    database: str
+    standby: bool
+    log_oid: int | None
+    feed_id: int
+    name: str
+    image_mode: str
+    image_function: str | None
+    key_columns: list[str]
+    key_types: list[str]
+    doorbell: str
+    retention: timedelta
+    incarnation: UUID
+    created_at: datetime
+
+
+_LOOK_UP: Final = """
+SELECT c.system_identifier, d.oid::bigint AS database_oid, d.datname AS database, pg_is_in_recovery() AS standby,
+       to_regclass('changefeed_log.log_' || f.feed_id)::oid::bigint AS log_oid,
+       f.feed_id, f.name, f.image_mode, f.image_function, f.key_columns, f.key_types, f.doorbell, f.retention,
+       f.incarnation, f.created_at
+FROM pg_control_system() c
+JOIN pg_database d ON d.datname = current_database()
+LEFT JOIN changefeed.feeds f ON f.name = %s
+"""
+
+_TABLE_EXISTS: Final = """
+SELECT EXISTS (
+    SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE n.nspname || '.' || c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f'))
+"""
+
+
+async def look_up(connection: Connection, address: Address) -> tuple[Address, FeedDefinition]:
+    """Find the feed of a collection; the address comes back with its database filled in.
+
+    Raises NotFound for another database or an unknown collection, FeedNotProvisioned for a table that nobody watches.
+    """
+    async with connection.cursor(binary=True, row_factory=class_row(_Found)) as cursor:
+        found = await (await cursor.execute(_LOOK_UP, (address.collection,))).fetchone()
+    if found is None:
+        raise InternalFailure("a database that answers has a row in pg_database")
+    if address.database not in ("", found.database):
+        raise NotFound(
+            f"the connection {address.connection!r} is to another database than {address.database!r}: leave the"
+            " database empty, or name a connection to it",
+            reason=Reason.DATABASE_NOT_FOUND,
+        )
+    if found.feed_id is None:
+        raise await _why_not(connection, address.collection)
+    if found.log_oid is None:
+        raise FeedNotProvisioned(MIGRATE)
+    full = Address(connection=address.connection, database=found.database, collection=address.collection)
+    return full, _definition(found)
+
+
+async def _why_not(connection: Connection, collection: str) -> FeedNotProvisioned | NotFound:
+    row = await (await connection.execute(_TABLE_EXISTS, (collection,))).fetchone()
+    if row is not None and row[0]:
+        return FeedNotProvisioned(
+            f"the table {collection} is not watched: run select changefeed.watch('{collection}') in its database"
+        )
+    return NotFound(
+        f"there is no collection {collection!r}: name a feed of changefeed.feeds, a watched table with its schema"
+        " ('public.orders')"
+    )
+
+
+def _definition(found: _Found) -> FeedDefinition:
+    place = (found.system_identifier, found.database_oid, found.database, found.feed_id, found.log_oid)
+    return FeedDefinition(
+        feed_id=found.feed_id,
+        name=found.name,
+        image_mode=ImageMode(found.image_mode),
+        image_function=found.image_function,
+        key_columns=tuple(found.key_columns),
+        key_types=tuple(map(KeyType, found.key_types)),
+        doorbell=found.doorbell,
+        retention=found.retention,
+        incarnation="/".join(map(str, (*place, found.incarnation))),
+        incarnation_id=found.incarnation.hex,
+        created_at=found.created_at,
+        standby=found.standby,
+    )

@@ -1,0 +1,227 @@
+"""One feed's change log, as a provider serves it: from where to read, when to wait, what makes a page."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import structlog
+
+from changefeed_gateway.core.errors import (
+    CheckpointExpired,
+    InvalidRequest,
+    Reason,
+    TransientFailure,
+)
+from changefeed_gateway.core.model import (
+    After,
+    AtTime,
+    Beginning,
+    LogicalPartition,
+    Now,
+    Page,
+    PageRead,
+    PartitionId,
+)
+from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.cursor import (
+    Position,
+    RowCursors,
+    decode_position,
+    encode_position,
+)
+from changefeed_gateway.providers.postgres.feeds import FeedDefinition
+from changefeed_gateway.providers.postgres.images import ImageReader
+from changefeed_gateway.providers.postgres.mapping import SEQ, ChangeMaker
+from changefeed_gateway.providers.postgres.reading import LogReader, Stretch
+from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticker import Cadence, TickAnswer, Ticker
+from changefeed_gateway.providers.postgres.ticks import Tick
+from changefeed_gateway.providers.postgres.window import TickWindow, expired, to_tick
+
+WHOLE: Final = PartitionId("0-255")
+"""The one physical partition: all buckets."""
+
+_FIRST_TICK: Final = 1
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class FeedLog:
+    """What all readers of one feed share in a process."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        definition: FeedDefinition,
+        cadence: Cadence,
+        *,
+        listening: Callable[[], bool],
+    ) -> None:
+        """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
+        self.definition = definition
+        self._listening = listening
+        self.ticker = Ticker(self._ask, cadence)
+        self._connections = connections
+        self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
+        self._window = TickWindow(connections, self._statements)
+        self._reader = LogReader(connections, self._statements, self._window)
+        self._images = ImageReader(connections, self._statements, definition.image_mode)
+        self._maker = ChangeMaker(
+            incarnation=definition.incarnation_id,
+            key_columns=definition.key_columns,
+            key_types=definition.key_types,
+            partition_id=WHOLE,
+        )
+
+    async def read_page(self, read: PageRead) -> Page:
+        """`Provider.read_page` for this feed; the scope is known to exist."""
+        deadline = _now() + read.max_wait.total_seconds()
+        start, newest = await self._start(read)
+        stretch = Stretch([], [], start, 0)
+        while read.max_changes and not stretch.rows:
+            if stretch.end < Position(newest.id):
+                stretch = await self._reader.read(
+                    stretch.end, newest, self._images.rows_for(read), _partition_key(read)
+                )
+                if stretch.end < Position(newest.id):
+                    break
+            elif (found := await self._wait(newest, deadline)) is not None:
+                newest = found
+            else:
+                break
+        return await self._page(read, start, stretch, newest)
+
+    async def aclose(self) -> None:
+        """Stop making ticks; idempotent."""
+        await self.ticker.aclose()
+
+    # --- From where
+
+    async def _start(self, read: PageRead) -> tuple[Position, Tick]:
+        """The position to read after, and the newest tick."""
+        match read.start:
+            case Now():
+                newest = await self.ticker.refresh()
+                return Position(newest.id), newest
+            case Beginning():
+                position = Position((await self._window.oldest()).id)
+            case AtTime(time):
+                position = await self._position_at(time)
+            case After(cursor):
+                position = decode_position(cursor)
+        newest = await self.ticker.recent()
+        if position > Position(newest.id) or await self._reaches_newest(position, newest, read):
+            newest = await self.ticker.refresh()
+        if position > Position(newest.id):
+            raise self._beyond()
+        if not read.max_changes:
+            await self._window.check(position.tick)
+        return position, newest
+
+    async def _position_at(self, time: datetime) -> Position:
+        tick = await self._window.at(time)
+        if tick is not None:
+            return Position(tick.id)
+        oldest = await self._window.oldest()
+        if oldest.id == _FIRST_TICK:
+            return Position(oldest.id)
+        raise CheckpointExpired(
+            f"the history before {oldest.at.isoformat()} was dropped by the feed's retention: start at that time or"
+            " later, from beginning or now",
+            reason=Reason.START_TIME_BEFORE_RETENTION,
+        )
+
+    async def _reaches_newest(self, position: Position, newest: Tick, read: PageRead) -> bool:
+        """Whether a read that does not wait would come to the newest tick: what committed before it belongs to it."""
+        if read.max_wait or not read.max_changes:
+            return False
+        if position.tick == newest.id or isinstance(read.scope, LogicalPartition):
+            return True
+        (base,) = await self._window.between(position.tick, position.tick)
+        return newest.last_seq - base.last_seq <= read.max_changes
+
+    def _beyond(self) -> InvalidRequest | TransientFailure:
+        if self.definition.standby:
+            return TransientFailure(
+                "this standby has not yet received the history up to the position: try again",
+                retry_after=timedelta(seconds=1),
+            )
+        return InvalidRequest(
+            "the position lies beyond the newest change: the database was restored or failed over and lost the history"
+            " that the token came from; read the source again and restart from now",
+            reason=Reason.TOKEN_RESOURCE_RECREATED,
+        )
+
+    # --- Until when
+
+    async def _wait(self, newest: Tick, deadline: float) -> Tick | None:
+        seconds = deadline - _now()
+        return await self.ticker.wait(newest.id, seconds) if seconds > 0 else None
+
+    async def _ask(self) -> TickAnswer:
+        """Ask for a tick.
+
+        A standby makes none: its snapshots lack the transactions under way. Its primary's ticks are as good.
+        """
+        statements, standby = self._statements, self.definition.standby
+
+        async def work(connection: Connection) -> TickAnswer:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(statements.newest_tick if standby else statements.tick, prepare=True)
+            row = await cursor.fetchone()
+            if row is None:
+                raise expired()
+            return TickAnswer(to_tick(row[:5]), not standby and row[5] and self._can_hear())
+
+        answer = await self._connections.run(work)
+        known = self.ticker.newest
+        if known is not None and answer.newest.id <= known.id and answer.newest != known:
+            _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
+            self._window.forget()
+        self._window.add([answer.newest])
+        return answer
+
+    def _can_hear(self) -> bool:
+        return self.definition.doorbell == "notify" and self._listening()
+
+    # --- What makes a page
+
+    async def _page(self, read: PageRead, start: Position, stretch: Stretch, newest: Tick) -> Page:
+        shown = await self._images.illustrate(stretch.rows[: read.max_changes], read)
+        cursors = RowCursors(
+            stretch.ticks,
+            [row[SEQ] for row in stretch.rows],
+            len(shown.rows),
+            complete=not stretch.end.seq,
+        )
+        whole = len(shown.rows) == len(stretch.rows)
+        end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
+        (tick,) = await self._window.between(end.tick, end.tick)
+        before = self._window.known(end.tick - 1)
+        return Page(
+            changes=self._maker.make(shown.rows, shown.items),
+            cursors=cursors,
+            start=encode_position(start),
+            cursor=encode_position(end),
+            more_available=end < Position(newest.id),
+            expire_time=self._expire_time(tick),
+            # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
+            # before, nothing does.
+            watermark=before.at if before is not None else None,
+            provider_calls=stretch.statements,
+        )
+
+    def _expire_time(self, tick: Tick) -> datetime:
+        """Ticks are dropped by whole days (UTC) once the retention after their end is over."""
+        at = tick.at.astimezone(UTC)
+        end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
+        return end_of_day + self.definition.retention
+
+
+def _partition_key(read: PageRead) -> str | None:
+    return read.scope.partition_key if isinstance(read.scope, LogicalPartition) else None
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,197 @@
+"""From rows of the log to changes. Pure, and the hottest code of this provider: a page makes thousands of them."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from changefeed_gateway.core.model import (
+    Change,
+    ChangeType,
+    ItemState,
+    Key,
+    KeyComponent,
+    KeyType,
+    Origin,
+    PartitionId,
+)
+
+Row = tuple[int, str, datetime, str, bool, str, str, str | None, int | None]
+"""seq, xid, changed_at, op, created, partition_key, key, image (None where it is fetched apart), its bytes."""
+
+SEQ: Final = 0
+XID: Final = 1
+OP: Final = 3
+PARTITION_KEY: Final = 5
+KEY: Final = 6
+IMAGE: Final = 7
+IMAGE_BYTES: Final = 8
+
+_CREATE: Final = ChangeType.CREATE
+_UPDATE: Final = ChangeType.UPDATE
+_DELETE: Final = ChangeType.DELETE
+_TRUNCATE: Final = ChangeType.TRUNCATE
+_APPLICATION: Final = Origin.APPLICATION
+
+
+class Items(NamedTuple):
+    """What each of some changes carries: two columns, because a tuple a row would cost more than the text."""
+
+    states: Sequence[ItemState]
+    texts: Sequence[str | None]
+    """JSON text exactly in the INCLUDED states."""
+
+
+class CurrentImage(NamedTuple):
+    """What the source holds under a key now."""
+
+    partition_key: str
+    image_bytes: int
+    image: str | None
+    """None where it is larger than an item may be, or lies beyond the page's bytes."""
+
+
+class ChangeMaker:
+    """Makes the changes of one feed."""
+
+    def __init__(
+        self,
+        *,
+        incarnation: str,
+        key_columns: Sequence[str],
+        key_types: Sequence[KeyType],
+        partition_id: PartitionId,
+    ) -> None:
+        """`incarnation` keeps the event ids of a re-created feed apart from those of the first."""
+        self._event_prefix = f"{incarnation[:8]}-"
+        self._partition_id = partition_id
+        self._columns = tuple(zip(key_columns, key_types, strict=True))
+
+    def make(self, rows: Sequence[Row], items: Items) -> list[Change]:
+        """One change a row."""
+        # A NamedTuple's own constructor costs three times as much.
+        new = tuple.__new__
+        prefix, partition_id = self._event_prefix, self._partition_id
+        changes: list[Change] = []
+        append = changes.append
+        for row, components, state, text in zip(rows, self._components(rows), items.states, items.texts, strict=True):
+            seq, _, changed_at, op, created, partition_key, _, _, _ = row
+            if op == "upsert":
+                change_type = _CREATE if created else _UPDATE
+            elif op == "delete":
+                change_type = _DELETE
+            else:
+                change_type, components = _TRUNCATE, ()
+            sequence = str(seq)
+            key = new(Key, (partition_key, components, ""))
+            event_id = prefix + sequence
+            append(
+                new(
+                    Change,
+                    (
+                        event_id,
+                        change_type,
+                        key,
+                        state,
+                        text,
+                        changed_at,
+                        partition_id,
+                        sequence,
+                        _APPLICATION,
+                        "",
+                    ),
+                )
+            )
+        return changes
+
+    def _components(self, rows: Sequence[Row]) -> list[tuple[KeyComponent, ...]]:
+        if len(self._columns) > 1:
+            return [self._several(row[KEY]) if row[OP] != "truncate" else () for row in rows]
+        ((name, key_type),) = self._columns
+        new = tuple.__new__
+        return [
+            (new(KeyComponent, (name, _only(key) if key[:1] == "[" else key, key_type)),)
+            for key in [row[KEY] for row in rows]
+        ]
+
+    def _several(self, key: str) -> tuple[KeyComponent, ...]:
+        return tuple(
+            KeyComponent(name, value, key_type)
+            for (name, key_type), value in zip(self._columns, json.loads(key), strict=True)
+        )
+
+
+def _only(key: str) -> str:
+    """The value of a key that is written as a list because it begins like one."""
+    (value,) = json.loads(key)
+    return str(value)
+
+
+def items_left_out(rows: Sequence[Row], state: ItemState) -> Items:
+    """No item for any change: OMITTED or UNAVAILABLE where there could be one."""
+    states = [state if row[OP] == "upsert" else ItemState.NOT_APPLICABLE for row in rows]
+    return Items(states, [None] * len(rows))
+
+
+def captured_items(rows: Sequence[Row], fetched: Mapping[int, str], max_item_bytes: int) -> Items:
+    """The items that the triggers stored; `fetched` holds those that did not come with their rows, by seq."""
+    texts = [row[IMAGE] for row in rows]
+    included = ItemState.INCLUDED
+    states = [included] * len(rows)
+    for index, row in enumerate(rows):
+        image_bytes = row[IMAGE_BYTES]
+        if image_bytes is None:
+            upsert = row[OP] == "upsert"
+            states[index] = ItemState.UNAVAILABLE if upsert else ItemState.NOT_APPLICABLE
+        elif image_bytes > max_item_bytes:
+            states[index], texts[index] = ItemState.TOO_LARGE, None
+        elif texts[index] is None:
+            texts[index] = fetched[row[SEQ]]
+    return Items(states, texts)
+
+
+def current_items(
+    rows: Sequence[Row],
+    images: Mapping[str, CurrentImage],
+    max_item_bytes: int,
+    *,
+    logical_partition: str | None,
+) -> tuple[list[Row], Items]:
+    """The items as they are now, and the rows with the partition key under which the item lives now.
+
+    A reader of one logical partition gets no item that has moved to another: for it the item is gone.
+    """
+    moved = list(rows)
+    states = [ItemState.NOT_APPLICABLE] * len(rows)
+    texts: list[str | None] = [None] * len(rows)
+    for index, row in enumerate(rows):
+        image = images.get(row[KEY]) if row[OP] == "upsert" else None
+        if image is None or logical_partition not in (None, image.partition_key):
+            continue
+        moved[index] = _moved(row, image.partition_key)
+        if image.image_bytes > max_item_bytes:
+            states[index] = ItemState.TOO_LARGE
+        else:
+            states[index], texts[index] = ItemState.INCLUDED_CURRENT, image.image
+    return moved, Items(states, texts)
+
+
+def _moved(row: Row, partition_key: str) -> Row:
+    if row[PARTITION_KEY] == partition_key:
+        return row
+    seq, xid, changed_at, op, created, _, key, image, image_bytes = row
+    return seq, xid, changed_at, op, created, partition_key, key, image, image_bytes
+
+
+def rows_within(sizes: Sequence[int], max_bytes: int, max_item_bytes: int) -> int:
+    """How many of the first rows fit, by the bytes of their items; an item that is left out weighs nothing.
+
+    The first row always fits.
+    """
+    total = 0
+    for index, size in enumerate(sizes):
+        if size <= max_item_bytes:
+            total += size
+            if total > max_bytes and index:
+                return index
+    return len(sizes)

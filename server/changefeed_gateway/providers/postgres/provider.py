@@ -1,0 +1,235 @@
+"""PostgreSQL as a provider of change feeds: the log that triggers write, cut into batches by ticks."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+
+import structlog
+
+from changefeed_gateway.core.errors import (
+    ChangeFeedError,
+    FeedNotProvisioned,
+    InternalFailure,
+    NotFound,
+    Reason,
+)
+from changefeed_gateway.core.model import (
+    Address,
+    Capability,
+    CapabilityName,
+    Feed,
+    ItemState,
+    Page,
+    PageRead,
+    Partition,
+    PhysicalPartition,
+    PortabilityWarning,
+)
+from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.doorbell import Doorbell
+from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
+from changefeed_gateway.providers.postgres.log import WHOLE, FeedLog
+from changefeed_gateway.providers.postgres.ticker import Cadence
+
+_DEFINITION: Final = "definition"
+
+_ITEM_STATES: Final = {
+    ImageMode.CAPTURED: ItemState.INCLUDED,
+    ImageMode.CURRENT: ItemState.INCLUDED_CURRENT,
+    ImageMode.NONE: ItemState.UNAVAILABLE,
+}
+
+_CURRENT_ITEMS: Final = PortabilityWarning(
+    code="CURRENT_ITEMS",
+    message="a change carries its item as it was when the page was read: at least as new as the change; an item that"
+    " was deleted by then is left out",
+)
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresOptions:
+    """How the provider treats one database."""
+
+    max_connections: int = 8
+    """In the pool; one more listens."""
+    statement_timeout: timedelta = timedelta(seconds=30)
+    cadence: Cadence = field(default_factory=Cadence)
+    idle_cadence: timedelta = timedelta(seconds=1)
+    """How often ticks are made for feeds that nobody reads."""
+    probe_interval: timedelta = timedelta(seconds=15)
+    """Silence after which the listening connection is tried out."""
+
+
+class PostgresProvider:
+    """One database. Implements `changefeed_gateway.core.provider.Provider`.
+
+    Everything starts by itself with the first call; `start` makes ticks for times that nobody reads in.
+    """
+
+    def __init__(self, dsn: str, options: PostgresOptions = PostgresOptions()) -> None:
+        self._options = options
+        self._connections = Connections(
+            dsn,
+            max_size=options.max_connections,
+            statement_timeout=options.statement_timeout,
+            patience=options.cadence.outage_patience,
+        )
+        self._doorbell = Doorbell(dsn, self._connections, self._ring, probe_interval=options.probe_interval)
+        self._logs: dict[str, FeedLog] = {}
+        self._starting = asyncio.Lock()
+        self._idle_ticks: asyncio.Task[None] | None = None
+
+    @property
+    def provider_id(self) -> str:
+        """The provider's name: "postgres"."""
+        return "postgres"
+
+    async def start(self) -> None:
+        """Connect, listen and make ticks; does not wait for the database. Idempotent."""
+        if self._idle_ticks is not None:
+            return
+        async with self._starting:
+            await self._connections.open()
+            self._doorbell.start()
+            if self._idle_ticks is None:
+                self._idle_ticks = asyncio.create_task(self._make_idle_ticks())
+
+    async def open_feed(self, address: Address) -> Feed:
+        """Look the collection up by its name in changefeed.feeds: "documents", "public.orders"."""
+        await self.start()
+
+        async def work(connection: Connection) -> tuple[Address, FeedDefinition]:
+            return await look_up(connection, address)
+
+        full, definition = await self._connections.run(work)
+        await self._remember(definition)
+        return _feed(full, definition)
+
+    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+        """One partition holds all buckets."""
+        return (Partition(partition_id=WHOLE),)
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        """Read batches of the log; an entire collection is one order here."""
+        await self.start()
+        if isinstance(read.scope, PhysicalPartition) and read.scope.partition_id != WHOLE:
+            raise NotFound(
+                f"there is no partition {read.scope.partition_id!r}: list the partitions anew",
+                reason=Reason.PARTITION_NOT_FOUND,
+            )
+        try:
+            return await self._log_of(feed).read_page(read)
+        except FeedNotProvisioned as error:
+            await self._forget(feed.incarnation)
+            raise NotFound(f"the feed of {feed.address.collection!r} was removed since it was opened") from error
+
+    async def ping(self) -> None:
+        """Ask the database whether it answers. Raises ChangeFeedError."""
+        await self.start()
+
+        async def work(connection: Connection) -> None:
+            await connection.execute("SELECT")
+
+        await self._connections.run(work)
+
+    async def aclose(self) -> None:
+        """Stop everything; idempotent."""
+        if self._idle_ticks is not None:
+            self._idle_ticks.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._idle_ticks
+        await self._doorbell.aclose()
+        for log in self._logs.values():
+            await log.aclose()
+        await self._connections.aclose()
+
+    def _log_of(self, feed: Feed) -> FeedLog:
+        definition = feed.provider_data[_DEFINITION]
+        if not isinstance(definition, FeedDefinition):
+            raise InternalFailure("only open_feed makes a Feed")
+        log = self._logs.get(definition.incarnation)
+        if log is None:
+            log = FeedLog(
+                self._connections,
+                definition,
+                self._options.cadence,
+                listening=self._doorbell.listening.is_set,
+            )
+            self._logs[definition.incarnation] = log
+        return log
+
+    async def _remember(self, definition: FeedDefinition) -> None:
+        """Take over what may change about a feed, and forget the earlier lives of its name."""
+        for incarnation, log in list(self._logs.items()):
+            if incarnation == definition.incarnation:
+                log.definition = definition
+            elif log.definition.name == definition.name:
+                await self._forget(incarnation)
+
+    async def _forget(self, incarnation: str) -> None:
+        if (log := self._logs.pop(incarnation, None)) is not None:
+            await log.aclose()
+
+    def _ring(self, feed_id: int | None) -> None:
+        for log in self._logs.values():
+            if feed_id in (None, log.definition.feed_id):
+                log.ticker.ring()
+
+    async def _make_idle_ticks(self) -> None:
+        """Give every feed of the database its ticks, so that times without a reader can be started from too."""
+        pause = self._options.idle_cadence.total_seconds()
+
+        async def work(connection: Connection) -> None:
+            await connection.execute("CALL changefeed.tick_all()")
+
+        failing = False
+        while True:
+            await asyncio.sleep(pause if not failing else 5 * pause)
+            try:
+                await self._connections.run(work)
+            except ChangeFeedError as error:
+                if not failing:
+                    _log.warning("no idle ticks for now", reason=error.reason)
+                failing = True
+            else:
+                failing = False
+
+
+def _feed(address: Address, definition: FeedDefinition) -> Feed:
+    current = definition.image_mode is ImageMode.CURRENT
+    return Feed(
+        address=address,
+        provider_id="postgres",
+        incarnation=definition.incarnation,
+        capabilities=_capabilities(definition),
+        item_state=_ITEM_STATES[definition.image_mode],
+        single_order=True,
+        commit_time="when the statement ran, by the database's clock",
+        retention=definition.retention,
+        warnings=(_CURRENT_ITEMS,) if current else (),
+        provider_data={_DEFINITION: definition},
+    )
+
+
+def _capabilities(definition: FeedDefinition) -> tuple[Capability, ...]:
+    details = {
+        CapabilityName.NEW_ITEM_STATE: {
+            ImageMode.CAPTURED: "the row as the change left it",
+            ImageMode.CURRENT: "the item as it is when the page is read",
+            ImageMode.NONE: "the feed was made without images: unwatch the table and watch it with image => 'captured'",
+        }[definition.image_mode],
+        CapabilityName.BEGINNING: "the oldest retained change",
+    }
+    return tuple(
+        Capability(
+            name=name,
+            supported=name is not CapabilityName.NEW_ITEM_STATE or definition.image_mode is not ImageMode.NONE,
+            detail=details.get(name, ""),
+        )
+        for name in CapabilityName
+    )

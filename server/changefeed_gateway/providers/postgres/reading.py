@@ -1,0 +1,178 @@
+"""Reads rows of the log in the order of their batches.
+
+A step reads the batches after a position in one statement: rows that the last of them sees and the first one's base
+does not. DESIGN of the order: see `ticks`.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.cursor import Position
+from changefeed_gateway.providers.postgres.mapping import SEQ, XID, Row
+from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks import (
+    Tick,
+    batches_of,
+    finished_between,
+    last_within,
+    reading_order,
+    snapshot_text,
+)
+from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow, expired
+
+_NO_BOUND: Final = 2**63 - 1
+_MOST_STEPS: Final = 64
+_FIRST_LOOK: Final = 128
+"""Ticks looked at first when a range is chosen; twice as many each time they hold less than a page."""
+_DENSE: Final = 1024
+"""Longest run of ticks that is loaded to find the batches of rows; beyond it the database finds them."""
+_UNDROPPABLE: Final = timedelta(minutes=5)
+"""No day is dropped so soon after it, whatever the retention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Rows in reading order with the batch of each, and the position after all of them."""
+
+    rows: list[Row]
+    ticks: list[int]
+    end: Position
+    statements: int = 1
+
+
+class LogReader:
+    """Reads one feed's log."""
+
+    def __init__(self, connections: Connections, statements: Statements, window: TickWindow) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._window = window
+
+    async def read(self, after: Position, newest: Tick, size: int, partition_key: str | None) -> Stretch:
+        """Rows after a position, about `size` or up to `newest`; of one partition key, or of all.
+
+        Holds no row only at `newest`, or after a long run of batches that had none. Raises CheckpointExpired and
+        HistoryGap as the window does.
+        """
+        rows: list[Row] = []
+        ticks: list[int] = []
+        end, steps, statements = after, 0, 0
+        while end < Position(newest.id) and 2 * len(rows) < size and steps < _MOST_STEPS:
+            step = await self._step(end, newest, size - len(rows), partition_key)
+            rows += step.rows
+            ticks += step.ticks
+            end, steps, statements = step.end, steps + 1, statements + step.statements
+        return Stretch(rows, ticks, end, statements)
+
+    async def _step(self, after: Position, newest: Tick, size: int, partition_key: str | None) -> Stretch:
+        if after.seq:
+            to = after.tick + 1
+        elif partition_key is None:
+            to = await self._end_of_page(after.tick, newest, size)
+        else:
+            to = await self._end_of_page_of_key(after.tick, newest, size, partition_key)
+        while True:
+            step = await self._range(after, to, newest, size, partition_key)
+            if isinstance(step, Stretch):
+                return step
+            to = step
+
+    async def _end_of_page(self, base: int, newest: Tick, size: int) -> int:
+        """The last tick up to which about a page of changes follows the base."""
+        look = _FIRST_LOOK
+        while True:
+            high = min(newest.id, base + min(look, WIDEST - 1))
+            ticks = await self._window.between(base, high)
+            full = ticks[-1].last_seq - ticks[0].last_seq > size
+            if full or high == newest.id or look >= WIDEST:
+                return ticks[last_within(ticks, size)].id
+            look *= 2
+
+    async def _end_of_page_of_key(self, base: int, newest: Tick, size: int, partition_key: str) -> int:
+        """The same by the key's own index, so that a sparse key costs its own changes and not the feed's ticks."""
+        floor = await self._window.floor((await self._window.between(base, base))[0])
+        arguments = {"partition_key": partition_key, "after": floor, "size": size}
+        row = await self._fetch_one(self._statements.range_of_key, arguments)
+        found = row[0] if row is not None else None
+        return newest.id if found is None else min(newest.id, max(base + 1, int(found)))
+
+    async def _range(
+        self, after: Position, to: int, newest: Tick, size: int, partition_key: str | None
+    ) -> Stretch | int:
+        """The batches up to `to`; or, where they hold far more than a page, a nearer end to try."""
+        one_batch = to == after.tick + 1
+        limit = size + 1 if one_batch else 2 * size
+        rows = await self._rows(after, to, newest, limit, partition_key)
+        cut = len(rows) == limit
+        if one_batch:
+            if cut:
+                # The row beyond tells that the batch goes on after the last one.
+                del rows[-1]
+            end = Position(after.tick, rows[-1][SEQ]) if cut else Position(to)
+            return Stretch(rows, [to] * len(rows), end)
+        batches = await self._batches(rows, after.tick, to)
+        if cut:
+            # Rows cut by their numbers are no prefix of the reading order. Stop before the batch that has most.
+            ((largest, _),) = Counter(batches).most_common(1)
+            return max(after.tick + 1, largest - 1)
+        if (order := reading_order(batches)) is not None:
+            rows = [rows[i] for i in order]
+            batches = [batches[i] for i in order]
+        return Stretch(rows, batches, Position(to))
+
+    async def _rows(self, after: Position, to: int, newest: Tick, limit: int, partition_key: str | None) -> list[Row]:
+        """Rows in the order of their numbers that tick `to` sees and the base of `after` does not."""
+        (base,) = await self._window.between(after.tick, after.tick)
+        (last,) = await self._window.between(to, to)
+        arguments = {
+            "partition_key": partition_key,
+            "base_xmax": str(base.xmax),
+            "to_snapshot": snapshot_text(last),
+            "finished": [str(xid) for xid in finished_between(base, last)],
+            "after": max(await self._window.floor(base), after.seq),
+            "after_finished": after.seq,
+            # Whatever `last` sees drew its number before the next tick read the sequence.
+            "upper": _NO_BOUND if to >= newest.id else (await self._window.between(to + 1, to + 1))[0].last_seq,
+            "limit": limit,
+        }
+        statement = self._statements.page if partition_key is None else self._statements.page_of_key
+        droppable = newest.at - base.at > _UNDROPPABLE
+
+        async def work(connection: Connection) -> list[Row]:
+            cursor = connection.cursor(binary=True)
+            rows: list[Row] = await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
+            if droppable:
+                # P6: a base that is still there after the read shows that the read missed no dropped day.
+                await cursor.execute(self._statements.tick_exists, {"id": base.id}, prepare=True)
+                if await cursor.fetchone() is None:
+                    raise expired()
+            return rows
+
+        return await self._connections.run(work)
+
+    async def _batches(self, rows: Sequence[Row], base: int, to: int) -> list[int]:
+        """The batch of each row."""
+        highest = {row[XID]: row[SEQ] for row in rows}
+        if to - base <= _DENSE:
+            ticks = await self._window.between(base + 1, to)
+            known = batches_of(map(int, highest), ticks)
+            found = {text: known[int(text)] for text in highest}
+        else:
+            arguments = {"base": base, "xids": list(highest), "seqs": list(highest.values())}
+            found = dict(await self._fetch(self._statements.ticks_of, arguments))
+        return [found[row[XID]] for row in rows]
+
+    async def _fetch_one(self, statement: str, arguments: Mapping[str, Any]) -> tuple[Any, ...] | None:
+        rows = await self._fetch(statement, arguments)
+        return rows[0] if rows else None
+
+    async def _fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        async def work(connection: Connection) -> list[tuple[Any, ...]]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
+
+        return await self._connections.run(work)

@@ -1,0 +1,1 @@
+SELECT t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text FROM {ticks} t ORDER BY t.id LIMIT 1

@@ -1,0 +1,20 @@
+-- Rows of the batches after a base tick, up to and including those of another tick: what that one sees and the base
+-- does not. Two arms: transactions that began to end after the base, and those it knew to be under way that had ended.
+SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
+       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes
+FROM (
+    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
+            octet_length(l.image) AS image_bytes
+     FROM {log} l
+     WHERE l.seq > %(after)s AND l.seq <= %(upper)s AND l.xid >= %(base_xmax)s::xid8
+       AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
+     ORDER BY l.seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
+            octet_length(l.image) AS image_bytes
+     FROM unnest(%(finished)s::text[]::xid8[]) AS f (xid)
+     CROSS JOIN LATERAL (
+        SELECT * FROM {log} r WHERE r.xid = f.xid AND r.seq > %(after_finished)s ORDER BY r.seq LIMIT %(limit)s
+     ) l)
+) p
+ORDER BY p.seq LIMIT %(limit)s

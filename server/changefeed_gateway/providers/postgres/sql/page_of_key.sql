@@ -1,0 +1,19 @@
+-- As page, of one partition key, through its own index.
+SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
+       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes
+FROM (
+    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
+            octet_length(l.image) AS image_bytes
+     FROM {log} l
+     WHERE l.partition_key = %(partition_key)s AND l.seq > %(after)s AND l.seq <= %(upper)s
+       AND l.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
+     ORDER BY l.seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
+            octet_length(l.image) AS image_bytes
+     FROM {log} l
+     WHERE l.partition_key = %(partition_key)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
+       AND l.seq > %(after_finished)s
+     ORDER BY l.seq LIMIT %(limit)s)
+) p
+ORDER BY p.seq LIMIT %(limit)s

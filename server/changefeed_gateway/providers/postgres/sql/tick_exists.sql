@@ -1,0 +1,1 @@
+SELECT FROM {ticks} t WHERE t.id = %(id)s

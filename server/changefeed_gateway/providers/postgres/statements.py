@@ -1,0 +1,44 @@
+"""The SQL that the gateway sends, from the files beside, with the names of one feed's relations put in."""
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Self
+
+from psycopg import sql
+
+_PACKAGE = "changefeed_gateway.providers.postgres"
+
+
+@cache
+def _text(name: str) -> str:
+    return files(_PACKAGE).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statements:
+    """One feed's statements; what each takes and gives stands at the top of its file."""
+
+    tick: str
+    newest_tick: str
+    oldest_tick: str
+    ticks_between: str
+    tick_at: str
+    tick_exists: str
+    ticks_of: str
+    page: str
+    page_of_key: str
+    range_of_key: str
+    images: str
+    current_images: str
+
+    @classmethod
+    def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
+        """Put in the names of a feed's relations."""
+        names = {
+            "log": sql.Identifier("changefeed_log", f"log_{feed_id}"),
+            "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
+            "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),
+            "image_function": sql.Identifier(*(image_function or "none").split(".")),
+        }
+        return cls(**{name: sql.SQL(_text(name)).format(**names).as_string() for name in cls.__slots__})

@@ -1,0 +1,201 @@
+"""Makes the ticks of one feed while somebody waits for changes, and wakes all who wait by one event."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final, NamedTuple
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
+from changefeed_gateway.core.errors import ChangeFeedError, Reason, TransientFailure
+from changefeed_gateway.providers.postgres.ticks import Tick
+
+_LINGER: Final = 0.05
+"""Seconds for which ticks go on after the last waiter left: it is usually reading and soon back."""
+
+
+class TickAnswer(NamedTuple):
+    """What asking for a tick brought."""
+
+    newest: Tick
+    quiet: bool
+    """Nothing is outstanding: only a new sequence number can bring news."""
+
+
+Ask = Callable[[], Awaitable[TickAnswer]]
+"""Asks the database for a tick, which it makes only if there is something for it to bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cadence:
+    """How often ticks are asked for."""
+
+    interval: timedelta = timedelta(milliseconds=2)
+    """From the start of one that was made to the start of the next."""
+    shortest_poll: timedelta = timedelta(microseconds=500)
+    longest_poll: timedelta = timedelta(milliseconds=50)
+    quiet_poll: timedelta = timedelta(seconds=1)
+    """The safety net under the doorbell."""
+    outage_patience: timedelta = timedelta(seconds=10)
+    """How long a failing database is sat out."""
+
+
+class Ticker:
+    """One a feed and process, shared by all its readers; one question to the database is under way at a time."""
+
+    def __init__(self, ask: Ask, cadence: Cadence) -> None:
+        self.newest: Tick | None = None
+        self._cadence = cadence
+        self._question = _SharedQuestion(self._ask_and_tell)
+        self._ask = ask
+        self._not_before = 0.0
+        self._answered_at = 0.0
+        self._rung = asyncio.Event()
+        self._news: asyncio.Future[ChangeFeedError | None] | None = None
+        self._waiting = 0
+        self._linger_until = 0.0
+        self._loop: asyncio.Task[None] | None = None
+
+    def ring(self) -> None:
+        """Say that there may be news: whoever waits is served at once."""
+        self._rung.set()
+
+    async def refresh(self) -> Tick:
+        """The newest tick, once everything committed before the call has one.
+
+        Raises the errors of `ask`; passing ones only when the outage's patience is over.
+        """
+        return (await self._ask_patiently()).newest
+
+    async def recent(self, seconds: float = 1.0) -> Tick:
+        """The newest tick as of some seconds ago at most."""
+        if self.newest is not None and _now() - self._answered_at <= seconds:
+            return self.newest
+        return await self.refresh()
+
+    async def wait(self, seen: int, seconds: float) -> Tick | None:
+        """The first tick known beyond `seen`; None when the time is over before there is one.
+
+        Raises TransientFailure when the database did not answer within the time or the outage's patience, and at
+        once what will not pass.
+        """
+        begin = _now()
+        self._waiting += 1
+        try:
+            self._follow()
+            while self.newest is None or self.newest.id <= seen:
+                news = self._news = self._news or asyncio.get_running_loop().create_future()
+                await asyncio.wait({news}, timeout=max(0.0, begin + seconds - _now()))
+                if not news.done():
+                    self._check_answered(begin)
+                    return None
+                if (error := news.result()) is not None:
+                    raise error
+            return self.newest
+        finally:
+            self._waiting -= 1
+            self._linger_until = _now() + _LINGER
+
+    async def aclose(self) -> None:
+        """Stop asking; idempotent."""
+        if self._loop is not None:
+            self._loop.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._loop
+        await self._question.aclose()
+
+    async def _ask_and_tell(self) -> TickAnswer:
+        await asyncio.sleep(max(0.0, self._not_before - _now()))
+        begin = _now()
+        answer = await self._ask()
+        self._answered_at = _now()
+        if answer.newest != self.newest:
+            self._not_before = begin + self._cadence.interval.total_seconds()
+            self.newest = answer.newest
+            self._tell(None)
+        return answer
+
+    def _tell(self, error: ChangeFeedError | None) -> None:
+        if self._news is not None:
+            self._news.set_result(error)
+            self._news = None
+
+    def _check_answered(self, begin: float) -> None:
+        """An empty answer is a statement about the database, so the database must have made it."""
+        if self._answered_at < begin and _now() - begin >= self._cadence.quiet_poll.total_seconds():
+            raise TransientFailure(
+                "PostgreSQL did not answer while the read waited: try again",
+                reason=Reason.PROVIDER_TIMEOUT,
+                retry_after=self._cadence.quiet_poll,
+            )
+
+    def _follow(self) -> None:
+        if self._loop is None or self._loop.done():
+            self._loop = asyncio.create_task(self._ask_while_waiting())
+
+    async def _ask_patiently(self) -> TickAnswer:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable),
+            wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
+            stop=stop_after_delay(self._cadence.outage_patience.total_seconds()),
+            reraise=True,
+        )
+        return await retrying(self._question.ask)
+
+    async def _ask_while_waiting(self) -> None:
+        shortest = self._cadence.shortest_poll.total_seconds()
+        longest = self._cadence.longest_poll.total_seconds()
+        poll = shortest
+        while self._waiting or _now() < self._linger_until:
+            before, rung = self.newest, self._rung.is_set()
+            self._rung.clear()
+            try:
+                answer = await self._ask_patiently()
+            except ChangeFeedError as error:
+                self._tell(error)
+                if not error.retryable:
+                    return
+                continue
+            poll = shortest if rung or answer.newest != before else min(2 * poll, longest)
+            await self._rest(self._cadence.quiet_poll.total_seconds() if answer.quiet else poll)
+
+    async def _rest(self, seconds: float) -> None:
+        """Pause until the bell rings."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._rung.wait()
+
+
+class _SharedQuestion:
+    """A question whose answer may be shared by those who asked before it was put, and by nobody later."""
+
+    def __init__(self, put: Ask) -> None:
+        self._put = put
+        self._next: asyncio.Task[TickAnswer] | None = None
+        self._current: asyncio.Task[TickAnswer] | None = None
+
+    async def ask(self) -> TickAnswer:
+        """Answer of a question put after this call; one is under way at a time."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._put_after(self._current))
+            # Everybody who asked may be cancelled before it fails.
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._next)
+
+    async def _put_after(self, earlier: asyncio.Task[TickAnswer] | None) -> TickAnswer:
+        if earlier is not None:
+            await asyncio.wait({earlier})
+        self._current, self._next = self._next, None
+        return await self._put()
+
+    async def aclose(self) -> None:
+        for task in (self._next, self._current):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,174 @@
+"""The ticks of one feed that this process knows: loaded when needed, shared by all readers, bounded."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Final
+
+from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap
+from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks import Tick, parse_snapshot
+
+_BLOCK: Final = 256
+"""Ticks are loaded and forgotten by blocks, so that the small pages of a long catch-up need few loads."""
+
+_BLOCKS: Final = 64
+
+WIDEST: Final = 4096
+"""Most ticks that `between` gives at once; several readers fit into the window with it."""
+
+TickRow = tuple[int, datetime, int, str, str]
+"""id, at, last_seq, xid, snapshot."""
+
+
+def to_tick(row: TickRow) -> Tick:
+    """Make a tick of its row."""
+    number, at, last_seq, xid, snapshot = row
+    return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at)
+
+
+def expired() -> CheckpointExpired:
+    """The error for a position whose history was dropped."""
+    return CheckpointExpired(
+        "the history after this position was dropped by the feed's retention: restart from beginning or now, and"
+        " read the source again if you mirror it"
+    )
+
+
+class TickWindow:
+    """Ticks never change, so what is known stays true until their day is dropped."""
+
+    def __init__(self, connections: Connections, statements: Statements) -> None:
+        self._connections = connections
+        self._statements = statements
+        self._blocks: OrderedDict[int, dict[int, Tick]] = OrderedDict()
+        self._loading = asyncio.Lock()
+        self._first = 0
+        """The oldest tick, once a search for its predecessor found none."""
+
+    def add(self, ticks: Iterable[Tick]) -> None:
+        """Remember ticks."""
+        for tick in ticks:
+            number = tick.id // _BLOCK
+            block = self._blocks.get(number)
+            if block is None:
+                block = self._blocks[number] = {}
+                if len(self._blocks) > _BLOCKS:
+                    self._blocks.popitem(last=False)
+            block[tick.id] = tick
+
+    def forget(self) -> None:
+        """Know nothing any more: the database has other ticks under these numbers, or none."""
+        self._blocks.clear()
+        self._first = 0
+
+    def known(self, tick: int) -> Tick | None:
+        """A tick, if this process knows it."""
+        return self._blocks.get(tick // _BLOCK, {}).get(tick)
+
+    async def between(self, low: int, high: int) -> list[Tick]:
+        """The ticks `low` to `high`, both included, of which the highest was seen to exist.
+
+        Raises CheckpointExpired when the first ones are gone, HistoryGap when one in between is missing.
+        """
+        if (ticks := self._known(low, high)) is not None:
+            return ticks
+        await self._load(low, high)
+        if (ticks := self._known(low, high)) is not None:
+            return ticks
+        raise await self._why_missing(low, high)
+
+    async def floor(self, base: Tick) -> int:
+        """The highest sequence number that no row after `base` can hold.
+
+        It is the reading of the tick before: only that tick's own transaction, allocated after its reading, is
+        known to have ended when the base was made. Raises HistoryGap when that tick is missing and base is not the
+        oldest one.
+        """
+        if base.id == self._first:
+            return 0
+        if (before := self.known(base.id - 1)) is None:
+            await self._load(base.id - 1, base.id - 1)
+            before = self.known(base.id - 1)
+        if before is not None:
+            return before.last_seq
+        oldest = await self.oldest()
+        if oldest.id > base.id:
+            raise expired()
+        if oldest.id < base.id:
+            raise _gap(base.id - 1)
+        self._first = base.id
+        return 0
+
+    async def check(self, tick: int) -> None:
+        """Ask the database whether a tick is still there. Raises CheckpointExpired or HistoryGap when it is not."""
+        if not await self._fetch(self._statements.ticks_between, {"low": tick, "high": tick}):
+            raise await self._why_missing(tick, tick)
+
+    async def oldest(self) -> Tick:
+        """The oldest retained tick."""
+        return await self._one(self._statements.oldest_tick, {})
+
+    async def newest(self) -> Tick:
+        """The newest tick, made by whomever."""
+        return await self._one(self._statements.newest_tick, {})
+
+    async def at(self, time: datetime) -> Tick | None:
+        """The last tick at or before an aware time; None when all are later."""
+        row = await self._fetch_one(self._statements.tick_at, {"time": time})
+        return None if row is None else to_tick(row)
+
+    async def _one(self, statement: str, arguments: Mapping[str, Any]) -> Tick:
+        row = await self._fetch_one(statement, arguments)
+        if row is None:
+            raise expired()
+        return to_tick(row)
+
+    async def _fetch_one(self, statement: str, arguments: Mapping[str, Any]) -> TickRow | None:
+        rows = await self._fetch(statement, arguments)
+        return rows[0] if rows else None
+
+    async def _fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[TickRow]:
+        async def work(connection: Connection) -> list[TickRow]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
+
+        return await self._connections.run(work)
+
+    def _known(self, low: int, high: int) -> list[Tick] | None:
+        ticks: list[Tick] = []
+        for number in range(low // _BLOCK, high // _BLOCK + 1):
+            block = self._blocks.get(number)
+            if block is None:
+                return None
+            self._blocks.move_to_end(number)
+            first = max(low, number * _BLOCK)
+            last = min(high, number * _BLOCK + _BLOCK - 1)
+            try:
+                ticks.extend(map(block.__getitem__, range(first, last + 1)))
+            except KeyError:
+                return None
+        return ticks
+
+    async def _load(self, low: int, high: int) -> None:
+        async with self._loading:
+            if self._known(low, high) is None:
+                first = low // _BLOCK * _BLOCK
+                last = (high // _BLOCK + 1) * _BLOCK - 1
+                rows = await self._fetch(self._statements.ticks_between, {"low": first, "high": last})
+                self.add(map(to_tick, rows))
+
+    async def _why_missing(self, low: int, high: int) -> ChangeFeedError:
+        oldest = await self.oldest()
+        if oldest.id > low:
+            return expired()
+        return _gap(next((n for n in range(low, high + 1) if self.known(n) is None), low))
+
+
+def _gap(tick: int) -> HistoryGap:
+    return HistoryGap(
+        f"tick {tick} is missing inside the retained history: changes after it may be lost; read the source again and"
+        " restart from now"
+    )

@@ -1,0 +1,23 @@
+"""The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
+
+from changefeed_gateway.settings.load import ClientSettings, load_settings
+from changefeed_gateway.settings.model import (
+    EmbeddedServer,
+    LoggingSettings,
+    MemoryConnection,
+    PostgresConnection,
+    Settings,
+)
+from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
+
+__all__ = [
+    "ClientSettings",
+    "EmbeddedServer",
+    "LoggingSettings",
+    "MemoryConnection",
+    "PostgresConnection",
+    "Settings",
+    "SettingsError",
+    "SettingsProblem",
+    "load_settings",
+]

@@ -1,0 +1,201 @@
+"""What can be set, with its bounds and defaults. `docs/configuration.md` describes each for operators."""
+
+import dataclasses
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.settings.values import (
+    DurationText,
+    HostPort,
+    ListenAddress,
+    duration_between,
+    name_like,
+    not_allowed,
+    one_of,
+    whole_number_between,
+)
+
+ENVIRONMENT_PREFIX = "CHANGEFEED_"
+
+_DEFAULTS = Limits()
+
+ConnectionName = Annotated[
+    str,
+    name_like(
+        r"[a-z](?:_?[a-z0-9-])*",
+        "a name of lower-case letters, digits, - and single _, beginning with a letter",
+    ),
+]
+
+
+class _Section(BaseModel):
+    # An input in an error of pydantic's own could be a secret.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class EmbeddedServer(_Section):
+    """A PostgreSQL server of the gateway's own, for trying it out and for tests."""
+
+    data_directory: Path | None = None
+    """Where it keeps its data; `postgres` under the state directory unless given."""
+    database: Annotated[
+        str, name_like(r"[a-z_][a-z0-9_]{0,62}", "a database name of lower-case letters, digits and _")
+    ] = "changefeed"
+
+
+class PostgresConnection(_Section):
+    """A PostgreSQL database: exactly one of `dsn`, `dsn_file` and `embedded` says which."""
+
+    provider: Literal["postgres"] = "postgres"
+    dsn: SecretStr | None = None
+    """libpq connection string or URL."""
+    dsn_file: Path | None = None
+    """A file that holds the connection string; it is read at start."""
+    embedded: EmbeddedServer | None = None
+    pool_size: Annotated[int, whole_number_between(2, 200)] = 10
+    """Most connections in the pool; one more listens."""
+    tick_interval: Annotated[timedelta, duration_between("500us", "1s"), DurationText] = timedelta(milliseconds=2)
+    """Shortest time between two ticks of a feed while somebody is subscribed."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = (self.dsn, self.dsn_file, self.embedded)
+        if sum(source is not None for source in sources) != 1:
+            raise not_allowed("exactly one of dsn, dsn_file and embedded")
+        return self
+
+
+class MemoryConnection(_Section):
+    """Collections in memory, gone with the process: for tests of clients."""
+
+    provider: Literal["memory"]
+    collections: tuple[str, ...] = ("documents",)
+    """Collections to create at start, empty."""
+
+
+Connection = Annotated[PostgresConnection | MemoryConnection, Field(discriminator="provider")]
+
+
+class TokenKeySettings(_Section):
+    """A key that signs continuation tokens: exactly one of the three says where its secret is."""
+
+    id: Annotated[str, name_like(r"[A-Za-z0-9_.-]{1,32}", "1 to 32 letters, digits, _ . or -")]
+    secret: SecretStr | None = None
+    secret_file: Path | None = None
+    secret_env: Annotated[str | None, name_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] = (
+        None
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        sources = (self.secret, self.secret_file, self.secret_env)
+        if sum(source is not None for source in sources) != 1:
+            raise not_allowed("exactly one of secret, secret_file and secret_env")
+        return self
+
+
+class TokenSettings(_Section):
+    """Keys of continuation tokens: the first signs, all verify.
+
+    Without any, one is made and kept in the state directory; replicas must share their keys.
+    """
+
+    keys: tuple[TokenKeySettings, ...] = ()
+
+    @model_validator(mode="after")
+    def _ids_differ(self) -> Self:
+        if len({key.id for key in self.keys}) != len(self.keys):
+            raise not_allowed("keys with different ids")
+        return self
+
+
+class LimitSettings(_Section):
+    """Bounds on what callers may ask for; see `core.limits.Limits`."""
+
+    default_page_size: Annotated[int, whole_number_between(1, 50_000)] = _DEFAULTS.default_page_size
+    max_page_size: Annotated[int, whole_number_between(1, 50_000)] = _DEFAULTS.max_page_size
+    max_message_bytes: Annotated[int, whole_number_between(65_536, 4_000_000)] = _DEFAULTS.max_message_bytes
+    max_item_bytes: Annotated[int, whole_number_between(1_024, 3_900_000)] = _DEFAULTS.max_item_bytes
+    max_wait: Annotated[timedelta, duration_between("0s", "10m"), DurationText] = _DEFAULTS.max_wait
+    default_heartbeat: Annotated[timedelta, duration_between("100ms", "10m"), DurationText] = (
+        _DEFAULTS.default_heartbeat
+    )
+    min_heartbeat: Annotated[timedelta, duration_between("100ms", "10m"), DurationText] = _DEFAULTS.min_heartbeat
+    max_heartbeat: Annotated[timedelta, duration_between("100ms", "10m"), DurationText] = _DEFAULTS.max_heartbeat
+    max_stream_age: Annotated[timedelta, duration_between("1s", "30d"), DurationText] = _DEFAULTS.max_stream_age
+    max_streams: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_streams
+    max_calls: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_calls
+    write_timeout: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = _DEFAULTS.write_timeout
+    outage_patience: Annotated[timedelta, duration_between("0s", "1h"), DurationText] = _DEFAULTS.outage_patience
+    ring_bytes: Annotated[int, whole_number_between(1_000_000, 4_000_000_000)] = _DEFAULTS.ring_bytes
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.default_page_size > self.max_page_size:
+            raise not_allowed("default_page_size up to max_page_size")
+        if self.max_item_bytes > self.max_message_bytes:
+            raise not_allowed("max_item_bytes up to max_message_bytes")
+        if not self.min_heartbeat <= self.default_heartbeat <= self.max_heartbeat:
+            raise not_allowed("min_heartbeat <= default_heartbeat <= max_heartbeat")
+        return self
+
+    def to_limits(self) -> Limits:
+        """The core's own value."""
+        return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
+
+
+class LoggingSettings(_Section):
+    """What the gateway writes to standard error."""
+
+    level: Annotated[Literal["debug", "info", "warning", "error"], one_of("debug", "info", "warning", "error")] = "info"
+    format: Annotated[Literal["auto", "console", "json"], one_of("auto", "console", "json")] = "auto"
+    """auto: console on a terminal, json otherwise."""
+
+
+def _embedded_only() -> dict[str, Connection]:
+    return {"main": PostgresConnection(embedded=EmbeddedServer())}
+
+
+class Settings(BaseSettings):
+    """Everything the gateway can be told. Without a file: the embedded PostgreSQL, on loopback."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+    )
+
+    listen: ListenAddress = HostPort("127.0.0.1", 50051)
+    state_directory: Path = Path(".changefeed")
+    """What the gateway keeps of its own: the embedded server's data and the token key it made."""
+    shutdown_grace: Annotated[timedelta, duration_between("0s", "10m"), DurationText] = timedelta(seconds=10)
+    """How long open streams and calls may take to end after SIGTERM."""
+    connections: Annotated[dict[ConnectionName, Connection], Field(min_length=1)] = Field(
+        default_factory=_embedded_only
+    )
+    tokens: TokenSettings = TokenSettings()
+    limits: LimitSettings = LimitSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment over what the file says, which comes as arguments."""
+        return env_settings, init_settings
+
+    def data_directory(self, embedded: EmbeddedServer) -> Path:
+        """Where an embedded server keeps its data."""
+        return embedded.data_directory or self.state_directory / "postgres"

@@ -1,0 +1,150 @@
+"""Types of setting values: each says in one sentence what it allows, and that sentence is its error."""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Final, NamedTuple
+
+from pydantic import BeforeValidator, SerializerFunctionWrapHandler, WrapSerializer
+from pydantic_core import PydanticCustomError
+from pydantic_settings import NoDecode
+
+NOT_ALLOWED: Final = "not_allowed"
+"""Type of the errors whose message is the sentence of allowed values."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_UNITS: Final = {
+    "us": timedelta(microseconds=1),
+    "ms": timedelta(milliseconds=1),
+    "s": timedelta(seconds=1),
+    "m": timedelta(minutes=1),
+    "h": timedelta(hours=1),
+    "d": timedelta(days=1),
+}
+
+
+class HostPort(NamedTuple):
+    """A listen address; port 0 takes any free port."""
+
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def not_allowed(allowed: str) -> PydanticCustomError:
+    """Refuse a value; `allowed` completes "allowed: ..."."""
+    return PydanticCustomError(NOT_ALLOWED, "{allowed}", {"allowed": allowed})
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read a duration such as "2ms", "10s" or "1h30m". Raises ValueError for anything else."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(amount + unit for amount, unit in parts) != text:
+        raise ValueError(f"not a duration: {text}")
+    return sum((float(amount) * _UNITS[unit] for amount, unit in parts), timedelta(0))
+
+
+def format_duration(duration: timedelta) -> str:
+    """Write a duration so that `parse_duration` reads it."""
+    rest, text = duration, ""
+    for unit, length in reversed(_UNITS.items()):
+        amount, rest = divmod(rest, length)
+        text += f"{amount}{unit}" if amount else ""
+    return text or "0s"
+
+
+def duration_between(shortest: str, longest: str) -> BeforeValidator:
+    """Allow durations within bounds."""
+    low, high = parse_duration(shortest), parse_duration(longest)
+    allowed = f'a duration from {shortest} to {longest}, such as "{longest}"'
+
+    def check(value: object) -> object:
+        try:
+            duration = value if isinstance(value, timedelta) else parse_duration(str(value))
+        except ValueError as error:
+            raise not_allowed(allowed) from error
+        if not low <= duration <= high:
+            raise not_allowed(allowed)
+        return duration
+
+    return BeforeValidator(check)
+
+
+def whole_number_between(low: int, high: int) -> BeforeValidator:
+    """Allow whole numbers within bounds, also as text (the environment has nothing else)."""
+    allowed = f"a whole number from {low} to {high}"
+
+    def check(value: object) -> object:
+        text = str(value)
+        if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", text):
+            raise not_allowed(allowed)
+        if not low <= int(text) <= high:
+            raise not_allowed(allowed)
+        return int(text)
+
+    return BeforeValidator(check)
+
+
+def name_like(pattern: str, allowed: str) -> BeforeValidator:
+    """Allow texts that match a pattern whole."""
+
+    def check(value: object) -> object:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise not_allowed(allowed)
+        return value
+
+    return BeforeValidator(check)
+
+
+def one_of(*choices: str) -> BeforeValidator:
+    """Allow one of a few words."""
+    allowed = "one of " + ", ".join(choices)
+
+    def check(value: object) -> object:
+        if value not in choices:
+            raise not_allowed(allowed)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _parse_listen(value: object) -> object:
+    if isinstance(value, HostPort):
+        return value
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})", str(value))
+    if match is None or int(match[2]) > 65535:
+        raise not_allowed('host:port, such as "127.0.0.1:50051" or "[::1]:50051"')
+    address = HostPort(match[1].strip("[]"), int(match[2]))
+    if not address.is_loopback:
+        # Plaintext beyond this machine would show documents and tokens to the network.
+        raise not_allowed(
+            "a loopback host (127.0.0.1, [::1] or localhost): another one needs TLS, "
+            "which this version does not have yet; put a TLS proxy on this machine in front"
+        )
+    return address
+
+
+def _as_text(convert: Callable[..., str]) -> WrapSerializer:
+    def serialize(value: object, _: SerializerFunctionWrapHandler) -> str:
+        return convert(value)
+
+    return WrapSerializer(serialize, return_type=str)
+
+
+# NoDecode: from the environment it comes as it is, not as JSON.
+ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_listen), _as_text(str)]
+DurationText = _as_text(format_duration)

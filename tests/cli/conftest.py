@@ -1,0 +1,126 @@
+"""The command line as a user runs it: processes of its own, against a gateway that the tests can feed."""
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from changefeed_gateway.api.server import GatewayServer
+from changefeed_gateway.api.wire.records import encode_changes
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.model import CapabilityName
+from changefeed_gateway.core.router import Router
+from changefeed_gateway.core.token import TokenCodec, TokenKey
+from changefeed_gateway.providers.memory.collection import CollectionOptions
+from changefeed_gateway.providers.memory.provider import MemoryProvider
+from changefeed_gateway.providers.memory.store import MemoryStore
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """The JSON lines."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def token(self) -> str:
+        """The token that the last line shows."""
+        return self.out.split()[-1]
+
+
+class CommandLine:
+    """Runs `changefeed` in a directory of its own."""
+
+    def __init__(self, directory: Path, target: str = "127.0.0.1:1") -> None:
+        self.directory = directory
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("CHANGEFEED_")},
+            "CHANGEFEED_TARGET": target,
+            "COLUMNS": "200",
+        }
+
+    async def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+        """Start a command; its standard output and error are pipes."""
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "changefeed_gateway.cli", *arguments),
+            cwd=self.directory,
+            env={**self.environment, **(environment or {})},
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+
+    async def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:
+        """Run a command to its end."""
+        process = await self.start(*arguments, environment=environment)
+        return await finished(process)
+
+
+async def finished(process: asyncio.subprocess.Process) -> Result:
+    """Wait for a command's end."""
+    async with asyncio.timeout(60):
+        out, err = await process.communicate()
+    assert process.returncode is not None
+    return Result(process.returncode, out.decode(), err.decode())
+
+
+class MemoryGateway:
+    """A gateway over collections that a test writes to itself."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.documents = self.store.create("documents", CollectionOptions(partitions=2))
+        self.store.create("plain", CollectionOptions(unsupported=frozenset({CapabilityName.LOGICAL_PARTITION_SCOPE})))
+        self.target = "127.0.0.1:0"
+        self._provider = MemoryProvider(self.store)
+
+    async def start(self) -> None:
+        """Listen, the second time on the same port."""
+        self._router = Router(
+            providers={"mem": self._provider},
+            tokens=TokenCodec([TokenKey(key_id="test", secret=b"0123456789abcdef")]),
+            limits=Limits(),
+            encoder=encode_changes,
+        )
+        self._server = GatewayServer(self._router)
+        port = await self._server.start(self.target)
+        self.target = f"127.0.0.1:{port}"
+
+    async def stop(self, grace: timedelta = timedelta(0)) -> None:
+        """Drain, and stop."""
+        await self._server.drain(grace)
+        await self._router.aclose()
+
+
+@pytest.fixture
+async def memory_gateway() -> AsyncIterator[MemoryGateway]:
+    gateway = MemoryGateway()
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+
+
+@pytest.fixture
+def changefeed(tmp_path: Path, memory_gateway: MemoryGateway) -> CommandLine:
+    """The command line, pointed at the memory gateway."""
+    return CommandLine(tmp_path, memory_gateway.target)
+
+
+@pytest.fixture
+def detached(tmp_path: Path) -> CommandLine:
+    """The command line where no gateway listens."""
+    return CommandLine(tmp_path)

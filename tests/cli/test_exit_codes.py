@@ -1,0 +1,105 @@
+"""Each failure class ends with a code of its own, and says on standard error what happened."""
+
+import pytest
+
+from tests.cli.conftest import CommandLine, MemoryGateway
+
+DOCUMENTS = "mem/documents"
+
+
+async def test_no_arguments_show_help(detached: CommandLine) -> None:
+    result = await detached.run("--help")
+    assert result.code == 0
+    for command in ("demo", "serve", "migrate", "watch", "config", "read", "tail", "doctor"):
+        assert command in result.out
+    assert (await detached.run("--version")).out.startswith("changefeed ")
+
+
+@pytest.mark.parametrize(
+    ("code", "arguments"),
+    [
+        (2, ("read", "documents")),
+        (2, ("read", DOCUMENTS, "--partition", "p", "--logical-partition", "k")),
+        (2, ("read", DOCUMENTS, "--items", "some")),
+        (2, ("read", DOCUMENTS, "--max-wait", "soon")),
+        (2, ("token", "inspect", DOCUMENTS)),
+        (2, ("frobnicate",)),
+        (3, ("read", DOCUMENTS, "--from", "x" * 60)),
+        (3, ("read", DOCUMENTS, "--page-size", "-1")),
+        (3, ("tail", DOCUMENTS, "--from", "x" * 60)),
+        (3, ("token", "inspect", DOCUMENTS, "x" * 60)),
+        (4, ("read", "mem/nothing")),
+        (4, ("tail", "nobody/documents")),
+        (4, ("partitions", "mem/nothing")),
+        (5, ("read", "mem/plain", "--logical-partition", "k")),
+    ],
+)
+async def test_code_of_a_failure(changefeed: CommandLine, code: int, arguments: tuple[str, ...]) -> None:
+    result = await changefeed.run(*arguments)
+    assert result.code == code, result
+    assert "Traceback" not in result.err
+    assert result.err or "usable" in result.out
+
+
+async def test_an_expired_checkpoint(changefeed: CommandLine, memory_gateway: MemoryGateway) -> None:
+    memory_gateway.documents.put("workspace", "one", {})
+    token = (await changefeed.run("read", DOCUMENTS, "--from", "beginning")).token
+    memory_gateway.documents.put("workspace", "two", {})
+    memory_gateway.documents.trim()
+    for command in ("read", "tail"):
+        result = await changefeed.run(command, DOCUMENTS, "--from", token)
+        assert result.code == 6
+        assert "CHECKPOINT_EXPIRED" in result.err
+
+
+@pytest.mark.parametrize("arguments", [("read", DOCUMENTS), ("tail", DOCUMENTS, "--retry-for", "300ms")])
+async def test_nobody_listening(detached: CommandLine, arguments: tuple[str, ...]) -> None:
+    assert (await detached.run(*arguments)).code == 8
+
+
+async def test_refused_settings(detached: CommandLine) -> None:
+    (detached.directory / "changefeed.yaml").write_text("lisen: x\nlimits: {max_calls: 0}\n")
+    for command in (("config", "check"), ("serve",), ("migrate",), ("watch", "public.t")):
+        result = await detached.run(*command)
+        assert result.code == 10
+        assert "did you mean" in result.err
+        assert "limits.max_calls" in result.err
+
+
+async def test_config_check_hides_secrets(detached: CommandLine) -> None:
+    (detached.directory / "changefeed.yaml").write_text(
+        "connections: {db: {provider: postgres, dsn: 'postgresql://u:hunter2@h/d'}}\n"
+        "tokens: {keys: [{id: a, secret: hunter2hunter2hunter2}]}\n"
+    )
+    for more in ((), ("--json",)):
+        result = await detached.run("config", "check", *more)
+        assert result.code == 0
+        assert "hunter2" not in result.out + result.err
+        assert "pool_size" in result.out
+
+
+async def test_a_taken_port(detached: CommandLine, memory_gateway: MemoryGateway) -> None:
+    (detached.directory / "changefeed.yaml").write_text(
+        f"listen: {memory_gateway.target}\nconnections: {{mem: {{provider: memory}}}}\n"
+    )
+    result = await detached.run("serve")
+    assert result.code == 9
+    assert memory_gateway.target in result.err
+
+
+async def test_capabilities_and_partitions_for_people(changefeed: CommandLine) -> None:
+    capabilities = await changefeed.run("capabilities", "mem/plain")
+    assert capabilities.code == 0
+    assert "CHANGE_FEED_LOGICAL_PARTITION_SCOPE  no" in capabilities.out
+    partitions = await changefeed.run("partitions", DOCUMENTS)
+    assert partitions.out.count("active") == 2
+
+
+async def test_an_inspected_token(changefeed: CommandLine) -> None:
+    token = (await changefeed.run("read", DOCUMENTS)).token
+    mine = await changefeed.run("token", "inspect", DOCUMENTS, token, "--json")
+    assert mine.code == 0
+    assert mine.records[0]["usable"] is True
+    other = await changefeed.run("token", "inspect", "mem/plain", token)
+    assert other.code == 3
+    assert "TOKEN_WRONG_RESOURCE" in other.out

@@ -1,0 +1,11 @@
+"""Every backend that the suite runs on. A new provider is one more line here and one more file in `backends/`."""
+
+from tests.conformance.backend import BackendKind
+from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
+
+BACKENDS: dict[str, BackendKind] = {
+    "memory": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(COMPLETE)),
+    # What no cloud database misses all at once: every case must find its answer for a missing capability.
+    "memory-frugal": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(FRUGAL)),
+    "memory-current": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(CURRENT)),
+}

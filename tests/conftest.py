@@ -1,0 +1,39 @@
+"""Fixtures for every kind of test."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Protocol
+
+import pytest
+
+from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.token import TokenKey
+from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "needs(hook): runs only on databases that can be made to do this")
+
+
+class StartGateway(Protocol):
+    """Starts a gateway over some providers, by connection; it ends with the test, its providers with it."""
+
+    async def __call__(
+        self, providers: Mapping[str, Provider], *, limits: Limits = QUICK, keys: Sequence[TokenKey] = (TOKEN_KEY,)
+    ) -> RunningGateway: ...
+
+
+@pytest.fixture
+async def start_gateway() -> AsyncIterator[StartGateway]:
+    started: list[RunningGateway] = []
+
+    async def start(
+        providers: Mapping[str, Provider], *, limits: Limits = QUICK, keys: Sequence[TokenKey] = (TOKEN_KEY,)
+    ) -> RunningGateway:
+        gateway = await RunningGateway.start(providers, limits=limits, keys=keys)
+        started.append(gateway)
+        return gateway
+
+    yield start
+    for gateway in started:
+        await gateway.kill()

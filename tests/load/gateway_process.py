@@ -1,0 +1,92 @@
+"""A gateway in a process of its own, which can be killed at any moment."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import grpc
+import yaml
+
+from changefeed_client.client import OPTIONS
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class GatewayProcess:
+    """`changefeed serve` on a fixed port, started again as often as needed."""
+
+    def __init__(self, directory: Path, dsn: str, *, settings: dict[str, object] | None = None) -> None:
+        self.target = f"127.0.0.1:{free_port()}"
+        self.starts = 0
+        self._directory = directory
+        self._file = directory / "changefeed.yaml"
+        self._file.write_text(
+            yaml.safe_dump(
+                {
+                    "listen": self.target,
+                    "state_directory": str(directory / "state"),
+                    "shutdown_grace": "5s",
+                    "connections": {"main": {"provider": "postgres", "dsn": dsn}},
+                    "tokens": {"keys": [{"id": "test", "secret": "0123456789abcdef0123456789abcdef"}]},
+                    "logging": {"format": "json", "level": "warning"},
+                    **(settings or {}),
+                }
+            )
+        )
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start and wait until it serves."""
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("CHANGEFEED_")}
+        self.starts += 1
+        with (self._directory / f"gateway-{self.starts}.log").open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "changefeed_gateway.cli", "serve", "--config", str(self._file)),
+                stdout=log,
+                stderr=log,
+                env=environment,
+                cwd=self._directory,
+            )
+        async with asyncio.timeout(30), self.channel() as channel:
+            ready = asyncio.ensure_future(channel.channel_ready())
+            ended = asyncio.ensure_future(self._process.wait())
+            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                raise RuntimeError((self._directory / f"gateway-{self.starts}.log").read_text())
+            ended.cancel()
+
+    def channel(self) -> grpc.aio.Channel:
+        """A channel with a connection of its own."""
+        return grpc.aio.insecure_channel(self.target, options=OPTIONS)
+
+    async def kill(self) -> None:
+        """End it without warning."""
+        await self._end(signal.SIGKILL)
+
+    async def stop(self) -> int:
+        """Ask it to end; answers its exit code."""
+        return await self._end(signal.SIGTERM)
+
+    async def _end(self, number: signal.Signals) -> int:
+        process, self._process = self._process, None
+        if process is None:
+            return 0
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(number)
+        async with asyncio.timeout(30):
+            return await process.wait()

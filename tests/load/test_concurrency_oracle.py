@@ -1,0 +1,139 @@
+"""Whatever writers do and however often the gateway is killed: every committed change arrives, in one order."""
+
+import asyncio
+import os
+import random
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from changefeed.v1.resource_pb2 import EntireCollection, FeedScope, ResourceAddress
+from tests.databases import LOG, PostgresForTests
+from tests.load.gateway_process import GatewayProcess
+from tests.load.readers import Reader
+from tests.load.writers import SCHEMA, Connection, Writer, audited, hold_open, hold_open_elsewhere
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+WRITERS = 14
+ENTIRE = FeedScope(entire_collection=EntireCollection())
+
+
+def readers(gateway: GatewayProcess) -> list[Reader]:
+    address = ResourceAddress(connection="main", collection="public.orders")
+    entire = [Reader(f"pages of {size}", gateway, address, ENTIRE, page_size=size) for size in (1, 7, 50, 1000)]
+    entire += [Reader(f"stream {n}", gateway, address, ENTIRE) for n in (1, 2)]
+    parts = FeedScope(physical_partition_id="0-255")
+    mine = FeedScope(logical_partition="3")
+    return [
+        *entire,
+        Reader("partition, stream", gateway, address, parts),
+        Reader("partition, pages", gateway, address, parts, page_size=100),
+        Reader("writer 3, stream", gateway, address, mine),
+        Reader("writer 3, pages", gateway, address, mine, page_size=20),
+    ]
+
+
+async def kill_at_random(gateway: GatewayProcess, dice: random.Random, stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        try:
+            await asyncio.wait_for(stop.wait(), dice.uniform(1.5, 6))
+        except TimeoutError:
+            await gateway.kill()
+            await gateway.start()
+
+
+async def write(dsn: str, elsewhere: str, streams: list[Reader], dice: random.Random, stop: asyncio.Event) -> int:
+    """Run all writers until the time is over; answers how many transactions committed."""
+    async with AsyncExitStack() as stack:
+        connections = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
+            for _ in range(WRITERS + 1)
+        ]
+        other = await stack.enter_async_context(await psycopg.AsyncConnection.connect(elsewhere, autocommit=True))
+        writers = [Writer(c, n, random.Random(dice.random())) for n, c in enumerate(connections[1:], 1)]
+        running = [asyncio.create_task(writer.run(stop)) for writer in writers]
+        long_one = asyncio.create_task(hold_open(connections[0], SECONDS * 0.4))
+        long_two = asyncio.create_task(hold_open_elsewhere(other, SECONDS * 0.6))
+        await asyncio.sleep(SECONDS * 0.2)
+        before = [len(reader.events) for reader in streams]
+        await asyncio.sleep(SECONDS * 0.15)
+        assert not long_one.done()
+        flowed = [len(reader.events) - count for reader, count in zip(streams, before, strict=True)]
+        assert all(flowed), "a transaction that stays open holds the others up"
+        await asyncio.sleep(SECONDS * 0.65)
+        stop.set()
+        await asyncio.gather(*running, long_one, long_two)
+        return sum(writer.commits for writer in writers)
+
+
+def check(all_readers: list[Reader], expected: dict[int, list[tuple[str, str]]]) -> None:
+    """Nothing lost, nothing twice, per-row order, exact images, one order for all."""
+    entire = [reader for reader in all_readers if not reader.name.startswith("writer")]
+    for reader in entire:
+        assert reader.by_key() == expected, reader.name
+        assert reader.order == entire[0].order, f"{reader.name} saw another order than {entire[0].name}"
+    sparse = [reader for reader in all_readers if reader.name.startswith("writer")]
+    assert sparse[0].order == sparse[1].order
+    chosen = set(sparse[0].order)
+    assert [event for event in entire[0].order if event in chosen] == sparse[0].order
+
+
+@pytest.mark.soak
+@pytest.mark.xdist_group("load")
+@pytest.mark.timeout(SECONDS * 4 + 120)
+@pytest.mark.req("CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
+async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
+    seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))
+    dice = random.Random(seed)
+    print(f"SOAK_SEED={seed}")
+    dsn, elsewhere = await postgres.fresh(LOG), await postgres.fresh(LOG)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(SCHEMA)
+        gateway = GatewayProcess(tmp_path, dsn)
+        await gateway.start()
+        stop = asyncio.Event()
+        all_readers = readers(gateway)
+        reading = asyncio.gather(*(reader.run() for reader in all_readers))
+        killing = asyncio.create_task(kill_at_random(gateway, dice, stop))
+        try:
+            commits = await _unless_failed(reading, write(dsn, elsewhere, all_readers[3:6], dice, stop))
+            await killing
+            expected = await audited(connection)
+            await _unless_failed(reading, _caught_up(all_readers, expected, connection))
+        finally:
+            reading.cancel()
+            killing.cancel()
+            await gateway.stop()
+        check(all_readers, expected)
+    print(
+        f"{commits} commits, {sum(map(len, expected.values()))} changes, {gateway.starts - 1} kills,"
+        f" {sum(r.resumes for r in all_readers)} resumes, {sum(r.repeated for r in all_readers)} events again"
+    )
+
+
+async def _caught_up(
+    all_readers: list[Reader], expected: dict[int, list[tuple[str, str]]], connection: Connection
+) -> None:
+    total = sum(len(changes) for changes in expected.values())
+    logged = await (
+        await connection.execute(
+            "SELECT count(*), count(*) FILTER (WHERE partition_key = '3') FROM changefeed_log.log_1"
+        )
+    ).fetchone()
+    assert logged is not None
+    assert logged[0] == total
+    async with asyncio.timeout(60 + SECONDS):
+        for reader in all_readers:
+            await reader.wait_for(logged[1] if reader.name.startswith("writer") else total)
+
+
+async def _unless_failed(reading: "asyncio.Future[list[None]]", work: "asyncio._CoroutineLike[object]") -> object:
+    """Wait for some work; a reader that fails ends the wait with its own error."""
+    task = asyncio.ensure_future(work)
+    await asyncio.wait({reading, task}, return_when=asyncio.FIRST_COMPLETED)
+    if reading.done():
+        task.cancel()
+        await reading
+    return await task
