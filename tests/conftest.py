@@ -8,6 +8,7 @@ import pytest
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.token import TokenKey
+from tests.databases import PostgresForTests, running_postgres
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
 
 
@@ -37,3 +38,10 @@ async def start_gateway() -> AsyncIterator[StartGateway]:
     yield start
     for gateway in started:
         await gateway.kill()
+
+
+@pytest.fixture(scope="session")
+async def postgres() -> AsyncIterator[PostgresForTests]:
+    """One server for all tests of a process; each takes a database of its own."""
+    async with running_postgres() as server:
+        yield server

@@ -36,8 +36,9 @@ begin
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
             end if;
-            if pg_current_xact_id_if_assigned() is not null then
-                raise exception 'a tick needs a transaction of its own'
+            if pg_current_xact_id_if_assigned() is not null
+                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
             end if;
             loop

@@ -2,10 +2,17 @@
 
 from tests.conformance.backend import BackendKind
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
+from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
 
 BACKENDS: dict[str, BackendKind] = {
     "memory": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(COMPLETE)),
     # What no cloud database misses all at once: every case must find its answer for a missing capability.
     "memory-frugal": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(FRUGAL)),
     "memory-current": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(CURRENT)),
+    "postgres-watched": BackendKind(
+        WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
+    ),
+    "postgres-documents": BackendKind(
+        DocumentsBackend.hooks, lambda request: DocumentsBackend(request.getfixturevalue("postgres"))
+    ),
 }

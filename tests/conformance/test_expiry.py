@@ -1,6 +1,8 @@
 """Trimmed history: CHECKPOINT_EXPIRED with a remedy, never a quiet gap."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -18,6 +20,7 @@ from tests.conformance.client import (
     refused,
 )
 from tests.conformance.world import World
+from tests.gateway import QUICK
 
 pytestmark = pytest.mark.needs(Hook.TRIM)
 
@@ -77,16 +80,17 @@ async def test_a_reader_that_had_read_everything_loses_nothing_by_a_trim(world: 
 
 @pytest.mark.req("E1", "P4")
 async def test_an_idle_readers_token_stays_young(world: World) -> None:
-    event = await world.learn(ITEM)
-    idle = next((p.partition_id for p in await world.client.partitions() if p.partition_id != event.partition_id), None)
+    await world.restart(limits=replace(QUICK, max_wait=timedelta(milliseconds=100)))
+    busy = (await world.learn(ITEM)).partition_id
+    idle = next((p.partition_id for p in await world.client.partitions() if p.partition_id != busy), None)
     scope = None if idle is None else physical(idle)
     token = (await world.client.read(NOW, scope=scope)).continuation_token
     async with world.client.subscribe(NOW, scope=scope, heartbeat=0.05) as stream:
         await stream.until_live()
-        if idle is not None:
-            await world.put(ITEM)
-        token = (await world.client.read(after(token), wait=0.05)).continuation_token
-        for _ in range(3):
+        await world.put(ITEM)
+        token = (await world.client.read_all(after(token))).token
+        # Longer than one wait at the tail: heartbeats move with it.
+        for _ in range(8):
             await stream.until("heartbeat")
     await world.backend.trim()
     for saved in (token, stream.token):

@@ -21,6 +21,10 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 
 
+WHOLE = EntireCollection()
+DEFAULTS = PostgresOptions()
+
+
 def address(collection: str) -> Address:
     return Address(connection="test", database="", collection=collection)
 
@@ -28,7 +32,7 @@ def address(collection: str) -> Address:
 def page_read(
     start: Start,
     *,
-    scope: Scope = EntireCollection(),
+    scope: Scope = WHOLE,
     size: int = 1000,
     wait: float = 0,
     items: bool = True,
@@ -47,9 +51,7 @@ def page_read(
 
 
 @asynccontextmanager
-async def open_provider(
-    dsn: str, options: PostgresOptions = PostgresOptions()
-) -> AsyncIterator[PostgresProvider]:
+async def open_provider(dsn: str, options: PostgresOptions = DEFAULTS) -> AsyncIterator[PostgresProvider]:
     provider = PostgresProvider(dsn, options)
     try:
         yield provider

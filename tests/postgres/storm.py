@@ -20,12 +20,12 @@ CREATE TABLE truth (id bigint NOT NULL, version int NOT NULL, op text NOT NULL, 
 SELECT changefeed.watch('orders', partition_key => '{space}');
 """
 
-_INSERT = """
+_INSERT = f"""
 WITH done AS (
-    INSERT INTO orders (space, version, note) SELECT n %% {spaces}, 1, %(note)s FROM generate_series(1, %(count)s) n
+    INSERT INTO orders (space, version, note) SELECT n %% {SPACES}, 1, %(note)s FROM generate_series(1, %(count)s) n
     RETURNING id, version, note)
 INSERT INTO truth SELECT id, version, 'upsert', note FROM done
-""".format(spaces=SPACES)
+"""
 
 _UPDATE = """
 WITH chosen AS (SELECT id FROM orders WHERE id >= %(low)s ORDER BY id LIMIT %(count)s FOR UPDATE SKIP LOCKED),
@@ -71,9 +71,7 @@ class Writer:
             case 0 | 1:
                 await self._connection.execute(_INSERT, {"count": chance.choice((1, 1, 5)), "note": note})
             case 2 | 3 | 4:
-                await self._connection.execute(
-                    _UPDATE, {"low": low, "count": chance.choice((1, 1, 3)), "note": note}
-                )
+                await self._connection.execute(_UPDATE, {"low": low, "count": chance.choice((1, 1, 3)), "note": note})
             case _:
                 await self._connection.execute(_DELETE, {"low": low})
 
@@ -120,10 +118,7 @@ async def storm(dsn: str, other_dsn: str, *, writers: int = 12) -> AsyncIterator
         await elsewhere.execute("SELECT pg_current_xact_id()")
         await long.execute(_INSERT, {"count": 7, "note": "long"})
         stop = asyncio.Event()
-        tasks = [
-            asyncio.create_task(Writer(connection, seed).run(stop))
-            for seed, connection in enumerate(connections)
-        ]
+        tasks = [asyncio.create_task(Writer(connection, seed).run(stop)) for seed, connection in enumerate(connections)]
         try:
             yield
         finally:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 
+import psycopg
 import pytest
 
 from tests.postgres.conftest import Connection
@@ -190,3 +191,34 @@ async def test_an_image_shows_the_document_as_lists_do(connection: Connection, d
     await connection.execute("UPDATE documents.files SET deleted_at = now()")
     gone = await (await connection.execute("SELECT FROM documents.documents_image(%s)", [[document]])).fetchall()
     assert gone == []
+
+
+async def test_no_writer_of_a_document_waits_for_another_because_of_capture(
+    database: str, connection: Connection, document: str, version: str
+) -> None:
+    for tag in ("kept", "other"):
+        await connection.execute("INSERT INTO documents.file_tags VALUES (%s, %s)", [document, tag])
+    insert = "INSERT INTO documents.runs (input_file_version_id) VALUES (%s) RETURNING id"
+    runs = [await one(connection, insert, version) for _ in range(2)]
+    edits = [
+        ("INSERT INTO documents.file_tags VALUES (%s, %s)", (document, "new")),
+        ("DELETE FROM documents.file_tags WHERE file_id = %s AND tag = %s", (document, "kept")),
+        ("INSERT INTO documents.runs (input_file_version_id, error) VALUES (%s, %s)", (version, "e")),
+        ("UPDATE documents.runs SET status = 'done' WHERE id = %s AND status <> %s", (runs[0], "done")),
+    ]
+    others = [
+        ("UPDATE documents.files SET title = 'meanwhile' WHERE id = %s", (document,)),
+        ("INSERT INTO documents.file_tags VALUES (%s, 'meanwhile')", (document,)),
+        ("DELETE FROM documents.file_tags WHERE file_id = %s AND tag = 'other'", (document,)),
+        ("UPDATE documents.runs SET output = '1' WHERE id = %s", (runs[1],)),
+    ]
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as second:
+        await second.execute("SET lock_timeout = '3s'")
+        for statement, values in edits:
+            async with connection.transaction(force_rollback=True):
+                done = await connection.execute(statement.encode(), values)
+                assert done.rowcount == 1
+                for other, other_values in others:
+                    async with second.transaction(force_rollback=True):
+                        done = await second.execute(other.encode(), other_values)
+                        assert done.rowcount == 1

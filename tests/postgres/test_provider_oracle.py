@@ -81,9 +81,7 @@ class Follower:
 
 
 @pytest.mark.soak
-async def test_every_reader_gets_every_change_once_in_one_order(
-    log_database: str, other_database: str
-) -> None:
+async def test_every_reader_gets_every_change_once_in_one_order(log_database: str, other_database: str) -> None:
     await prepare(log_database)
     last: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     followers = [Follower(log_database, seed, size) for seed, size in enumerate((7, 100, 1000))]

@@ -105,3 +105,9 @@ async def test_a_transaction_that_has_written_cannot_make_a_tick(connection: Con
         await connection.execute("INSERT INTO t VALUES (1)")
         with pytest.raises(errors.ActiveSqlTransaction):
             await connection.execute("SELECT changefeed.tick(1)")
+
+
+async def test_a_tick_refuses_a_snapshot_that_would_be_older_than_its_reading(connection: Connection) -> None:
+    await connection.execute("SET default_transaction_isolation = 'repeatable read'")
+    with pytest.raises(errors.ActiveSqlTransaction):
+        await tick(connection)

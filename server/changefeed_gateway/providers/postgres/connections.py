@@ -55,7 +55,6 @@ class Connections:
         self._statement_timeout = statement_timeout
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
-        self._failures_seen = 0
         self._repairing: asyncio.Task[None] | None = None
         self._pool = AsyncConnectionPool(
             dsn,
@@ -101,29 +100,32 @@ class Connections:
             await self._pool.putconn(connection)
 
     async def _take(self) -> Connection:
+        failures = self._failures
         try:
             return await self._pool.getconn(timeout=_FOR_A_CONNECTION)
         except PoolTimeout:
-            await self._raise_if_refused()
+            if self._failures > failures:
+                await self._raise_if_refused()
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PoolTimeout),
-            wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
             stop=stop_after_delay(self.patience.total_seconds()),
             reraise=True,
         )
         return await retrying(self._pool.getconn, timeout=_FOR_A_CONNECTION)
 
+    @property
+    def _failures(self) -> int:
+        """How often the pool failed to connect."""
+        return self._pool.get_stats().get("connections_errors", 0)
+
     async def _raise_if_refused(self) -> None:
         """Tell a server that refuses us from one that does not answer: the pool keeps the reason to itself."""
-        failures = self._pool.get_stats().get("connections_errors", 0)
-        if failures == self._failures_seen:
-            return
-        self._failures_seen = failures
         try:
             connection = await psycopg.AsyncConnection.connect(self._dsn, **self._options)
         except psycopg.Error as error:
-            if not translate(error).retryable:
-                raise
+            if not (ours := translate(error)).retryable:
+                raise ours from error
         else:
             await connection.close()
 

@@ -70,7 +70,7 @@ class Doorbell:
     async def _listen_for_ever(self) -> None:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type((psycopg.Error, OSError)),
-            wait=wait_exponential_jitter(initial=0.05, max=5.0, jitter=0.2),
+            wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.2),
         )
         while True:
             connection: Connection = await retrying(self._connect)

@@ -138,7 +138,7 @@ class Ticker:
     async def _ask_patiently(self) -> TickAnswer:
         retrying = AsyncRetrying(
             retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable),
-            wait=wait_exponential_jitter(initial=0.05, max=1.0, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
             stop=stop_after_delay(self._cadence.outage_patience.total_seconds()),
             reraise=True,
         )

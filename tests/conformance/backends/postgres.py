@@ -1,0 +1,170 @@
+"""PostgreSQL as a backend: a watched table, and the documents feed."""
+
+import json
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+from psycopg.rows import TupleRow
+
+from changefeed.v1 import change_event_pb2
+from changefeed_gateway.core.model import Address, CapabilityName, ItemState
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.providers.postgres.provider import PostgresProvider
+from tests.conformance.backend import Hook, Item
+from tests.databases import DOCUMENTS, LOG, PostgresForTests
+
+MIGRATIONS = Path(__file__).parents[3] / "migrations"
+
+OTHER_TABLES = """
+    create table public.neighbours (name text primary key);
+    select changefeed.watch('public.neighbours');
+    create table public.silent (name text primary key);
+"""
+
+THINGS = """
+    create table public.things (
+        partition text not null, name text not null, content text not null, primary key (partition, name)
+    );
+    select changefeed.watch('public.things', partition_key => array ['partition']);
+"""
+
+
+class _PostgresBackend:
+    """A database of its own with what both backends share."""
+
+    hooks: frozenset[Hook] = frozenset()
+    provider_id = "postgres"
+    capabilities = frozenset(CapabilityName)
+    largest_content = 10_000_000
+    collection = ""
+    template = LOG
+
+    def __init__(self, server: PostgresForTests) -> None:
+        self._server = server
+        self._dsn = ""
+        self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+
+    async def start(self) -> None:
+        self._dsn = await self._server.fresh(self.template)
+        self._connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
+        await self._execute_script(OTHER_TABLES)
+
+    async def stop(self) -> None:
+        await self._sql.close()
+        await self._server.drop(self._dsn)
+
+    async def connect(self) -> Provider:
+        return PostgresProvider(self._dsn)
+
+    def address(self, connection: str) -> Address:
+        return Address(connection=connection, database="", collection=self.collection)
+
+    def unprovisioned(self, connection: str) -> Address:
+        return Address(connection=connection, database="", collection="public.silent")
+
+    def neighbour(self, connection: str) -> Address:
+        return Address(connection=connection, database="", collection="public.neighbours")
+
+    async def split(self, partition_id: str) -> None:
+        raise NotImplementedError("no hook yet")
+
+    async def merge(self, first: str, second: str) -> None:
+        raise NotImplementedError("no hook yet")
+
+    async def trim(self) -> None:
+        raise NotImplementedError("no hook yet")
+
+    @property
+    def _sql(self) -> psycopg.AsyncConnection[TupleRow]:
+        assert self._connection is not None
+        return self._connection
+
+    async def _execute_script(self, script: str) -> None:
+        # Without parameters several statements go in one message, as psql sends a file.
+        await self._sql.execute(script.encode())
+
+
+class WatchedTableBackend(_PostgresBackend):
+    """A plain table with a composite key; its images are captured."""
+
+    item_state = ItemState.INCLUDED
+    collection = "public.things"
+
+    async def start(self) -> None:
+        await super().start()
+        await self._execute_script(THINGS)
+
+    async def put(self, item: Item, content: str) -> None:
+        await self._sql.execute(
+            "insert into public.things values (%s, %s, %s)"
+            " on conflict (partition, name) do update set content = excluded.content",
+            (*item, content),
+        )
+
+    async def delete(self, item: Item) -> None:
+        await self._sql.execute("delete from public.things where partition = %s and name = %s", item)
+
+    async def recreate(self) -> None:
+        await self._execute_script("select changefeed.unwatch('public.things'); drop table public.things;" + THINGS)
+
+    def item_of(self, key: change_event_pb2.Key) -> Item:
+        partition, name = key.components
+        return Item(partition.value, name.value)
+
+    def content_of(self, item_json: str) -> str:
+        return str(json.loads(item_json)["content"])
+
+
+class DocumentsBackend(_PostgresBackend):
+    """The documents feed: a partition is a workspace, an item a document, its content the title."""
+
+    item_state = ItemState.INCLUDED_CURRENT
+    collection = "documents"
+    template = DOCUMENTS
+
+    def __init__(self, server: PostgresForTests) -> None:
+        super().__init__(server)
+        self._workspaces: dict[str, str] = {}
+        self._documents: dict[Item, str] = {}
+
+    async def put(self, item: Item, content: str) -> None:
+        workspace = await self._workspace(item.partition)
+        if (document := self._documents.get(item)) is None:
+            document = self._documents[item] = str(uuid4())
+            await self._sql.execute(
+                "insert into documents.files (id, workspace_id, title) values (%s, %s, %s)",
+                (document, workspace, content),
+            )
+        else:
+            await self._sql.execute(
+                "update documents.files set title = %s, deleted_at = null where id = %s", (content, document)
+            )
+
+    async def delete(self, item: Item) -> None:
+        await self._sql.execute("update documents.files set deleted_at = now() where id = %s", (self._documents[item],))
+
+    async def recreate(self) -> None:
+        await self._execute_script(
+            "drop schema documents cascade;"
+            "select changefeed.drop_feed(feed_id) from changefeed.feeds where name = 'documents';"
+        )
+        for script in sorted((MIGRATIONS / "documents").glob("*.sql")):
+            await self._execute_script(script.read_text())
+        self._workspaces.clear()
+        self._documents.clear()
+
+    def item_of(self, key: change_event_pb2.Key) -> Item:
+        [document] = key.components
+        return next(item for item, known in self._documents.items() if known == document.value)
+
+    def content_of(self, item_json: str) -> str:
+        return str(json.loads(item_json)["title"])
+
+    async def _workspace(self, name: str) -> str:
+        if name not in self._workspaces:
+            self._workspaces[name] = str(uuid4())
+            await self._sql.execute(
+                "insert into documents.workspaces (id, name) values (%s, %s)", (self._workspaces[name], name)
+            )
+        return self._workspaces[name]

@@ -1,0 +1,232 @@
+"""Where reading starts, and which positions are refused."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import psycopg
+import pytest
+
+from changefeed_gateway.core.errors import CheckpointExpired, HistoryGap, InvalidRequest
+from changefeed_gateway.core.model import (
+    After,
+    AtTime,
+    Beginning,
+    Change,
+    Cursor,
+    Feed,
+    LogicalPartition,
+    Now,
+    Page,
+    Start,
+)
+from changefeed_gateway.providers.postgres.cursor import Position, decode_position, encode_position
+from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
+from tests.postgres.conftest import Connection
+from tests.postgres.reading import address, ids, open_provider, page_read, read_all
+
+QUIET = PostgresOptions(idle_cadence=timedelta(hours=1))
+"""No ticks but those that reads make."""
+
+
+class Shop:
+    """A watched table and a provider of its feed."""
+
+    def __init__(self, connection: Connection, provider: PostgresProvider, feed: Feed) -> None:
+        self.connection = connection
+        self.provider = provider
+        self.feed = feed
+        self.feed_id = 1
+
+    async def insert(self, *numbers: int, space: int = 0) -> None:
+        for number in numbers:
+            await self.connection.execute("INSERT INTO orders VALUES (%s, %s)", (number, space))
+
+    async def tick(self, *, force: bool = False) -> int:
+        cursor = await self.connection.execute("SELECT id FROM changefeed.tick(%s, %s)", (self.feed_id, force))
+        row = await cursor.fetchone()
+        assert row is not None
+        return int(row[0])
+
+    async def page(self, start: Start, **how: object) -> Page:
+        return await self.provider.read_page(self.feed, page_read(start, **how))  # type: ignore[arg-type]
+
+    async def forget_ticks(self, condition: str) -> None:
+        await self.connection.execute(f"DELETE FROM changefeed_log.tick_1 WHERE {condition}".encode())
+
+
+@pytest.fixture
+async def shop(log_database: str) -> AsyncIterator[Shop]:
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY, space int NOT NULL)")
+        await connection.execute("SELECT changefeed.watch('orders', partition_key => '{space}')")
+        async with open_provider(log_database, QUIET) as provider:
+            feed = await provider.open_feed(address("public.orders"))
+            yield Shop(connection, provider, feed)
+
+
+def keys(changes: list[Change] | Page) -> list[int]:
+    found = changes.changes if isinstance(changes, Page) else changes
+    return [int(change.key.components[0].value) for change in found]
+
+
+async def test_beginning_of_an_empty_feed_and_what_comes_later(shop: Shop) -> None:
+    empty = await shop.page(Beginning())
+    assert (list(empty.changes), empty.more_available) == ([], False)
+    await shop.insert(1, 2, 3)
+    page = await shop.page(After(empty.cursor))
+    assert keys(page) == [1, 2, 3]
+    assert not page.more_available
+    assert keys(await shop.page(Beginning())) == [1, 2, 3]
+    assert keys(await shop.page(After(page.cursor))) == []
+
+
+async def test_now_is_fixed_before_the_answer(shop: Shop) -> None:
+    await shop.insert(1)
+    for number in range(2, 12):
+        page = await shop.page(Now(), size=number % 2)
+        await shop.insert(number)
+        assert keys(page) == []
+        assert keys(await shop.page(After(page.cursor))) == [number]
+
+
+async def test_a_read_that_does_not_wait_gives_all_that_had_committed(shop: Shop) -> None:
+    page = await shop.page(Beginning())
+    for number in range(1, 20):
+        await shop.insert(number)
+        scope = LogicalPartition("0") if number % 2 else None
+        page = await shop.page(After(page.cursor), **({"scope": scope} if scope else {}))
+        assert keys(page) == [number]
+
+
+async def test_a_start_is_resolved_without_changes(shop: Shop) -> None:
+    await shop.insert(1)
+    for start in (Beginning(), Now(), AtTime(datetime.now(UTC))):
+        page = await shop.page(start, size=0)
+        assert page.changes == []
+        assert page.start == page.cursor
+        assert (await shop.page(After(page.cursor), size=0)).cursor == page.cursor
+
+
+async def test_at_a_time_nothing_at_or_after_it_is_missing(shop: Shop) -> None:
+    times = []
+    for number in range(1, 8):
+        times.append(datetime.now(UTC))
+        await shop.insert(number)
+        await shop.tick()
+    for index, time in enumerate(times):
+        assert keys(await shop.page(AtTime(time))) == list(range(index + 1, 8))
+    assert keys(await shop.page(AtTime(times[0] - timedelta(days=400)))) == list(range(1, 8))
+    assert keys(await shop.page(AtTime(datetime.now(UTC) + timedelta(days=1)))) == []
+
+
+async def test_a_position_whose_history_was_dropped_is_expired(shop: Shop) -> None:
+    start = (await shop.page(Beginning(), size=0)).cursor
+    await shop.insert(1)
+    early = (await shop.page(Beginning())).cursor
+    await shop.insert(2)
+    kept = await shop.tick()
+    await shop.insert(3)
+    await shop.tick()
+    await shop.forget_ticks(f"id < {kept}")
+    for cursor in (start, early):
+        async with open_provider(shop.connection.info.dsn) as other:
+            for size in (0, 10):
+                with pytest.raises(CheckpointExpired, match="restart from beginning or now"):
+                    await other.read_page(shop.feed, page_read(After(cursor), size=size))
+    assert keys(await shop.page(Beginning())) == [3]
+    earliest = (await shop.page(Beginning(), size=0)).cursor
+    assert decode_position(earliest) == Position(kept)
+
+
+async def test_a_time_before_the_retained_history_names_the_earliest(shop: Shop) -> None:
+    await shop.insert(1)
+    kept = await shop.tick()
+    await shop.forget_ticks(f"id < {kept}")
+    with pytest.raises(CheckpointExpired) as caught:
+        await shop.page(AtTime(datetime.now(UTC) - timedelta(days=1)))
+    assert caught.value.reason == "START_TIME_BEFORE_RETENTION"
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in str(caught.value)
+
+
+async def test_history_that_is_dropped_while_it_is_read_is_expired_and_never_a_gap(shop: Shop) -> None:
+    """P6: the process knows the ticks, but the read itself finds that they are gone."""
+    await shop.insert(1, 2)
+    first = await shop.page(Beginning(), size=1)
+    assert keys(first) == [1]
+    await shop.connection.execute(
+        "UPDATE changefeed_log.tick_1 SET at = at - interval '30 days';"
+        "UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '30 days'"
+    )
+    async with open_provider(shop.connection.info.dsn, QUIET) as other:
+        page = await other.read_page(shop.feed, page_read(Beginning(), size=1))
+        await shop.insert(3)
+        kept = await shop.tick()
+        await shop.forget_ticks(f"id < {kept}")
+        await shop.connection.execute("DELETE FROM changefeed_log.log_1 WHERE seq <= 2")
+        with pytest.raises(CheckpointExpired):
+            await other.read_page(shop.feed, page_read(After(page.cursor)))
+
+
+async def test_a_tick_that_is_missing_in_between_is_a_gap(shop: Shop) -> None:
+    ticks = []
+    for number in range(1, 5):
+        await shop.insert(number)
+        ticks.append(await shop.tick())
+    await shop.forget_ticks(f"id = {ticks[1]}")
+    with pytest.raises(HistoryGap, match=f"tick {ticks[1]} is missing"):
+        await shop.page(Beginning())
+    for position in (Position(ticks[1]), Position(ticks[2])):
+        with pytest.raises(HistoryGap):
+            await shop.page(After(encode_position(position)))
+
+
+@pytest.mark.parametrize("position", [Position(99), Position(1, 5), Position(2**62, 2**62)])
+async def test_a_position_beyond_the_newest_tick_is_refused(shop: Shop, position: Position) -> None:
+    for wait in (0, 1):
+        with pytest.raises(InvalidRequest, match="lost the history") as caught:
+            await shop.page(After(encode_position(position)), wait=wait)
+        assert caught.value.reason == "TOKEN_RESOURCE_RECREATED"
+
+
+async def test_ticks_that_a_failover_lost_are_noticed_by_who_knew_them(shop: Shop) -> None:
+    await shop.insert(1, 2)
+    page = await shop.page(Beginning())
+    newest = decode_position(page.cursor).tick
+    await shop.forget_ticks(f"id >= {newest}")
+    with pytest.raises(InvalidRequest, match="lost the history"):
+        await shop.page(After(encode_position(Position(newest + 1))))
+    await shop.insert(3)
+    assert keys(await shop.page(Beginning())) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("cursor", [b"", b"x", b"\xff" * 16, b"\0" * 15, b"\0" * 17])
+async def test_bytes_that_are_no_position_are_refused(shop: Shop, cursor: bytes) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        await shop.page(After(Cursor(cursor)))
+    assert caught.value.reason == "TOKEN_MALFORMED"
+
+
+async def test_position_zero_is_before_any_history(shop: Shop) -> None:
+    with pytest.raises(CheckpointExpired):
+        await shop.page(After(Cursor(b"\0" * 16)))
+
+
+async def test_a_page_says_when_its_cursor_expires(shop: Shop) -> None:
+    await shop.insert(1)
+    page = await shop.page(Beginning())
+    assert page.expire_time is not None
+    assert timedelta(days=7) <= page.expire_time - datetime.now(UTC) <= timedelta(days=8, minutes=1)
+    assert page.watermark is not None
+    assert page.watermark <= datetime.now(UTC)
+    assert page.provider_calls > 0
+
+
+async def test_event_ids_are_the_same_in_every_scope(shop: Shop) -> None:
+    await shop.insert(1, 2, space=1)
+    await shop.insert(3, space=2)
+    whole, _ = await read_all(shop.provider, shop.feed)
+    first, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=LogicalPartition("1"), size=1))
+    second, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=LogicalPartition("2")))
+    assert ids(whole) == [*ids(first), *ids(second)]
+    none, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=LogicalPartition("3")))
+    assert none == []
