@@ -16,7 +16,7 @@ TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint fmt gen gen-check soak bench-core wheels baseline constraints clean
+.PHONY: help demo serve test lint fmt gen gen-check schema soak bench-core wheels baseline constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -54,6 +54,9 @@ fmt: .venv/.stamp-dev ## Format Python and proto files and repair what ruff can
 
 gen: .venv-gen/.stamp ## Generate clients/python/gen from proto/
 	@scripts/gen
+
+schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
+	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py
 
 soak: .venv/.stamp-dev ## Run the concurrency tests longer, FOR=600 seconds unless given
 	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m soak --timeout=0 $(PYTEST_ARGS)

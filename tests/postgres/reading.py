@@ -20,7 +20,6 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 
-
 WHOLE = EntireCollection()
 DEFAULTS = PostgresOptions()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 
 from changefeed.v1 import change_event_pb2
@@ -29,6 +30,8 @@ THINGS = """
     select changefeed.watch('public.things', partition_key => array ['partition']);
 """
 
+_PREPARED: dict[tuple[PostgresForTests, type], str] = {}
+
 
 class _PostgresBackend:
     """A database of its own with what both backends share."""
@@ -39,6 +42,7 @@ class _PostgresBackend:
     largest_content = 10_000_000
     collection = ""
     template = LOG
+    preparation = OTHER_TABLES
 
     def __init__(self, server: PostgresForTests) -> None:
         self._server = server
@@ -46,9 +50,8 @@ class _PostgresBackend:
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
 
     async def start(self) -> None:
-        self._dsn = await self._server.fresh(self.template)
+        self._dsn = await self._server.fresh(await self._prepared())
         self._connection = await psycopg.AsyncConnection.connect(self._dsn, autocommit=True)
-        await self._execute_script(OTHER_TABLES)
 
     async def stop(self) -> None:
         await self._sql.close()
@@ -84,16 +87,23 @@ class _PostgresBackend:
         # Without parameters several statements go in one message, as psql sends a file.
         await self._sql.execute(script.encode())
 
+    async def _prepared(self) -> str:
+        """Name of a database that holds everything; every test copies it."""
+        key = self._server, type(self)
+        if key not in _PREPARED:
+            dsn = await self._server.fresh(self.template)
+            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+                await connection.execute(self.preparation.encode())
+            _PREPARED[key] = str(conninfo_to_dict(dsn)["dbname"])
+        return _PREPARED[key]
+
 
 class WatchedTableBackend(_PostgresBackend):
     """A plain table with a composite key; its images are captured."""
 
     item_state = ItemState.INCLUDED
     collection = "public.things"
-
-    async def start(self) -> None:
-        await super().start()
-        await self._execute_script(THINGS)
+    preparation = OTHER_TABLES + THINGS
 
     async def put(self, item: Item, content: str) -> None:
         await self._sql.execute(

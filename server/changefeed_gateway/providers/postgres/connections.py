@@ -31,6 +31,16 @@ _TRANSPORT: Final[dict[str, str | int]] = {
 }
 """How a connection to a host that went away is noticed; the connection string may say otherwise."""
 
+_SESSION: Final[dict[str, str]] = {
+    "timezone": "UTC",
+    # A tick needs each of its statements to see what committed before it.
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    # Planning a page over all days anew costs more than reading it.
+    "plan_cache_mode": "force_generic_plan",
+}
+"""Whatever the database's or the role's own defaults are."""
+
 _FOR_A_CONNECTION: Final = 1.0
 """Seconds to wait in the pool's queue before joining it anew: only who joins makes the pool connect again."""
 
@@ -137,9 +147,13 @@ class Connections:
 
     async def _configure(self, connection: Connection) -> None:
         milliseconds = int(self._statement_timeout.total_seconds() * 1000)
+        settings = {**_SESSION, "statement_timeout": f"{milliseconds}ms"}
         await connection.execute(
-            "SELECT set_config('statement_timeout', %s, false), set_config('timezone', 'UTC', false)",
-            (f"{milliseconds}ms",),
+            "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
+            # Ticks are durable before anything that they bound is delivered.
+            " UNION ALL SELECT set_config('synchronous_commit', 'on', false)"
+            " WHERE current_setting('synchronous_commit') = 'off'",
+            (list(settings), list(settings.values())),
         )
 
 

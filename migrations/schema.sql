@@ -1,0 +1,1145 @@
+-- What the migrations make, without the days of the logs. Made by `make schema`; do not edit.
+
+
+CREATE SCHEMA changefeed;
+
+COMMENT ON SCHEMA changefeed IS 'Change feeds: what an operator calls.';
+
+CREATE SCHEMA changefeed_log;
+
+COMMENT ON SCHEMA changefeed_log IS 'Change feeds: the logs and ticks themselves. Written by capture, read by the gateway.';
+
+CREATE SCHEMA documents;
+
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    insert into changefeed_log.log_%s (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
+$_$;
+
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
+
+CREATE FUNCTION changefeed.candidates(snapshot pg_snapshot, tick_xid xid8) RETURNS SETOF xid8
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select x from pg_snapshot_xip(snapshot) x where x < tick_xid
+    union all
+    select n::text::xid8
+    from generate_series(pg_snapshot_xmax(snapshot)::text::bigint, tick_xid::text::bigint - 1) n
+$$;
+
+CREATE FUNCTION changefeed.check_options(source regclass, partition_key text[], image text, doorbell text) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    missing text;
+begin
+    if image is null or image not in ('captured', 'none') then
+        raise exception 'image is %', coalesce(quote_literal(image), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'Choose captured or none.';
+    elsif doorbell is null or doorbell not in ('notify', 'poll') then
+        raise exception 'doorbell is %', coalesce(quote_literal(doorbell), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'Choose notify or poll.';
+    elsif cardinality(partition_key) = 0 then
+        raise exception 'partition_key is empty'
+            using errcode = 'invalid_parameter_value', hint = 'Name columns, or leave it out for the primary key.';
+    end if;
+    select p into missing from unnest(partition_key) p
+        where not exists (select from pg_attribute a
+                          where a.attrelid = source and a.attname = p and a.attnum > 0 and not a.attisdropped
+                              and a.attnotnull)
+        limit 1;
+    if found then
+        raise exception 'partition_key names %, which is not a NOT NULL column of %', quote_ident(missing), source
+            using errcode = 'undefined_column', hint = 'Name columns of the table that are never null.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.column_text(row_name text, column_name text, type regtype) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case changefeed.key_type(type)
+        when 'binary' then format('encode(%I.%I, ''base64'')', row_name, column_name)
+        else format('%I.%I::text', row_name, column_name)
+    end
+$$;
+
+CREATE FUNCTION changefeed.create_capture(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    f        changefeed.feeds;
+    settings text;
+    image    text;
+    bell_new text;
+    bell_old text;
+    key_new  text;
+    key_old  text;
+    pk_new   text;
+    pk_old   text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    settings := changefeed.pinned_settings(f.source);
+    key_new := changefeed.key_text(f.source, 'n', f.key_columns);
+    key_old := changefeed.key_text(f.source, 'o', f.key_columns);
+    pk_new := changefeed.key_text(f.source, 'n', f.partition_key_columns);
+    pk_old := changefeed.key_text(f.source, 'o', f.partition_key_columns);
+    image := case f.image_mode when 'captured' then 'row_to_json(n.*)::text' else 'null::text' end;
+    bell_new := changefeed.if_found(
+        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
+    bell_old := changefeed.if_found(
+        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
+
+    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.append_sql(feed, format(
+        'select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)) || bell_new);
+    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.append_sql(feed, format(
+        'select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)) || bell_old);
+    perform changefeed.create_capture_function(feed, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
+    perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, feed));
+    perform changefeed.create_capture_function(feed, 'update', settings, format($sql$
+    if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
+    else%s
+    end if;$sql$, feed,
+        changefeed.append_sql(feed, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
+        changefeed.append_sql(feed, format(
+            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))) || bell_new);
+    perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
+        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
+        || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
+    perform changefeed.create_triggers(f);
+end;
+$_$;
+
+CREATE FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format($function$
+create function changefeed_log.capture_%1$s_%2$s() returns trigger
+language plpgsql security definer %3$s
+as $body$
+declare
+    beat bigint;
+begin%4$s
+    return null;
+end;
+$body$
+    $function$, feed, event, settings, body);
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) IS 'Makes a trigger function changefeed_log.capture_<feed>_<event>. It runs as its owner, so that writers of the table need no rights on the log. settings: its SET clauses.';
+
+CREATE FUNCTION changefeed.create_days(parent text, first_day date, days integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+declare
+    day date;
+begin
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (minvalue) to (%L)',
+                   parent || '_past', parent, first_day::timestamptz);
+    for day in select first_day + n from generate_series(0, days - 1) n loop
+        execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (%L)',
+                       parent || to_char(day, '"_"YYYYMMDD'), parent, day::timestamptz, (day + 1)::timestamptz);
+    end loop;
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (maxvalue)',
+                   parent || '_future', parent, (first_day + days)::timestamptz);
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.create_days(parent text, first_day date, days integer) IS 'Gives a new log or tick table its days (UTC) and the two partitions that hold what no day covers.';
+
+CREATE FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    feed integer;
+begin
+    insert into changefeed.feeds
+        (name, source, image_mode, image_function, key_columns, key_types, partition_key_columns, doorbell)
+    values ($1, $2, $3, $4, $5, $6, $7, $8)
+    returning feed_id into feed;
+    perform changefeed.create_log(feed);
+    perform changefeed.create_tick_function(feed);
+    execute format($sql$
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
+        values (1, clock_timestamp(), 0, pg_current_xact_id(), pg_current_snapshot())
+    $sql$, feed);
+    return feed;
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) IS 'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
+
+CREATE FUNCTION changefeed.create_log(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format($sql$
+        create sequence changefeed_log.seq_%1$s as bigint cache 1;
+        create sequence changefeed_log.bell_%1$s as bigint cache 1;
+
+        create table changefeed_log.log_%1$s (
+            xid           xid8 not null,
+            seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
+            changed_at    timestamptz not null,
+            created       boolean not null,
+            op            text not null check (op in ('upsert', 'delete', 'truncate')),
+            partition_key text not null,
+            key           text not null,
+            image         text
+        ) partition by range (changed_at);
+        create index on changefeed_log.log_%1$s (seq);
+        create index on changefeed_log.log_%1$s (xid, seq);
+        create index on changefeed_log.log_%1$s (partition_key, seq);
+
+        create table changefeed_log.tick_%1$s (
+            id       bigint not null,
+            at       timestamptz not null,
+            last_seq bigint not null,
+            xid      xid8 not null,
+            snapshot pg_snapshot not null
+        ) partition by range (at);
+        create index on changefeed_log.tick_%1$s (id);
+        create index on changefeed_log.tick_%1$s (last_seq, id);
+        create index on changefeed_log.tick_%1$s (at);
+    $sql$, feed);
+    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
+    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+end;
+$_$;
+
+CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format($function$
+        create function changefeed_log.make_tick_%1$s(force boolean)
+        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+        language plpgsql
+        set search_path = pg_catalog, pg_temp
+        as $body$
+        declare
+            newest   changefeed_log.tick_%1$s;
+            first    changefeed_log.tick_%1$s;
+            reading  bigint;
+            locked   boolean := false;
+            finished boolean;
+        begin
+            if pg_is_in_recovery() then
+                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
+                    using errcode = 'read_only_sql_transaction';
+            end if;
+            if pg_current_xact_id_if_assigned() is not null
+                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
+                    using errcode = 'active_sql_transaction';
+            end if;
+            loop
+                select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
+                -- A fresh sequence reads 1 before its first number is drawn.
+                select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_%1$s s;
+                select * into first from changefeed_log.tick_%1$s t
+                    where t.last_seq = newest.last_seq order by t.id limit 1;
+                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
+                    into finished, quiet
+                    from changefeed.candidates(first.snapshot, first.xid) c
+                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                made := force or finished or reading > newest.last_seq;
+                exit when locked or not made;
+                perform pg_advisory_xact_lock(1667655785, %1$s);
+                locked := true;
+            end loop;
+            if made then
+                -- The order is the proof: the sequence was read, now the xid, then the snapshot.
+                newest.xid := pg_current_xact_id();
+                newest.snapshot := pg_current_snapshot();
+                newest.id := newest.id + 1;
+                newest.at := clock_timestamp();
+                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
+                    or (reading = newest.last_seq and not exists (
+                        select from changefeed.candidates(first.snapshot, first.xid) c
+                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                newest.last_seq := reading;
+                insert into changefeed_log.tick_%1$s values (newest.*);
+            end if;
+            id := newest.id;
+            at := newest.at;
+            last_seq := newest.last_seq;
+            xid := newest.xid::text;
+            snapshot := newest.snapshot::text;
+            return next;
+        end;
+        $body$
+    $function$, feed);
+end;
+$_$;
+
+CREATE TABLE changefeed.feeds (
+    feed_id integer NOT NULL,
+    name text NOT NULL,
+    source oid,
+    image_mode text NOT NULL,
+    image_function text,
+    key_columns text[] NOT NULL,
+    key_types text[] NOT NULL,
+    partition_key_columns text[] NOT NULL,
+    doorbell text NOT NULL,
+    retention interval DEFAULT '7 days'::interval NOT NULL,
+    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
+    CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
+    CONSTRAINT feeds_doorbell_check CHECK ((doorbell = ANY (ARRAY['notify'::text, 'poll'::text]))),
+    CONSTRAINT feeds_image_mode_check CHECK ((image_mode = ANY (ARRAY['captured'::text, 'current'::text, 'none'::text]))),
+    CONSTRAINT feeds_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
+    CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
+    CONSTRAINT feeds_retention_check CHECK ((retention > '00:00:00'::interval))
+);
+
+COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
+
+COMMENT ON COLUMN changefeed.feeds.source IS 'The watched table; null for a feed made of several.';
+
+COMMENT ON COLUMN changefeed.feeds.image_mode IS 'captured: the trigger stores the row; current: read with the page; none.';
+
+COMMENT ON COLUMN changefeed.feeds.image_function IS 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
+
+COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
+
+CREATE FUNCTION changefeed.create_triggers(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    event   text;
+    rekeyed text := (select string_agg(distinct format('old.%1$I is distinct from new.%1$I', c), ' or ')
+                     from unnest(f.key_columns || f.partition_key_columns) c);
+begin
+    foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
+        execute format('create trigger changefeed_%2$s after %2$s on %3$s %4$s for each statement '
+                       'execute function changefeed_log.capture_%1$s_%2$s()',
+                       f.feed_id, event, f.source::regclass,
+                       case event
+                           when 'insert' then 'referencing new table as new_rows'
+                           when 'update' then 'referencing old table as old_rows new table as new_rows'
+                           when 'delete' then 'referencing old table as old_rows'
+                           else ''
+                       end);
+    end loop;
+    execute format('create trigger changefeed_rekey after update on %2$s for each row when (%3$s) '
+                   'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
+end;
+$_$;
+
+CREATE FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select case doorbell when 'poll' then '' else format($sql$
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_%1$s'::regclass) then
+        perform setval('changefeed_log.bell_%1$s', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', %1$s, 'seq', currval('changefeed_log.seq_%1$s'),
+            'partition_key', (select k from (%2$s limit 1) s (k) where length(k) <= 1000))::text);
+    end if;$sql$, feed, partition_key_sql) end
+$_$;
+
+COMMENT ON FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that rings the doorbell of a feed; needs a variable "beat bigint". partition_key_sql: a query of one text.';
+
+CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    delete from changefeed.feeds where feed_id = feed;
+    if not found then
+        raise exception 'there is no feed %', feed using errcode = 'undefined_object';
+    end if;
+    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.drop_feed(feed integer) IS 'Removes a feed whole, its history with it; capture must be gone before.';
+
+CREATE FUNCTION changefeed.if_found(statements text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select case statements when '' then '' else format($sql$
+    if not found then
+        return null;
+    end if;%s$sql$, statements) end
+$_$;
+
+COMMENT ON FUNCTION changefeed.if_found(statements text) IS 'PL/pgSQL that goes on only if something was appended: statement triggers fire for statements without rows too.';
+
+CREATE FUNCTION changefeed.key_text(source regclass, row_name text, columns text[]) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    texts text[];
+    type  regtype;
+begin
+    select array_agg(changefeed.column_text(row_name, a.attname, a.atttypid) order by c.place), min(a.atttypid)
+        into strict texts, type
+        from unnest(columns) with ordinality c (name, place)
+        join pg_attribute a on a.attrelid = source and a.attname = c.name and not a.attisdropped;
+    if cardinality(texts) > 1 then
+        return format('to_json(array[%s])::text', array_to_string(texts, ', '));
+    end if;
+    if changefeed.key_type(type) in ('number', 'boolean', 'binary') or type = 'uuid'::regtype then
+        return texts[1];
+    end if;
+    return format('case when starts_with(%1$s, ''['') then to_json(array[%1$s])::text else %1$s end', texts[1]);
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.key_text(source regclass, row_name text, columns text[]) IS 'SQL that writes the key of a row as text: one value stands for itself, several (or a text that begins with "[") are a JSON array of texts.';
+
+CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when t.oid = 'bool'::regtype then 'boolean'
+        when t.oid = 'bytea'::regtype then 'binary'
+        when t.typcategory = 'N' and t.oid <> 'money'::regtype and t.typname !~ '^reg' then 'number'
+        else 'string'
+    end
+    from pg_type t where t.oid = type
+$$;
+
+CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        with pair as (
+            select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
+            from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
+            full join (select %4$s as partition_key, %5$s as key from old_rows o) o
+                on o.key = n.key and o.partition_key = n.partition_key
+        )
+        select false, 'delete', p.old_partition_key, p.old_key, null from pair p where p.key is null
+        union all
+        select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
+    $sql$, pk_new, key_new, image, pk_old, key_old)
+$_$;
+
+CREATE FUNCTION changefeed.pinned_settings(source regclass) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select 'set search_path = pg_catalog, pg_temp' || case when exists (
+        select from pg_attribute a join pg_type t on t.oid = a.atttypid
+        where a.attrelid = source and a.attnum > 0 and not a.attisdropped
+            and (t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
+            and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
+    ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
+           ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
+$$;
+
+CREATE FUNCTION changefeed.primary_key(source regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select array_agg(a.attname::text order by k.place)
+    from pg_index i, unnest(i.indkey::smallint[]) with ordinality k (attnum, place), pg_attribute a
+    where i.indrelid = source and i.indisprimary and a.attrelid = source and a.attnum = k.attnum
+$$;
+
+CREATE FUNCTION changefeed.refuse_unwatchable(source regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    c pg_class;
+begin
+    select * into strict c from pg_class where oid = source;
+    if c.relnamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace, 'pg_catalog'::regnamespace) then
+        raise exception '% belongs to the change feeds or to PostgreSQL itself', source
+            using errcode = 'wrong_object_type', hint = 'Watch a table of the application.';
+    elsif c.relkind = 'p' or c.relispartition then
+        raise exception '% is partitioned or a partition', source
+            using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
+    elsif c.relkind <> 'r' then
+        raise exception '% is not a table', source
+            using errcode = 'wrong_object_type', hint = 'Watch the table that holds the rows.';
+    elsif c.relpersistence = 't' then
+        raise exception '% is a temporary table', source
+            using errcode = 'wrong_object_type', hint = 'Watch a permanent table.';
+    elsif exists (select from pg_inherits where inhrelid = source or inhparent = source) then
+        raise exception '% takes part in inheritance', source
+            using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
+    elsif not exists (select from pg_index where indrelid = source and indisprimary) then
+        raise exception '% has no primary key', source
+            using errcode = 'object_not_in_prerequisite_state', hint = 'Add a primary key, then watch the table.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.same_feed(known changefeed.feeds, source regclass, keys text[], partition_key text[], image text, doorbell text) RETURNS integer
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if known.source is distinct from source::oid then
+        raise exception 'the feed % belongs to another table of that name, which is gone or was renamed', known.name
+            using errcode = 'duplicate_object',
+                  hint = format('select changefeed.drop_feed(%s) removes it with its history; then watch again.', known.feed_id);
+    elsif (known.key_columns, known.partition_key_columns, known.image_mode, known.doorbell)
+            is distinct from (keys, partition_key, image, doorbell) then
+        raise exception '% is watched with other options', known.name
+            using errcode = 'duplicate_object', hint = 'Call changefeed.unwatch first; this ends the old feed''s history.';
+    end if;
+    return known.feed_id;
+end;
+$$;
+
+CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    return query execute format('select * from changefeed_log.make_tick_%s($1)', feed) using force;
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.tick(feed integer, force boolean) IS 'Makes a tick if it can bring a change, or if forced, in a transaction of its own; answers the newest tick. quiet: only new numbers of the sequence can bring anything.';
+
+CREATE PROCEDURE changefeed.tick_all()
+    LANGUAGE plpgsql
+    AS $$
+declare
+    feed pg_catalog.int4;
+begin
+    for feed in select f.feed_id from changefeed.feeds f loop
+        perform changefeed.tick(feed);
+        commit;
+    end loop;
+end;
+$$;
+
+COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
+
+CREATE FUNCTION changefeed.unwatch(source regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+declare
+    feed  integer;
+    event text;
+begin
+    select feed_id into feed from changefeed.feeds f where f.source = unwatch.source;
+    if feed is null then
+        raise exception '% is not watched', source
+            using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists what is.';
+    end if;
+    foreach event in array array ['insert', 'update', 'delete', 'truncate', 'rekey'] loop
+        execute format('drop trigger if exists changefeed_%s on %s', event, unwatch.source);
+        execute format('drop function changefeed_log.capture_%s_%s()', feed, event);
+    end loop;
+    perform changefeed.drop_feed(feed);
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.unwatch(source regclass) IS 'Ends the feed of a table: its triggers, its log and its history.';
+
+CREATE FUNCTION changefeed.watch(source regclass, partition_key text[] DEFAULT NULL::text[], image text DEFAULT 'captured'::text, doorbell text DEFAULT 'notify'::text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+declare
+    table_name text := (select format('%s.%s', n.nspname, c.relname)
+                        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = watch.source);
+    keys       text[];
+    wanted     text[];
+    known      changefeed.feeds;
+    feed       integer;
+begin
+    perform changefeed.refuse_unwatchable(watch.source);
+    keys := changefeed.primary_key(watch.source);
+    wanted := coalesce(partition_key, keys);
+    perform changefeed.check_options(watch.source, wanted, image, doorbell);
+    perform pg_advisory_xact_lock(1667655787, 0);
+    select * into known from changefeed.feeds f where f.source = watch.source or f.name = table_name;
+    if known.feed_id is not null then
+        return changefeed.same_feed(known, watch.source, keys, wanted, image, doorbell);
+    end if;
+    -- Waits for writers under way before the feed begins: what they write is not captured.
+    execute format('lock table %s in share row exclusive mode', watch.source);
+    feed := changefeed.create_feed(
+        table_name, watch.source, image, null, keys,
+        (select array_agg(changefeed.key_type(a.atttypid) order by k.place)
+         from unnest(keys) with ordinality k (name, place)
+         join pg_attribute a on a.attrelid = watch.source and a.attname = k.name),
+        wanted, doorbell);
+    perform changefeed.create_capture(feed);
+    return feed;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text) IS 'Makes a feed of a plain table with a primary key and answers its id; again without harm. image: captured or none. doorbell: notify or poll.';
+
+CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select o.file_id from old_rows o) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select f.workspace_id::text from (select o.file_id from old_rows o) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_file_tags_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select n.file_id from new_rows n) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select f.workspace_id::text from (select n.file_id from new_rows n) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_files_delete() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+            select false, 'delete', o.workspace_id::text, o.id::text, null::text from old_rows o where o.kind = 'document'
+        ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select o.workspace_id::text from old_rows o limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_files_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+            select true, 'upsert', n.workspace_id::text, n.id::text, null::text from new_rows n where n.kind = 'document'
+        ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select n.workspace_id::text from new_rows n limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_files_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (select false, 'truncate', '', '', null::text) c (created, op, partition_key, key, image);
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select null::text limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_files_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+            with pair as (
+                select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
+                       o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
+                       o.id is not distinct from n.id and o.workspace_id = n.workspace_id as stays
+                from (select * from old_rows where kind = 'document') o
+                full join (select * from new_rows where kind = 'document') n on n.id = o.id
+            )
+            select false, 'delete', p.left_workspace::text, p.left_id::text, null::text
+            from pair p where p.left_id is not null and p.stays is not true
+            union all
+            select p.stays is not true or p.was_deleted and not p.is_deleted,
+                   case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
+                   p.workspace_id::text, p.id::text, null::text
+            from pair p where p.id is not null
+        ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select n.workspace_id::text from new_rows n limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_runs_delete() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select v.file_id from old_rows o join documents.file_versions v on v.id = o.input_file_version_id) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from old_rows o join documents.file_versions v on v.id = o.input_file_version_id) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_runs_insert() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select v.file_id from new_rows n join documents.file_versions v on v.id = n.input_file_version_id) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from new_rows n join documents.file_versions v on v.id = n.input_file_version_id) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_runs_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select v.file_id from new_rows n join old_rows o on o.id = n.id join documents.file_versions v on v.id = n.input_file_version_id where (n.status, n.started_at, n.completed_at, n.output, n.error) is distinct from (o.status, o.started_at, o.completed_at, o.output, o.error)) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from new_rows n join old_rows o on o.id = n.id join documents.file_versions v on v.id = n.input_file_version_id where (n.status, n.started_at, n.completed_at, n.output, n.error) is distinct from (o.status, o.started_at, o.completed_at, o.output, o.error)) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+        declare
+            newest   changefeed_log.tick_1;
+            first    changefeed_log.tick_1;
+            reading  bigint;
+            locked   boolean := false;
+            finished boolean;
+        begin
+            if pg_is_in_recovery() then
+                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
+                    using errcode = 'read_only_sql_transaction';
+            end if;
+            if pg_current_xact_id_if_assigned() is not null
+                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
+                    using errcode = 'active_sql_transaction';
+            end if;
+            loop
+                select * into newest from changefeed_log.tick_1 t order by t.id desc limit 1;
+                -- A fresh sequence reads 1 before its first number is drawn.
+                select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_1 s;
+                select * into first from changefeed_log.tick_1 t
+                    where t.last_seq = newest.last_seq order by t.id limit 1;
+                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
+                    into finished, quiet
+                    from changefeed.candidates(first.snapshot, first.xid) c
+                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                made := force or finished or reading > newest.last_seq;
+                exit when locked or not made;
+                perform pg_advisory_xact_lock(1667655785, 1);
+                locked := true;
+            end loop;
+            if made then
+                -- The order is the proof: the sequence was read, now the xid, then the snapshot.
+                newest.xid := pg_current_xact_id();
+                newest.snapshot := pg_current_snapshot();
+                newest.id := newest.id + 1;
+                newest.at := clock_timestamp();
+                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
+                    or (reading = newest.last_seq and not exists (
+                        select from changefeed.candidates(first.snapshot, first.xid) c
+                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                newest.last_seq := reading;
+                insert into changefeed_log.tick_1 values (newest.*);
+            end if;
+            id := newest.id;
+            at := newest.at;
+            last_seq := newest.last_seq;
+            xid := newest.xid::text;
+            snapshot := newest.snapshot::text;
+            return next;
+        end;
+        $$;
+
+CREATE FUNCTION documents.documents_image(keys text[]) RETURNS TABLE(key text, partition_key text, image text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    AS $$
+    select f.id::text, f.workspace_id::text, row_to_json(d)::text
+    from documents.files f
+    left join lateral (
+        select v.version, v.byte_size, v.content_type
+        from documents.file_versions v where v.file_id = f.id order by v.version desc limit 1
+    ) v on true
+    left join lateral (
+        select r.id, r.status, r.started_at, r.completed_at, r.output, r.error
+        from documents.file_versions rv join documents.runs r on r.input_file_version_id = rv.id
+        where rv.file_id = f.id order by r.created_at desc, r.id desc limit 1
+    ) r on true
+    cross join lateral (
+        select f.id, f.workspace_id, f.title, f.metadata, f.created_at, f.updated_at,
+               coalesce((select json_agg(t.tag order by t.tag) from documents.file_tags t where t.file_id = f.id), '[]') as tags,
+               case when r.id is not null then row_to_json(r) end as last_run
+    ) d
+    where f.id = any (keys::uuid[]) and f.kind = 'document' and f.deleted_at is null
+$$;
+
+COMMENT ON FUNCTION documents.documents_image(keys text[]) IS 'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
+
+ALTER TABLE changefeed.feeds ALTER COLUMN feed_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME changefeed.feeds_feed_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE changefeed.migrations (
+    set text NOT NULL,
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE changefeed.migrations IS 'What `changefeed migrate` applied, and the sha256 of each file.';
+
+CREATE SEQUENCE changefeed_log.bell_1
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE SEQUENCE changefeed_log.seq_1
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+CREATE TABLE changefeed_log.log_1 (
+    xid xid8 NOT NULL,
+    seq bigint DEFAULT nextval('changefeed_log.seq_1'::regclass) NOT NULL,
+    changed_at timestamp with time zone NOT NULL,
+    created boolean NOT NULL,
+    op text NOT NULL,
+    partition_key text NOT NULL,
+    key text NOT NULL,
+    image text,
+    CONSTRAINT log_1_op_check CHECK ((op = ANY (ARRAY['upsert'::text, 'delete'::text, 'truncate'::text])))
+)
+PARTITION BY RANGE (changed_at);
+
+CREATE TABLE changefeed_log.tick_1 (
+    id bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    last_seq bigint NOT NULL,
+    xid xid8 NOT NULL,
+    snapshot pg_snapshot NOT NULL
+)
+PARTITION BY RANGE (at);
+
+CREATE TABLE documents.file_tags (
+    file_id uuid NOT NULL,
+    tag text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE documents.file_versions (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    file_id uuid NOT NULL,
+    version integer NOT NULL,
+    byte_size bigint NOT NULL,
+    content_type text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT file_versions_byte_size_check CHECK ((byte_size >= 0)),
+    CONSTRAINT file_versions_version_check CHECK ((version > 0))
+);
+
+CREATE TABLE documents.files (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    workspace_id uuid NOT NULL,
+    kind text DEFAULT 'document'::text NOT NULL,
+    title text NOT NULL,
+    metadata jsonb DEFAULT '{}'::jsonb NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    updated_at timestamp with time zone DEFAULT now() NOT NULL,
+    deleted_at timestamp with time zone
+);
+
+COMMENT ON COLUMN documents.files.kind IS 'Documents are of kind "document"; other kinds are not part of the feed.';
+
+COMMENT ON COLUMN documents.files.deleted_at IS 'Set: deleted, may come back. Null: alive.';
+
+CREATE TABLE documents.run_fields (
+    run_id uuid NOT NULL,
+    name text NOT NULL,
+    value jsonb
+);
+
+COMMENT ON TABLE documents.run_fields IS 'Wide: written in the transaction that completes the run, and makes no change of its own.';
+
+CREATE TABLE documents.run_table_columns (
+    run_id uuid NOT NULL,
+    table_name text NOT NULL,
+    column_name text NOT NULL,
+    cells jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+COMMENT ON TABLE documents.run_table_columns IS 'Wide, as run_fields.';
+
+CREATE TABLE documents.runs (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    input_file_version_id uuid NOT NULL,
+    status text DEFAULT 'queued'::text NOT NULL,
+    started_at timestamp with time zone,
+    completed_at timestamp with time zone,
+    output jsonb,
+    error text,
+    progress real DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+COMMENT ON COLUMN documents.runs.progress IS 'Changes often and is not part of a document: it makes no change.';
+
+CREATE TABLE documents.workspaces (
+    id uuid DEFAULT gen_random_uuid() NOT NULL,
+    name text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE ONLY changefeed.feeds
+    ADD CONSTRAINT feeds_name_key UNIQUE (name);
+
+ALTER TABLE ONLY changefeed.feeds
+    ADD CONSTRAINT feeds_pkey PRIMARY KEY (feed_id);
+
+ALTER TABLE ONLY changefeed.migrations
+    ADD CONSTRAINT migrations_pkey PRIMARY KEY (set, version);
+
+ALTER TABLE ONLY documents.file_tags
+    ADD CONSTRAINT file_tags_pkey PRIMARY KEY (file_id, tag);
+
+ALTER TABLE ONLY documents.file_versions
+    ADD CONSTRAINT file_versions_file_id_version_key UNIQUE (file_id, version);
+
+ALTER TABLE ONLY documents.file_versions
+    ADD CONSTRAINT file_versions_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY documents.files
+    ADD CONSTRAINT files_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY documents.run_fields
+    ADD CONSTRAINT run_fields_pkey PRIMARY KEY (run_id, name);
+
+ALTER TABLE ONLY documents.run_table_columns
+    ADD CONSTRAINT run_table_columns_pkey PRIMARY KEY (run_id, table_name, column_name);
+
+ALTER TABLE ONLY documents.runs
+    ADD CONSTRAINT runs_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY documents.workspaces
+    ADD CONSTRAINT workspaces_pkey PRIMARY KEY (id);
+
+CREATE INDEX log_1_partition_key_seq_idx ON ONLY changefeed_log.log_1 USING btree (partition_key, seq);
+
+CREATE INDEX log_1_seq_idx ON ONLY changefeed_log.log_1 USING btree (seq);
+
+CREATE INDEX log_1_xid_seq_idx ON ONLY changefeed_log.log_1 USING btree (xid, seq);
+
+CREATE INDEX tick_1_at_idx ON ONLY changefeed_log.tick_1 USING btree (at);
+
+CREATE INDEX tick_1_id_idx ON ONLY changefeed_log.tick_1 USING btree (id);
+
+CREATE INDEX tick_1_last_seq_id_idx ON ONLY changefeed_log.tick_1 USING btree (last_seq, id);
+
+CREATE INDEX files_workspace_id_idx ON documents.files USING btree (workspace_id);
+
+CREATE INDEX runs_input_file_version_id_created_at_idx ON documents.runs USING btree (input_file_version_id, created_at);
+
+CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.file_tags REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_delete();
+
+CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.files REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_delete();
+
+CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.runs REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_delete();
+
+CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.file_tags REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_insert();
+
+CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.files REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_insert();
+
+CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_insert();
+
+CREATE TRIGGER changefeed_truncate AFTER TRUNCATE ON documents.files FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_truncate();
+
+CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.files REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_update();
+
+CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.runs REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_update();
+
+ALTER TABLE ONLY documents.file_tags
+    ADD CONSTRAINT file_tags_file_id_fkey FOREIGN KEY (file_id) REFERENCES documents.files(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY documents.file_versions
+    ADD CONSTRAINT file_versions_file_id_fkey FOREIGN KEY (file_id) REFERENCES documents.files(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY documents.files
+    ADD CONSTRAINT files_workspace_id_fkey FOREIGN KEY (workspace_id) REFERENCES documents.workspaces(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY documents.run_fields
+    ADD CONSTRAINT run_fields_run_id_fkey FOREIGN KEY (run_id) REFERENCES documents.runs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY documents.run_table_columns
+    ADD CONSTRAINT run_table_columns_run_id_fkey FOREIGN KEY (run_id) REFERENCES documents.runs(id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY documents.runs
+    ADD CONSTRAINT runs_input_file_version_id_fkey FOREIGN KEY (input_file_version_id) REFERENCES documents.file_versions(id) ON DELETE CASCADE;

@@ -1,0 +1,1 @@
+"""`changefeed demo`: people edit documents, a consumer mirrors them, and both sides are compared."""

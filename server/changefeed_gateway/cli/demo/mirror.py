@@ -1,0 +1,135 @@
+"""A consumer's copy of the documents, made of nothing but the images that arrive, and kept with its place."""
+
+import json
+import os
+from collections import Counter, deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from changefeed.v1.change_event_pb2 import CHANGE_TYPE_TRUNCATE, ChangeEvent
+from changefeed_client import Delivery
+
+_REMEMBERED: Final = 20_000
+"""Event ids in which a duplicate is looked for."""
+
+
+class Document(NamedTuple):
+    """What is compared."""
+
+    workspace: str
+    title: str
+    tags: tuple[str, ...]
+    last_run: str | None
+    """Status of the last run."""
+
+
+class Mirror:
+    """Documents by id and by workspace, as a document that moved is gone in one and new in another."""
+
+    def __init__(self, file: Path) -> None:
+        self.token = ""
+        """Where to go on; it belongs to the documents and is saved with them."""
+        self.received: Counter[str] = Counter()
+        """Events a document, by its id."""
+        self.duplicates = 0
+        self.delays: deque[float] = deque(maxlen=1_000)
+        """Seconds from the statement in the database to the arrival here, of the last events."""
+        self._file = file
+        self._items: dict[tuple[str, str], str] = {}
+        self._recent: deque[str] = deque(maxlen=_REMEMBERED)
+        self._seen: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def take(self, delivery: Delivery) -> None:
+        """Apply what arrived and move on; nothing is lost if the process dies before `save`, it only comes again."""
+        for event in delivery.events:
+            self._apply(event)
+        self.token = delivery.continuation_token
+
+    def _apply(self, event: ChangeEvent) -> None:
+        if self._is_duplicate(event.event_id):
+            self.duplicates += 1
+            return
+        document = event.key.components[0].value if event.key.components else ""
+        self.received[document] += 1
+        age = datetime.now(UTC) - event.commit_timestamp.ToDatetime(UTC)
+        self.delays.append(age.total_seconds())
+        if event.change_type == CHANGE_TYPE_TRUNCATE:
+            self._items.clear()
+        elif event.new_item_json:
+            self._items[event.key.partition_key, document] = event.new_item_json
+        else:
+            # A delete, or a change of a document that is gone by now: either way it is not there.
+            self._items.pop((event.key.partition_key, document), None)
+
+    def _is_duplicate(self, event_id: str) -> bool:
+        if event_id in self._seen:
+            return True
+        if len(self._recent) == _REMEMBERED:
+            self._seen.discard(self._recent[0])
+        self._recent.append(event_id)
+        self._seen.add(event_id)
+        return False
+
+    def documents(self) -> dict[str, Document]:
+        """The documents as the mirror has them."""
+        return {document: _parsed(workspace, text) for (workspace, document), text in self._items.items()}
+
+    def load(self) -> bool:
+        """Take up what was saved; answers whether there was anything."""
+        try:
+            saved = json.loads(self._file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        self.token = saved["token"]
+        self._items = {(workspace, document): text for workspace, document, text in saved["items"]}
+        return True
+
+    def save(self) -> None:
+        """Keep place and documents together, whole or not at all."""
+        items = [[*key, text] for key, text in self._items.items()]
+        draft = self._file.with_suffix(".new")
+        with open(draft, "w", encoding="utf-8") as out:
+            json.dump({"token": self.token, "items": items}, out)
+            out.flush()
+            os.fsync(out.fileno())
+        draft.replace(self._file)
+
+    def forget(self) -> None:
+        """Start anew."""
+        self.token = ""
+        self._items.clear()
+
+
+def _parsed(workspace: str, text: str) -> Document:
+    image: dict[str, Any] = json.loads(text)
+    run = image["last_run"]
+    return Document(
+        workspace=workspace,
+        title=image["title"],
+        tags=tuple(image["tags"]),
+        last_run=run["status"] if run else None,
+    )
+
+
+async def source_documents(dsn: str) -> Mapping[str, Document]:
+    """The documents as the source tables have them, asked for without the feed."""
+    query = """
+        SELECT f.id::text, f.workspace_id::text, f.title,
+               ARRAY(SELECT t.tag FROM documents.file_tags t WHERE t.file_id = f.id ORDER BY t.tag),
+               (SELECT r.status FROM documents.runs r JOIN documents.file_versions v ON v.id = r.input_file_version_id
+                WHERE v.file_id = f.id ORDER BY r.created_at DESC, r.id DESC LIMIT 1)
+        FROM documents.files f WHERE f.deleted_at IS NULL AND f.kind = 'document'
+    """
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        rows = await connection.execute(query)
+        return {
+            document: Document(workspace, title, tuple(tags), last_run)
+            async for document, workspace, title, tags, last_run in rows
+        }

@@ -1,0 +1,243 @@
+"""People who edit documents: each edit is a transaction, and each knows how many changes it makes."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+
+_WORKSPACES: Final = ("Research", "Legal", "Finance")
+_TOPICS: Final = ("budget", "contract", "field notes", "forecast", "interview", "invoice", "minutes", "survey")
+_TAGS: Final = ("draft", "final", "important", "review", "shared", "todo")
+_EDITORS: Final = 6
+_PAUSE_SECONDS: Final = 0.05
+"""Mean time that an editor thinks between two edits."""
+_LONG_SECONDS: Final = 2.0
+"""How long the slow editor keeps a transaction open."""
+_MOST_DOCUMENTS: Final = 400
+_ROLLBACKS: Final = 0.03
+
+Connection = psycopg.AsyncConnection[TupleRow]
+_Action = Callable[["_Edit", str], Awaitable[None]]
+
+
+@dataclass(slots=True, kw_only=True)
+class Ledger:
+    """What was committed, as the writers know it."""
+
+    changes: Counter[str] = field(default_factory=Counter)
+    """Changes a document, by its id."""
+    transactions: int = 0
+    rolled_back: int = 0
+
+    def commit(self, changes: Counter[str]) -> None:
+        """Enter the changes of one committed transaction."""
+        self.changes.update(changes)
+        self.transactions += 1
+
+
+class Workload:
+    """Several editors at once, one of them slow, on a small set of documents."""
+
+    def __init__(self, dsn: str) -> None:
+        self.ledger = Ledger()
+        self._dsn = dsn
+        self._workspaces: list[str] = []
+        self._documents: set[str] = set()
+
+    async def prepare(self) -> None:
+        """Find the workspaces and documents of earlier runs, or make the workspaces."""
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            for name in _WORKSPACES:
+                await connection.execute(
+                    "INSERT INTO documents.workspaces (name)"
+                    " SELECT %(name)s WHERE NOT EXISTS (SELECT FROM documents.workspaces WHERE name = %(name)s)",
+                    {"name": name},
+                )
+            self._workspaces = await _texts(connection, "SELECT id::text FROM documents.workspaces")
+            self._documents = set(await _texts(connection, "SELECT id::text FROM documents.files"))
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Edit until told to stop; transactions under way are finished."""
+        async with asyncio.TaskGroup() as editors:
+            for _ in range(_EDITORS):
+                editors.create_task(self._edit_until(stop, 0.0))
+            editors.create_task(self._edit_until(stop, _LONG_SECONDS))
+
+    async def _edit_until(self, stop: asyncio.Event, hold_seconds: float) -> None:
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            while not stop.is_set():
+                await self._transaction(connection, stop, hold_seconds)
+                await _pause(stop, random.expovariate(1 / _PAUSE_SECONDS))
+
+    async def _transaction(self, connection: Connection, stop: asyncio.Event, hold_seconds: float) -> None:
+        edit = _Edit(connection, self._workspaces)
+        try:
+            async with connection.transaction():
+                for document in self._choose():
+                    await random.choices(_ACTIONS, _WEIGHTS)[0](edit, document)
+                if not self._documents or (random.random() < 0.2 and len(self._documents) < _MOST_DOCUMENTS):
+                    await edit.upload()
+                await _pause(stop, hold_seconds)
+                if random.random() < _ROLLBACKS:
+                    raise psycopg.Rollback
+                edit.kept = True
+        except (psycopg.errors.DeadlockDetected, psycopg.errors.ForeignKeyViolation):
+            # Another editor was there first, or removed the document for good.
+            edit.kept = False
+        if not edit.kept:
+            self.ledger.rolled_back += 1
+            return
+        self.ledger.commit(edit.changes)
+        self._documents |= edit.uploaded
+        self._documents -= edit.removed
+
+    def _choose(self) -> list[str]:
+        """One document or two, in one order for everybody, as careful applications lock."""
+        count = min(len(self._documents), random.choice((1, 1, 1, 2)))
+        return sorted(random.sample(sorted(self._documents), count))
+
+
+class _Edit:
+    """One transaction: what it did, and how many changes of which document that makes."""
+
+    def __init__(self, connection: Connection, workspaces: list[str]) -> None:
+        self.changes: Counter[str] = Counter()
+        self.uploaded: set[str] = set()
+        self.removed: set[str] = set()
+        self.kept = False
+        self._connection = connection
+        self._workspaces = workspaces
+
+    async def upload(self) -> None:
+        """Files come one by one or in a heap; each makes one change, its version none."""
+        count = random.choice((1, 1, 1, 5))
+        cursor = await self._connection.execute(
+            "INSERT INTO documents.files (workspace_id, title, metadata)"
+            " SELECT %s::uuid, format('%%s %%s', %s::text, n), %s FROM generate_series(1, %s) n RETURNING id::text",
+            (random.choice(self._workspaces), random.choice(_TOPICS), Jsonb({"pages": random.randint(1, 90)}), count),
+        )
+        self.uploaded = {row[0] async for row in cursor}
+        await self._connection.execute(
+            "INSERT INTO documents.file_versions (file_id, version, byte_size, content_type)"
+            " SELECT unnest(%s::uuid[]), 1, %s, 'application/pdf'",
+            (list(self.uploaded), random.randint(1_000, 5_000_000)),
+        )
+        self.changes.update(self.uploaded)
+
+    async def rename(self, document: str) -> None:
+        """One change."""
+        title = f"{random.choice(_TOPICS)} {random.randint(1, 99)}"
+        await self._count(
+            document, "UPDATE documents.files SET title = %s, updated_at = now() WHERE id = %s", (title, document)
+        )
+
+    async def tag(self, document: str) -> None:
+        """One change, or none where the tag is there already."""
+        await self._count(
+            document,
+            "INSERT INTO documents.file_tags (file_id, tag) VALUES (%s, %s) ON CONFLICT DO NOTHING",
+            (document, random.choice(_TAGS)),
+        )
+
+    async def untag(self, document: str) -> None:
+        """One change for all tags that go at once."""
+        await self._count(document, "DELETE FROM documents.file_tags WHERE file_id = %s", (document,), at_most=1)
+
+    async def run(self, document: str) -> None:
+        """A change at the start and one at the end; progress and wide rows make none."""
+        cursor = await self._connection.execute(
+            "INSERT INTO documents.runs (input_file_version_id, status, started_at)"
+            " SELECT id, 'running', now() FROM documents.file_versions WHERE file_id = %s"
+            " ORDER BY version DESC LIMIT 1 RETURNING id",
+            (document,),
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            return
+        await self._complete(row[0])
+        self.changes[document] += 2
+
+    async def _complete(self, run: UUID) -> None:
+        await self._connection.execute("UPDATE documents.runs SET progress = 0.5 WHERE id = %s", (run,))
+        await self._connection.execute(
+            "INSERT INTO documents.run_fields (run_id, name, value)"
+            " SELECT %s, format('field %%s', n), to_jsonb(n) FROM generate_series(1, 20) n",
+            (run,),
+        )
+        await self._connection.execute(
+            "UPDATE documents.runs SET status = %s, completed_at = now(), output = %s WHERE id = %s",
+            (random.choice(("succeeded", "failed")), Jsonb({"score": random.randint(0, 100)}), run),
+        )
+
+    async def delete(self, document: str) -> None:
+        """Into the bin: one change."""
+        await self._count(
+            document,
+            "UPDATE documents.files SET deleted_at = now() WHERE id = %s AND deleted_at IS NULL",
+            (document,),
+        )
+
+    async def undelete(self, document: str) -> None:
+        """Out of the bin: one change."""
+        await self._count(
+            document,
+            "UPDATE documents.files SET deleted_at = NULL WHERE id = %s AND deleted_at IS NOT NULL",
+            (document,),
+        )
+
+    async def move(self, document: str) -> None:
+        """Gone from one workspace, new in another: two changes."""
+        workspace = random.choice(self._workspaces)
+        await self._count(
+            document,
+            "UPDATE documents.files SET workspace_id = %s WHERE id = %s AND workspace_id <> %s",
+            (workspace, document, workspace),
+            each=2,
+        )
+
+    async def remove(self, document: str) -> None:
+        """For good, with all that belongs to it: one change."""
+        await self._count(document, "DELETE FROM documents.files WHERE id = %s", (document,))
+        self.removed.add(document)
+
+    async def _count(
+        self, document: str, statement: str, arguments: tuple[str, ...], *, each: int = 1, at_most: int | None = None
+    ) -> None:
+        cursor = await self._connection.execute(statement.encode(), arguments)
+        rows = cursor.rowcount if at_most is None else min(cursor.rowcount, at_most)
+        if rows:
+            self.changes[document] += each * rows
+
+
+_CHANCES: Final[dict[_Action, int]] = {
+    _Edit.rename: 25,
+    _Edit.tag: 25,
+    _Edit.untag: 5,
+    _Edit.run: 15,
+    _Edit.delete: 10,
+    _Edit.undelete: 12,
+    _Edit.move: 4,
+    _Edit.remove: 4,
+}
+_ACTIONS: Final = list(_CHANCES)
+_WEIGHTS: Final = list(_CHANCES.values())
+
+
+async def _texts(connection: Connection, query: str) -> list[str]:
+    return [row[0] async for row in await connection.execute(query.encode())]
+
+
+async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait, but not longer than there is work."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass

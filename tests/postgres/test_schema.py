@@ -1,0 +1,70 @@
+"""`migrations/schema.sql` shows what all migrations together make. `UPDATE_SCHEMA=1` writes it anew."""
+
+import asyncio
+import os
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from changefeed_gateway.providers.postgres.embedded_host import find_binaries
+from changefeed_gateway.providers.postgres.migrations import (
+    MigrationError,
+    MigrationSet,
+    MigrationState,
+    load_migrations,
+    migrate,
+    migration_status,
+)
+from tests.databases import DOCUMENTS, PostgresForTests
+
+_SCHEMA = Path(__file__).parents[2] / "migrations" / "schema.sql"
+_HEADER = "-- What the migrations make, without the days of the logs. Made by `make schema`; do not edit.\n"
+
+
+async def dump(postgres: PostgresForTests) -> str:
+    """The schema as pg_dump writes it, without what differs from day to day and from version to version."""
+    process = await asyncio.create_subprocess_exec(
+        str(find_binaries(postgres.server.data_directory) / "pg_dump"),
+        *("--schema-only", "--no-owner", "--no-privileges", "--schema=changefeed", "--schema=changefeed_log"),
+        *("--schema=documents", "--exclude-table=changefeed_log.*_1_*", postgres.dsn(DOCUMENTS)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    kept = [
+        line
+        for line in out.decode().splitlines()
+        if not re.match(r"--|SET |SELECT pg_catalog.set_config|\\(un)?restrict", line)
+    ]
+    return _HEADER + re.sub(r"\n{3,}", "\n\n", "\n".join(kept)).rstrip() + "\n"
+
+
+@pytest.mark.req("DB-12")
+async def test_schema_sql_is_the_sum_of_the_migrations(postgres: PostgresForTests) -> None:
+    schema = await dump(postgres)
+    if os.environ.get("UPDATE_SCHEMA"):
+        _SCHEMA.write_text(schema)
+    assert _SCHEMA.read_text() == schema, "run make schema and commit the result"
+
+
+@pytest.mark.req("DB-12")
+async def test_migrating_again_changes_nothing(postgres: PostgresForTests, database: str) -> None:
+    assert await migrate(database, documents=True) == []
+    states = {status.state for status in await migration_status(database)}
+    assert states == {MigrationState.APPLIED}
+
+
+async def test_the_log_needs_no_documents(log_database: str) -> None:
+    applied = [status for status in await migration_status(log_database) if status.state is MigrationState.APPLIED]
+    assert [status.migration for status in applied] == load_migrations([MigrationSet.LOG])
+
+
+async def test_an_edited_migration_is_refused_by_name(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute(
+            "UPDATE changefeed.migrations SET checksum = 'other' WHERE set = 'log' AND version = 2"
+        )
+    with pytest.raises(MigrationError, match=r"log/0002_ticks\.sql was edited"):
+        await migrate(database)
