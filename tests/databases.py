@@ -26,7 +26,7 @@ class PostgresForTests:
         self.server = server
         self._numbers = itertools.count(1)
 
-    async def execute(self, *statements: sql.Composable) -> None:
+    async def execute(self, *statements: sql.SQL | sql.Composed) -> None:
         """Run statements in the maintenance database, each in a transaction of its own."""
         async with await psycopg.AsyncConnection.connect(self.server.dsn, autocommit=True) as connection:
             for statement in statements:

@@ -3,17 +3,21 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from changefeed.v1.change_event_pb2 import ChangeEvent
+from changefeed.v1.change_event_pb2 import ChangeEvent, ChangeType
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.position_pb2 import Beginning, StartPosition
 from changefeed.v1.read_changes_pb2 import ReadChangesRequest
 from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
 from changefeed.v1.subscribe_pb2 import SubscribeRequest
 from tests.load.gateway_process import GatewayProcess
+
+if TYPE_CHECKING:
+    from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
 
 _RESUMABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
 """What a client sees of a gateway that is killed; UNKNOWN only when the stream is torn in the middle."""
@@ -51,7 +55,7 @@ class Reader:
         """Read for ever, across every break."""
         while True:
             async with self.gateway.channel() as channel:
-                stub = ChangeFeedServiceStub(channel)
+                stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(channel)
                 try:
                     async for token, events in self._pages(stub) if self.page_size else self._stream(stub):
                         self._keep(token, events)
@@ -66,7 +70,7 @@ class Reader:
     def _start(self) -> StartPosition:
         return StartPosition(continuation_token=self.token) if self.token else StartPosition(beginning=Beginning())
 
-    async def _pages(self, stub: "ChangeFeedServiceStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
+    async def _pages(self, stub: "ChangeFeedServiceAsyncStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
         while True:
             request = ReadChangesRequest(
                 address=self.address,
@@ -79,7 +83,7 @@ class Reader:
             assert answer.continuation_token
             yield answer.continuation_token, list(answer.events)
 
-    async def _stream(self, stub: "ChangeFeedServiceStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
+    async def _stream(self, stub: "ChangeFeedServiceAsyncStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
         request = SubscribeRequest(
             address=self.address, scope=self.scope, start_position=self._start, heartbeat_interval=Duration(seconds=1)
         )
@@ -101,7 +105,7 @@ class Reader:
                 self.repeated += 1
                 continue
             self._seen.add(event.event_id)
-            kind = event.DESCRIPTOR.fields_by_name["change_type"].enum_type.values_by_number[event.change_type].name
+            kind = ChangeType.Name(event.change_type)
             self.events.append(
                 Kept(
                     event.event_id,

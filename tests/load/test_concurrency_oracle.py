@@ -3,8 +3,10 @@
 import asyncio
 import os
 import random
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psycopg
 import pytest
@@ -14,6 +16,8 @@ from tests.databases import LOG, PostgresForTests
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import SCHEMA, Connection, Writer, audited, hold_open, hold_open_elsewhere
+
+T = TypeVar("T")
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 WRITERS = 14
@@ -129,10 +133,11 @@ async def _caught_up(
             await reader.wait_for(logged[1] if reader.name.startswith("writer") else total)
 
 
-async def _unless_failed(reading: "asyncio.Future[list[None]]", work: "asyncio._CoroutineLike[object]") -> object:
+async def _unless_failed(reading: asyncio.Future[list[None]], work: Coroutine[Any, Any, T]) -> T:
     """Wait for some work; a reader that fails ends the wait with its own error."""
-    task = asyncio.ensure_future(work)
-    await asyncio.wait({reading, task}, return_when=asyncio.FIRST_COMPLETED)
+    task = asyncio.create_task(work)
+    both: set[asyncio.Future[Any]] = {reading, task}
+    await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if reading.done():
         task.cancel()
         await reading

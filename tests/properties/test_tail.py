@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -76,12 +77,10 @@ class Log:
         start = int.from_bytes(read.start.cursor) if isinstance(read.start, After) else 0
         async with self._grown:
             if start == len(self.keys) and read.max_wait:
-                try:
+                with suppress(TimeoutError):
                     await asyncio.wait_for(
                         self._grown.wait_for(lambda: len(self.keys) > start), read.max_wait.total_seconds()
                     )
-                except TimeoutError:
-                    pass
         end = min(len(self.keys), start + read.max_changes)
         mine = [i for i in range(start, end) if _within(self.keys[i], read.scope)]
         return Page(
@@ -173,6 +172,12 @@ def test_every_follower_reads_its_changes_once_in_order(
     asyncio.run(scenario())
 
 
+async def read_for_ever(follower: Follower, position: Cursor) -> None:
+    while True:
+        page = await follower.read(FEED, replace(READ, start=After(position), max_wait=timedelta(seconds=1)))
+        position = page.page.cursor
+
+
 async def test_live_pages_are_read_once_for_all_followers() -> None:
     log = Log()
     tails = Tails(log, encode, Limits())
@@ -214,7 +219,6 @@ async def test_an_outage_beyond_patience_reaches_every_follower() -> None:
     log.failures = 10**6
     await log.append("a")
     with pytest.raises(TransientFailure):
-        for _ in range(100):
-            await follower.read(FEED, replace(READ, start=After(cursor(1)), max_wait=timedelta(seconds=1)))
+        await read_for_ever(follower, cursor(1))
     await follower.aclose()
     await tails.aclose()

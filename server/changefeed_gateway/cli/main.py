@@ -8,6 +8,7 @@ import typer
 from changefeed_gateway.app import configure_logging
 from changefeed_gateway.cli import config, token
 from changefeed_gateway.cli.capabilities import capabilities
+from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
 from changefeed_gateway.cli.migrate import migrate
 from changefeed_gateway.cli.partitions import partitions
@@ -43,7 +44,7 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (serve, migrate, watch, read, tail, partitions, capabilities, doctor):
+for command in (demo, serve, migrate, watch, read, tail, partitions, capabilities, doctor):
     app.command()(command)
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")

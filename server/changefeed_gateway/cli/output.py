@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC
 from typing import Any, Final, NoReturn
 
 from google.protobuf.json_format import MessageToDict
@@ -42,9 +42,14 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 
 def print_change(event: ChangeEvent) -> None:
-    """Write one change as a line, cut at the edge of a terminal."""
+    """Write one change as a line."""
+    out.print(change_line(event))
+
+
+def change_line(event: ChangeEvent) -> Text:
+    """One change for people, cut at the edge of a terminal."""
     change = short(ChangeType, event.change_type)
-    time = event.commit_timestamp.ToDatetime(datetime.now().astimezone().tzinfo)
+    time = event.commit_timestamp.ToDatetime(UTC).astimezone()
     key = " ".join(f"{part.name}={part.value}" for part in event.key.components)
     line = Text.assemble(
         (time.strftime("%H:%M:%S.%f")[:-3] if event.HasField("commit_timestamp") else "", "dim"),
@@ -55,7 +60,7 @@ def print_change(event: ChangeEvent) -> None:
     )
     line.no_wrap = True
     line.overflow = "ellipsis"
-    out.print(line)
+    return line
 
 
 def print_token(token: str) -> None:

@@ -68,6 +68,13 @@ class Mirror:
             # A delete, or a change of a document that is gone by now: either way it is not there.
             self._items.pop((event.key.partition_key, document), None)
 
+    def take_count(self) -> int:
+        """How many events came so far; counting begins anew."""
+        count = self.received.total()
+        self.received.clear()
+        self.delays.clear()
+        return count
+
     def _is_duplicate(self, event_id: str) -> bool:
         if event_id in self._seen:
             return True

@@ -3,13 +3,14 @@
 import asyncio
 import signal
 import time
-from contextlib import suppress
+from asyncio import FIRST_COMPLETED
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
-from changefeed_client import BEGINNING, ChangeFeedClient, ChangeFeedRpcError, after, collection, connect
+from changefeed_client import BEGINNING, NOW, ChangeFeedClient, after, collection, connect
 from changefeed_gateway.app import database, open_gateway
 from changefeed_gateway.cli.demo.mirror import Mirror, source_documents
 from changefeed_gateway.cli.demo.view import View
@@ -59,30 +60,97 @@ class Session:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
-        status = err.status("starting PostgreSQL and the gateway")
-        status.start()
-        try:
-            async with (
-                database(self._settings, "main") as dsn,
-                open_gateway(self._settings) as gateway,
-                connect(gateway.target) as client,
-            ):
+        async with AsyncExitStack() as stack:
+            with err.status("starting PostgreSQL and the gateway"):
+                dsn = await stack.enter_async_context(database(self._settings, "main"))
+                gateway = await stack.enter_async_context(open_gateway(self._settings))
+                client = await stack.enter_async_context(connect(gateway.target))
                 workload = Workload(dsn)
                 await workload.prepare()
-                status.update("catching up")
                 view = View(gateway.target, workload.ledger, self._mirror)
-                async with asyncio.TaskGroup() as tasks:
-                    reading = tasks.create_task(self._read(client, view))
+                await self._find_place(client, workload)
+            async with asyncio.TaskGroup() as tasks:
+                reading = tasks.create_task(self._read(client, view))
+                with err.status("catching up"):
                     await self._unless_stopped(self._caught_up.wait())
-                    status.stop()
-                    caught_up = self._mirror.received.total()
-                    self._mirror.received.clear()
-                    if caught_up:
-                        complain(f"resumed: {caught_up:,} changes were made while nobody listened")
-                    with view:
-                        await self._work(workload)
-                        await self._settle(workload)
-                    reading.cancel()
-                return await self._compare(dsn, workload, caught_up)
+                caught_up = self._mirror.take_count()
+                if caught_up:
+                    complain(f"resumed: {caught_up:,} changes were made since the last run")
+                with view:
+                    await self._work(workload, view)
+                with err.status("waiting for the last changes"):
+                    await self._settle(workload)
+                reading.cancel()
+            return await self._compare(dsn, workload, caught_up)
+
+    async def _find_place(self, client: ChangeFeedClient, workload: Workload) -> None:
+        """Go on where the last run stopped; where that is not possible, have every document sent anew."""
+        if not self._mirror.load():
+            self._mirror.token = (await client.resolve(_FEED, BEGINNING)).continuation_token
+            return
+        inspected = await client.inspect(_FEED, self._mirror.token)
+        if not inspected.usable:
+            complain(f"cannot resume ({inspected.problem.message}): starting over")
+            self._mirror.forget()
+            self._mirror.token = (await client.resolve(_FEED, NOW)).continuation_token
+            await workload.touch_all()
+
+    async def _read(self, client: ChangeFeedClient, view: View) -> None:
+        saved = time.monotonic()
+        tail = client.tail(_FEED, after(self._mirror.token), heartbeat_interval=_HEARTBEAT)
+        try:
+            async with tail:
+                async for delivery in tail:
+                    self._mirror.take(delivery)
+                    view.take(delivery.events)
+                    if delivery.live:
+                        self._caught_up.set()
+                    self._arrived.set()
+                    if time.monotonic() - saved > _SAVE_SECONDS:
+                        saved = time.monotonic()
+                        self._mirror.save()
         finally:
-            status.stop()
+            self._mirror.save()
+
+    async def _work(self, workload: Workload, view: View) -> None:
+        if self._stop.is_set():
+            return
+        async with asyncio.TaskGroup() as tasks:
+            working = tasks.create_task(workload.run(self._stop))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._seconds):
+                    await asyncio.wait({working, tasks.create_task(self._stop.wait())}, return_when=FIRST_COMPLETED)
+            self._stop.set()
+
+    async def _settle(self, workload: Workload) -> None:
+        """Wait until as much has arrived as was committed, or until nothing more can be expected."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                while self._mirror.received.total() < workload.ledger.changes.total():
+                    self._arrived.clear()
+                    await self._arrived.wait()
+
+    async def _compare(self, dsn: str, workload: Workload, caught_up: int) -> Outcome:
+        ledger, mirror = workload.ledger, self._mirror
+        source, copy = await source_documents(dsn), mirror.documents()
+        differing = {
+            *(document for document in ledger.changes if ledger.changes[document] != mirror.received[document]),
+            *(document for document in mirror.received if ledger.changes[document] != mirror.received[document]),
+            *(document for document in {*source, *copy} if source.get(document) != copy.get(document)),
+        }
+        return Outcome(
+            caught_up=caught_up,
+            transactions=ledger.transactions,
+            rolled_back=ledger.rolled_back,
+            committed=ledger.changes.total(),
+            received=mirror.received.total(),
+            duplicates=mirror.duplicates,
+            documents=len(source),
+            differing=tuple(sorted(differing)),
+        )
+
+    async def _unless_stopped(self, waiting: Coroutine[object, object, object]) -> None:
+        tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(self._stop.wait())}
+        await asyncio.wait(tasks, return_when=FIRST_COMPLETED)
+        for task in tasks:
+            task.cancel()

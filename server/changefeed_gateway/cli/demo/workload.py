@@ -23,6 +23,8 @@ _LONG_SECONDS: Final = 2.0
 _MOST_DOCUMENTS: Final = 400
 _ROLLBACKS: Final = 0.03
 
+_dice: Final = random.Random()  # noqa: S311 - no secret is made of it
+
 Connection = psycopg.AsyncConnection[TupleRow]
 _Action = Callable[["_Edit", str], Awaitable[None]]
 
@@ -63,6 +65,11 @@ class Workload:
             self._workspaces = await _texts(connection, "SELECT id::text FROM documents.workspaces")
             self._documents = set(await _texts(connection, "SELECT id::text FROM documents.files"))
 
+    async def touch_all(self) -> None:
+        """Write every document as it is, so that each is sent anew."""
+        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+            await connection.execute("UPDATE documents.files SET updated_at = updated_at")
+
     async def run(self, stop: asyncio.Event) -> None:
         """Edit until told to stop; transactions under way are finished."""
         async with asyncio.TaskGroup() as editors:
@@ -74,18 +81,18 @@ class Workload:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             while not stop.is_set():
                 await self._transaction(connection, stop, hold_seconds)
-                await _pause(stop, random.expovariate(1 / _PAUSE_SECONDS))
+                await _pause(stop, _dice.expovariate(1 / _PAUSE_SECONDS))
 
     async def _transaction(self, connection: Connection, stop: asyncio.Event, hold_seconds: float) -> None:
         edit = _Edit(connection, self._workspaces)
         try:
             async with connection.transaction():
                 for document in self._choose():
-                    await random.choices(_ACTIONS, _WEIGHTS)[0](edit, document)
-                if not self._documents or (random.random() < 0.2 and len(self._documents) < _MOST_DOCUMENTS):
+                    await _dice.choices(_ACTIONS, _WEIGHTS)[0](edit, document)
+                if not self._documents or (_dice.random() < 0.2 and len(self._documents) < _MOST_DOCUMENTS):
                     await edit.upload()
                 await _pause(stop, hold_seconds)
-                if random.random() < _ROLLBACKS:
+                if _dice.random() < _ROLLBACKS:
                     raise psycopg.Rollback
                 edit.kept = True
         except (psycopg.errors.DeadlockDetected, psycopg.errors.ForeignKeyViolation):
@@ -100,8 +107,8 @@ class Workload:
 
     def _choose(self) -> list[str]:
         """One document or two, in one order for everybody, as careful applications lock."""
-        count = min(len(self._documents), random.choice((1, 1, 1, 2)))
-        return sorted(random.sample(sorted(self._documents), count))
+        count = min(len(self._documents), _dice.choice((1, 1, 1, 2)))
+        return sorted(_dice.sample(sorted(self._documents), count))
 
 
 class _Edit:
@@ -117,23 +124,23 @@ class _Edit:
 
     async def upload(self) -> None:
         """Files come one by one or in a heap; each makes one change, its version none."""
-        count = random.choice((1, 1, 1, 5))
+        count = _dice.choice((1, 1, 1, 5))
         cursor = await self._connection.execute(
             "INSERT INTO documents.files (workspace_id, title, metadata)"
             " SELECT %s::uuid, format('%%s %%s', %s::text, n), %s FROM generate_series(1, %s) n RETURNING id::text",
-            (random.choice(self._workspaces), random.choice(_TOPICS), Jsonb({"pages": random.randint(1, 90)}), count),
+            (_dice.choice(self._workspaces), _dice.choice(_TOPICS), Jsonb({"pages": _dice.randint(1, 90)}), count),
         )
         self.uploaded = {row[0] async for row in cursor}
         await self._connection.execute(
             "INSERT INTO documents.file_versions (file_id, version, byte_size, content_type)"
             " SELECT unnest(%s::uuid[]), 1, %s, 'application/pdf'",
-            (list(self.uploaded), random.randint(1_000, 5_000_000)),
+            (list(self.uploaded), _dice.randint(1_000, 5_000_000)),
         )
         self.changes.update(self.uploaded)
 
     async def rename(self, document: str) -> None:
         """One change."""
-        title = f"{random.choice(_TOPICS)} {random.randint(1, 99)}"
+        title = f"{_dice.choice(_TOPICS)} {_dice.randint(1, 99)}"
         await self._count(
             document, "UPDATE documents.files SET title = %s, updated_at = now() WHERE id = %s", (title, document)
         )
@@ -143,7 +150,7 @@ class _Edit:
         await self._count(
             document,
             "INSERT INTO documents.file_tags (file_id, tag) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-            (document, random.choice(_TAGS)),
+            (document, _dice.choice(_TAGS)),
         )
 
     async def untag(self, document: str) -> None:
@@ -173,7 +180,7 @@ class _Edit:
         )
         await self._connection.execute(
             "UPDATE documents.runs SET status = %s, completed_at = now(), output = %s WHERE id = %s",
-            (random.choice(("succeeded", "failed")), Jsonb({"score": random.randint(0, 100)}), run),
+            (_dice.choice(("succeeded", "failed")), Jsonb({"score": _dice.randint(0, 100)}), run),
         )
 
     async def delete(self, document: str) -> None:
@@ -194,7 +201,7 @@ class _Edit:
 
     async def move(self, document: str) -> None:
         """Gone from one workspace, new in another: two changes."""
-        workspace = random.choice(self._workspaces)
+        workspace = _dice.choice(self._workspaces)
         await self._count(
             document,
             "UPDATE documents.files SET workspace_id = %s WHERE id = %s AND workspace_id <> %s",

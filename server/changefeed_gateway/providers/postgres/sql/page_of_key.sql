@@ -1,4 +1,6 @@
--- As page, of one partition key, through its own index.
+-- As page, of one partition key, through its own index. A transaction holds its id before it draws a number and a tick
+-- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
+-- lower than its own. So the second arm begins there, not at the key's first row.
 SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
        CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes
 FROM (
@@ -13,7 +15,11 @@ FROM (
             octet_length(l.image) AS image_bytes
      FROM {log} l
      WHERE l.partition_key = %(partition_key)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
-       AND l.seq > %(after_finished)s
+       AND l.seq > greatest(%(after_finished)s, (
+            SELECT t.last_seq FROM {ticks} t
+            WHERE t.id <= %(base)s AND t.xid < (SELECT min(f) FROM unnest(%(finished)s::text[]::xid8[]) f)
+            ORDER BY t.id DESC LIMIT 1))
+       AND cardinality(%(finished)s::text[]) > 0
      ORDER BY l.seq LIMIT %(limit)s)
 ) p
 ORDER BY p.seq LIMIT %(limit)s

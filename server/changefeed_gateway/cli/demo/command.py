@@ -1,0 +1,74 @@
+"""The command itself."""
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+import typer
+
+from changefeed_gateway.cli.arguments import Config
+from changefeed_gateway.cli.demo.session import Outcome, Session
+from changefeed_gateway.cli.exits import ExitCode, Failed, exits
+from changefeed_gateway.cli.output import complain, out
+from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
+
+
+def demo(
+    seconds: Annotated[
+        float | None,
+        typer.Option("--for", min=0.1, metavar="SECONDS", help="End by itself. [default: Ctrl-C ends it]"),
+    ] = None,
+    config: Config = None,
+) -> None:
+    """Show changes of real rows arriving: PostgreSQL, the gateway, people who edit documents, and a client.
+
+    At its end it compares what was committed with what was received. It keeps its data and its place, and resumes.
+    """
+    with exits():
+        settings = _on_embedded(load_settings(config))
+        with _alone(settings):
+            outcome = asyncio.run(Session(settings, seconds).run())
+        _report(outcome)
+        if not outcome.equal:
+            raise Failed(ExitCode.UNHEALTHY, "committed and received differ")
+
+
+def _on_embedded(settings: Settings) -> Settings:
+    """The demo writes: never into a database of somebody's."""
+    kept = {
+        name: connection
+        for name, connection in settings.connections.items()
+        if name == "main" and isinstance(connection, PostgresConnection) and connection.embedded
+    }
+    if not kept:
+        complain("the demo uses its own embedded PostgreSQL, not the connections of the settings")
+    embedded = kept or {"main": PostgresConnection(provider="postgres", embedded=EmbeddedServer())}
+    return settings.model_copy(update={"connections": embedded})
+
+
+@contextmanager
+def _alone(settings: Settings) -> Iterator[None]:
+    """Two demos on the same data would count each other's changes."""
+    settings.state_directory.mkdir(parents=True, exist_ok=True)
+    lock = os.open(settings.state_directory / "demo.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise Failed(ExitCode.USAGE, f"a demo runs already in {settings.state_directory}") from None
+    finally:
+        os.close(lock)
+
+
+def _report(outcome: Outcome) -> None:
+    out.print(f"committed  {outcome.committed:,} changes in {outcome.transactions:,} transactions", end="")
+    out.print(f" ({outcome.rolled_back:,} more rolled back)")
+    out.print(f"received   {outcome.received:,} changes, {outcome.duplicates:,} twice")
+    out.print(
+        f"mirror     {outcome.documents:,} documents, {'equal to' if outcome.equal else 'compared with'} the source"
+    )
+    for document in outcome.differing[:10]:
+        complain(f"differs: document {document}")
