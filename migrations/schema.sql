@@ -260,7 +260,8 @@ begin
                     into finished, quiet
                     from changefeed.candidates(first.snapshot, first.xid) c
                     where not pg_visible_in_snapshot(c, newest.snapshot);
-                made := force or finished or reading > newest.last_seq;
+                -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
+                made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
                 perform pg_advisory_xact_lock(1667655785, %1$s);
                 locked := true;
@@ -882,7 +883,8 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                     into finished, quiet
                     from changefeed.candidates(first.snapshot, first.xid) c
                     where not pg_visible_in_snapshot(c, newest.snapshot);
-                made := force or finished or reading > newest.last_seq;
+                -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
+                made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
                 perform pg_advisory_xact_lock(1667655785, 1);
                 locked := true;

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -37,6 +37,9 @@ from changefeed_gateway.settings.secrets import dsn, token_keys
 if TYPE_CHECKING:
     from changefeed_gateway.providers.postgres.doctor import Finding
 
+_LAST_GRACE: Final = timedelta(seconds=1)
+"""For what is still open when the gateway is taken down without a drain before."""
+
 _log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -53,8 +56,8 @@ class Gateway:
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Start everything the settings name, in order, and take it down in the other order.
 
-    Leaving the context cuts what is still open; `GatewayServer.drain` first ends it in good order. Raises OSError
-    when the address is taken, SettingsError, EmbeddedServerError.
+    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises OSError
+    when the address is taken, SettingsError, OperatorError.
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
@@ -76,7 +79,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         checks = {name: partial(_answers, provider, name) for name, provider in providers.items()}
         server = GatewayServer(router, checks=checks)
         port = await server.start(str(settings.listen))
-        stack.push_async_callback(server.drain, timedelta(0))
+        stack.push_async_callback(server.drain, _LAST_GRACE)
         yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
 
 

@@ -61,8 +61,8 @@ class Backend(Protocol):
         """A collection that exists and captures no changes."""
         ...
 
-    def neighbour(self, connection: str) -> Address:
-        """Another collection that captures changes, of the same database."""
+    async def neighbour(self, connection: str) -> Address:
+        """Make another collection that captures changes, of the same database."""
         ...
 
     async def put(self, item: Item, content: str) -> None:

@@ -82,6 +82,12 @@ class GatewayProcess:
         """Ask it to end; answers its exit code."""
         return await self._end(signal.SIGTERM)
 
+    async def wait(self) -> int:
+        """Wait until it has ended by itself; answers its exit code."""
+        assert self._process is not None
+        async with asyncio.timeout(30):
+            return await self._process.wait()
+
     async def _end(self, number: signal.Signals) -> int:
         process, self._process = self._process, None
         if process is None:

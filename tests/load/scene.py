@@ -1,11 +1,13 @@
 """A watched table, a gateway process in front of it, and a caller: what most tests of this folder begin with."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
+import psutil
 import psycopg
 
 from changefeed.v1.change_event_pb2 import ChangeEvent
@@ -18,7 +20,10 @@ from tests.load.writers import Connection
 
 ITEMS = """
 CREATE TABLE items (
-    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, shelf integer NOT NULL DEFAULT 0, note text NOT NULL DEFAULT '');
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    shelf integer NOT NULL DEFAULT 0,
+    note text NOT NULL DEFAULT ''
+);
 SELECT changefeed.watch('items', partition_key => array['shelf']);
 """
 """The collection `public.items`."""
@@ -88,3 +93,12 @@ async def open_scene(
 def keys(events: Iterable[ChangeEvent]) -> list[str]:
     """The first key component of each event, in order."""
     return [event.key.components[0].value for event in events]
+
+
+async def until_stalled(pid: int) -> None:
+    """Wait until a gateway that sends to a reader who does not read has sent all that the network takes."""
+    process = psutil.Process(pid)
+    sent = -1
+    while (now := process.io_counters().write_chars) - sent > 100_000:
+        sent = now
+        await asyncio.sleep(0.4)

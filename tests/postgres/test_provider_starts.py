@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
-import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import CheckpointExpired, HistoryGap, InvalidRequest
@@ -11,62 +10,19 @@ from changefeed_gateway.core.model import (
     After,
     AtTime,
     Beginning,
-    Change,
     Cursor,
-    Feed,
     LogicalPartition,
     Now,
-    Page,
-    Start,
 )
 from changefeed_gateway.providers.postgres.cursor import Position, decode_position, encode_position
-from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
-from tests.postgres.conftest import Connection
-from tests.postgres.reading import address, ids, open_provider, page_read, read_all
-
-QUIET = PostgresOptions(idle_cadence=timedelta(hours=1))
-"""No ticks but those that reads make."""
-
-
-class Shop:
-    """A watched table and a provider of its feed."""
-
-    def __init__(self, connection: Connection, provider: PostgresProvider, feed: Feed) -> None:
-        self.connection = connection
-        self.provider = provider
-        self.feed = feed
-        self.feed_id = 1
-
-    async def insert(self, *numbers: int, space: int = 0) -> None:
-        for number in numbers:
-            await self.connection.execute("INSERT INTO orders VALUES (%s, %s)", (number, space))
-
-    async def tick(self, *, force: bool = False) -> int:
-        cursor = await self.connection.execute("SELECT id FROM changefeed.tick(%s, %s)", (self.feed_id, force))
-        row = await cursor.fetchone()
-        assert row is not None
-        return int(row[0])
-
-    async def page(self, start: Start, **how: object) -> Page:
-        return await self.provider.read_page(self.feed, page_read(start, **how))  # type: ignore[arg-type]
-
-    async def forget_ticks(self, condition: str) -> None:
-        await self.connection.execute(f"DELETE FROM changefeed_log.tick_1 WHERE {condition}".encode())
+from tests.postgres.reading import ids, open_provider, page_read, read_all
+from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
 
 @pytest.fixture
 async def shop(log_database: str) -> AsyncIterator[Shop]:
-    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
-        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY, space int NOT NULL)")
-        await connection.execute("SELECT changefeed.watch('orders', partition_key => '{space}')")
-        async with open_provider(log_database, QUIET) as provider:
-            feed = await provider.open_feed(address("public.orders"))
-            yield Shop(connection, provider, feed)
-
-
-def keys(changes: list[Change] | Page) -> list[int]:
-    found = changes.changes if isinstance(changes, Page) else changes
-    return [int(change.key.components[0].value) for change in found]
+    async with open_shop(log_database) as shop:
+        yield shop
 
 
 async def test_beginning_of_an_empty_feed_and_what_comes_later(shop: Shop) -> None:
@@ -129,7 +85,7 @@ async def test_a_position_whose_history_was_dropped_is_expired(shop: Shop) -> No
     await shop.tick()
     await shop.forget_ticks(f"id < {kept}")
     for cursor in (start, early):
-        async with open_provider(shop.connection.info.dsn) as other:
+        async with open_provider(shop.dsn) as other:
             for size in (0, 10):
                 with pytest.raises(CheckpointExpired, match="restart from beginning or now"):
                     await other.read_page(shop.feed, page_read(After(cursor), size=size))
@@ -157,7 +113,7 @@ async def test_history_that_is_dropped_while_it_is_read_is_expired_and_never_a_g
         "UPDATE changefeed_log.tick_1 SET at = at - interval '30 days';"
         "UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '30 days'"
     )
-    async with open_provider(shop.connection.info.dsn, QUIET) as other:
+    async with open_provider(shop.dsn, QUIET) as other:
         page = await other.read_page(shop.feed, page_read(Beginning(), size=1))
         await shop.insert(3)
         kept = await shop.tick()

@@ -86,12 +86,20 @@ def exits() -> Iterator[None]:
     try:
         yield
         sys.stdout.flush()
-    except BaseException as error:
+    except BaseException as caught:
+        error = _only(caught)
         code = exit_code(error)
         if code is None:
             raise
         _say(error)
         raise typer.Exit(code) from None
+
+
+def _only(error: BaseException) -> BaseException:
+    """The error that a group of one holds."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _say(error: BaseException) -> None:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from changefeed.v1.change_event_pb2 import ChangeEvent, ChangeType, ItemState
 
-_STYLES: Final = {"CREATE": "green", "UPDATE": "cyan", "DELETE": "red", "TRUNCATE": "bold red"}
+CHANGE_STYLES: Final = {"CREATE": "green", "UPDATE": "cyan", "DELETE": "red", "TRUNCATE": "bold red"}
 
 
 class _Console(Console):
@@ -42,25 +42,20 @@ def as_dict(message: Message) -> dict[str, Any]:
 
 
 def print_change(event: ChangeEvent) -> None:
-    """Write one change as a line."""
-    out.print(change_line(event))
-
-
-def change_line(event: ChangeEvent) -> Text:
-    """One change for people, cut at the edge of a terminal."""
+    """Write one change as a line, cut at the edge of a terminal."""
     change = short(ChangeType, event.change_type)
     time = event.commit_timestamp.ToDatetime(UTC).astimezone()
     key = " ".join(f"{part.name}={part.value}" for part in event.key.components)
     line = Text.assemble(
         (time.strftime("%H:%M:%S.%f")[:-3] if event.HasField("commit_timestamp") else "", "dim"),
         "  ",
-        (f"{change:8}", _STYLES.get(change, "")),
+        (f"{change:8}", CHANGE_STYLES.get(change, "")),
         f"  {key}  ",
         (_item(event), "dim"),
     )
     line.no_wrap = True
     line.overflow = "ellipsis"
-    return line
+    out.print(line)
 
 
 def print_token(token: str) -> None:

@@ -146,31 +146,43 @@ class FanOut:
         """Like `Provider.read_page` for `EntireCollection`; splits and merges are followed and never shown."""
         if isinstance(read.start, After):
             vector = Vector.decode(read.start.cursor)
+            resolved: Mapping[PartitionId, EncodedPage] = (
+                {} if read.max_changes else await self._resolve(feed, read, _after_each(vector))
+            )
         else:
-            vector = await self._start(feed, read, read.start)
+            vector, resolved = await self._start(feed, read, read.start)
+        if not read.max_changes:
+            at_starts = [_Segment(pid, resolved[pid], vector) for pid in vector.open]
+            return _joined(vector, vector, at_starts, more_available=True)
         first = vector
         segments: list[_Segment] = []
-        if read.max_changes:
-            vector, complete = await self._fill(feed, read, vector, segments)
-            if complete and read.max_wait and not _count(segments):
-                vector, complete = await self._wait(feed, read, vector, segments)
-        else:
-            complete = False
+        vector, complete = await self._fill(feed, read, vector, segments)
+        if complete and read.max_wait and not _count(segments):
+            vector, complete = await self._wait(feed, read, vector, segments)
         return _joined(first, vector, segments, more_available=not complete)
 
-    async def _start(self, feed: Feed, read: PageRead, start: Start) -> Vector:
+    async def _start(
+        self, feed: Feed, read: PageRead, start: Start
+    ) -> tuple[Vector, Mapping[PartitionId, EncodedPage]]:
         """Fix every partition's position before the answer, so that none of them can age or be missed later."""
         partitions = list(await self._provider.list_partitions(feed))
         if isinstance(start, Now):
             partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
+        resolved = await self._resolve(feed, read, {p.partition_id: start for p in partitions})
+        return _first_vector(partitions, {pid: page.page.cursor for pid, page in resolved.items()}), resolved
+
+    async def _resolve(
+        self, feed: Feed, read: PageRead, starts: Mapping[PartitionId, Start]
+    ) -> dict[PartitionId, EncodedPage]:
+        """An empty page at each start; the read finds out whether the position is still there."""
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def resolve(partition: Partition) -> Cursor:
+        async def resolve(partition_id: PartitionId, start: Start) -> EncodedPage:
             async with gate:
-                return (await self._reader.read(feed, _resolving(read, partition.partition_id, start))).page.cursor
+                return await self._reader.read(feed, _resolving(read, partition_id, start))
 
-        cursors = await _gather(resolve(partition) for partition in partitions)
-        return _first_vector(partitions, dict(zip((p.partition_id for p in partitions), cursors, strict=True)))
+        pages = await _gather(resolve(pid, start) for pid, start in starts.items())
+        return dict(zip(starts, pages, strict=True))
 
     async def _fill(self, feed: Feed, read: PageRead, vector: Vector, segments: list[_Segment]) -> tuple[Vector, bool]:
         """Read every open partition in turn until the page is full; tell whether all of them were read to their end."""
@@ -249,6 +261,10 @@ def _apply(vector: Vector, partition_id: PartitionId, page: Page) -> Vector:
 
 def _count(segments: Sequence[_Segment]) -> int:
     return sum(len(segment.page.page.changes) for segment in segments)
+
+
+def _after_each(vector: Vector) -> dict[PartitionId, Start]:
+    return {pid: After(cursor) for pid, cursor in vector.open.items()}
 
 
 def _resolving(read: PageRead, partition_id: PartitionId, start: Start) -> PageRead:

@@ -17,7 +17,7 @@ class EncodedPage:
     def __init__(self, page: Page, source: Callable[[bool], list[bytes]], *, live: bool = False) -> None:
         self.page = page
         self.live = live
-        """True when it was read at the tail: nothing older is missing behind it."""
+        """True when it was read at a tail, not behind it in the log."""
         self._source = source
         self._records: dict[bool, list[bytes]] = {}
         self._by_key: dict[str, list[int]] | None = None

@@ -89,12 +89,12 @@ class _Run:
             except (NotFound, FeedNotProvisioned):
                 yield self._closing(ClosingReason.FEED_DROPPED)
                 return
-            live = page.live or not page.page.more_available
-            if not live and self._state is SubscriptionState.LIVE:
+            caught_up = not page.page.more_available
+            if not caught_up and not page.live and self._state is SubscriptionState.LIVE:
                 yield self._set_state(SubscriptionState.CATCHING_UP)
             for item in self._deliver(page):
                 yield item
-            if live and self._state is SubscriptionState.CATCHING_UP:
+            if caught_up and self._state is SubscriptionState.CATCHING_UP:
                 yield self._set_state(SubscriptionState.LIVE)
             if page.page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):
                 yield self._retired(page.page, self._plan.read.scope.partition_id)

@@ -40,11 +40,14 @@ class _TailKey(NamedTuple):
 class Ring:
     """The most recent pages of one tail, bounded in bytes, in one order of cursors."""
 
-    def __init__(self, start: Cursor, *, max_bytes: int) -> None:
-        self.start = start
-        self.end = start
+    def __init__(self, before: Page, *, max_bytes: int) -> None:
+        """Begin after a page that reached the tail."""
+        self.start = before.cursor
+        self.end = before.cursor
         self.ended = False
         """True once the tail's partition is retired: nothing follows."""
+        self.expire_time = before.expire_time
+        self.watermark = before.watermark
         self._max_bytes = max_bytes
         self._bytes = 0
         self._pages: list[EncodedPage] = []
@@ -54,6 +57,7 @@ class Ring:
         """Add the page that begins at `end`; the oldest ones leave when the ring is full."""
         self.end = page.page.cursor
         self.ended = page.page.retired
+        self.expire_time, self.watermark = page.page.expire_time, page.page.watermark
         if not page.page.changes and not self.ended:
             return
         self._pages.append(page)
@@ -96,8 +100,8 @@ def _size(page: Page) -> int:
 class _Tail:
     """Follows one scope of one feed while anybody listens."""
 
-    def __init__(self, reader: "PatientReader", limits: Limits, feed: Feed, scope: Scope, start: Cursor) -> None:
-        self.ring = Ring(start, max_bytes=limits.ring_bytes)
+    def __init__(self, reader: "PatientReader", limits: Limits, feed: Feed, scope: Scope, before: Page) -> None:
+        self.ring = Ring(before, max_bytes=limits.ring_bytes)
         self.error: ChangeFeedError | None = None
         self.followers = 0
         self._reader, self._limits, self._feed, self._scope = reader, limits, feed, scope
@@ -221,12 +225,12 @@ class Tails:
         """A reader for one stream; close it with `aclose`."""
         return Follower(self)
 
-    def join(self, feed: Feed, scope: Scope, cursor: Cursor) -> _Tail:
-        """Follow a tail, starting it at `cursor` if nobody did before."""
+    def join(self, feed: Feed, scope: Scope, before: Page) -> _Tail:
+        """Follow a tail, starting it after a page that reached the end if nobody did before."""
         key = _TailKey(fingerprint(feed), scope)
         tail = self._tails.get(key)
         if tail is None or tail.error is not None:
-            tail = self._tails[key] = _Tail(self.patient, self._limits, feed, scope, cursor)
+            tail = self._tails[key] = _Tail(self.patient, self._limits, feed, scope, before)
         tail.followers += 1
         return tail
 
@@ -281,7 +285,7 @@ class Follower:
             page = await self._tails.patient.read(feed, _at_once(read, start))
             if page.page.more_available or page.page.retired:
                 return page
-            await self._join(feed, shared, page.page.cursor)
+            await self._join(feed, shared, page.page)
             page.live = True
             if page.page.changes or now >= waiting or self._tails.direct.draining:
                 return page
@@ -302,17 +306,17 @@ class Follower:
             cursor = max(cursor, ring.end)
             timeout = deadline - asyncio.get_running_loop().time()
             if timeout <= 0 or self._tails.direct.draining:
-                return _nothing(start, cursor)
+                return _nothing(start, cursor, ring)
             cursor = max(cursor, await tail.wait(key, timeout))
         return None
 
-    async def _join(self, feed: Feed, scope: Scope, cursor: Cursor) -> None:
+    async def _join(self, feed: Feed, scope: Scope, before: Page) -> None:
         tail = self._joined.get(scope)
         if tail is not None and tail.error is not None:
             await self._leave(tail)
             tail = None
         if tail is None:
-            self._joined[scope] = self._tails.join(feed, scope, cursor)
+            self._joined[scope] = self._tails.join(feed, scope, before)
 
     async def _leave(self, tail: _Tail) -> None:
         self._joined = {scope: known for scope, known in self._joined.items() if known is not tail}
@@ -337,6 +341,14 @@ def _at_once(read: PageRead, start: Start) -> PageRead:
     return replace(read, start=start, max_wait=timedelta(0))
 
 
-def _nothing(start: Cursor, cursor: Cursor) -> EncodedPage:
-    page = Page(changes=(), cursors=(), start=start, cursor=cursor, more_available=False)
+def _nothing(start: Cursor, cursor: Cursor, ring: Ring) -> EncodedPage:
+    page = Page(
+        changes=(),
+        cursors=(),
+        start=start,
+        cursor=cursor,
+        more_available=False,
+        expire_time=ring.expire_time,
+        watermark=ring.watermark if cursor >= ring.end else None,
+    )
     return EncodedPage(page, lambda items: [], live=True)

@@ -46,11 +46,10 @@ class MemoryBackend:
 
     async def start(self) -> None:
         self._store.create("things", self._options)
-        self._store.create("neighbours", self._options)
         self._store.create("silent", CollectionOptions(unsupported=frozenset({CapabilityName.CHANGE_FEED})))
 
     async def stop(self) -> None:
-        for name in ("things", "neighbours", "silent"):
+        for name in ("things", "silent"):
             self._store.drop(name)
 
     async def connect(self) -> Provider:
@@ -62,7 +61,8 @@ class MemoryBackend:
     def unprovisioned(self, connection: str) -> Address:
         return Address(connection=connection, database="", collection="silent")
 
-    def neighbour(self, connection: str) -> Address:
+    async def neighbour(self, connection: str) -> Address:
+        self._store.create("neighbours", self._options)
         return Address(connection=connection, database="", collection="neighbours")
 
     async def put(self, item: Item, content: str) -> None:

@@ -17,10 +17,11 @@ from tests.databases import DOCUMENTS, LOG, PostgresForTests
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
-OTHER_TABLES = """
+SILENT = "create table public.silent (name text primary key);"
+
+NEIGHBOURS = """
     create table public.neighbours (name text primary key);
     select changefeed.watch('public.neighbours');
-    create table public.silent (name text primary key);
 """
 
 THINGS = """
@@ -42,7 +43,7 @@ class _PostgresBackend:
     largest_content = 10_000_000
     collection = ""
     template = LOG
-    preparation = OTHER_TABLES
+    preparation = SILENT
 
     def __init__(self, server: PostgresForTests) -> None:
         self._server = server
@@ -66,7 +67,8 @@ class _PostgresBackend:
     def unprovisioned(self, connection: str) -> Address:
         return Address(connection=connection, database="", collection="public.silent")
 
-    def neighbour(self, connection: str) -> Address:
+    async def neighbour(self, connection: str) -> Address:
+        await self._execute_script(NEIGHBOURS)
         return Address(connection=connection, database="", collection="public.neighbours")
 
     async def split(self, partition_id: str) -> None:
@@ -103,7 +105,7 @@ class WatchedTableBackend(_PostgresBackend):
 
     item_state = ItemState.INCLUDED
     collection = "public.things"
-    preparation = OTHER_TABLES + THINGS
+    preparation = SILENT + THINGS
 
     async def put(self, item: Item, content: str) -> None:
         await self._sql.execute(

@@ -4,7 +4,6 @@ import json
 import os
 from collections import Counter, deque
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,8 +35,6 @@ class Mirror:
         self.received: Counter[str] = Counter()
         """Events a document, by its id."""
         self.duplicates = 0
-        self.delays: deque[float] = deque(maxlen=1_000)
-        """Seconds from the statement in the database to the arrival here, of the last events."""
         self._file = file
         self._items: dict[tuple[str, str], str] = {}
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
@@ -56,10 +53,8 @@ class Mirror:
         if self._is_duplicate(event.event_id):
             self.duplicates += 1
             return
-        document = event.key.components[0].value if event.key.components else ""
+        document = document_of(event)
         self.received[document] += 1
-        age = datetime.now(UTC) - event.commit_timestamp.ToDatetime(UTC)
-        self.delays.append(age.total_seconds())
         if event.change_type == CHANGE_TYPE_TRUNCATE:
             self._items.clear()
         elif event.new_item_json:
@@ -72,7 +67,6 @@ class Mirror:
         """How many events came so far; counting begins anew."""
         count = self.received.total()
         self.received.clear()
-        self.delays.clear()
         return count
 
     def _is_duplicate(self, event_id: str) -> bool:
@@ -112,6 +106,11 @@ class Mirror:
         """Start anew."""
         self.token = ""
         self._items.clear()
+
+
+def document_of(event: ChangeEvent) -> str:
+    """The id of the document that changed; empty for a truncate."""
+    return event.key.components[0].value if event.key.components else ""
 
 
 def _parsed(workspace: str, text: str) -> Document:

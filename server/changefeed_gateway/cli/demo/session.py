@@ -12,7 +12,7 @@ from typing import Final
 
 from changefeed_client import BEGINNING, NOW, ChangeFeedClient, after, collection, connect
 from changefeed_gateway.app import database, open_gateway
-from changefeed_gateway.cli.demo.mirror import Mirror, source_documents
+from changefeed_gateway.cli.demo.mirror import Mirror, document_of, source_documents
 from changefeed_gateway.cli.demo.view import View
 from changefeed_gateway.cli.demo.workload import Workload
 from changefeed_gateway.cli.output import complain, err
@@ -22,6 +22,7 @@ _FEED: Final = collection("main/documents")
 _SAVE_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 20.0
 _HEARTBEAT: Final = timedelta(seconds=1)
+_HEARTBEATS_OF_SILENCE: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +55,8 @@ class Session:
         self._stop = asyncio.Event()
         self._caught_up = asyncio.Event()
         self._arrived = asyncio.Event()
+        self._heartbeats = 0
+        """How many came since the last change."""
 
     async def run(self) -> Outcome:
         """Work until the time is over or a signal comes, then compare."""
@@ -70,7 +73,7 @@ class Session:
                 view = View(gateway.target, workload.ledger, self._mirror)
                 await self._find_place(client, workload)
             async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(self._read(client, view))
+                reading = tasks.create_task(self._read(client, workload, view))
                 with err.status("catching up"):
                     await self._unless_stopped(self._caught_up.wait())
                 caught_up = self._mirror.take_count()
@@ -95,16 +98,19 @@ class Session:
             self._mirror.token = (await client.resolve(_FEED, NOW)).continuation_token
             await workload.touch_all()
 
-    async def _read(self, client: ChangeFeedClient, view: View) -> None:
+    async def _read(self, client: ChangeFeedClient, workload: Workload, view: View) -> None:
         saved = time.monotonic()
         tail = client.tail(_FEED, after(self._mirror.token), heartbeat_interval=_HEARTBEAT)
         try:
             async with tail:
                 async for delivery in tail:
                     self._mirror.take(delivery)
+                    for event in delivery.events:
+                        workload.ledger.arrived(document_of(event))
                     view.take(delivery.events)
                     if delivery.live:
                         self._caught_up.set()
+                    self._heartbeats = 0 if delivery.events or not delivery.live else self._heartbeats + 1
                     self._arrived.set()
                     if time.monotonic() - saved > _SAVE_SECONDS:
                         saved = time.monotonic()
@@ -123,10 +129,13 @@ class Session:
             self._stop.set()
 
     async def _settle(self, workload: Workload) -> None:
-        """Wait until as much has arrived as was committed, or until nothing more can be expected."""
+        """Wait until as much has arrived as was committed, or heartbeats say that nothing more will."""
+        self._heartbeats = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
-                while self._mirror.received.total() < workload.ledger.changes.total():
+                while self._heartbeats < _HEARTBEATS_OF_SILENCE:
+                    if self._mirror.received.total() >= workload.ledger.changes.total():
+                        return
                     self._arrived.clear()
                     await self._arrived.wait()
 

@@ -1,8 +1,10 @@
 """What the demo shows: a panel that is drawn anew on a terminal, a line a second elsewhere."""
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterable
+from datetime import UTC
 from statistics import median
 from typing import Final
 
@@ -11,10 +13,10 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.text import Text
 
-from changefeed.v1.change_event_pb2 import ChangeEvent
-from changefeed_gateway.cli.demo.mirror import Mirror
+from changefeed.v1.change_event_pb2 import CHANGE_TYPE_DELETE, ChangeEvent, ChangeType
+from changefeed_gateway.cli.demo.mirror import Mirror, document_of
 from changefeed_gateway.cli.demo.workload import Ledger
-from changefeed_gateway.cli.output import change_line, out
+from changefeed_gateway.cli.output import CHANGE_STYLES, out, short
 
 _LINES: Final = 12
 _REFRESH_SECONDS: Final = 0.25
@@ -33,10 +35,9 @@ class View:
         self._live = Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else None
 
     def __enter__(self) -> "View":
+        out.print(self._hints(), soft_wrap=True)
         if self._live:
             self._live.start()
-        else:
-            out.print(self._hints())
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -46,7 +47,7 @@ class View:
     def take(self, events: Iterable[ChangeEvent]) -> None:
         """Show changes, at the latest with the next drawing."""
         if self._live:
-            self._lines.extend(change_line(event) for event in list(events)[-_LINES:])
+            self._lines.extend(_line(event) for event in list(events)[-_LINES:])
         self.draw()
 
     def draw(self) -> None:
@@ -57,7 +58,7 @@ class View:
         self._drawn = now
         self._measure(now)
         if self._live:
-            self._live.update(Panel(Group(*self._lines, "", self._figures(), self._hints())), refresh=True)
+            self._live.update(Panel(Group(*self._lines, "", self._figures())), refresh=True)
         else:
             out.print(self._figures())
             out.file.flush()
@@ -70,7 +71,7 @@ class View:
             self._before = (now, received)
 
     def _figures(self) -> Text:
-        delays = sorted(self._mirror.delays)
+        delays = self._ledger.delays
         delay = f"{median(delays) * 1000:.1f} ms" if delays else "-"
         return Text.assemble(
             ("committed ", "dim"),
@@ -79,7 +80,7 @@ class View:
             f"{self._mirror.received.total():,}",
             (" rate ", "dim"),
             f"{self._rate:,.0f}/s",
-            (" lag ", "dim"),
+            (" commit to arrival ", "dim"),
             delay,
             (" documents ", "dim"),
             f"{len(self._mirror):,}",
@@ -93,6 +94,27 @@ class View:
             f"    {self._target} changefeed.v1.ChangeFeedService/Subscribe",
             "dim",
         )
+
+
+def _line(event: ChangeEvent) -> Text:
+    """A change as people see documents: title, tags, last run."""
+    image = json.loads(event.new_item_json) if event.new_item_json else None
+    change = short(ChangeType, event.change_type)
+    line = Text.assemble(
+        (f"{event.commit_timestamp.ToDatetime(UTC).astimezone():%H:%M:%S}  ", "dim"),
+        (f"{change:8}", CHANGE_STYLES.get(change, "")),
+        (f"{document_of(event)[:8]}  ", "dim"),
+    )
+    if image:
+        run = image["last_run"]
+        line.append(f"{image['title']:20}")
+        line.append("".join(f" #{tag}" for tag in image["tags"]), "cyan")
+        line.append(f"  run {run['status']}" if run else "", "dim")
+    elif event.change_type != CHANGE_TYPE_DELETE:
+        line.append("(deleted by now)", "dim")
+    line.no_wrap = True
+    line.overflow = "ellipsis"
+    return line
 
 
 _REQUEST: Final = (

@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections import Counter
+import time
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Final
@@ -37,11 +38,24 @@ class Ledger:
     """Changes a document, by its id."""
     transactions: int = 0
     rolled_back: int = 0
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+    """Seconds from COMMIT to arrival of the last changes."""
+    _under_way: dict[str, deque[float]] = field(default_factory=dict)
 
-    def commit(self, changes: Counter[str]) -> None:
+    def committing(self, changes: Counter[str]) -> None:
+        """Note the moment: changes may arrive before their writer hears that they are committed."""
+        for document, count in changes.items():
+            self._under_way.setdefault(document, deque()).extend([time.monotonic()] * count)
+
+    def committed(self, changes: Counter[str]) -> None:
         """Enter the changes of one committed transaction."""
         self.changes.update(changes)
         self.transactions += 1
+
+    def arrived(self, document: str) -> None:
+        """Note the arrival of a change."""
+        if under_way := self._under_way.get(document):
+            self.delays.append(time.monotonic() - under_way.popleft())
 
 
 class Workload:
@@ -94,6 +108,7 @@ class Workload:
                 await _pause(stop, hold_seconds)
                 if _dice.random() < _ROLLBACKS:
                     raise psycopg.Rollback
+                self.ledger.committing(edit.changes)
                 edit.kept = True
         except (psycopg.errors.DeadlockDetected, psycopg.errors.ForeignKeyViolation):
             # Another editor was there first, or removed the document for good.
@@ -101,7 +116,7 @@ class Workload:
         if not edit.kept:
             self.ledger.rolled_back += 1
             return
-        self.ledger.commit(edit.changes)
+        self.ledger.committed(edit.changes)
         self._documents |= edit.uploaded
         self._documents -= edit.removed
 
@@ -228,7 +243,7 @@ _CHANCES: Final[dict[_Action, int]] = {
     _Edit.tag: 25,
     _Edit.untag: 5,
     _Edit.run: 15,
-    _Edit.delete: 10,
+    _Edit.delete: 6,
     _Edit.undelete: 12,
     _Edit.move: 4,
     _Edit.remove: 4,

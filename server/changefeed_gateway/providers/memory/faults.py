@@ -31,13 +31,18 @@ class Faults:
         """Reads begun so far, failed ones included."""
         self.waiting = asyncio.Event()
         """Set when a read has nothing to give and waits; clear it to await the next one."""
-        self._failures: dict[int, ChangeFeedError] = {}
+        self._failures: dict[int, Exception] = {}
         self._open_failure: ChangeFeedError | None = None
         self._stall: Stall | None = None
 
-    def fail_read(self, error: ChangeFeedError, *, nth: int = 1) -> None:
+    def fail_read(self, error: Exception, *, nth: int = 1) -> None:
         """Raise `error` from the nth read from now on, once; the first is 1."""
         self._failures[self.reads + nth] = error
+
+    def recover(self) -> None:
+        """Forget every failure that was ordered and has not come yet."""
+        self._failures.clear()
+        self._open_failure = None
 
     def fail_open(self, error: ChangeFeedError | None) -> None:
         """Raise `error` from every `open_feed` until told otherwise with None."""

@@ -1,13 +1,14 @@
 """Connections to one PostgreSQL database: a bounded pool of short autocommit statements."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
+from psycopg.types.numeric import Int8Dumper
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from tenacity import (
     AsyncRetrying,
@@ -86,19 +87,33 @@ class Connections:
         """Close every connection; idempotent."""
         await self._pool.close()
 
-    async def run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+    async def run(self, work: Callable[[Connection], Awaitable[_T]], *, within: timedelta | None = None) -> _T:
         """Do some work that may be repeated; when its connection is lost, once more on a fresh one.
 
-        Raises errors of the core, TransientFailure when no connection is to be had within `patience`.
+        Raises errors of the core: TransientFailure when no connection is to be had within `patience`, or when all of
+        it takes longer than `within`.
         """
         with translated():
-            try:
-                return await self._run_once(work)
-            except psycopg.Error as error:
-                if not connection_lost(error):
-                    raise
-            await self._repair()
+            async with asyncio.timeout(within.total_seconds() if within else None):
+                return await self._run(work)
+
+    async def _run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+        try:
             return await self._run_once(work)
+        except psycopg.Error as error:
+            if not connection_lost(error):
+                raise
+        await self._repair()
+        return await self._run_once(work)
+
+    async def fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[Any]:
+        """All rows of one prepared statement; errors as `run` has them."""
+
+        async def work(connection: Connection) -> list[Any]:
+            cursor = connection.cursor(binary=True)
+            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
+
+        return await self.run(work)
 
     async def _run_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         connection = await self._take()
@@ -146,6 +161,8 @@ class Connections:
         await asyncio.shield(self._repairing)
 
     async def _configure(self, connection: Connection) -> None:
+        # Sent as the smallest type that holds its value, a number would make another prepared statement for each.
+        connection.adapters.register_dumper(int, Int8Dumper)
         milliseconds = int(self._statement_timeout.total_seconds() * 1000)
         settings = {**_SESSION, "statement_timeout": f"{milliseconds}ms"}
         await connection.execute(

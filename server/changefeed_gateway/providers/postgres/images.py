@@ -1,10 +1,10 @@
 """The items of a page: those that did not come with their rows, within the page's bytes."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
 from changefeed_gateway.core.model import ItemState, LogicalPartition, PageRead
-from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.feeds import ImageMode
 from changefeed_gateway.providers.postgres.mapping import (
     IMAGE,
@@ -69,7 +69,7 @@ class ImageReader:
         wanted = [row[SEQ] for row in rows if row[IMAGE] is None and 0 < (row[IMAGE_BYTES] or 0) <= read.max_item_bytes]
         fetched: dict[int, str] = {}
         if wanted:
-            fetched = dict(await self._fetch(self._statements.images, {"seqs": wanted}))
+            fetched = dict(await self._connections.fetch(self._statements.images, {"seqs": wanted}))
             if len(fetched) < len(wanted):
                 raise expired()
         return Illustrated(rows, captured_items(rows, fetched, read.max_item_bytes))
@@ -83,7 +83,7 @@ class ImageReader:
                 "max_bytes": read.max_bytes,
                 "max_item_bytes": read.max_item_bytes,
             }
-            found = await self._fetch(self._statements.current_images, arguments)
+            found = await self._connections.fetch(self._statements.current_images, arguments)
             images = {key: CurrentImage(*rest) for key, *rest in found}
         sizes = [image.image_bytes if (image := images.get(row[KEY])) else 0 for row in rows]
         scope = read.scope
@@ -98,10 +98,3 @@ class ImageReader:
         if total <= read.max_bytes:
             return len(sizes)
         return rows_within(sizes, read.max_bytes, read.max_item_bytes)
-
-    async def _fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[Any]:
-        async def work(connection: Connection) -> list[Any]:
-            cursor = connection.cursor(binary=True)
-            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
-
-        return await self._connections.run(work)

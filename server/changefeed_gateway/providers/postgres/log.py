@@ -44,6 +44,9 @@ WHOLE: Final = PartitionId("0-255")
 
 _FIRST_TICK: Final = 1
 
+_FOR_A_TICK: Final = timedelta(seconds=5)
+"""Time to answer for a statement that takes a millisecond; then it is asked anew."""
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -90,6 +93,9 @@ class FeedLog:
                 newest = found
             else:
                 break
+        if read.max_changes and not read.max_wait and stretch.end >= Position(newest.id):
+            # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
+            newest = await self.ticker.refresh()
         return await self._page(read, start, stretch, newest)
 
     async def aclose(self) -> None:
@@ -174,7 +180,7 @@ class FeedLog:
                 raise expired()
             return TickAnswer(to_tick(row[:5]), not standby and row[5] and self._can_hear())
 
-        answer = await self._connections.run(work)
+        answer = await self._connections.run(work, within=_FOR_A_TICK)
         known = self.ticker.newest
         if known is not None and answer.newest.id <= known.id and answer.newest != known:
             _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)

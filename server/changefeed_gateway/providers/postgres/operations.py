@@ -16,10 +16,11 @@ async def watch(
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             cursor = await connection.execute(
-                "SELECT f.name FROM changefeed.feeds f"
-                " WHERE f.feed_id = changefeed.watch(%s::regclass, %s::text[], %s, %s)",
+                "SELECT changefeed.watch(%s::regclass, %s::text[], %s, %s)",
                 (table, list(partition_key) or None, image, doorbell),
             )
+            feed = await cursor.fetchone()
+            cursor = await connection.execute("SELECT name FROM changefeed.feeds WHERE feed_id = %s", feed)
             row = await cursor.fetchone()
     except psycopg.Error as error:
         raise refused(error) from error

@@ -63,6 +63,7 @@ class PostgresOptions:
     """How often ticks are made for feeds that nobody reads."""
     probe_interval: timedelta = timedelta(seconds=15)
     """Silence after which the listening connection is tried out."""
+    probe_timeout: timedelta = timedelta(seconds=5)
 
 
 class PostgresProvider:
@@ -79,7 +80,13 @@ class PostgresProvider:
             statement_timeout=options.statement_timeout,
             patience=options.cadence.outage_patience,
         )
-        self._doorbell = Doorbell(dsn, self._connections, self._ring, probe_interval=options.probe_interval)
+        self.doorbell = Doorbell(
+            dsn,
+            self._connections,
+            self._ring,
+            probe_interval=options.probe_interval,
+            probe_timeout=options.probe_timeout,
+        )
         self._logs: dict[str, FeedLog] = {}
         self._starting = asyncio.Lock()
         self._idle_ticks: asyncio.Task[None] | None = None
@@ -95,7 +102,7 @@ class PostgresProvider:
             return
         async with self._starting:
             await self._connections.open()
-            self._doorbell.start()
+            self.doorbell.start()
             if self._idle_ticks is None:
                 self._idle_ticks = asyncio.create_task(self._make_idle_ticks())
 
@@ -143,7 +150,7 @@ class PostgresProvider:
             self._idle_ticks.cancel()
             with suppress(asyncio.CancelledError):
                 await self._idle_ticks
-        await self._doorbell.aclose()
+        await self.doorbell.aclose()
         for log in self._logs.values():
             await log.aclose()
         await self._connections.aclose()
@@ -158,7 +165,7 @@ class PostgresProvider:
                 self._connections,
                 definition,
                 self._options.cadence,
-                listening=self._doorbell.listening.is_set,
+                listening=self.doorbell.listening.is_set,
             )
             self._logs[definition.incarnation] = log
         return log

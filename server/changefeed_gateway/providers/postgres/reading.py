@@ -5,10 +5,10 @@ does not. DESIGN of the order: see `ticks`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import Position
@@ -96,9 +96,10 @@ class LogReader:
         """The same by the key's own index, so that a sparse key costs its own changes and not the feed's ticks."""
         floor = await self._window.floor((await self._window.between(base, base))[0])
         arguments = {"partition_key": partition_key, "after": floor, "size": size}
-        row = await self._fetch_one(self._statements.range_of_key, arguments)
-        found = row[0] if row is not None else None
-        return newest.id if found is None else min(newest.id, max(base + 1, int(found)))
+        rows = await self._connections.fetch(self._statements.range_of_key, arguments)
+        if not rows or rows[0][0] is None:
+            return newest.id
+        return min(newest.id, max(base + 1, int(rows[0][0])))
 
     async def _range(
         self, after: Position, to: int, newest: Tick, size: int, partition_key: str | None
@@ -132,7 +133,8 @@ class LogReader:
             "partition_key": partition_key,
             "base_xmax": str(base.xmax),
             "to_snapshot": snapshot_text(last),
-            "finished": [str(xid) for xid in finished_between(base, last)],
+            "base": base.id,
+            "finished": f"{{{','.join(map(str, finished_between(base, last)))}}}",
             "after": max(await self._window.floor(base), after.seq),
             "after_finished": after.seq,
             # Whatever `last` sees drew its number before the next tick read the sequence.
@@ -163,16 +165,5 @@ class LogReader:
             found = {text: known[int(text)] for text in highest}
         else:
             arguments = {"base": base, "xids": list(highest), "seqs": list(highest.values())}
-            found = dict(await self._fetch(self._statements.ticks_of, arguments))
+            found = dict(await self._connections.fetch(self._statements.ticks_of, arguments))
         return [found[row[XID]] for row in rows]
-
-    async def _fetch_one(self, statement: str, arguments: Mapping[str, Any]) -> tuple[Any, ...] | None:
-        rows = await self._fetch(statement, arguments)
-        return rows[0] if rows else None
-
-    async def _fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        async def work(connection: Connection) -> list[tuple[Any, ...]]:
-            cursor = connection.cursor(binary=True)
-            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
-
-        return await self._connections.run(work)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import ChangeFeedError, Reason, TransientFailure
 from changefeed_gateway.providers.postgres.ticks import Tick
@@ -78,8 +78,8 @@ class Ticker:
     async def wait(self, seen: int, seconds: float) -> Tick | None:
         """The first tick known beyond `seen`; None when the time is over before there is one.
 
-        Raises TransientFailure when the database did not answer within the time or the outage's patience, and at
-        once what will not pass.
+        Raises TransientFailure when the database did not answer within the time or within the outage's patience, and
+        at once what will not pass.
         """
         begin = _now()
         self._waiting += 1
@@ -124,7 +124,7 @@ class Ticker:
 
     def _check_answered(self, begin: float) -> None:
         """An empty answer is a statement about the database, so the database must have made it."""
-        if self._answered_at < begin and _now() - begin >= self._cadence.quiet_poll.total_seconds():
+        if self._answered_at < begin and _now() - begin >= 2 * self._cadence.quiet_poll.total_seconds():
             raise TransientFailure(
                 "PostgreSQL did not answer while the read waited: try again",
                 reason=Reason.PROVIDER_TIMEOUT,
@@ -136,8 +136,11 @@ class Ticker:
             self._loop = asyncio.create_task(self._ask_while_waiting())
 
     async def _ask_patiently(self) -> TickAnswer:
+        with suppress(TransientFailure):
+            # The usual case, without the cost of counting attempts.
+            return await self._question.ask()
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable),
+            retry=retry_if_exception_type(TransientFailure),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
             stop=stop_after_delay(self._cadence.outage_patience.total_seconds()),
             reraise=True,

@@ -2,12 +2,12 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap
-from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks import Tick, parse_snapshot
 
@@ -104,38 +104,27 @@ class TickWindow:
 
     async def check(self, tick: int) -> None:
         """Ask the database whether a tick is still there. Raises CheckpointExpired or HistoryGap when it is not."""
-        if not await self._fetch(self._statements.ticks_between, {"low": tick, "high": tick}):
+        if not await self._connections.fetch(self._statements.ticks_between, {"low": tick, "high": tick}):
             raise await self._why_missing(tick, tick)
 
     async def oldest(self) -> Tick:
         """The oldest retained tick."""
-        return await self._one(self._statements.oldest_tick, {})
+        return await self._one(self._statements.oldest_tick)
 
     async def newest(self) -> Tick:
         """The newest tick, made by whomever."""
-        return await self._one(self._statements.newest_tick, {})
+        return await self._one(self._statements.newest_tick)
 
     async def at(self, time: datetime) -> Tick | None:
         """The last tick at or before an aware time; None when all are later."""
-        row = await self._fetch_one(self._statements.tick_at, {"time": time})
-        return None if row is None else to_tick(row)
+        rows = await self._connections.fetch(self._statements.tick_at, {"time": time})
+        return to_tick(rows[0]) if rows else None
 
-    async def _one(self, statement: str, arguments: Mapping[str, Any]) -> Tick:
-        row = await self._fetch_one(statement, arguments)
-        if row is None:
+    async def _one(self, statement: str) -> Tick:
+        rows = await self._connections.fetch(statement, {})
+        if not rows:
             raise expired()
-        return to_tick(row)
-
-    async def _fetch_one(self, statement: str, arguments: Mapping[str, Any]) -> TickRow | None:
-        rows = await self._fetch(statement, arguments)
-        return rows[0] if rows else None
-
-    async def _fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[TickRow]:
-        async def work(connection: Connection) -> list[TickRow]:
-            cursor = connection.cursor(binary=True)
-            return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
-
-        return await self._connections.run(work)
+        return to_tick(rows[0])
 
     def _known(self, low: int, high: int) -> list[Tick] | None:
         ticks: list[Tick] = []
@@ -157,7 +146,7 @@ class TickWindow:
             if self._known(low, high) is None:
                 first = low // _BLOCK * _BLOCK
                 last = (high // _BLOCK + 1) * _BLOCK - 1
-                rows = await self._fetch(self._statements.ticks_between, {"low": first, "high": last})
+                rows = await self._connections.fetch(self._statements.ticks_between, {"low": first, "high": last})
                 self.add(map(to_tick, rows))
 
     async def _why_missing(self, low: int, high: int) -> ChangeFeedError:

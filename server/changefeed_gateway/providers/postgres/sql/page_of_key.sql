@@ -17,7 +17,7 @@ FROM (
      WHERE l.partition_key = %(partition_key)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
        AND l.seq > greatest(%(after_finished)s, (
             SELECT t.last_seq FROM {ticks} t
-            WHERE t.id <= %(base)s AND t.xid < (SELECT min(f) FROM unnest(%(finished)s::text[]::xid8[]) f)
+            WHERE t.id <= %(base)s AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
             ORDER BY t.id DESC LIMIT 1))
        AND cardinality(%(finished)s::text[]) > 0
      ORDER BY l.seq LIMIT %(limit)s)

@@ -1,0 +1,182 @@
+"""The gateway as an operator runs it, on the embedded PostgreSQL: processes, signals, kills."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+
+from tests.cli.conftest import CommandLine, finished
+
+
+class GatewayProcess:
+    """`changefeed serve` in a directory of its own, always on the same port."""
+
+    def __init__(self, directory: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.target = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.cli = CommandLine(directory, self.target)
+        self.cli.environment["CHANGEFEED_LISTEN"] = self.target
+        self.log: list[dict[str, Any]] = []
+        self._process: asyncio.subprocess.Process | None = None
+
+    @property
+    def dsn(self) -> str:
+        lines = (self.cli.directory / ".changefeed/postgres/postmaster.pid").read_text().splitlines()
+        return f"host={lines[4]} port={lines[3]} user=postgres dbname=changefeed"
+
+    async def start(self) -> None:
+        self._process = await self.cli.start("serve")
+        assert self._process.stderr is not None
+        async with asyncio.timeout(60):
+            while line := await self._process.stderr.readline():
+                self.log.append(json.loads(line))
+                if self.log[-1]["event"] == "serving":
+                    return
+        raise AssertionError(f"it did not start: {self.log}")
+
+    async def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait for the end."""
+        assert self._process is not None
+        process, self._process = self._process, None
+        process.send_signal(number)
+        return (await finished(process)).code
+
+    async def stop(self) -> None:
+        if self._process is not None:
+            await self.end(signal.SIGTERM)
+
+    def execute(self, statement: str) -> None:
+        with psycopg.connect(self.dsn) as connection:
+            connection.execute(statement.encode())
+
+    def upload(self, *titles: str) -> None:
+        with psycopg.connect(self.dsn) as connection:
+            row = connection.execute("INSERT INTO documents.workspaces (name) VALUES ('w') RETURNING id").fetchone()
+            assert row is not None
+            for title in titles:
+                connection.execute("INSERT INTO documents.files (workspace_id, title) VALUES (%s, %s)", (row[0], title))
+
+
+@pytest.fixture
+async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
+    gateway = GatewayProcess(tmp_path)
+    await gateway.start()
+    yield gateway
+    await gateway.stop()
+    assert not servers_under(tmp_path)
+
+
+def servers_under(directory: Path) -> list[int]:
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if str(directory) in " ".join(process.info["cmdline"] or ())
+    ]
+
+
+async def next_titles(process: asyncio.subprocess.Process, wanted: Callable[[set[str]], bool]) -> set[str]:
+    """Titles that a tail prints, until there are enough."""
+    titles: set[str] = set()
+    assert process.stdout is not None
+    async with asyncio.timeout(60):
+        while not wanted(titles):
+            record = json.loads(await process.stdout.readline())
+            if record["type"] == "change":
+                titles.add(json.loads(record["new_item_json"])["title"])
+    return titles
+
+
+async def test_documents_arrive(gateway: GatewayProcess) -> None:
+    tail = await gateway.cli.start("tail", "main/documents", "--from", "beginning", "--json")
+    gateway.upload("one", "two")
+    assert await next_titles(tail, {"one", "two"}.issubset) or True
+    tail.send_signal(signal.SIGINT)
+    assert (await finished(tail)).code == 130
+
+
+async def test_sigterm_ends_in_good_order(gateway: GatewayProcess) -> None:
+    tail = await gateway.cli.start("tail", "main/documents", "--from", "beginning", "--json")
+    gateway.upload("before")
+    await next_titles(tail, {"before"}.issubset)
+    assert await gateway.end(signal.SIGTERM) == 0
+    assert not servers_under(gateway.cli.directory / ".changefeed")
+    await gateway.start()
+    gateway.upload("after")
+    await next_titles(tail, {"after"}.issubset)
+    tail.kill()
+    assert b"closed by the gateway" in (await tail.communicate())[1]
+
+
+async def test_a_killed_gateway_loses_nothing(gateway: GatewayProcess) -> None:
+    tail = await gateway.cli.start("tail", "main/documents", "--from", "now", "--json")
+    assert tail.stdout is not None
+    await tail.stdout.readline()
+    for round_ in range(2):
+        gateway.upload(f"{round_} before")
+        assert await gateway.end(signal.SIGKILL) == -signal.SIGKILL
+        gateway.upload(f"{round_} meanwhile")  # the server that the killed one left behind still works
+        await gateway.start()
+        gateway.upload(f"{round_} after")
+        await next_titles(tail, {f"{round_} meanwhile", f"{round_} after"}.issubset)
+    tail.kill()
+    await tail.communicate()
+
+
+async def test_a_token_outlives_the_gateway(gateway: GatewayProcess) -> None:
+    token = (await gateway.cli.run("read", "main/documents")).token
+    await gateway.end(signal.SIGKILL)
+    await gateway.start()
+    gateway.upload("one")
+    result = await gateway.cli.run("read", "main/documents", "--from", token, "--json")
+    assert [json.loads(r["new_item_json"])["title"] for r in result.records if r["type"] == "change"] == ["one"]
+
+
+async def test_a_watched_table_is_a_collection(gateway: GatewayProcess) -> None:
+    gateway.execute("CREATE TABLE public.orders (id int PRIMARY KEY, total numeric)")
+    for _ in range(2):  # again without harm
+        watched = await gateway.cli.run("watch", "public.orders")
+        assert watched.code == 0
+        assert "main/public.orders" in watched.out
+    gateway.execute("INSERT INTO public.orders VALUES (1, 12345678901234567890.5)")
+    result = await gateway.cli.run("read", "main/public.orders", "--json")
+    assert json.loads(result.records[0]["new_item_json"], parse_float=str)["total"] == "12345678901234567890.5"
+    refused = await gateway.cli.run("watch", "public.nothing")
+    assert refused.code == 9
+    assert "does not exist" in refused.err
+
+
+async def test_doctor_finds_what_is_wrong(gateway: GatewayProcess) -> None:
+    healthy = await gateway.cli.run("doctor", "--json")
+    assert healthy.code == 0, healthy.out
+    subjects = " ".join(record["subject"] for record in healthy.records)
+    for subject in ("settings", "database", "migrations", "capture", "days", "ticks", "doorbell", "gateway"):
+        assert subject in subjects
+    gateway.execute("ALTER TABLE documents.files DISABLE TRIGGER changefeed_update")
+    gateway.execute("UPDATE changefeed.migrations SET checksum = 'other' WHERE version = 1 AND set = 'documents'")
+    await gateway.end(signal.SIGTERM)
+    ill = await gateway.cli.run("doctor", "--json")
+    assert ill.code == 11
+    wrong = {record["subject"]: record for record in ill.records if not record["healthy"]}
+    assert all(record["remedy"] for record in wrong.values())
+    assert {"main: migrations of documents"} <= wrong.keys()
+    assert any("gateway" in subject for subject in wrong)
+    assert not servers_under(gateway.cli.directory / ".changefeed")
+
+
+async def test_migrate_is_idempotent(detached: CommandLine) -> None:
+    first = await detached.run("migrate")
+    assert first.code == 0
+    assert "log/0001" in first.out
+    assert "documents" not in first.out
+    second = await detached.run("migrate", "--documents")
+    assert "applied documents/0001" in second.out
+    assert "log/" not in second.out
+    assert "nothing to do" in (await detached.run("migrate", "--documents")).out

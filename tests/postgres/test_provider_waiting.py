@@ -1,0 +1,165 @@
+"""Reads that wait, and what wakes them."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+
+import pytest
+
+from changefeed_gateway.core.model import After, Beginning, Feed, LogicalPartition, Now, PageRead
+from changefeed_gateway.providers.postgres.cursor import decode_position
+from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
+from changefeed_gateway.providers.postgres.ticker import Cadence
+from tests.postgres.reading import ids, open_provider, page_read, read_all
+from tests.postgres.shop import QUIET, Shop, keys, open_shop
+from tests.postgres.storm import connect
+
+
+@pytest.fixture
+async def shop(log_database: str) -> AsyncIterator[Shop]:
+    async with open_shop(log_database) as shop:
+        yield shop
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def listening(provider: PostgresProvider) -> None:
+    async with asyncio.timeout(5):
+        await provider.doorbell.listening.wait()
+
+
+async def test_an_idle_feed_answers_an_empty_page_in_time(shop: Shop) -> None:
+    begin = now()
+    page = await shop.page(Beginning(), wait=0.3)
+    assert 0.3 <= now() - begin < 2
+    assert (list(page.changes), page.more_available) == ([], False)
+    await shop.insert(1)
+    assert keys(await shop.page(After(page.cursor), wait=5)) == [1]
+
+
+async def test_a_change_wakes_the_read_long_before_the_safety_poll(log_database: str) -> None:
+    options = PostgresOptions(cadence=Cadence(quiet_poll=timedelta(seconds=60)), idle_cadence=timedelta(hours=1))
+    async with open_shop(log_database, options=options) as shop:
+        await listening(shop.provider)
+        page = await shop.page(Now())
+        for number in range(1, 20):
+            waiting = asyncio.create_task(shop.page(After(page.cursor), wait=30))
+            await asyncio.sleep(0.01)
+            await shop.insert(number)
+            async with asyncio.timeout(5):
+                page = await waiting
+            assert keys(page) == [number]
+
+
+async def test_a_transaction_that_shares_anothers_ring_is_found_by_polls(log_database: str) -> None:
+    """The second one does not ring, because the first still holds the bell."""
+    options = PostgresOptions(cadence=Cadence(quiet_poll=timedelta(seconds=60)), idle_cadence=timedelta(hours=1))
+    async with open_shop(log_database, options=options) as shop, await connect(log_database) as ringer:
+        await listening(shop.provider)
+        page = await shop.page(Now())
+        async with await connect(log_database) as sharer:
+            await ringer.execute("INSERT INTO orders VALUES (1, 0)")
+            await sharer.execute("INSERT INTO orders VALUES (2, 0)")
+            waiting = asyncio.create_task(shop.page(After(page.cursor), wait=30))
+            await ringer.commit()
+            page = await waiting
+            assert keys(page) == [1]
+            waiting = asyncio.create_task(shop.page(After(page.cursor), wait=30))
+            await asyncio.sleep(0.3)
+            await sharer.commit()
+            async with asyncio.timeout(5):
+                assert keys(await waiting) == [2]
+
+
+async def test_a_feed_without_a_doorbell_is_polled(log_database: str) -> None:
+    async with open_shop(log_database) as shop:
+        await shop.connection.execute("SELECT changefeed.unwatch('orders')")
+        await shop.connection.execute("SELECT changefeed.watch('orders', doorbell => 'poll')")
+        feed = await shop.provider.open_feed(shop.feed.address)
+        page = await shop.provider.read_page(feed, page_read(Now()))
+        waiting = asyncio.create_task(shop.provider.read_page(feed, page_read(After(page.cursor), wait=30)))
+        await asyncio.sleep(0.2)
+        await shop.insert(1)
+        begin = now()
+        assert keys(await waiting) == [1]
+        assert now() - begin < 0.5
+
+
+async def test_a_reader_of_one_partition_key_sleeps_through_the_others(shop: Shop) -> None:
+    page = await shop.page(Now())
+    read = page_read(After(page.cursor), scope=LogicalPartition("1"), wait=30)
+    waiting = asyncio.create_task(shop.read(read))
+    for number in range(1, 10):
+        await shop.insert(number)
+        await asyncio.sleep(0.005)
+    assert not waiting.done()
+    await shop.insert(10, space=1)
+    assert keys(await waiting) == [10]
+
+
+async def test_an_empty_page_moves_past_the_changes_of_others(shop: Shop) -> None:
+    first = await shop.page(Now())
+    await shop.insert(1)
+    page = await shop.page(After(first.cursor), scope=LogicalPartition("1"))
+    assert list(page.changes) == []
+    assert decode_position(page.cursor) > decode_position(first.cursor)
+
+
+async def test_readers_share_their_ticks(shop: Shop) -> None:
+    page = await shop.page(Now())
+    for number in range(1, 6):
+        waiting = [asyncio.create_task(shop.page(After(page.cursor), wait=30)) for _ in range(50)]
+        await asyncio.sleep(0.02)
+        before = decode_position(page.cursor).tick
+        await shop.insert(number)
+        pages = await asyncio.gather(*waiting)
+        assert {tuple(keys(each)) for each in pages} == {(number,)}
+        page = pages[0]
+        assert decode_position(page.cursor).tick == before + 1
+
+
+async def test_a_cancelled_read_has_no_effect(shop: Shop) -> None:
+    page = await shop.page(Now())
+    for number in range(1, 30):
+        await shop.insert(number)
+        reading = asyncio.create_task(shop.page(Beginning(), wait=1))
+        await asyncio.sleep(0.0002 * number)
+        reading.cancel()
+        await asyncio.wait({reading})
+    changes, _ = await read_all(shop.provider, shop.feed, page_read(After(page.cursor)))
+    assert keys(changes) == list(range(1, 30))
+
+
+async def test_replicas_give_one_order_and_continue_each_others_positions(shop: Shop) -> None:
+    async def follow(provider: PostgresProvider, feed: Feed, read: PageRead, until: int) -> list[str]:
+        seen: list[str] = []
+        while len(seen) < until:
+            page = await provider.read_page(feed, read)
+            seen += ids(page.changes)
+            read = page_read(After(page.cursor), wait=5)
+        return seen
+
+    start = page_read(After((await shop.page(Now())).cursor), wait=5)
+    async with open_provider(shop.dsn, QUIET) as other:
+        following = [asyncio.create_task(follow(one, shop.feed, start, 200)) for one in (shop.provider, other)]
+        for number in range(200):
+            await shop.insert(number)
+        one, two = await asyncio.gather(*following)
+        assert one == two
+        page = await other.read_page(shop.feed, page_read(start.start, size=77))
+        rest, _ = await read_all(shop.provider, shop.feed, page_read(After(page.cursor)))
+        assert [*ids(page.changes), *ids(rest)] == one
+
+
+async def test_feeds_that_nobody_reads_get_their_ticks(log_database: str) -> None:
+    options = PostgresOptions(idle_cadence=timedelta(milliseconds=20))
+    async with open_shop(log_database, options=options) as shop:
+        await shop.insert(1)
+        async with asyncio.timeout(5):
+            while True:
+                cursor = await shop.connection.execute("SELECT max(id) FROM changefeed_log.tick_1")
+                if await cursor.fetchone() == (2,):
+                    break
+                await asyncio.sleep(0.01)

@@ -1,0 +1,205 @@
+"""The ticker without a database: who is asked, when, and who hears of it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from changefeed_gateway.core.errors import ChangeFeedError, NotFound, TransientFailure
+from changefeed_gateway.providers.postgres.ticker import Cadence, TickAnswer, Ticker
+from changefeed_gateway.providers.postgres.ticks import Tick
+
+BRISK = Cadence(
+    interval=timedelta(milliseconds=1),
+    shortest_poll=timedelta(milliseconds=1),
+    longest_poll=timedelta(milliseconds=8),
+    quiet_poll=timedelta(milliseconds=100),
+    outage_patience=timedelta(milliseconds=300),
+)
+
+
+def tick(number: int) -> Tick:
+    return Tick(number, 1, 1, frozenset(), number, 1, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+class Database:
+    """Answers as told, and counts."""
+
+    def __init__(self) -> None:
+        self.newest = 1
+        self.quiet = True
+        self.error: ChangeFeedError | None = None
+        self.hold: asyncio.Event | None = None
+        self.asked = 0
+        self.under_way = 0
+        self._asked_more = asyncio.Condition()
+
+    async def ask(self) -> TickAnswer:
+        assert self.under_way == 0, "one question at a time"
+        self.under_way += 1
+        self.asked += 1
+        async with self._asked_more:
+            self._asked_more.notify_all()
+        try:
+            await asyncio.sleep(0)
+            if self.hold is not None:
+                await self.hold.wait()
+            if self.error is not None:
+                raise self.error
+            return TickAnswer(tick(self.newest), self.quiet)
+        finally:
+            self.under_way -= 1
+
+    async def until_asked(self, condition: Callable[[int], bool]) -> None:
+        async with self._asked_more, asyncio.timeout(5):
+            await self._asked_more.wait_for(lambda: condition(self.asked))
+
+
+@asynccontextmanager
+async def ticking(cadence: Cadence = BRISK) -> AsyncIterator[tuple[Database, Ticker]]:
+    database = Database()
+    ticker = Ticker(database.ask, cadence)
+    try:
+        yield database, ticker
+    finally:
+        await ticker.aclose()
+
+
+async def test_a_ring_wakes_all_who_wait_with_one_question() -> None:
+    async with ticking() as (database, ticker):
+        waiting = [asyncio.create_task(ticker.wait(1, 5)) for _ in range(50)]
+        await database.until_asked(lambda asked: asked == 1)
+        await asyncio.sleep(0.02)
+        assert database.asked == 1
+        database.newest = 2
+        ticker.ring()
+        assert {answer.id for answer in await asyncio.gather(*waiting) if answer} == {2}
+        assert database.asked == 2
+
+
+async def test_the_safety_poll_finds_what_no_ring_told() -> None:
+    async with ticking() as (database, ticker):
+        waiting = asyncio.create_task(ticker.wait(1, 5))
+        await database.until_asked(lambda asked: asked == 1)
+        database.newest = 2
+        assert await waiting == tick(2)
+
+
+async def test_outstanding_changes_are_polled_fast_and_then_slower() -> None:
+    async with ticking() as (database, ticker):
+        database.quiet = False
+        begin = asyncio.get_running_loop().time()
+        assert await ticker.wait(1, 0.2) is None
+        took = asyncio.get_running_loop().time() - begin
+        assert 5 < database.asked <= took / 0.001
+        assert database.asked <= 6 + took / 0.008
+
+
+async def test_with_nobody_there_nothing_runs() -> None:
+    async with ticking() as (database, ticker):
+        assert await ticker.wait(1, 0.01) is None
+        await asyncio.sleep(0.25)
+        asked = database.asked
+        ticker.ring()
+        await asyncio.sleep(0.25)
+        assert database.asked == asked
+        database.newest = 2
+        assert await ticker.wait(1, 1) == tick(2)
+
+
+async def test_an_answer_is_not_shared_with_who_asked_after_the_question() -> None:
+    async with ticking() as (database, ticker):
+        database.hold = asyncio.Event()
+        early = asyncio.create_task(ticker.refresh())
+        await database.until_asked(lambda asked: asked == 1)
+        late = [asyncio.create_task(ticker.refresh()) for _ in range(20)]
+        await asyncio.sleep(0.01)
+        assert database.asked == 1
+        hold, database.hold = database.hold, None
+        hold.set()
+        assert await early == tick(1)
+        assert await asyncio.gather(*late) == [tick(1)] * 20
+        assert database.asked == 2
+
+
+async def test_a_cancelled_question_goes_on_for_the_others() -> None:
+    async with ticking() as (database, ticker):
+        database.hold = asyncio.Event()
+        first = asyncio.create_task(ticker.refresh())
+        second = asyncio.create_task(ticker.refresh())
+        await database.until_asked(lambda asked: asked == 1)
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        database.hold.set()
+        assert await second == tick(1)
+
+
+async def test_recent_asks_only_when_the_answer_is_old() -> None:
+    async with ticking() as (database, ticker):
+        assert await ticker.recent() == await ticker.recent() == tick(1)
+        assert database.asked == 1
+        await ticker.recent(0)
+        assert database.asked == 2
+
+
+async def test_ticks_keep_their_interval() -> None:
+    cadence = Cadence(interval=timedelta(milliseconds=200))
+    async with ticking(cadence) as (database, ticker):
+        begin = asyncio.get_running_loop().time()
+        for number in range(2, 5):
+            database.newest = number
+            await ticker.refresh()
+        assert asyncio.get_running_loop().time() - begin >= 0.399
+        await ticker.refresh()
+        begin = asyncio.get_running_loop().time()
+        await ticker.refresh()
+        assert asyncio.get_running_loop().time() - begin < 0.15, "a question that made no tick delays nobody"
+
+
+async def test_an_outage_is_sat_out() -> None:
+    async with ticking() as (database, ticker):
+        database.error = TransientFailure("away")
+        waiting = asyncio.create_task(ticker.wait(1, 5))
+        refreshing = asyncio.create_task(ticker.refresh())
+        await database.until_asked(lambda asked: asked >= 2)
+        database.error, database.newest = None, 2
+        assert await waiting == await refreshing == tick(2)
+
+
+async def test_an_outage_surfaces_when_the_reads_own_time_is_over() -> None:
+    async with ticking() as (database, ticker):
+        database.error = TransientFailure("away")
+        with pytest.raises(TransientFailure):
+            await ticker.wait(1, 0.25)
+
+
+async def test_an_outage_surfaces_when_patience_is_over() -> None:
+    async with ticking() as (database, ticker):
+        database.error = TransientFailure("away")
+        async with asyncio.timeout(3):
+            with pytest.raises(TransientFailure, match="away"):
+                await ticker.wait(1, 60)
+            with pytest.raises(TransientFailure, match="away"):
+                await ticker.refresh()
+
+
+async def test_a_database_that_never_answers_is_not_an_empty_feed() -> None:
+    async with ticking() as (database, ticker):
+        database.hold = asyncio.Event()
+        with pytest.raises(TransientFailure):
+            await ticker.wait(1, 0.25)
+
+
+async def test_what_will_not_pass_surfaces_at_once() -> None:
+    async with ticking() as (database, ticker):
+        database.error = NotFound("gone")
+        async with asyncio.timeout(5):
+            with pytest.raises(NotFound):
+                await ticker.wait(1, 60)
+            with pytest.raises(NotFound):
+                await ticker.refresh()
+        database.error, database.newest = None, 2
+        assert await ticker.wait(1, 5) == tick(2)
