@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from changefeed.v1 import change_event_pb2, partition_pb2, read_changes_pb2, subscribe_pb2
 from tests.conformance.backend import Item
-from tests.conformance.client import NOW, REQUIRE, Start, after, invalid, refused
+from tests.conformance.client import NOW, REQUIRE, Event, Start, after, invalid, refused
 from tests.conformance.journal import ids
 from tests.conformance.world import World
 from tests.gateway import QUICK
@@ -93,6 +93,25 @@ async def test_items_of_a_megabyte_come_in_messages_below_four(world: World) -> 
     assert ids(stream.events) == ids(reading.events)
 
 
+@pytest.mark.req("P4", "P7")
+async def test_messages_are_cut_by_their_bytes_whatever_they_are_made_of(world: World) -> None:
+    await world.restart(limits=replace(QUICK, max_message_bytes=3_000))
+    start = await world.origin()
+    await world.create(60)
+    reading = await world.client.read_all(start)
+    world.journal.check(reading.events)
+    passed: list[Event] = []
+    async with world.client.subscribe(start, max_events=60) as stream:
+        batches = [m.batch async for m in stream.messages() if m.WhichOneof("content") == "batch"]
+    world.journal.check(stream.events)
+    for message in (*reading.pages, *batches):
+        assert sum(event.ByteSize() for event in message.events) <= 3_000
+    for batch in batches:
+        passed += batch.events
+        rest = await world.client.read_all(after(batch.continuation_token))
+        assert sorted(ids(rest.events)) == sorted(ids(stream.events[len(passed) :]))
+
+
 @pytest.mark.req("P5", "CF-03")
 async def test_an_item_larger_than_a_message_is_named_and_the_feed_goes_on(world: World) -> None:
     await world.restart(limits=replace(QUICK, max_item_bytes=10_000))
@@ -119,7 +138,8 @@ async def test_a_required_item_that_is_too_large_stops_with_a_way_around(world: 
     start = await world.origin()
     await world.put(ITEM)
     await world.put(ITEM, "x" * 20_000)
-    await world.put(ITEM)
+    for _ in range(5):
+        await world.put(ITEM)
     everything = (await world.client.read_all(start)).events
 
     page = await world.client.read(start, mode=REQUIRE)
@@ -127,7 +147,8 @@ async def test_a_required_item_that_is_too_large_stops_with_a_way_around(world: 
         assert ids(page.events) == ids(everything[:1])
         stopped = world.client.read(after(page.continuation_token), mode=REQUIRE)
         await _steps_over(world, stopped, everything[1].event_id, ids(everything[2:]))
-        async with world.client.subscribe(start, mode=REQUIRE) as stream:
+        # Small batches: the gateway has read on behind the item when it has to stop at it.
+        async with world.client.subscribe(start, mode=REQUIRE, size=2) as stream:
             await stream.until_events(1)
             await _steps_over(world, stream.until("batch"), everything[1].event_id, ids(everything[2:]))
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
-from contextlib import suppress
+from contextvars import Context
 from dataclasses import replace
 from datetime import timedelta
 from typing import NamedTuple
@@ -107,7 +107,8 @@ class _Tail:
         self._reader, self._limits, self._feed, self._scope = reader, limits, feed, scope
         self._waiters: set[_Waiter] = set()
         self._waiters_by_key: dict[str, set[_Waiter]] = {}
-        self._task = asyncio.create_task(self._run())
+        # Outside the context of the call that came first: its request id is not the tail's.
+        self._task = asyncio.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         try:
@@ -174,8 +175,7 @@ class _Tail:
     async def aclose(self) -> None:
         """Stop following."""
         self._task.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._task
+        await asyncio.wait({self._task})
 
 
 _Waiter = asyncio.Future[Cursor]

@@ -64,8 +64,7 @@ class Doorbell:
         """Stop listening; idempotent."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait({self._task})
 
     async def _listen_for_ever(self) -> None:
         retrying = AsyncRetrying(

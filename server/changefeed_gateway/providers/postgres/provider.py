@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
@@ -148,8 +147,7 @@ class PostgresProvider:
         """Stop everything; idempotent."""
         if self._idle_ticks is not None:
             self._idle_ticks.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._idle_ticks
+            await asyncio.wait({self._idle_ticks})
         await self.doorbell.aclose()
         for log in self._logs.values():
             await log.aclose()

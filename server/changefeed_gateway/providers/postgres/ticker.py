@@ -102,8 +102,7 @@ class Ticker:
         """Stop asking; idempotent."""
         if self._loop is not None:
             self._loop.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._loop
+            await asyncio.wait({self._loop})
         await self._question.aclose()
 
     async def _ask_and_tell(self) -> TickAnswer:
