@@ -7,7 +7,7 @@ from typing import Final
 from bench.database import Database
 from bench.figures import median, spread
 from bench.gateway import Gateway
-from bench.processes import Answer, run_worker
+from bench.processes import Answer, ForeignLoad, run_worker
 from bench.report import Report
 
 ORDERS: Final = "public.orders"
@@ -47,12 +47,12 @@ class Drain:
         sample = self._gateway_job(ORDERS, events=self._events, file=str(self._sample))
         sampled = run_worker("ceiling.sample", sample)
         self._report.record("drain sample", sampled)
-        systems = self._systems()
+        systems, others = self._systems(), ForeignLoad()
         for number in range(rounds):
             turn = number % len(systems)
             for system in systems[turn:] + systems[:turn]:
                 self._measure(system, number)
-        self._print(systems, sampled["mean_item_bytes"])
+        self._print(systems, sampled["mean_item_bytes"], others)
 
     def profile(self) -> None:
         """Load only the two ways through the gateway, for a profile of it."""
@@ -62,11 +62,11 @@ class Drain:
 
     def documents(self, events: int, rounds: int) -> None:
         """The documents feed, whose images are read with the page."""
-        systems = self._document_systems(events)
+        systems, others = self._document_systems(events), ForeignLoad()
         for number in range(rounds):
             for system in systems:
                 self._measure(system, number)
-        self._print(systems, None)
+        self._print(systems, None, others)
 
     def _systems(self) -> list[System]:
         events, dsn, log = self._events, self._database.dsn, self._database.log_of(ORDERS)
@@ -122,13 +122,15 @@ class Drain:
         system.rounds.append(answer)
         self._report.record("drain", {"system": system.name, "round": number, **answer})
 
-    def _print(self, systems: Sequence[System], mean_item_bytes: float | None) -> None:
+    def _print(self, systems: Sequence[System], mean_item_bytes: float | None, others: ForeignLoad) -> None:
         ceiling = next((system for system in systems if system.name == CEILING), None)
         rows = [_row(system, median(ceiling.rates) if ceiling else None) for system in systems]
         events = systems[0].rounds[0]["events"]
         notes = ["us an event: processor time. Medians; spread is (max - min) / median over the rounds."]
         if ceiling:
             notes += [_aims(systems, median(ceiling.rates)), _content_note(systems)]
+        notes.append(str(others))
+        self._report.record("foreign load", {"part": "drain", "cores": others.cores()})
         size = f" of {mean_item_bytes:.0f} bytes" if mean_item_bytes else ""
         self._report.table(
             f"(a) Drain of {events} stored changes{size}, {len(systems[0].rounds)} rounds",

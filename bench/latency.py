@@ -1,12 +1,13 @@
 """(b) How long after its commit a change reaches a client's handler."""
 
 import time
+from contextlib import ExitStack
 from typing import Final
 
 from bench.database import Database
 from bench.figures import median
 from bench.gateway import Gateway
-from bench.processes import Answer, Worker
+from bench.processes import Answer, ForeignLoad, Worker
 from bench.report import Report
 from bench.workers.latency import summary
 
@@ -30,11 +31,12 @@ class Latency:
 
     def run(self, rates: list[int], seconds: float, rounds: int) -> None:
         """Measure each rate in turn and print."""
-        rows = []
+        rows, others = [], ForeignLoad()
         for rate in rates:
             answers = [self._measure(rate, seconds, number) for number in range(rounds)]
             rows.append(_row(f"{rate}/s to handler", [answer["handler"] for answer in answers], answers))
             rows.append(_row(f"{rate}/s UPDATE answered", [answer["writer"] for answer in answers], None))
+        self._report.record("foreign load", {"part": "latency", "cores": others.cores()})
         self._report.table(
             f"(b) From just before the UPDATE, {_WRITERS} writers, {seconds:.0f} s after {_WARM_UP_SECONDS:.0f} s, "
             f"{rounds} rounds: milliseconds",
@@ -44,32 +46,29 @@ class Latency:
             ],
             rows,
             f"Medians over the rounds; {_AIMS}. 'UPDATE answered' is PostgreSQL alone: when the writer had its answer.",
+            str(others),
         )
 
     def _measure(self, rate: int, seconds: float, number: int) -> Answer:
-        begin_at = time.time() + 3.0
-        measure_at = begin_at + _WARM_UP_SECONDS
-        end_at = measure_at + seconds
-        listener = Worker(
-            "latency.listen", {"target": self._gateway.target, "collection": TABLE, "measure_at": measure_at}
-        )
-        writers = [self._writer(index, rate, begin_at, measure_at, end_at) for index in range(_WRITERS)]
-        with listener:
-            listener.await_ready()
-            listener.go()
-            for writer in writers:
-                writer.await_ready()
-                writer.go()
-            time.sleep(max(0.0, measure_at - time.time()))
+        with ExitStack() as stack:
+            job = {"target": self._gateway.target, "collection": TABLE, "warm_up": _WARM_UP_SECONDS}
+            listener = stack.enter_context(Worker("latency.listen", job))
+            writers = [stack.enter_context(self._writer(index, rate, seconds)) for index in range(_WRITERS)]
+            for worker in (listener, *writers):
+                worker.await_ready()
+            begin_at = time.time() + 0.5
+            for worker in (listener, *writers):
+                worker.go(begin_at)
+            sleep_until(begin_at + _WARM_UP_SECONDS)
             gateway, server = self._gateway.cpu(), self._database.cpu()
-            time.sleep(max(0.0, end_at - time.time()))
+            sleep_until(begin_at + _WARM_UP_SECONDS + seconds)
             cores = {"gateway_cores": gateway.seconds() / seconds, "server_cores": server.seconds() / seconds}
             written = [writer.answer() for writer in writers]
             listener.finish()
             heard = listener.answer()
         return self._answer(rate, number, heard, written) | cores
 
-    def _writer(self, index: int, rate: int, begin_at: float, measure_at: float, end_at: float) -> Worker:
+    def _writer(self, index: int, rate: int, seconds: float) -> Worker:
         interval = _WRITERS / rate
         job = {
             "dsn": self._database.dsn,
@@ -78,9 +77,9 @@ class Latency:
             "first_row": 1 + index * _ROWS_EACH,
             "interval": interval,
             # Spread over the interval, so that the writers do not act in step.
-            "begin_at": begin_at + index * interval / _WRITERS,
-            "measure_at": measure_at,
-            "end_at": end_at,
+            "delay": index * interval / _WRITERS,
+            "warm_up": _WARM_UP_SECONDS,
+            "seconds": seconds,
         }
         return Worker("latency.write", job)
 
@@ -102,6 +101,11 @@ class Latency:
         if not writes <= heard["events"] <= writes + _WRITERS:
             self._report.say(f"[red]{writes} writes, {heard['events']} events heard[/red]")
         return answer
+
+
+def sleep_until(moment: float) -> None:
+    """Sleep until a time of the clock."""
+    time.sleep(max(0.0, moment - time.time()))
 
 
 def _row(name: str, figures: list[Answer], answers: list[Answer] | None) -> list[str]:

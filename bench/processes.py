@@ -1,10 +1,12 @@
 """Child processes that do one job and answer with one JSON value, and what processes have cost."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -43,17 +45,21 @@ class Worker:
     ) -> None:
         if self._process.poll() is None:
             self._process.kill()
-        self._process.communicate()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
 
     def await_ready(self) -> None:
         """Wait until the worker has done what is not measured."""
         if self._read_line() != "ready":
             raise WorkerFailed(f"{self.name} did not get ready")
 
-    def go(self) -> None:
-        """Let it begin."""
+    def go(self, begin_at: float = 0.0) -> None:
+        """Let it begin, or tell it a time of the clock to begin at."""
         assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
+        self._process.stdin.write(f"go {begin_at!r}\n")
         self._process.stdin.flush()
 
     def finish(self) -> None:
@@ -83,20 +89,6 @@ def run_worker(name: str, job: Mapping[str, object]) -> Answer:
         return worker.answer()
 
 
-def run_together(workers: Iterable[Worker]) -> list[Answer]:
-    """Let workers begin at once and wait for all."""
-    started = list(workers)
-    try:
-        for worker in started:
-            worker.await_ready()
-        for worker in started:
-            worker.go()
-        return [worker.answer() for worker in started]
-    finally:
-        for worker in started:
-            worker.__exit__(None, None, None)
-
-
 def own_cost() -> Answer:
     """CPU seconds and peak memory of this process so far; for workers."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
@@ -113,6 +105,28 @@ class CpuMeter:
     def seconds(self) -> float:
         """CPU seconds since the beginning."""
         return _cpu_total(self._process) - self._before
+
+
+class ForeignLoad:
+    """Processor cores that everything but this measurement has used since this was made: how far to trust figures."""
+
+    def __init__(self) -> None:
+        self._ours = CpuMeter(os.getpid())
+        self._busy = _machine_busy()
+        self._began = time.perf_counter()
+
+    def cores(self) -> float:
+        """Mean number of cores."""
+        seconds = time.perf_counter() - self._began
+        return max(0.0, _machine_busy() - self._busy - self._ours.seconds()) / seconds
+
+    def __str__(self) -> str:
+        return f"Everything else on the machine used {self.cores():.2f} cores meanwhile."
+
+
+def _machine_busy() -> float:
+    times = psutil.cpu_times()
+    return float(sum(times)) - times.idle - getattr(times, "iowait", 0.0)
 
 
 def _cpu_total(process: psutil.Process) -> float:

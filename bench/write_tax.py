@@ -5,6 +5,7 @@ from typing import Final
 
 from bench.database import Database
 from bench.figures import median, spread
+from bench.processes import ForeignLoad
 from bench.report import Report
 
 _NOTIFY: Final = """
@@ -25,6 +26,8 @@ class _Variant:
     name: str
     table: str
     rates: dict[int, list[float]] = field(default_factory=dict)
+    costs: dict[int, list[float]] = field(default_factory=dict)
+    """Processor seconds of the server a transaction."""
 
 
 class WriteTax:
@@ -51,22 +54,33 @@ class WriteTax:
 
     def run(self, clients: list[int], seconds: float, rounds: int) -> None:
         """Every variant in turn, round after round, so that each meets the same weather; then print."""
+        others = ForeignLoad()
         for number in range(rounds):
             for count in clients:
                 for variant in self._variants:
                     self._measure(variant, count, seconds, number)
         for count in clients:
-            self._print(count, seconds, rounds)
+            self._print(count, seconds, rounds, others)
+        self._report.record("foreign load", {"part": "write tax", "cores": others.cores()})
 
     def _measure(self, variant: _Variant, clients: int, seconds: float, number: int) -> None:
+        server = self._database.cpu()
         run = self._database.update_orders(variant.table, clients=clients, rows=_ROWS, seconds=seconds)
+        cost = server.seconds() / run.transactions
         variant.rates.setdefault(clients, []).append(run.per_second)
+        variant.costs.setdefault(clients, []).append(cost)
         self._report.record(
             "write tax",
-            {"variant": variant.name, "clients": clients, "round": number, "per_second": run.per_second},
+            {
+                "variant": variant.name,
+                "clients": clients,
+                "round": number,
+                "per_second": run.per_second,
+                "server_us": cost * 1e6,
+            },
         )
 
-    def _print(self, clients: int, seconds: float, rounds: int) -> None:
+    def _print(self, clients: int, seconds: float, rounds: int, others: ForeignLoad) -> None:
         none = median(self._variants[0].rates[clients])
         rows = [
             [
@@ -75,12 +89,15 @@ class WriteTax:
                 f"{spread(rates):.0%}",
                 f"{median(rates) / none:.2f}",
                 f"{_AIMS[variant.name]:.2f}" if variant.name in _AIMS else "",
+                f"{median(variant.costs[clients]) * 1e6:.0f}",
             ]
             for variant in self._variants
             for rates in [variant.rates[clients]]
         ]
         self._report.table(
             f"(c) Single-row UPDATEs, {clients} clients, {rounds} rounds of {seconds:.0f} s in turn",
-            ["", "transactions/s", "spread", "of no capture", "aim"],
+            ["", "transactions/s", "spread", "of no capture", "aim", "server us"],
             rows,
+            "server us: processor time of PostgreSQL a transaction.",
+            str(others),
         )

@@ -5,11 +5,13 @@ import threading
 from collections.abc import Callable
 
 
-def ready() -> None:
-    """Say that preparation is over and wait for the start."""
+def ready() -> float:
+    """Say that preparation is over and wait for the start; answers the time of the clock that it was given for it."""
     print("ready", flush=True)
-    if sys.stdin.readline().strip() != "go":
+    command, _, begin_at = sys.stdin.readline().partition(" ")
+    if command != "go":
         sys.exit("not started")
+    return float(begin_at)
 
 
 def when_told_to_finish(act: Callable[[], object]) -> None:

@@ -19,11 +19,11 @@ _GRACE = timedelta(seconds=2)
 
 
 def write(
-    dsn: str, table: str, rows: int, first_row: int, interval: float, begin_at: float, measure_at: float, end_at: float
+    dsn: str, table: str, rows: int, first_row: int, interval: float, delay: float, warm_up: float, seconds: float
 ) -> Answer:
-    """One writer: an UPDATE every `interval` seconds from `begin_at` on, whatever the one before took.
+    """One writer: an UPDATE every `interval` seconds, whatever the one before took.
 
-    The row carries the clock just before its UPDATE. Times are seconds of the machine's clock.
+    The row carries the clock just before its UPDATE. The first one is due `delay` seconds after the given begin.
     """
     acknowledged: list[float] = []
     late = 0.0
@@ -31,9 +31,10 @@ def write(
     update = f"UPDATE {table} SET stamp = %s, item_count = item_count + 1 WHERE id = %s"
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(update, (0, first_row), prepare=True)
-        ready()
-        due = begin_at
-        while due < end_at:
+        begin_at = ready()
+        measure_at = begin_at + warm_up
+        due = begin_at + delay
+        while due < measure_at + seconds:
             if (pause := due - time.time()) > 0:
                 time.sleep(pause)
             stamp = time.time_ns()
@@ -46,7 +47,7 @@ def write(
     return {"writes": writes, "acknowledged_ms": acknowledged, "late_ms": late * 1e3, "cpu": own_cost()["cpu"]}
 
 
-def listen(target: str, collection: str, measure_at: float) -> Answer:
+def listen(target: str, collection: str, warm_up: float) -> Answer:
     """Subscribe from now on; stop some time after being told to."""
     stub = Stub(channel(target))
     stream = stub.Subscribe(
@@ -57,11 +58,10 @@ def listen(target: str, collection: str, measure_at: float) -> Answer:
         )
     )
     assert next(stream).WhichOneof("content") == "opened"
-    ready()
+    measure_at_ns = (ready() + warm_up) * 1e9
     when_told_to_finish(lambda: _end_soon(stream))
     ages: list[float] = []
     events = messages = 0
-    measure_at_ns = measure_at * 1e9
     cpu = own_cost()["cpu"]
     try:
         for message in stream:

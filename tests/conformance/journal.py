@@ -64,10 +64,10 @@ class Journal:
     items: dict[Item, str] = field(default_factory=dict)
     """What the collection holds."""
 
-    def check(self, events: Sequence[Event], *, since: int = 0, exactly_once: bool = True) -> None:
+    def check(self, events: Sequence[Event], *, since: int = 0) -> None:
         """Hold a delivery against everything committed from the commit numbered `since` on (P1, P2)."""
         unique = deduplicated(events)
-        assert len(unique) == len(events) or not exactly_once, "delivered twice without a resume"
+        assert len(unique) == len(events), "delivered twice"
         wanted: dict[Item, list[Commit]] = defaultdict(list)
         for commit in self.commits[since:]:
             wanted[commit.item].append(commit)

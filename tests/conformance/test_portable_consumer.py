@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from changefeed_gateway.core.model import ItemState
 from tests.conformance.consumer import Store, consume
 from tests.conformance.world import World
 
@@ -13,7 +14,7 @@ def check_mirror(world: World, store: Store) -> None:
     """The mirror holds the items of the collection, in their newest content where the feed carries items."""
     assert len(store.items) == len(world.journal.items)
     contents = [world.backend.content_of(item) for item in store.items.values() if item is not None]
-    if contents or world.backend.item_state is not world.backend.item_state.UNAVAILABLE:
+    if contents or world.backend.item_state is not ItemState.UNAVAILABLE:
         assert sorted(contents) == sorted(world.journal.items.values())
 
 

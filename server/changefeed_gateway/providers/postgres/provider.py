@@ -31,7 +31,7 @@ from changefeed_gateway.providers.postgres.connections import Connection, Connec
 from changefeed_gateway.providers.postgres.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log import WHOLE, FeedLog
-from changefeed_gateway.providers.postgres.ticker import Cadence
+from changefeed_gateway.providers.postgres.ticker import Cadence, closing
 
 _DEFINITION: Final = "definition"
 
@@ -88,6 +88,7 @@ class PostgresProvider:
         )
         self._logs: dict[str, FeedLog] = {}
         self._starting = asyncio.Lock()
+        self._closed = False
         self._idle_ticks: asyncio.Task[None] | None = None
 
     @property
@@ -96,7 +97,12 @@ class PostgresProvider:
         return "postgres"
 
     async def start(self) -> None:
-        """Connect, listen and make ticks; does not wait for the database. Idempotent."""
+        """Connect, listen and make ticks, without waiting for the database; idempotent.
+
+        Raises TransientFailure after `aclose`.
+        """
+        if self._closed:
+            raise closing()
         if self._idle_ticks is not None:
             return
         async with self._starting:
@@ -145,6 +151,7 @@ class PostgresProvider:
 
     async def aclose(self) -> None:
         """Stop everything; idempotent."""
+        self._closed = True
         if self._idle_ticks is not None:
             self._idle_ticks.cancel()
             await asyncio.wait({self._idle_ticks})

@@ -42,6 +42,13 @@ class Cadence:
     """How long a failing database is sat out."""
 
 
+def closing() -> TransientFailure:
+    """The error for reads of a provider that is being closed."""
+    return TransientFailure(
+        "the gateway is closing: connect again", reason=Reason.DRAINING, retry_after=timedelta(seconds=1)
+    )
+
+
 class Ticker:
     """One a feed and process, shared by all its readers; one question to the database is under way at a time."""
 
@@ -99,11 +106,12 @@ class Ticker:
             self._linger_until = _now() + _LINGER
 
     async def aclose(self) -> None:
-        """Stop asking; idempotent."""
+        """Stop asking, and send away whoever waits; idempotent."""
         if self._loop is not None:
             self._loop.cancel()
             await asyncio.wait({self._loop})
         await self._question.aclose()
+        self._tell(closing())
 
     async def _ask_and_tell(self) -> TickAnswer:
         await asyncio.sleep(max(0.0, self._not_before - _now()))

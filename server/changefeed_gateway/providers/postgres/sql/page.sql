@@ -1,5 +1,7 @@
--- Rows of the batches after a base tick, up to and including those of another tick: what that one sees and the base
--- does not. Two arms: transactions that began to end after the base, and those it knew to be under way that had ended.
+-- Rows of the batches after a base tick, up to and including those of another: what that one sees and the base does
+-- not. Two arms: transactions that the base's snapshot knew nothing of, and those that it saw under way and that have
+-- ended since. Pairs are compared where an equality would let the planner take another index, which has the same order
+-- and not the same rows.
 SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
        CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes
 FROM (
@@ -14,7 +16,9 @@ FROM (
             octet_length(l.image) AS image_bytes
      FROM unnest(%(finished)s::text[]::xid8[]) AS f (xid)
      CROSS JOIN LATERAL (
-        SELECT * FROM {log} r WHERE r.xid = f.xid AND r.seq > %(after_finished)s ORDER BY r.seq LIMIT %(limit)s
+        SELECT * FROM {log} r
+        WHERE (r.xid, r.seq) > (f.xid, %(after_finished)s) AND r.xid <= f.xid
+        ORDER BY r.xid, r.seq LIMIT %(limit)s
      ) l)
 ) p
 ORDER BY p.seq LIMIT %(limit)s

@@ -1,4 +1,4 @@
--- As page, of one partition key, through its own index. A transaction holds its id before it draws a number and a tick
+-- As page, of one partition key, through its own index. A transaction holds its id before it draws a number, and a tick
 -- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
 -- lower than its own. So the second arm begins there, not at the key's first row.
 SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
@@ -7,19 +7,20 @@ FROM (
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
             octet_length(l.image) AS image_bytes
      FROM {log} l
-     WHERE l.partition_key = %(partition_key)s AND l.seq > %(after)s AND l.seq <= %(upper)s
+     WHERE (l.partition_key, l.seq) > (%(partition_key)s::text, %(after)s)
+       AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s)
        AND l.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
-     ORDER BY l.seq LIMIT %(limit)s)
+     ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
             octet_length(l.image) AS image_bytes
      FROM {log} l
-     WHERE l.partition_key = %(partition_key)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
-       AND l.seq > greatest(%(after_finished)s, (
+     WHERE cardinality(%(finished)s::text[]) > 0 AND l.xid = ANY(%(finished)s::text[]::xid8[])
+       AND (l.partition_key, l.seq) > (%(partition_key)s::text, greatest(%(after_finished)s, (
             SELECT t.last_seq FROM {ticks} t
             WHERE t.id <= %(base)s AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
-            ORDER BY t.id DESC LIMIT 1))
-       AND cardinality(%(finished)s::text[]) > 0
-     ORDER BY l.seq LIMIT %(limit)s)
+            ORDER BY t.id DESC LIMIT 1)))
+       AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s)
+     ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
 ) p
 ORDER BY p.seq LIMIT %(limit)s
