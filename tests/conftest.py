@@ -12,10 +12,6 @@ from tests.databases import PostgresForTests, running_postgres
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(hook): runs only on databases that can be made to do this")
-
-
 class StartGateway(Protocol):
     """Starts a gateway over some providers, by connection; it ends with the test, its providers with it."""
 

@@ -19,6 +19,10 @@ DOCUMENTS = "template_documents"
 """Template that holds the documents schema and its feed too."""
 
 
+PARAMETERS = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
+"""A test's database need not outlive the machine."""
+
+
 class PostgresForTests:
     """A running server and the databases on it."""
 
@@ -60,7 +64,7 @@ async def running_postgres() -> AsyncIterator[PostgresForTests]:
     """A server in a directory of its own, gone at the end."""
     # Not below pytest's folder, which each session closes to other users: run by root, the server is one of them.
     with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
-        async with EmbeddedPostgres(Path(directory) / "data", parameters={"max_connections": "300"}) as server:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS) as server:
             postgres = PostgresForTests(server)
             await postgres.make_templates()
             yield postgres

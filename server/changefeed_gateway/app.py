@@ -239,12 +239,16 @@ def configure_logging(settings: LoggingSettings) -> None:
 
 
 def _rendering(settings: LoggingSettings) -> list[structlog.typing.Processor]:
+    # Never the local variables of a traceback: they hold documents and tokens.
     for_people = settings.format == "console" or (settings.format == "auto" and sys.stderr.isatty())
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     if for_people:
-        return [remove_meta, structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        plain = structlog.dev.plain_traceback
+        colors = sys.stderr.isatty()
+        return [remove_meta, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain)]
+    tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     return [
         remove_meta,
-        structlog.processors.dict_tracebacks,
+        structlog.processors.ExceptionRenderer(tracebacks),
         structlog.processors.JSONRenderer(),
     ]

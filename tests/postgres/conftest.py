@@ -6,15 +6,9 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from tests.databases import LOG, PostgresForTests, running_postgres
+from tests.databases import LOG, PostgresForTests
 
 Connection = psycopg.AsyncConnection[TupleRow]
-
-
-@pytest.fixture(scope="session")
-async def postgres() -> AsyncIterator[PostgresForTests]:
-    async with running_postgres() as server:
-        yield server
 
 
 @pytest.fixture

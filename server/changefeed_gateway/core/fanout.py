@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import TypeVar, overload
 
-from changefeed_gateway.core.errors import InvalidRequest, Reason
+from changefeed_gateway.core.errors import InvalidRequest, NotFound, Reason
 from changefeed_gateway.core.model import (
     After,
     Change,
@@ -165,11 +165,19 @@ class FanOut:
         self, feed: Feed, read: PageRead, start: Start
     ) -> tuple[Vector, Mapping[PartitionId, EncodedPage]]:
         """Fix every partition's position before the answer, so that none of them can age or be missed later."""
-        partitions = list(await self._provider.list_partitions(feed))
-        if isinstance(start, Now):
-            partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
-        resolved = await self._resolve(feed, read, {p.partition_id: start for p in partitions})
-        return _first_vector(partitions, {pid: page.page.cursor for pid, page in resolved.items()}), resolved
+        for last_try in (False, False, True):
+            partitions = await self._provider.list_partitions(feed)
+            if isinstance(start, Now):
+                partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
+            try:
+                resolved = await self._resolve(feed, read, {p.partition_id: start for p in partitions})
+            except NotFound as error:
+                # The topology moved on between the list and the read: list again.
+                if last_try or error.reason != Reason.PARTITION_NOT_FOUND.value:
+                    raise
+            else:
+                return _first_vector(partitions, {pid: page.page.cursor for pid, page in resolved.items()}), resolved
+        raise AssertionError("unreachable: the last try returns or raises")
 
     async def _resolve(
         self, feed: Feed, read: PageRead, starts: Mapping[PartitionId, Start]
@@ -202,7 +210,7 @@ class FanOut:
                 segments.append(_Segment(pid, page, before))
                 complete = complete and not page.page.more_available
                 unread += [child for child in vector.open if child not in before.open]
-            if _count(segments) >= read.max_changes:
+            if _count(segments) >= read.max_changes or _item_bytes(segments) >= read.max_bytes:
                 return vector, complete and not unread
         return vector, complete
 
@@ -261,6 +269,10 @@ def _apply(vector: Vector, partition_id: PartitionId, page: Page) -> Vector:
 
 def _count(segments: Sequence[_Segment]) -> int:
     return sum(len(segment.page.page.changes) for segment in segments)
+
+
+def _item_bytes(segments: Sequence[_Segment]) -> int:
+    return sum(len(change.item or "") for segment in segments for change in segment.page.page.changes)
 
 
 def _after_each(vector: Vector) -> dict[PartitionId, Start]:
