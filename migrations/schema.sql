@@ -23,14 +23,15 @@ $_$;
 
 COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
 
-CREATE FUNCTION changefeed.candidates(snapshot pg_snapshot, tick_xid xid8) RETURNS SETOF xid8
-    LANGUAGE sql STABLE
+CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select x from pg_snapshot_xip(snapshot) x where x < tick_xid
-    union all
-    select n::text::xid8
-    from generate_series(pg_snapshot_xmax(snapshot)::text::bigint, tick_xid::text::bigint - 1) n
+    with now as materialized (select pg_current_snapshot() as snapshot)
+    select exists (select from pg_snapshot_xip(seen) x where x < tick_xid and pg_visible_in_snapshot(x, now.snapshot))
+        or least(tick_xid, pg_snapshot_xmax(now.snapshot))::text::bigint - pg_snapshot_xmax(seen)::text::bigint
+            > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
+    from now
 $$;
 
 CREATE FUNCTION changefeed.check_options(source regclass, partition_key text[], image text, doorbell text) RETURNS void
@@ -94,24 +95,27 @@ begin
     pk_new := changefeed.key_text(f.source, 'n', f.partition_key_columns);
     pk_old := changefeed.key_text(f.source, 'o', f.partition_key_columns);
     image := case f.image_mode when 'captured' then 'row_to_json(n.*)::text' else 'null::text' end;
-    bell_new := changefeed.if_found(
-        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
-    bell_old := changefeed.if_found(
-        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
+    bell_new := changefeed.if_found(changefeed.mark_nested_sql(feed)
+        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
+    bell_old := changefeed.if_found(changefeed.mark_nested_sql(feed)
+        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
 
-    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.append_sql(feed, format(
-        'select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)) || bell_new);
-    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.append_sql(feed, format(
-        'select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)) || bell_old);
+    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.unless_nested_sql(f,
+        changefeed.append_sql(feed, format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, false, true))) || bell_new);
+    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.unless_nested_sql(f,
+        changefeed.append_sql(feed, format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, false))) || bell_old);
     perform changefeed.create_capture_function(feed, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
     perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, feed));
-    perform changefeed.create_capture_function(feed, 'update', settings, format($sql$
+    perform changefeed.create_capture_function(feed, 'update', settings, changefeed.unless_nested_sql(f, format($sql$
     if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
     else%s
     end if;$sql$, feed,
         changefeed.append_sql(feed, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
         changefeed.append_sql(feed, format(
-            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))) || bell_new);
+            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, true))) || bell_new);
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
@@ -130,6 +134,7 @@ language plpgsql security definer %3$s
 as $body$
 declare
     beat bigint;
+    row_security_was text;
 begin%4$s
     return null;
 end;
@@ -174,9 +179,13 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
+    -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
+    -- later one has.
     execute format($sql$
         insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
-        values (1, clock_timestamp(), 0, pg_current_xact_id(), pg_current_snapshot())
+        select 1, clock_timestamp(), 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot
+        from (select pg_current_xact_id() as xid) own
     $sql$, feed);
     return feed;
 end;
@@ -198,7 +207,7 @@ begin
             seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
             changed_at    timestamptz not null,
             created       boolean not null,
-            op            text not null check (op in ('upsert', 'delete', 'truncate')),
+            op            text not null,
             partition_key text not null,
             key           text not null,
             image         text
@@ -206,6 +215,7 @@ begin
         create index on changefeed_log.log_%1$s (seq);
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
+        create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -256,10 +266,8 @@ begin
                 select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_%1$s s;
                 select * into first from changefeed_log.tick_%1$s t
                     where t.last_seq = newest.last_seq order by t.id limit 1;
-                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
-                    into finished, quiet
-                    from changefeed.candidates(first.snapshot, first.xid) c
-                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                quiet := newest.last_seq = 0 or changefeed.sees_candidates(newest.snapshot, first.xid);
+                finished := not quiet and changefeed.candidate_has_ended(newest.snapshot, first.xid);
                 -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                 made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
@@ -267,15 +275,17 @@ begin
                 locked := true;
             end loop;
             if made then
+                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
+                if current_setting('synchronous_commit') = 'off' then
+                    perform set_config('synchronous_commit', 'on', true);
+                end if;
                 -- The order is the proof: the sequence was read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
-                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
-                    or (reading = newest.last_seq and not exists (
-                        select from changefeed.candidates(first.snapshot, first.xid) c
-                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                quiet := reading = 0 or changefeed.sees_candidates(
+                    newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;
                 insert into changefeed_log.tick_%1$s values (newest.*);
             end if;
@@ -331,11 +341,13 @@ CREATE FUNCTION changefeed.create_triggers(f changefeed.feeds) RETURNS void
     AS $_$
 declare
     event   text;
-    rekeyed text := (select string_agg(distinct format('old.%1$I is distinct from new.%1$I', c), ' or ')
-                     from unnest(f.key_columns || f.partition_key_columns) c);
+    -- By bytes: 1.0 and 1.00 are equal but are two texts.
+    rekeyed text := (select format('pg_catalog.record_image_ne(row(%s), row(%s))', string_agg(format('old.%I', c), ', '),
+                                   string_agg(format('new.%I', c), ', '))
+                     from (select distinct unnest(f.key_columns || f.partition_key_columns)) u (c));
 begin
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
-        execute format('create trigger changefeed_%2$s after %2$s on %3$s %4$s for each statement '
+        execute format('create trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s for each statement '
                        'execute function changefeed_log.capture_%1$s_%2$s()',
                        f.feed_id, event, f.source::regclass,
                        case event
@@ -345,7 +357,7 @@ begin
                            else ''
                        end);
     end loop;
-    execute format('create trigger changefeed_rekey after update on %2$s for each row when (%3$s) '
+    execute format('create trigger changefeed_%1$s_rekey after update on %2$s for each row when (%3$s) '
                    'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
 end;
 $_$;
@@ -382,6 +394,22 @@ end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.drop_feed(feed integer) IS 'Removes a feed whole, its history with it; capture must be gone before.';
+
+CREATE FUNCTION changefeed.equality(source regclass, column_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select format('operator(%I.%s)', s.nspname, o.oprname)
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attname = column_name
+    join pg_opclass c on c.oid = k.opclass
+    join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
+        and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+    join pg_operator o on o.oid = m.amopopr
+    join pg_namespace s on s.oid = o.oprnamespace
+    where i.indrelid = source and i.indisprimary
+$$;
 
 CREATE FUNCTION changefeed.if_found(statements text) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -432,6 +460,16 @@ CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
     from pg_type t where t.oid = type
 $$;
 
+CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    if pg_trigger_depth() > 1 then
+        perform set_config('changefeed.nested_%s', 'on', true);
+    end if;$sql$, feed)
+$_$;
+
 CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -456,7 +494,7 @@ CREATE FUNCTION changefeed.pinned_settings(source regclass) RETURNS text
     select 'set search_path = pg_catalog, pg_temp' || case when exists (
         select from pg_attribute a join pg_type t on t.oid = a.atttypid
         where a.attrelid = source and a.attnum > 0 and not a.attisdropped
-            and (t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
+            and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
             and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
     ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
            ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
@@ -491,6 +529,12 @@ begin
     elsif c.relpersistence = 't' then
         raise exception '% is a temporary table', source
             using errcode = 'wrong_object_type', hint = 'Watch a permanent table.';
+    elsif c.relpersistence = 'u' then
+        raise exception '% is unlogged: a crash empties it without a change', source
+            using errcode = 'wrong_object_type', hint = 'alter table ... set logged, then watch it.';
+    elsif exists (select from pg_attribute where attrelid = source and attgenerated = 'v' and not attisdropped) then
+        raise exception '% has a virtual generated column, which triggers do not see', source
+            using errcode = 'feature_not_supported', hint = 'Make the column stored, then watch the table.';
     elsif exists (select from pg_inherits where inhrelid = source or inhparent = source) then
         raise exception '% takes part in inheritance', source
             using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
@@ -515,9 +559,57 @@ begin
         raise exception '% is watched with other options', known.name
             using errcode = 'duplicate_object', hint = 'Call changefeed.unwatch first; this ends the old feed''s history.';
     end if;
+    if 5 > (select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+            where t.tgrelid = source and t.tgenabled in ('O', 'A') and p.pronamespace = 'changefeed_log'::regnamespace
+                and p.proname in (select format('capture_%s_%s', known.feed_id, e)
+                                  from unnest(array ['insert', 'update', 'delete', 'truncate', 'rekey']) e)) then
+        raise exception '% has lost triggers of its feed, or they are disabled: changes are missing', known.name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Call changefeed.unwatch, then changefeed.watch: the new feed refuses the tokens of the old one.';
+    end if;
     return known.feed_id;
 end;
 $$;
+
+CREATE FUNCTION changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select pg_snapshot_xmax(seen) >= tick_xid and not exists (select from pg_snapshot_xip(seen) x where x < tick_xid)
+$$;
+
+CREATE FUNCTION changefeed.settled_sql(f changefeed.feeds, image text, has_old boolean, has_new boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    columns text := (select string_agg(format('%I', c), ', ') from unnest(f.key_columns) c);
+    same    text := (select string_agg(format('n.%1$I %2$s t.%1$I', c, changefeed.equality(f.source, c)), ' and ')
+                     from unnest(f.key_columns) c);
+    touched text := concat_ws(' union all ',
+        case when has_old then format('select o.*, %s as partition_key_, %s as key_, true as was_ from old_rows o',
+            changefeed.key_text(f.source, 'o', f.partition_key_columns), changefeed.key_text(f.source, 'o', f.key_columns)) end,
+        case when has_new then format('select n.*, %s as partition_key_, %s as key_, false as was_ from new_rows n',
+            changefeed.key_text(f.source, 'n', f.partition_key_columns), changefeed.key_text(f.source, 'n', f.key_columns)) end);
+begin
+    return format($sql$
+        with touched as (
+            select %1$s, partition_key_, key_, bool_or(was_) as was_ from (%2$s) t group by %1$s, partition_key_, key_
+        ), now as (
+            select t.partition_key_ as touched_partition_key, t.key_ as touched_key, t.was_, n.partition_key, n.key, n.image
+            from touched t left join lateral (
+                select %3$s as partition_key, %4$s as key, %5$s as image from %6$s n where %7$s offset 0) n on true
+        )
+        select false, 'delete', touched_partition_key, touched_key, null
+        from now where was_ and (partition_key, key) is distinct from (touched_partition_key, touched_key)
+        union all
+        select not bool_or(was_ and partition_key = touched_partition_key and key = touched_key), 'upsert',
+               partition_key, key, min(image)
+        from now where key is not null group by partition_key, key
+    $sql$, columns, touched, changefeed.key_text(f.source, 'n', f.partition_key_columns),
+        changefeed.key_text(f.source, 'n', f.key_columns), image, f.source::regclass, same);
+end;
+$_$;
 
 CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
     LANGUAGE plpgsql
@@ -545,6 +637,23 @@ $$;
 
 COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
 
+CREATE FUNCTION changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    if current_setting('changefeed.nested_%s', true) = 'on' then
+        row_security_was := current_setting('row_security');
+        perform set_config('row_security', 'off', true);%s
+        beat := case when found then 1 end;
+        perform set_config('row_security', row_security_was, true);
+        if beat is null then
+            return null;
+        end if;
+    else%s
+    end if;$sql$, f.feed_id, settled, usual)
+$_$;
+
 CREATE FUNCTION changefeed.unwatch(source regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -560,7 +669,7 @@ begin
             using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists what is.';
     end if;
     foreach event in array array ['insert', 'update', 'delete', 'truncate', 'rekey'] loop
-        execute format('drop trigger if exists changefeed_%s on %s', event, unwatch.source);
+        execute format('drop trigger if exists changefeed_%s_%s on %s', feed, event, unwatch.source);
         execute format('drop function changefeed_log.capture_%s_%s()', feed, event);
     end loop;
     perform changefeed.drop_feed(feed);
@@ -612,12 +721,14 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select o.file_id from old_rows o) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
     ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -627,7 +738,11 @@ begin
         perform setval('changefeed_log.bell_1', beat);
         perform pg_notify('changefeed', json_build_object(
             'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select f.workspace_id::text from (select o.file_id from old_rows o) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
     end if;
     return null;
 end;
@@ -639,12 +754,14 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_insert() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select n.file_id from new_rows n) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
     ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -654,7 +771,77 @@ begin
         perform setval('changefeed_log.bell_1', beat);
         perform pg_notify('changefeed', json_build_object(
             'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select f.workspace_id::text from (select n.file_id from new_rows n) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_file_tags_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+    row_security_was text;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_file_tags_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+    row_security_was text;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
     end if;
     return null;
 end;
@@ -666,6 +853,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_delete() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
@@ -692,11 +880,13 @@ CREATE FUNCTION changefeed_log.capture_1_files_insert() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-            select true, 'upsert', n.workspace_id::text, n.id::text, null::text from new_rows n where n.kind = 'document'
+            select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
+            from new_rows n where n.kind = 'document'
         ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -718,6 +908,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_truncate() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
@@ -739,6 +930,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_update() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
@@ -753,7 +945,7 @@ begin
             select false, 'delete', p.left_workspace::text, p.left_id::text, null::text
             from pair p where p.left_id is not null and p.stays is not true
             union all
-            select p.stays is not true or p.was_deleted and not p.is_deleted,
+            select not p.is_deleted and (p.stays is not true or p.was_deleted),
                    case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
                    p.workspace_id::text, p.id::text, null::text
             from pair p where p.id is not null
@@ -778,12 +970,17 @@ CREATE FUNCTION changefeed_log.capture_1_runs_delete() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select v.file_id from old_rows o join documents.file_versions v on v.id = o.input_file_version_id) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
     ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -793,7 +990,14 @@ begin
         perform setval('changefeed_log.bell_1', beat);
         perform pg_notify('changefeed', json_build_object(
             'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from old_rows o join documents.file_versions v on v.id = o.input_file_version_id) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
     end if;
     return null;
 end;
@@ -805,12 +1009,17 @@ CREATE FUNCTION changefeed_log.capture_1_runs_insert() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select v.file_id from new_rows n join documents.file_versions v on v.id = n.input_file_version_id) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
     ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -820,7 +1029,53 @@ begin
         perform setval('changefeed_log.bell_1', beat);
         perform pg_notify('changefeed', json_build_object(
             'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from new_rows n join documents.file_versions v on v.id = n.input_file_version_id) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+    end if;
+    return null;
+end;
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_runs_truncate() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    beat bigint;
+    row_security_was text;
+begin
+    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
+    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image);
+    if not found then
+        return null;
+    end if;
+    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
+    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
+        perform setval('changefeed_log.bell_1', beat);
+        perform pg_notify('changefeed', json_build_object(
+            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
     end if;
     return null;
 end;
@@ -832,12 +1087,22 @@ CREATE FUNCTION changefeed_log.capture_1_runs_update() RETURNS trigger
     AS $$
 declare
     beat bigint;
+    row_security_was text;
 begin
     insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
     select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
     from (
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select v.file_id from new_rows n join old_rows o on o.id = n.id join documents.file_versions v on v.id = n.input_file_version_id where (n.status, n.started_at, n.completed_at, n.output, n.error) is distinct from (o.status, o.started_at, o.completed_at, o.output, o.error)) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (
+            select unnest(array_agg(distinct t.input_file_version_id)) as version_id
+            from (select o.* from old_rows o union all select n.* from new_rows n) t
+            group by t.id
+            having count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at, t.output, t.error)) > 1
+        ) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
     ) c (created, op, partition_key, key, image);
     if not found then
         return null;
@@ -847,7 +1112,19 @@ begin
         perform setval('changefeed_log.bell_1', beat);
         perform pg_notify('changefeed', json_build_object(
             'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select f.workspace_id::text from (select v.file_id from new_rows n join old_rows o on o.id = n.id join documents.file_versions v on v.id = n.input_file_version_id where (n.status, n.started_at, n.completed_at, n.output, n.error) is distinct from (o.status, o.started_at, o.completed_at, o.output, o.error)) s join documents.files f on f.id = s.file_id limit 1) s (k) where length(k) <= 1000))::text);
+            'partition_key', (select k from (select c.partition_key from (
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (
+        select v.file_id from (
+            select unnest(array_agg(distinct t.input_file_version_id)) as version_id
+            from (select o.* from old_rows o union all select n.* from new_rows n) t
+            group by t.id
+            having count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at, t.output, t.error)) > 1
+        ) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+    ) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
     end if;
     return null;
 end;
@@ -879,10 +1156,8 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_1 s;
                 select * into first from changefeed_log.tick_1 t
                     where t.last_seq = newest.last_seq order by t.id limit 1;
-                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
-                    into finished, quiet
-                    from changefeed.candidates(first.snapshot, first.xid) c
-                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                quiet := newest.last_seq = 0 or changefeed.sees_candidates(newest.snapshot, first.xid);
+                finished := not quiet and changefeed.candidate_has_ended(newest.snapshot, first.xid);
                 -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                 made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
@@ -890,15 +1165,17 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 locked := true;
             end loop;
             if made then
+                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
+                if current_setting('synchronous_commit') = 'off' then
+                    perform set_config('synchronous_commit', 'on', true);
+                end if;
                 -- The order is the proof: the sequence was read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
-                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
-                    or (reading = newest.last_seq and not exists (
-                        select from changefeed.candidates(first.snapshot, first.xid) c
-                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                quiet := reading = 0 or changefeed.sees_candidates(
+                    newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;
                 insert into changefeed_log.tick_1 values (newest.*);
             end if;
@@ -918,10 +1195,6 @@ CREATE FUNCTION documents.documents_image(keys text[]) RETURNS TABLE(key text, p
     AS $$
     select f.id::text, f.workspace_id::text, row_to_json(d)::text
     from documents.files f
-    left join lateral (
-        select v.version, v.byte_size, v.content_type
-        from documents.file_versions v where v.file_id = f.id order by v.version desc limit 1
-    ) v on true
     left join lateral (
         select r.id, r.status, r.started_at, r.completed_at, r.output, r.error
         from documents.file_versions rv join documents.runs r on r.input_file_version_id = rv.id
@@ -978,8 +1251,7 @@ CREATE TABLE changefeed_log.log_1 (
     op text NOT NULL,
     partition_key text NOT NULL,
     key text NOT NULL,
-    image text,
-    CONSTRAINT log_1_op_check CHECK ((op = ANY (ARRAY['upsert'::text, 'delete'::text, 'truncate'::text])))
+    image text
 )
 PARTITION BY RANGE (changed_at);
 
@@ -1098,6 +1370,8 @@ CREATE INDEX log_1_partition_key_seq_idx ON ONLY changefeed_log.log_1 USING btre
 
 CREATE INDEX log_1_seq_idx ON ONLY changefeed_log.log_1 USING btree (seq);
 
+CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE (op = 'truncate'::text);
+
 CREATE INDEX log_1_xid_seq_idx ON ONLY changefeed_log.log_1 USING btree (xid, seq);
 
 CREATE INDEX tick_1_at_idx ON ONLY changefeed_log.tick_1 USING btree (at);
@@ -1122,7 +1396,13 @@ CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.files REFERENCING NEW
 
 CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_insert();
 
+CREATE TRIGGER changefeed_truncate BEFORE TRUNCATE ON documents.file_tags FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_truncate();
+
 CREATE TRIGGER changefeed_truncate AFTER TRUNCATE ON documents.files FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_truncate();
+
+CREATE TRIGGER changefeed_truncate BEFORE TRUNCATE ON documents.runs FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_truncate();
+
+CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.file_tags REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_update();
 
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.files REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_update();
 

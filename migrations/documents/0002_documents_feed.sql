@@ -10,10 +10,6 @@ as $$
     select f.id::text, f.workspace_id::text, row_to_json(d)::text
     from documents.files f
     left join lateral (
-        select v.version, v.byte_size, v.content_type
-        from documents.file_versions v where v.file_id = f.id order by v.version desc limit 1
-    ) v on true
-    left join lateral (
         select r.id, r.status, r.started_at, r.completed_at, r.output, r.error
         from documents.file_versions rv join documents.runs r on r.input_file_version_id = rv.id
         where rv.file_id = f.id order by r.created_at desc, r.id desc limit 1
@@ -32,13 +28,15 @@ do $do$
 declare
     feed     integer;
     files_of text;
+    version_files text;
 begin
     feed := changefeed.create_feed('documents', null, 'current', 'documents.documents_image',
                                    array ['id'], array ['string'], array ['workspace_id'], 'notify');
 
     perform changefeed.create_capture_function(feed, 'files_insert', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, $sql$
-            select true, 'upsert', n.workspace_id::text, n.id::text, null::text from new_rows n where n.kind = 'document'
+            select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
+            from new_rows n where n.kind = 'document'
         $sql$) || changefeed.if_found(changefeed.doorbell_sql(feed, 'notify', 'select n.workspace_id::text from new_rows n')));
 
     perform changefeed.create_capture_function(feed, 'files_delete', 'set search_path = pg_catalog, pg_temp',
@@ -60,7 +58,7 @@ begin
             select false, 'delete', p.left_workspace::text, p.left_id::text, null::text
             from pair p where p.left_id is not null and p.stays is not true
             union all
-            select p.stays is not true or p.was_deleted and not p.is_deleted,
+            select not p.is_deleted and (p.stays is not true or p.was_deleted),
                    case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
                    p.workspace_id::text, p.id::text, null::text
             from pair p where p.id is not null
@@ -70,24 +68,36 @@ begin
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, 'notify', 'select null::text'));
 
-    -- A file that is gone by now (a cascade) has made its own delete.
+    -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
+    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike.
     files_of := $sql$
-        select distinct false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (%s) s join documents.files f on f.id = s.file_id where f.kind = 'document'
+        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
+        from (select distinct u.file_id from (%s) u) s
+        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
+    $sql$;
+    version_files := $sql$
+        select v.file_id from (%s) r
+        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, format(files_of, e.file_ids))
         || changefeed.if_found(changefeed.doorbell_sql(feed, 'notify', format(
-            'select f.workspace_id::text from (%s) s join documents.files f on f.id = s.file_id', e.file_ids))))
+            'select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)))))
     from (values
         ('file_tags_insert', 'select n.file_id from new_rows n'),
         ('file_tags_delete', 'select o.file_id from old_rows o'),
-        ('runs_insert', 'select v.file_id from new_rows n join documents.file_versions v on v.id = n.input_file_version_id'),
-        ('runs_delete', 'select v.file_id from old_rows o join documents.file_versions v on v.id = o.input_file_version_id'),
-        ('runs_update', 'select v.file_id from new_rows n join old_rows o on o.id = n.id '
-                        'join documents.file_versions v on v.id = n.input_file_version_id '
-                        'where (n.status, n.started_at, n.completed_at, n.output, n.error) '
-                        'is distinct from (o.status, o.started_at, o.completed_at, o.output, o.error)')
+        ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
+                             'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1'),
+        ('file_tags_truncate', 'select t.file_id from documents.file_tags t'),
+        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n')),
+        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o')),
+        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t')),
+        ('runs_update', format(version_files, $sql$
+            select unnest(array_agg(distinct t.input_file_version_id)) as version_id
+            from (select o.* from old_rows o union all select n.* from new_rows n) t
+            group by t.id
+            having count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at, t.output, t.error)) > 1
+        $sql$))
     ) e (event, file_ids);
 
     execute format($sql$
@@ -104,6 +114,13 @@ begin
             for each statement execute function changefeed_log.capture_%1$s_file_tags_insert();
         create trigger changefeed_delete after delete on documents.file_tags referencing old table as old_rows
             for each statement execute function changefeed_log.capture_%1$s_file_tags_delete();
+        create trigger changefeed_update after update on documents.file_tags
+            referencing old table as old_rows new table as new_rows
+            for each statement execute function changefeed_log.capture_%1$s_file_tags_update();
+        create trigger changefeed_truncate before truncate on documents.file_tags
+            for each statement execute function changefeed_log.capture_%1$s_file_tags_truncate();
+        create trigger changefeed_truncate before truncate on documents.runs
+            for each statement execute function changefeed_log.capture_%1$s_runs_truncate();
         create trigger changefeed_insert after insert on documents.runs referencing new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_runs_insert();
         create trigger changefeed_update after update on documents.runs

@@ -76,7 +76,7 @@ begin
             seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
             changed_at    timestamptz not null,
             created       boolean not null,
-            op            text not null check (op in ('upsert', 'delete', 'truncate')),
+            op            text not null,
             partition_key text not null,
             key           text not null,
             image         text
@@ -84,6 +84,7 @@ begin
         create index on changefeed_log.log_%1$s (seq);
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
+        create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -123,9 +124,13 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
+    -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
+    -- later one has.
     execute format($sql$
         insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
-        values (1, clock_timestamp(), 0, pg_current_xact_id(), pg_current_snapshot())
+        select 1, clock_timestamp(), 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot
+        from (select pg_current_xact_id() as xid) own
     $sql$, feed);
     return feed;
 end;

@@ -3,14 +3,24 @@
 -- Candidates are transactions that may still hold a number up to last_seq. Capture holds its xid before it draws a
 -- number, and a tick allocates its own xid after it has read the sequence: so only ids below the tick's own that its
 -- snapshot does not see.
-create function changefeed.candidates(snapshot pg_snapshot, tick_xid xid8) returns setof xid8
-language sql stable
+-- Below a snapshot's xmax those are in its list. From xmax on, all were under way, so who is missing among those under
+-- way now has ended: counted, not listed, because a transaction with many savepoints holds as many ids.
+create function changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) returns boolean
+language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-    select x from pg_snapshot_xip(snapshot) x where x < tick_xid
-    union all
-    select n::text::xid8
-    from generate_series(pg_snapshot_xmax(snapshot)::text::bigint, tick_xid::text::bigint - 1) n
+    with now as materialized (select pg_current_snapshot() as snapshot)
+    select exists (select from pg_snapshot_xip(seen) x where x < tick_xid and pg_visible_in_snapshot(x, now.snapshot))
+        or least(tick_xid, pg_snapshot_xmax(now.snapshot))::text::bigint - pg_snapshot_xmax(seen)::text::bigint
+            > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
+    from now
+$$;
+
+create function changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pg_snapshot_xmax(seen) >= tick_xid and not exists (select from pg_snapshot_xip(seen) x where x < tick_xid)
 $$;
 
 -- One function a feed, so that its statements are planned once.
@@ -47,10 +57,8 @@ begin
                 select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_%1$s s;
                 select * into first from changefeed_log.tick_%1$s t
                     where t.last_seq = newest.last_seq order by t.id limit 1;
-                select coalesce(bool_or(pg_visible_in_snapshot(c, pg_current_snapshot())), false), count(*) = 0
-                    into finished, quiet
-                    from changefeed.candidates(first.snapshot, first.xid) c
-                    where not pg_visible_in_snapshot(c, newest.snapshot);
+                quiet := newest.last_seq = 0 or changefeed.sees_candidates(newest.snapshot, first.xid);
+                finished := not quiet and changefeed.candidate_has_ended(newest.snapshot, first.xid);
                 -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                 made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
@@ -58,15 +66,17 @@ begin
                 locked := true;
             end loop;
             if made then
+                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
+                if current_setting('synchronous_commit') = 'off' then
+                    perform set_config('synchronous_commit', 'on', true);
+                end if;
                 -- The order is the proof: the sequence was read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
-                quiet := pg_snapshot_xmin(newest.snapshot) >= newest.xid
-                    or (reading = newest.last_seq and not exists (
-                        select from changefeed.candidates(first.snapshot, first.xid) c
-                        where not pg_visible_in_snapshot(c, newest.snapshot)));
+                quiet := reading = 0 or changefeed.sees_candidates(
+                    newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;
                 insert into changefeed_log.tick_%1$s values (newest.*);
             end if;

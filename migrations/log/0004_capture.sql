@@ -54,6 +54,7 @@ language plpgsql security definer %3$s
 as $body$
 declare
     beat bigint;
+    row_security_was text;
 begin%4$s
     return null;
 end;

@@ -8,7 +8,7 @@ as $$
     select 'set search_path = pg_catalog, pg_temp' || case when exists (
         select from pg_attribute a join pg_type t on t.oid = a.atttypid
         where a.attrelid = source and a.attnum > 0 and not a.attisdropped
-            and (t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
+            and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
             and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
     ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
            ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
@@ -38,30 +38,115 @@ begin
     pk_new := changefeed.key_text(f.source, 'n', f.partition_key_columns);
     pk_old := changefeed.key_text(f.source, 'o', f.partition_key_columns);
     image := case f.image_mode when 'captured' then 'row_to_json(n.*)::text' else 'null::text' end;
-    bell_new := changefeed.if_found(
-        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
-    bell_old := changefeed.if_found(
-        changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
+    bell_new := changefeed.if_found(changefeed.mark_nested_sql(feed)
+        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
+    bell_old := changefeed.if_found(changefeed.mark_nested_sql(feed)
+        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
 
-    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.append_sql(feed, format(
-        'select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)) || bell_new);
-    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.append_sql(feed, format(
-        'select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)) || bell_old);
+    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.unless_nested_sql(f,
+        changefeed.append_sql(feed, format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, false, true))) || bell_new);
+    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.unless_nested_sql(f,
+        changefeed.append_sql(feed, format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, false))) || bell_old);
     perform changefeed.create_capture_function(feed, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
     perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, feed));
-    perform changefeed.create_capture_function(feed, 'update', settings, format($sql$
+    perform changefeed.create_capture_function(feed, 'update', settings, changefeed.unless_nested_sql(f, format($sql$
     if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
     else%s
     end if;$sql$, feed,
         changefeed.append_sql(feed, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
         changefeed.append_sql(feed, format(
-            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))) || bell_new);
+            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))),
+        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, true))) || bell_new);
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
     perform changefeed.create_triggers(f);
 end;
 $create$;
+
+-- A statement inside another one's triggers is captured before the outer one, whose transition rows are older by then.
+-- Once that has happened in a transaction, its statements log their keys as the table shows them now.
+create function changefeed.mark_nested_sql(feed integer) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+    if pg_trigger_depth() > 1 then
+        perform set_config('changefeed.nested_%s', 'on', true);
+    end if;$sql$, feed)
+$$;
+
+-- row_security off: a table hidden by a policy is an error, not a table of deleted rows.
+create function changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+    if current_setting('changefeed.nested_%s', true) = 'on' then
+        row_security_was := current_setting('row_security');
+        perform set_config('row_security', 'off', true);%s
+        beat := case when found then 1 end;
+        perform set_config('row_security', row_security_was, true);
+        if beat is null then
+            return null;
+        end if;
+    else%s
+    end if;$sql$, f.feed_id, settled, usual)
+$$;
+
+-- What to log of the touched keys as they stand now. LATERAL with OFFSET 0: one index probe a key, whatever the size of
+-- the statement that the plan was first made for.
+create function changefeed.settled_sql(f changefeed.feeds, image text, has_old boolean, has_new boolean) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    columns text := (select string_agg(format('%I', c), ', ') from unnest(f.key_columns) c);
+    same    text := (select string_agg(format('n.%1$I %2$s t.%1$I', c, changefeed.equality(f.source, c)), ' and ')
+                     from unnest(f.key_columns) c);
+    touched text := concat_ws(' union all ',
+        case when has_old then format('select o.*, %s as partition_key_, %s as key_, true as was_ from old_rows o',
+            changefeed.key_text(f.source, 'o', f.partition_key_columns), changefeed.key_text(f.source, 'o', f.key_columns)) end,
+        case when has_new then format('select n.*, %s as partition_key_, %s as key_, false as was_ from new_rows n',
+            changefeed.key_text(f.source, 'n', f.partition_key_columns), changefeed.key_text(f.source, 'n', f.key_columns)) end);
+begin
+    return format($sql$
+        with touched as (
+            select %1$s, partition_key_, key_, bool_or(was_) as was_ from (%2$s) t group by %1$s, partition_key_, key_
+        ), now as (
+            select t.partition_key_ as touched_partition_key, t.key_ as touched_key, t.was_, n.partition_key, n.key, n.image
+            from touched t left join lateral (
+                select %3$s as partition_key, %4$s as key, %5$s as image from %6$s n where %7$s offset 0) n on true
+        )
+        select false, 'delete', touched_partition_key, touched_key, null
+        from now where was_ and (partition_key, key) is distinct from (touched_partition_key, touched_key)
+        union all
+        select not bool_or(was_ and partition_key = touched_partition_key and key = touched_key), 'upsert',
+               partition_key, key, min(image)
+        from now where key is not null group by partition_key, key
+    $sql$, columns, touched, changefeed.key_text(f.source, 'n', f.partition_key_columns),
+        changefeed.key_text(f.source, 'n', f.key_columns), image, f.source::regclass, same);
+end;
+$function$;
+
+-- The equality of the primary key's index, by its schema: the pinned search_path does not see an extension's.
+create function changefeed.equality(source regclass, column_name text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('operator(%I.%s)', s.nspname, o.oprname)
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attname = column_name
+    join pg_opclass c on c.oid = k.opclass
+    join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
+        and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+    join pg_operator o on o.oid = m.amopopr
+    join pg_namespace s on s.oid = o.oprnamespace
+    where i.indrelid = source and i.indisprimary
+$$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
 -- logical partition and enters another; the delete comes first, or who mirrors by key alone would end without the row.
@@ -88,11 +173,13 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     event   text;
-    rekeyed text := (select string_agg(distinct format('old.%1$I is distinct from new.%1$I', c), ' or ')
-                     from unnest(f.key_columns || f.partition_key_columns) c);
+    -- By bytes: 1.0 and 1.00 are equal but are two texts.
+    rekeyed text := (select format('pg_catalog.record_image_ne(row(%s), row(%s))', string_agg(format('old.%I', c), ', '),
+                                   string_agg(format('new.%I', c), ', '))
+                     from (select distinct unnest(f.key_columns || f.partition_key_columns)) u (c));
 begin
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
-        execute format('create trigger changefeed_%2$s after %2$s on %3$s %4$s for each statement '
+        execute format('create trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s for each statement '
                        'execute function changefeed_log.capture_%1$s_%2$s()',
                        f.feed_id, event, f.source::regclass,
                        case event
@@ -102,7 +189,7 @@ begin
                            else ''
                        end);
     end loop;
-    execute format('create trigger changefeed_rekey after update on %2$s for each row when (%3$s) '
+    execute format('create trigger changefeed_%1$s_rekey after update on %2$s for each row when (%3$s) '
                    'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
 end;
 $$;
@@ -127,6 +214,12 @@ begin
     elsif c.relpersistence = 't' then
         raise exception '% is a temporary table', source
             using errcode = 'wrong_object_type', hint = 'Watch a permanent table.';
+    elsif c.relpersistence = 'u' then
+        raise exception '% is unlogged: a crash empties it without a change', source
+            using errcode = 'wrong_object_type', hint = 'alter table ... set logged, then watch it.';
+    elsif exists (select from pg_attribute where attrelid = source and attgenerated = 'v' and not attisdropped) then
+        raise exception '% has a virtual generated column, which triggers do not see', source
+            using errcode = 'feature_not_supported', hint = 'Make the column stored, then watch the table.';
     elsif exists (select from pg_inherits where inhrelid = source or inhparent = source) then
         raise exception '% takes part in inheritance', source
             using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
@@ -234,6 +327,14 @@ begin
         raise exception '% is watched with other options', known.name
             using errcode = 'duplicate_object', hint = 'Call changefeed.unwatch first; this ends the old feed''s history.';
     end if;
+    if 5 > (select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
+            where t.tgrelid = source and t.tgenabled in ('O', 'A') and p.pronamespace = 'changefeed_log'::regnamespace
+                and p.proname in (select format('capture_%s_%s', known.feed_id, e)
+                                  from unnest(array ['insert', 'update', 'delete', 'truncate', 'rekey']) e)) then
+        raise exception '% has lost triggers of its feed, or they are disabled: changes are missing', known.name
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Call changefeed.unwatch, then changefeed.watch: the new feed refuses the tokens of the old one.';
+    end if;
     return known.feed_id;
 end;
 $$;
@@ -253,7 +354,7 @@ begin
             using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists what is.';
     end if;
     foreach event in array array ['insert', 'update', 'delete', 'truncate', 'rekey'] loop
-        execute format('drop trigger if exists changefeed_%s on %s', event, unwatch.source);
+        execute format('drop trigger if exists changefeed_%s_%s on %s', feed, event, unwatch.source);
         execute format('drop function changefeed_log.capture_%s_%s()', feed, event);
     end loop;
     perform changefeed.drop_feed(feed);

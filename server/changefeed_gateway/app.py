@@ -7,7 +7,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -75,11 +75,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             limits=settings.limits.to_limits(),
             encoder=encode_changes,
         )
-        stack.push_async_callback(router.aclose)
+        stack.push_async_callback(_in_time, router.aclose)
         checks = {name: partial(_answers, provider, name) for name, provider in providers.items()}
         server = GatewayServer(router, checks=checks)
         port = await server.start(str(settings.listen))
-        stack.push_async_callback(server.drain, _LAST_GRACE)
+        stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
         yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
 
 
@@ -92,12 +92,24 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
         _log.info("draining", signal=name, grace=str(settings.shutdown_grace))
         draining = asyncio.create_task(gateway.server.drain(settings.shutdown_grace))
         impatient = asyncio.create_task(signals.next())
-        await asyncio.wait({draining, impatient}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(
+            {draining, impatient},
+            timeout=(settings.shutdown_grace + _LAST_GRACE).total_seconds(),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
         impatient.cancel()
-        if not draining.done():
-            await gateway.server.drain(timedelta(0))
-        await draining
     _log.info("stopped")
+
+
+async def _in_time(close: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Close something, but let nothing that does not close keep the process."""
+    closing = asyncio.create_task(close())
+    await asyncio.wait({closing}, timeout=2 * _LAST_GRACE.total_seconds())
+    if closing.done():
+        closing.result()
+    else:
+        closing.cancel()
+        _log.warning("left open: it did not close in time", what=repr(close))
 
 
 class _Signals:
@@ -204,8 +216,15 @@ async def _open_postgres(place: str, connection: PostgresConnection) -> Provider
 
 async def _answers(provider: Provider, connection: str) -> None:
     """The health check of a connection: any answer about a collection comes from a database that works."""
+    address = Address(connection=connection, database="", collection="health")
+    asking = asyncio.ensure_future(provider.open_feed(address))
+    try:
+        # Not awaited itself: a driver may swallow a cancellation (asyncio.wait_for before Python 3.12 does).
+        await asyncio.wait({asking})
+    finally:
+        asking.cancel()
     with suppress(NotFound, FeedNotProvisioned):
-        await provider.open_feed(Address(connection=connection, database="", collection="health"))
+        asking.result()
 
 
 def _open_memory(connection: MemoryConnection) -> Provider:

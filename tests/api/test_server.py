@@ -66,6 +66,7 @@ async def health(gateway: Gateway, name: str) -> int:
     return (await check(health_pb2.HealthCheckRequest(service=name))).status
 
 
+@pytest.mark.req("A4")
 async def test_health_of_the_whole_and_of_a_connection(gateway: Gateway) -> None:
     assert [await health(gateway, name) for name in ("", "main")] == [SERVING, SERVING]
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -227,6 +228,7 @@ async def reflect(
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])
+@pytest.mark.req("A3")
 async def test_reflection_lists_services_and_resolves_them(gateway: Gateway, version: str) -> None:
     [listing] = await reflect(gateway, version, reflection_pb2.ServerReflectionRequest(list_services=""))
     names = [service.name for service in listing.list_services_response.service]

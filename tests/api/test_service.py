@@ -79,6 +79,7 @@ async def test_subscribe_sends_records_as_they_are(gateway: Gateway, router: Rou
     call.cancel()
 
 
+@pytest.mark.req("A1")
 def test_every_method_has_a_handler_that_takes_and_gives_bytes(router: RouterDouble) -> None:
     table = ChangeFeedService(router, CallGuard(Limits())).generic_handler()
     for method in change_feed_service_pb2.DESCRIPTOR.services_by_name["ChangeFeedService"].methods:

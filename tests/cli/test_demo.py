@@ -84,7 +84,8 @@ async def test_a_change_that_does_not_arrive_is_told(detached: CommandLine) -> N
 
 
 async def test_a_lost_place_starts_over(detached: CommandLine) -> None:
-    await finished(await demo(detached, "--for", "1"))
+    first = await finished(await demo(detached, "--for", "1"))
+    assert first.code == 0, first
     state = detached.directory / ".changefeed" / "demo.json"
     saved = json.loads(state.read_text())
     state.write_text(json.dumps({**saved, "token": "x" * 100}))

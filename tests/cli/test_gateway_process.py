@@ -34,20 +34,29 @@ class GatewayProcess:
 
     async def start(self) -> None:
         self._process = await self.cli.start("serve")
-        assert self._process.stderr is not None
+        serving = asyncio.Event()
+        self._reading = asyncio.create_task(self._read_log(self._process.stderr, serving))
+        waiting = asyncio.create_task(serving.wait())
         async with asyncio.timeout(60):
-            while line := await self._process.stderr.readline():
-                self.log.append(json.loads(line))
-                if self.log[-1]["event"] == "serving":
-                    return
-        raise AssertionError(f"it did not start: {self.log}")
+            await asyncio.wait({waiting, self._reading}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        assert serving.is_set(), self.log
+
+    async def _read_log(self, stderr: asyncio.StreamReader | None, serving: asyncio.Event) -> None:
+        assert stderr is not None
+        while line := await stderr.readline():
+            self.log.append(json.loads(line))
+            if self.log[-1]["event"] == "serving":
+                serving.set()
 
     async def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end."""
         assert self._process is not None
         process, self._process = self._process, None
         process.send_signal(number)
-        return (await finished(process)).code
+        async with asyncio.timeout(60):
+            await self._reading
+            return await process.wait()
 
     async def stop(self) -> None:
         if self._process is not None:
@@ -70,6 +79,7 @@ async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     gateway = GatewayProcess(tmp_path)
     await gateway.start()
     yield gateway
+    print(json.dumps(gateway.log, indent=1))
     await gateway.stop()
     assert not servers_under(tmp_path)
 
@@ -88,7 +98,9 @@ async def next_titles(process: asyncio.subprocess.Process, wanted: Callable[[set
     assert process.stdout is not None
     async with asyncio.timeout(60):
         while not wanted(titles):
-            record = json.loads(await process.stdout.readline())
+            line = await process.stdout.readline()
+            assert line, await finished(process)
+            record = json.loads(line)
             if record["type"] == "change":
                 titles.add(json.loads(record["new_item_json"])["title"])
     return titles
@@ -115,6 +127,7 @@ async def test_sigterm_ends_in_good_order(gateway: GatewayProcess) -> None:
     assert b"closed by the gateway" in (await tail.communicate())[1]
 
 
+@pytest.mark.req("P1", "SC-2")
 async def test_a_killed_gateway_loses_nothing(gateway: GatewayProcess) -> None:
     tail = await gateway.cli.start("tail", "main/documents", "--from", "now", "--json")
     assert tail.stdout is not None
@@ -130,6 +143,7 @@ async def test_a_killed_gateway_loses_nothing(gateway: GatewayProcess) -> None:
     await tail.communicate()
 
 
+@pytest.mark.req("P4")
 async def test_a_token_outlives_the_gateway(gateway: GatewayProcess) -> None:
     token = (await gateway.cli.run("read", "main/documents")).token
     await gateway.end(signal.SIGKILL)
@@ -171,6 +185,7 @@ async def test_doctor_finds_what_is_wrong(gateway: GatewayProcess) -> None:
     assert not servers_under(gateway.cli.directory / ".changefeed")
 
 
+@pytest.mark.req("DB-12")
 async def test_migrate_is_idempotent(detached: CommandLine) -> None:
     first = await detached.run("migrate")
     assert first.code == 0

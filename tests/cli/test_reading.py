@@ -98,6 +98,7 @@ async def test_read_waits_for_a_first_change(changefeed: CommandLine, memory_gat
     assert names((await finished(waiting)).records) == ["one"]
 
 
+@pytest.mark.req("US2.1")
 async def test_read_keeps_its_place(changefeed: CommandLine, memory_gateway: MemoryGateway) -> None:
     write(memory_gateway, "one")
     first = await changefeed.run("read", DOCUMENTS, "--resume", "place", "--json")
@@ -121,6 +122,7 @@ async def test_tail_misses_nothing_after_it_said_where_it_stands(
     assert result.records[-1]["type"] == "position"
 
 
+@pytest.mark.req("US2.1", "SC-2")
 async def test_tail_goes_on_after_a_kill(changefeed: CommandLine, memory_gateway: MemoryGateway) -> None:
     arguments = ("tail", DOCUMENTS, "--from", "beginning", "--resume", "place", "--json")
     found: list[str] = []

@@ -99,6 +99,7 @@ async def test_every_message_with_a_token_is_delivered(play: Play) -> None:
     assert ids(found) == ["a", "b"]
 
 
+@pytest.mark.req("US2.1", "P4")
 async def test_a_broken_stream_resumes_after_the_last_delivery(play: Play) -> None:
     gateway, client = await play(
         [opened("t0"), batch("t1", "a"), UNAVAILABLE],

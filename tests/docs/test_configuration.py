@@ -168,7 +168,7 @@ ROLES = """
     CREATE ROLE changefeed_migrator LOGIN;
     GRANT USAGE ON SCHEMA public TO changefeed_migrator;
     CREATE TABLE orders (id int PRIMARY KEY);
-    GRANT TRIGGER, UPDATE ON orders TO changefeed_migrator;
+    GRANT SELECT, TRIGGER, UPDATE ON orders TO changefeed_migrator;
 """
 
 
@@ -192,7 +192,7 @@ async def test_the_grants_suffice(postgres: PostgresForTests) -> None:
         orders = await provider.open_feed(address("public.orders"))
         await run(database, "INSERT INTO orders VALUES (1)")
         page = await provider.read_page(orders, page_read(Beginning()))
-        assert [change.image for change in page.changes] == ['{"id":1}']
+        assert [change.item for change in page.changes] == ['{"id":1}']
         documents = await provider.open_feed(address("documents"))
         await run(
             database,
@@ -200,6 +200,6 @@ async def test_the_grants_suffice(postgres: PostgresForTests) -> None:
             "INSERT INTO documents.files (workspace_id, title) SELECT id, 'Lease' FROM documents.workspaces",
         )
         page = await provider.read_page(documents, page_read(Beginning()))
-        assert "Lease" in str(page.changes[0].image)
+        assert "Lease" in str(page.changes[0].item)
     await postgres.drop(database)
     await run(postgres.server.dsn, "DROP ROLE changefeed_gateway, changefeed_migrator")

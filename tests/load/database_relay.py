@@ -1,7 +1,6 @@
 """A network between the gateway and PostgreSQL that cuts connections and goes silent on them."""
 
 import asyncio
-import random
 from contextlib import suppress
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -30,13 +29,13 @@ class DatabaseRelay:
         self.asked = 0
         """How many packets the gateway sent to PostgreSQL."""
         self.cuts = 0
-        self.cut_chance = 0.0
-        """With which chance a connection is cut in the middle of a large packet of an answer."""
+        self.cut_every = 0
+        """So many bytes of answers are followed by a cut in the middle of the next large packet; 0: no cuts."""
         self._dsn = dsn
         self._links: set[_Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._dice = random.Random(7)
+        self._since_cut = 0
 
     async def start(self) -> str:
         """Listen; answers a connection string that leads through the relay."""
@@ -97,12 +96,20 @@ class DatabaseRelay:
                     continue
                 if not answers:
                     self.asked += 1
-                elif len(data) > 4_000 and self._dice.random() < self.cut_chance:
-                    sink.write(data[:2_000])
+                elif self._cuts(len(data)):
+                    sink.write(data[: len(data) // 2])
                     await sink.drain()
-                    self.cuts += 1
                     break
                 sink.write(data)
                 await sink.drain()
         if not link.stalled:
             link.cut()
+
+    def _cuts(self, size: int) -> bool:
+        """Whether the connection is cut in this packet. Counted in bytes, so that pages of every size get through."""
+        self._since_cut += size
+        cut = 0 < self.cut_every <= self._since_cut and size > 4_000
+        if cut:
+            self._since_cut = 0
+            self.cuts += 1
+        return cut

@@ -14,7 +14,7 @@ from tests.load.scene import keys, open_scene
 
 pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.timeout(120)]
 
-WAIT = 4.0
+WAIT = 3.0
 """Seconds of each long poll."""
 POLLS = 21
 

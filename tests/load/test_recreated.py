@@ -116,7 +116,7 @@ async def test_a_database_made_anew_under_an_open_stream_is_not_taken_for_the_ol
         await recreate(postgres, scene)
         # Its ticks pass those of the old one before the stream finds it.
         await new_documents(scene, 30)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(8):
             closing = await stream.to_the_end()
         assert closing.reason == CLOSING_REASON_FEED_DROPPED
         assert len(stream.events) == 3

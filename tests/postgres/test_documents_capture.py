@@ -73,6 +73,7 @@ async def test_a_file_is_upserted_deleted_and_undeleted(
     assert await logged() == [(document, "delete", False, workspace)]
 
 
+@pytest.mark.req("DB-4")
 async def test_a_document_that_moves_is_deleted_there_and_created_here(
     connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
 ) -> None:
@@ -81,6 +82,7 @@ async def test_a_document_that_moves_is_deleted_there_and_created_here(
     assert await logged() == [(document, "delete", False, workspace), (document, "upsert", True, other)]
 
 
+@pytest.mark.req("DB-4")
 async def test_only_files_of_kind_document_are_in_the_feed(
     connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
 ) -> None:
@@ -152,6 +154,7 @@ async def test_wide_tables_make_no_change(
     assert await logged() == []
 
 
+@pytest.mark.req("DB-5", "DB-8")
 async def test_a_cascade_makes_the_documents_own_delete_only(
     connection: Connection,
     document: str,
@@ -174,6 +177,8 @@ async def test_the_doorbell_names_feed_workspace_and_number(
     await connection.execute("UPDATE documents.files SET title = 'c'")
     notification = await anext(connection.notifies(timeout=10, stop_after=1))
     assert json.loads(notification.payload) == {"feed": 1, "seq": 2, "partition_key": workspace}
+    # As if the bell had not just rung.
+    await connection.execute("SELECT setval('changefeed_log.bell_1', 1)")
     await connection.execute("UPDATE documents.files SET title = repeat('x', 100000)")
     notification = await anext(connection.notifies(timeout=10, stop_after=1))
     assert len(notification.payload) < 8000
@@ -193,6 +198,7 @@ async def test_an_image_shows_the_document_as_lists_do(connection: Connection, d
     assert gone == []
 
 
+@pytest.mark.req("P8")
 async def test_no_writer_of_a_document_waits_for_another_because_of_capture(
     database: str, connection: Connection, document: str, version: str
 ) -> None:

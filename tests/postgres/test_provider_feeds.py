@@ -59,6 +59,7 @@ async def test_watched_tables(connection: Connection, database: str) -> None:
         assert (partition.partition_id, partition.parents, partition.state) == ("0-255", (), PartitionState.ACTIVE)
 
 
+@pytest.mark.req("E5")
 async def test_a_feed_made_anew_has_another_incarnation_and_the_old_one_is_gone(
     connection: Connection, database: str
 ) -> None:
@@ -88,6 +89,7 @@ async def test_a_feed_that_is_dropped_ends_the_reads_that_wait(connection: Conne
                 await waiting
 
 
+@pytest.mark.req("US4.1")
 async def test_a_table_that_nobody_watches(connection: Connection, database: str) -> None:
     await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
     async with open_provider(database) as provider:

@@ -81,6 +81,7 @@ class Follower:
 
 
 @pytest.mark.soak
+@pytest.mark.req("P1", "P2", "DB-1", "DB-11")
 async def test_every_reader_gets_every_change_once_in_one_order(log_database: str, other_database: str) -> None:
     await prepare(log_database)
     last: asyncio.Future[str] = asyncio.get_running_loop().create_future()

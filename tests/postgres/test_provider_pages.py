@@ -54,6 +54,7 @@ async def test_a_page_ends_where_its_last_batch_ends(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("scope", [EntireCollection(), LogicalPartition("0")])
+@pytest.mark.req("P1", "P2", "DB-1")
 async def test_a_long_transaction_amid_many_small_ones_stands_where_it_ended(shop: Shop, scope: Scope) -> None:
     """Far more rows than a page come from behind, with lower numbers than what was read before them."""
     async with await connect(shop.dsn) as long:
@@ -89,6 +90,7 @@ async def test_a_number_beyond_its_ticks_reading_belongs_to_the_tick_all_the_sam
         assert keys(changes) == [1, 2, 3, 4]
 
 
+@pytest.mark.req("US3.2", "DB-11")
 async def test_a_sparse_partition_key_is_found_far_apart(shop: Shop) -> None:
     """Its batches are found by the database: more ticks lie between than the process would load."""
     await shop.insert(1, space=9)

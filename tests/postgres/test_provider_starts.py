@@ -36,6 +36,7 @@ async def test_beginning_of_an_empty_feed_and_what_comes_later(shop: Shop) -> No
     assert keys(await shop.page(After(page.cursor))) == []
 
 
+@pytest.mark.req("CF-04")
 async def test_now_is_fixed_before_the_answer(shop: Shop) -> None:
     await shop.insert(1)
     for number in range(2, 12):
@@ -63,6 +64,7 @@ async def test_a_start_is_resolved_without_changes(shop: Shop) -> None:
         assert (await shop.page(After(page.cursor), size=0)).cursor == page.cursor
 
 
+@pytest.mark.req("CF-04")
 async def test_at_a_time_nothing_at_or_after_it_is_missing(shop: Shop) -> None:
     times = []
     for number in range(1, 8):
@@ -75,6 +77,7 @@ async def test_at_a_time_nothing_at_or_after_it_is_missing(shop: Shop) -> None:
     assert keys(await shop.page(AtTime(datetime.now(UTC) + timedelta(days=1)))) == []
 
 
+@pytest.mark.req("US2.2", "CF-08", "DB-10")
 async def test_a_position_whose_history_was_dropped_is_expired(shop: Shop) -> None:
     start = (await shop.page(Beginning(), size=0)).cursor
     await shop.insert(1)
@@ -94,6 +97,7 @@ async def test_a_position_whose_history_was_dropped_is_expired(shop: Shop) -> No
     assert decode_position(earliest) == Position(kept)
 
 
+@pytest.mark.req("CF-04")
 async def test_a_time_before_the_retained_history_names_the_earliest(shop: Shop) -> None:
     await shop.insert(1)
     kept = await shop.tick()
@@ -104,6 +108,7 @@ async def test_a_time_before_the_retained_history_names_the_earliest(shop: Shop)
     assert f"{datetime.now(UTC):%Y-%m-%d}" in str(caught.value)
 
 
+@pytest.mark.req("US2.2", "CF-08")
 async def test_history_that_is_dropped_while_it_is_read_is_expired_and_never_a_gap(shop: Shop) -> None:
     """P6: the process knows the ticks, but the read itself finds that they are gone."""
     await shop.insert(1, 2)
@@ -156,6 +161,7 @@ async def test_ticks_that_a_failover_lost_are_noticed_by_who_knew_them(shop: Sho
 
 
 @pytest.mark.parametrize("cursor", [b"", b"x", b"\xff" * 16, b"\0" * 15, b"\0" * 17])
+@pytest.mark.req("P6")
 async def test_bytes_that_are_no_position_are_refused(shop: Shop, cursor: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
         await shop.page(After(Cursor(cursor)))
@@ -177,6 +183,7 @@ async def test_a_page_says_when_its_cursor_expires(shop: Shop) -> None:
     assert page.provider_calls > 0
 
 
+@pytest.mark.req("CF-07", "P3")
 async def test_event_ids_are_the_same_in_every_scope(shop: Shop) -> None:
     await shop.insert(1, 2, space=1)
     await shop.insert(3, space=2)

@@ -30,6 +30,7 @@ async def listening(provider: PostgresProvider) -> None:
         await provider.doorbell.listening.wait()
 
 
+@pytest.mark.req("E1")
 async def test_an_idle_feed_answers_an_empty_page_in_time(shop: Shop) -> None:
     begin = now()
     page = await shop.page(Beginning(), wait=0.3)
@@ -39,6 +40,7 @@ async def test_an_idle_feed_answers_an_empty_page_in_time(shop: Shop) -> None:
     assert keys(await shop.page(After(page.cursor), wait=5)) == [1]
 
 
+@pytest.mark.req("DB-9")
 async def test_a_change_wakes_the_read_long_before_the_safety_poll(log_database: str) -> None:
     options = PostgresOptions(cadence=Cadence(quiet_poll=timedelta(seconds=60)), idle_cadence=timedelta(hours=1))
     async with open_shop(log_database, options=options) as shop:
@@ -132,6 +134,7 @@ async def test_a_cancelled_read_has_no_effect(shop: Shop) -> None:
     assert keys(changes) == list(range(1, 30))
 
 
+@pytest.mark.req("P2", "P4")
 async def test_replicas_give_one_order_and_continue_each_others_positions(shop: Shop) -> None:
     async def follow(provider: PostgresProvider, feed: Feed, read: PageRead, until: int) -> list[str]:
         seen: list[str] = []

@@ -56,11 +56,13 @@ async def test_migrating_again_changes_nothing(postgres: PostgresForTests, datab
     assert states == {MigrationState.APPLIED}
 
 
+@pytest.mark.req("DB-12")
 async def test_the_log_needs_no_documents(log_database: str) -> None:
     applied = [status for status in await migration_status(log_database) if status.state is MigrationState.APPLIED]
     assert [status.migration for status in applied] == load_migrations([MigrationSet.LOG])
 
 
+@pytest.mark.req("DB-12")
 async def test_an_edited_migration_is_refused_by_name(database: str) -> None:
     async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
         await connection.execute(

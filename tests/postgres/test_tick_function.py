@@ -51,6 +51,7 @@ async def test_force_makes_one_anyway(connection: Connection) -> None:
     assert (await tick(connection, force=True))[:3] == (2, 0, True)
 
 
+@pytest.mark.req("P1", "DB-1")
 async def test_a_change_that_commits_after_the_newest_tick_gets_one_more_tick(
     connection: Connection, writer: Connection
 ) -> None:

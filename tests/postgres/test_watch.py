@@ -29,6 +29,7 @@ async def rows(
     return list(await (await connection.execute(query.encode())).fetchall())
 
 
+@pytest.mark.req("DB-3")
 async def test_every_kind_of_statement_is_captured(connection: Connection) -> None:
     feed = await watch(connection)
     await connection.execute("INSERT INTO orders VALUES (1, 'a'), (2, 'b')")
@@ -58,6 +59,7 @@ async def test_every_kind_of_statement_is_captured(connection: Connection) -> No
     ]
 
 
+@pytest.mark.req("CF-03")
 async def test_the_image_is_the_row_as_the_statement_left_it(connection: Connection) -> None:
     feed = await watch(connection)
     async with connection.transaction():
@@ -107,6 +109,7 @@ async def test_composite_and_session_dependent_keys_are_written_one_way(connecti
     assert len({row[0] for row in await rows(connection, feed, "image") if row[0]}) == 1
 
 
+@pytest.mark.req("DB-12")
 async def test_again_is_harmless_and_other_options_are_refused(connection: Connection) -> None:
     feed = await watch(connection)
     assert await watch(connection, "'public.orders'") == feed
@@ -130,6 +133,7 @@ async def test_again_is_harmless_and_other_options_are_refused(connection: Conne
         ("'orders', partition_key => array['note']", "not a NOT NULL column"),
     ],
 )
+@pytest.mark.req("P5")
 async def test_what_cannot_be_watched_is_refused_with_a_hint_and_changes_nothing(
     connection: Connection, arguments: str, message: str
 ) -> None:
@@ -188,6 +192,7 @@ async def test_unwatch_leaves_nothing(connection: Connection) -> None:
     assert (left, functions) == ([], [])
 
 
+@pytest.mark.req("DB-1", "DB-10")
 async def test_a_day_without_a_partition_fails_no_write(connection: Connection) -> None:
     feed = await watch(connection)
     days = await (

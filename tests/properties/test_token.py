@@ -63,6 +63,7 @@ def reason_of(token: str) -> str:
 
 
 @given(feed=feeds, scope=scopes, cursor=cursors)
+@pytest.mark.req("CF-06")
 def test_a_token_gives_back_what_it_was_made_of(feed: Feed, scope: Scope, cursor: Cursor) -> None:
     token = CODEC.issue(feed, scope, cursor)
     envelope = CODEC.open_for(feed, scope, token)
@@ -78,6 +79,7 @@ def test_a_token_of_the_previous_key_still_opens(scope: Scope, cursor: Cursor) -
 
 
 @given(cursor=cursors, position=st.integers(0, 10**6), letter=st.sampled_from(ALPHABET))
+@pytest.mark.req("CF-06", "P6")
 def test_a_token_with_another_letter_anywhere_is_refused(cursor: Cursor, position: int, letter: str) -> None:
     token = CODEC.issue(FEED, EntireCollection(), cursor)
     position %= len(token)
@@ -114,6 +116,7 @@ def test_ten_thousand_random_tokens_are_refused() -> None:
 
 
 @given(one=feeds, other=feeds, scope=scopes)
+@pytest.mark.req("E5")
 def test_a_token_opens_for_its_own_feed_only(one: Feed, other: Feed, scope: Scope) -> None:
     assume(one != other)
     with pytest.raises(InvalidRequest):

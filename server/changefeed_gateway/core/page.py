@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from changefeed_gateway.core.answer import ChangeEncoder
-from changefeed_gateway.core.model import Cursor, Feed, Page, PageRead
+from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead
 
 
 class EncodedPage:
@@ -20,7 +20,7 @@ class EncodedPage:
         """True when it was read at a tail, not behind it in the log."""
         self._source = source
         self._records: dict[bool, list[bytes]] = {}
-        self._by_key: dict[str, list[int]] | None = None
+        self._by_key: dict[str | None, list[int]] | None = None
 
     @classmethod
     def of(cls, feed: Feed, page: Page, encoder: ChangeEncoder, *, live: bool = False) -> "EncodedPage":
@@ -60,17 +60,23 @@ class EncodedPage:
         return EncodedPage(part, lambda items: self.records(items=items)[low:high], live=self.live)
 
     @property
-    def partition_keys(self) -> dict[str, list[int]]:
-        """Which changes belong to which partition key."""
+    def partition_keys(self) -> dict[str | None, list[int]]:
+        """Which changes belong to which partition key; under None those that concern every key."""
         if self._by_key is None:
             self._by_key = {}
             for index, change in enumerate(self.page.changes):
-                self._by_key.setdefault(change.key.partition_key, []).append(index)
+                key = None if change.change_type is ChangeType.TRUNCATE else change.key.partition_key
+                self._by_key.setdefault(key, []).append(index)
         return self._by_key
+
+    def concerns(self, partition_key: str) -> bool:
+        """Whether any change belongs to a partition key, or to all."""
+        return partition_key in self.partition_keys or None in self.partition_keys
 
     def of_partition_key(self, partition_key: str) -> "EncodedPage":
         """The changes of one partition key; the cursor still passes the whole page."""
-        chosen = self.partition_keys.get(partition_key, [])
+        keys = self.partition_keys
+        chosen = sorted([*keys.get(partition_key, ()), *keys.get(None, ())])
         page = self.page
         part = replace(
             page,

@@ -86,7 +86,7 @@ class Ring:
         """The next page with changes of one partition key; None when there is none up to the tail."""
         for index in range(bisect_right(self._ends, cursor), len(self._pages)):
             page = self._pages[index]
-            if partition_key in page.partition_keys:
+            if page.concerns(partition_key):
                 rest = page.after(cursor).of_partition_key(partition_key)
                 if rest.page.changes:
                     return rest
@@ -161,10 +161,9 @@ class _Tail:
         elif page.page.changes:
             for waiter in self._waiters:
                 _resolve(waiter, nothing_before)
-            if self._waiters_by_key:
-                for partition_key in page.partition_keys:
-                    for waiter in self._waiters_by_key.get(partition_key, ()):
-                        _resolve(waiter, nothing_before)
+            for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
+                for waiter in self._waiters_by_key.get(partition_key or "", ()):
+                    _resolve(waiter, nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""

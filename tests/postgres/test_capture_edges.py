@@ -1,0 +1,214 @@
+"""Edges where a capture, a tick or a read could lose or disorder changes without a word."""
+
+import asyncio
+import time
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+
+from changefeed_gateway.providers.postgres.statements import Statements
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+
+async def _watch(connection: Connection, table: str) -> int:
+    cursor = await connection.execute("SELECT changefeed.watch(%s)", (table,))
+    row = await cursor.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def _log(connection: Connection, feed: int) -> list[TupleRow]:
+    cursor = await connection.execute(f"SELECT op, created, key, image FROM changefeed_log.log_{feed} ORDER BY seq")
+    return await cursor.fetchall()
+
+
+async def test_changes_of_the_transaction_that_watches_come_after_the_first_tick(
+    connection: Connection, database: str
+) -> None:
+    async def busy(stop: asyncio.Event) -> None:
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as other:
+            while not stop.is_set():
+                await other.execute("SELECT pg_current_xact_id()")
+
+    stop = asyncio.Event()
+    task = asyncio.create_task(busy(stop))
+    async with connection.transaction():
+        await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+        await connection.execute("SELECT pg_current_xact_id()")
+        await asyncio.sleep(0.05)
+        feed = await _watch(connection, "t")
+        await connection.execute("INSERT INTO t VALUES (1)")
+    stop.set()
+    await task
+    cursor = await connection.execute(
+        "SELECT pg_visible_in_snapshot(l.xid, t.snapshot)"
+        f" FROM changefeed_log.log_{feed} l, changefeed_log.tick_{feed} t"
+    )
+    assert await cursor.fetchall() == [(False,)]
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_no_tick_under_a_level_that_does_not_see_the_tick_it_waited_for(
+    connection: Connection, level: str
+) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute(f"SET default_transaction_isolation = '{level}'")
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction):
+        await connection.execute("SELECT changefeed.tick(%s)", (feed,))
+
+
+async def test_a_row_changed_again_by_a_trigger_ends_as_it_is(connection: Connection) -> None:
+    await connection.execute("""
+        CREATE TABLE t (id int PRIMARY KEY, v int);
+        CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            UPDATE t SET v = 2 WHERE id = new.id AND new.v = 1;
+            DELETE FROM t WHERE id = new.id AND new.v = 9;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER again AFTER INSERT OR UPDATE ON t FOR EACH ROW EXECUTE FUNCTION again()
+    """)
+    feed = await _watch(connection, "t")
+    await connection.execute("INSERT INTO t VALUES (1, 1)")
+    assert (await _log(connection, feed))[-1] == ("upsert", True, "1", '{"id":1,"v":2}')
+    await connection.execute("INSERT INTO t VALUES (2, 9)")
+    assert [row[0] for row in await _log(connection, feed) if row[2] == "2"] == ["delete"]
+
+
+async def test_a_key_equal_but_written_otherwise_is_another_key(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id numeric PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute("INSERT INTO t VALUES (1.0)")
+    await connection.execute("UPDATE t SET id = 1.00")
+    assert [row[:3] for row in await _log(connection, feed)][1:] == [("delete", False, "1.0"), ("upsert", True, "1.00")]
+
+
+async def test_watching_again_does_not_hide_that_a_trigger_is_missing(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    await _watch(connection, "t")
+    await connection.execute("ALTER TABLE t DISABLE TRIGGER ALL")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState):
+        await _watch(connection, "t")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "UNLOGGED TABLE t (id int PRIMARY KEY)",
+        "TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)",
+    ],
+)
+async def test_a_table_whose_changes_or_columns_no_trigger_sees_is_refused(connection: Connection, table: str) -> None:
+    await connection.execute(f"CREATE {table}")
+    with pytest.raises((psycopg.errors.WrongObjectType, psycopg.errors.FeatureNotSupported)):
+        await _watch(connection, "t")
+
+
+async def test_a_look_does_not_cost_by_the_savepoints_of_others(connection: Connection, database: str) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    async with await psycopg.AsyncConnection.connect(database) as other:
+        await other.execute("""
+            DO $$ BEGIN FOR i IN 1..100000 LOOP
+                BEGIN INSERT INTO t VALUES (i); EXCEPTION WHEN unique_violation THEN NULL; END;
+            END LOOP; END $$
+        """)
+        await connection.execute("SELECT changefeed.tick(%s)", (feed,))
+        started = time.perf_counter()
+        for _ in range(20):
+            await connection.execute("SELECT changefeed.tick(%s)", (feed,))
+        assert time.perf_counter() - started < 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "events"),
+    [
+        ("UPDATE documents.file_tags SET tag = 'other'", 1),
+        ("UPDATE documents.file_tags SET created_at = now()", 0),
+        ("TRUNCATE documents.file_tags", 1),
+        ("TRUNCATE documents.runs CASCADE", 1),
+        (
+            "UPDATE documents.runs SET input_file_version_id ="
+            " (SELECT id FROM documents.file_versions ORDER BY version DESC LIMIT 1)",
+            1,
+        ),
+        ("UPDATE documents.runs SET progress = 0.5", 0),
+    ],
+)
+async def test_whatever_changes_a_documents_image_is_a_change(connection: Connection, change: str, events: int) -> None:
+    await connection.execute("""
+        INSERT INTO documents.workspaces (id, name) VALUES ('11111111-1111-1111-1111-111111111111', 'w');
+        INSERT INTO documents.files (id, workspace_id, title)
+            VALUES ('22222222-2222-2222-2222-222222222222', '11111111-1111-1111-1111-111111111111', 't');
+        INSERT INTO documents.file_versions (file_id, version, byte_size, content_type)
+            SELECT '22222222-2222-2222-2222-222222222222', v, 1, 'text/plain' FROM generate_series(1, 2) v;
+        INSERT INTO documents.file_tags (file_id, tag) VALUES ('22222222-2222-2222-2222-222222222222', 'a');
+        INSERT INTO documents.runs (input_file_version_id) SELECT id FROM documents.file_versions WHERE version = 1
+    """)
+    feed = 1
+    before = len(await _log(connection, feed))
+    await connection.execute(change)
+    assert len(await _log(connection, feed)) - before == events
+
+
+async def test_a_plan_made_for_one_run_fits_a_thousand(connection: Connection) -> None:
+    await connection.execute("""
+        INSERT INTO documents.workspaces (id, name) VALUES ('11111111-1111-1111-1111-111111111111', 'w');
+        INSERT INTO documents.files (id, workspace_id, title)
+            SELECT md5('f' || g)::uuid, '11111111-1111-1111-1111-111111111111', 't' FROM generate_series(1, 8000) g;
+        INSERT INTO documents.file_versions (id, file_id, version, byte_size, content_type)
+            SELECT md5('v' || g)::uuid, md5('f' || g)::uuid, 1, 1, 'x' FROM generate_series(1, 8000) g;
+        INSERT INTO documents.runs (id, input_file_version_id)
+            SELECT md5('r' || g)::uuid, md5('v' || g)::uuid FROM generate_series(1, 8000) g
+    """)
+    await connection.execute("UPDATE documents.runs SET status = 'a' WHERE id = md5('r1')::uuid")
+    started = time.perf_counter()
+    await connection.execute("UPDATE documents.runs SET status = 'b'")
+    assert time.perf_counter() - started < 1.5
+
+
+async def test_a_time_after_which_the_clock_stepped_back_starts_before_all_later_changes(
+    connection: Connection,
+) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    for _ in range(4):
+        await connection.execute("SELECT changefeed.tick(%s, true)", (feed,))
+    for tick, minute in enumerate((0, 5, 10, 2, 6), start=1):
+        await connection.execute(
+            f"UPDATE changefeed_log.tick_{feed} SET at = date_trunc('day', now()) + make_interval(mins => %s)"
+            " WHERE id = %s",
+            (minute, tick),
+        )
+    statement = Statements.of_feed(feed, None).tick_at
+    row = await (await connection.execute("SELECT date_trunc('day', now()) + interval '7 minutes'")).fetchone()
+    assert row is not None
+    found = await (await connection.execute(statement, {"time": row[0]})).fetchone()
+    assert found is not None
+    assert found[0] == 2
+
+
+async def test_a_reader_of_one_key_hears_of_a_truncation(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute("INSERT INTO t VALUES (1), (2)")
+    await connection.execute("TRUNCATE t")
+    cursor = await connection.execute("SELECT id, snapshot FROM changefeed.tick(%s)", (feed,))
+    row = await cursor.fetchone()
+    assert row is not None
+    arguments = {
+        "partition_key": "1",
+        "base_xmax": "0",
+        "to_snapshot": row[1],
+        "base": 1,
+        "finished": "{}",
+        "after": 0,
+        "after_finished": 0,
+        "upper": 2**62,
+        "limit": 10,
+    }
+    rows = await (await connection.execute(Statements.of_feed(feed, None).page_of_key, arguments)).fetchall()
+    assert [row[3] for row in rows] == ["upsert", "truncate"]
