@@ -23,12 +23,12 @@ COPY --from=build /opt/changefeed /opt/changefeed
 COPY scripts/probe_health.py /opt/changefeed/probe_health.py
 # A port in a container is only reached on all of its addresses.
 ENV PATH=/opt/changefeed/bin:$PATH \
-    PYTHONUNBUFFERED=1 \
-    CHANGEFEED_LISTEN=0.0.0.0:50051
+    PYTHONUNBUFFERED=1
 # A number, so that a platform which refuses root can tell.
 USER 10001
 # Mount changefeed.yaml here; the gateway keeps its own state in .changefeed beside it.
 WORKDIR /var/lib/changefeed
+# The gateway listens on loopback until it has TLS: run the container in the host's or in a pod's network namespace.
 EXPOSE 50051
 # SIGTERM drains: streams get a token to resume from, then the process ends.
 STOPSIGNAL SIGTERM

@@ -245,11 +245,16 @@ async def _flood(router: RouterDouble, closed: asyncio.Event) -> AsyncGenerator[
             closed.set()
 
 
-async def test_a_deadline_cancels_inside_too(gateway: Gateway, router: RouterDouble) -> None:
+@pytest.mark.parametrize("deadline", [0.1, 0.6])
+async def test_who_is_kept_waiting_hears_why_before_the_deadline(
+    gateway: Gateway, router: RouterDouble, deadline: float
+) -> None:
     router.held = Held()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await gateway.stub.ReadChanges(READ, timeout=0.1)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        await gateway.stub.ReadChanges(READ, timeout=deadline)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert error_info(caught.value).reason == "PROVIDER_TIMEOUT"
+    assert any(isinstance(detail, error_details_pb2.RetryInfo) for detail in details_of(caught.value))
     async with asyncio.timeout(5):
         await router.held.left.wait()
 

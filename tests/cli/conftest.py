@@ -4,10 +4,11 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -115,12 +116,19 @@ async def memory_gateway() -> AsyncIterator[MemoryGateway]:
 
 
 @pytest.fixture
-def changefeed(tmp_path: Path, memory_gateway: MemoryGateway) -> CommandLine:
-    """The command line, pointed at the memory gateway."""
-    return CommandLine(tmp_path, memory_gateway.target)
+def directory() -> Iterator[Path]:
+    """A working directory. Not under pytest's own, which the next pytest closes to the server's user again."""
+    with TemporaryDirectory(prefix="changefeed-") as name:
+        yield Path(name)
 
 
 @pytest.fixture
-def detached(tmp_path: Path) -> CommandLine:
+def changefeed(directory: Path, memory_gateway: MemoryGateway) -> CommandLine:
+    """The command line, pointed at the memory gateway."""
+    return CommandLine(directory, memory_gateway.target)
+
+
+@pytest.fixture
+def detached(directory: Path) -> CommandLine:
     """The command line where no gateway listens."""
-    return CommandLine(tmp_path)
+    return CommandLine(directory)

@@ -75,13 +75,12 @@ class GatewayProcess:
 
 
 @pytest.fixture
-async def gateway(tmp_path: Path) -> AsyncIterator[GatewayProcess]:
-    gateway = GatewayProcess(tmp_path)
+async def gateway(directory: Path) -> AsyncIterator[GatewayProcess]:
+    gateway = GatewayProcess(directory)
     await gateway.start()
     yield gateway
-    print(json.dumps(gateway.log, indent=1))
     await gateway.stop()
-    assert not servers_under(tmp_path)
+    assert not servers_under(directory)
 
 
 def servers_under(directory: Path) -> list[int]:

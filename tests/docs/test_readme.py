@@ -147,6 +147,7 @@ async def test_use_it_on_your_database(postgres: PostgresForTests, tmp_path: Pat
     await postgres.drop(dsn)
 
 
+@pytest.mark.req("A2")
 async def test_the_python_clients_example(library: Library, tmp_path: Path) -> None:
     (example,) = blocks(ROOT / "clients/python/README.md", "python")
     program = tmp_path / "example.py"

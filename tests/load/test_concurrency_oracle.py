@@ -87,7 +87,7 @@ def check(all_readers: list[Reader], expected: dict[int, list[tuple[str, str]]])
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
 @pytest.mark.timeout(SECONDS * 4 + 120)
-@pytest.mark.req("CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
+@pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
     seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))
     dice = random.Random(seed)

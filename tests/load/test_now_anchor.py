@@ -15,7 +15,7 @@ from tests.load.writers import Connection
 
 pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.timeout(120)]
 
-ROUNDS = 70
+ROUNDS = 67
 """Of each kind of reader."""
 
 _INSERT = "INSERT INTO items (shelf, note) VALUES (%s, 'anchor') RETURNING id::text"

@@ -267,7 +267,7 @@ async def standby_of(primary: PostgresForTests, dsn: str) -> AsyncIterator[str]:
 
 def _start_standby(server: EmbeddedPostgres, directory: Path) -> subprocess.Popen[bytes]:
     binaries = find_binaries(server.data_directory)
-    copy = [binaries / "pg_basebackup", "-d", server.dsn, "-D", directory, "-R", "-c", "fast", "-X", "stream"]
+    copy = [str(binaries / "pg_basebackup"), "-d", server.dsn, "-D", str(directory), "-R", "-c", "fast", "-X", "stream"]
     subprocess.run(copy, check=True, capture_output=True)
     (directory / ".s.PGSQL.5432.lock").unlink()
     owner = server.data_directory.stat()

@@ -7,6 +7,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from itertools import cycle
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
@@ -239,6 +240,7 @@ async def run(steps: Sequence[Step], partitions: int) -> None:
     await world.router.aclose()
 
 
+@pytest.mark.req("P1", "P2", "E4")
 @settings(max_examples=150, deadline=None)
 @given(steps=st.lists(STEPS, min_size=10, max_size=70), partitions=st.integers(1, 4))
 def test_pages_bring_every_change_in_order_through_splits_and_merges(steps: list[Step], partitions: int) -> None:

@@ -6,10 +6,12 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
 from changefeed_gateway.providers.postgres.embedded_host import EmbeddedServerError
@@ -17,6 +19,7 @@ from changefeed_gateway.providers.postgres.embedded_host import EmbeddedServerEr
 USER = """
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
@@ -27,12 +30,15 @@ server.stop()
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Iterator[Path]:
-    directory = tmp_path / "state" / "postgres"
-    yield directory
-    process = postmaster(directory)
-    if process is not None:  # a test failed before its server stopped
-        process.send_signal(signal.SIGQUIT)
+def directory() -> Iterator[Path]:
+    # Not under pytest's own directory, which the next pytest closes to the server's user again.
+    with TemporaryDirectory(prefix="changefeed-") as name:
+        directory = Path(name) / "state" / "postgres"
+        yield directory
+        process = postmaster(directory)
+        if process is not None:  # a test failed before its server stopped
+            process.send_signal(signal.SIGQUIT)
+            psutil.wait_procs([process], timeout=10)
 
 
 def postmaster(directory: Path) -> psutil.Process | None:
@@ -116,9 +122,13 @@ async def test_only_its_user_may_connect(directory: Path) -> None:
     assert int(row[1]) > 0
 
 
-async def test_a_directory_with_a_long_name(tmp_path: Path) -> None:
-    async with EmbeddedPostgres(tmp_path / ("long" * 30) / "postgres") as server:
+async def test_a_directory_with_a_long_name(directory: Path) -> None:
+    async with EmbeddedPostgres(directory.parent / ("long" * 30) / "postgres") as server:
         assert number_of(server) == 1
+        elsewhere = str(conninfo_to_dict(server.dsn)["host"])
+        assert os.stat(elsewhere).st_mode & 0o077 == 0
+    with pytest.raises(FileNotFoundError):
+        os.stat(elsewhere)
 
 
 async def test_a_start_that_fails_says_where_to_look(directory: Path) -> None:

@@ -7,7 +7,9 @@ parse the request themselves, so that an unreadable one is our answer and not an
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeVar
+from datetime import timedelta
+from functools import partial
+from typing import Final, Protocol, TypeVar
 
 import grpc
 import structlog
@@ -16,7 +18,14 @@ from google.protobuf.message import DecodeError
 from changefeed.v1 import resource_pb2
 from changefeed_gateway.api.call import Call, Context
 from changefeed_gateway.api.wire.decode import MAX_NAME_CHARS
-from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, InvalidRequest, Reason, Throttled
+from changefeed_gateway.core.errors import (
+    ChangeFeedError,
+    InternalFailure,
+    InvalidRequest,
+    Reason,
+    Throttled,
+    TransientFailure,
+)
 from changefeed_gateway.core.limits import Limits
 
 
@@ -28,6 +37,9 @@ class AddressedRequest(Protocol):
         """The collection that is meant."""
         ...
 
+
+_ANSWER_TIME: Final = timedelta(milliseconds=200)
+"""What an answer needs to travel; a client's deadline reaches the server rounded up by up to half of this."""
 
 _Request = TypeVar("_Request", bound=AddressedRequest)
 _Response = TypeVar("_Response")
@@ -52,7 +64,7 @@ class CallGuard:
         """Wrap a handler that returns its serialised answer."""
 
         async def guarded(raw: bytes, context: Context) -> bytes:
-            return await _run(Call(method, context), self._calls, parse, handler, raw)
+            return await _run(Call(method, context), self._calls, parse, partial(_in_time, handler), raw)
 
         return grpc.unary_unary_rpc_method_handler(guarded)
 
@@ -129,6 +141,22 @@ async def _run(
             call.log_success()
             return response
         await call.abort(failure)
+
+
+async def _in_time(handler: _Handler[_Request, _Response], request: _Request, call: Call) -> _Response:
+    """Answer before the caller's deadline: past it, nobody hears that the provider was at fault."""
+    remaining = call.time_remaining
+    if remaining is None:
+        return await handler(request, call)
+    try:
+        async with asyncio.timeout(max(remaining - _ANSWER_TIME, remaining / 2).total_seconds()) as limit:
+            return await handler(request, call)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise TransientFailure(
+            "the provider did not answer within the call's deadline: try again", reason=Reason.PROVIDER_TIMEOUT
+        ) from None
 
 
 def _parsed(parse: _Parse[_Request], raw: bytes) -> _Request:

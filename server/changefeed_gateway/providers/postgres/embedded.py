@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -247,15 +247,18 @@ class EmbeddedPostgres:
     def _stop_server(self) -> None:
         """Ask for a fast shutdown: sessions are ended, everything is written."""
         # Without pg_ctl, which would have to be forked off a process where gRPC runs.
-        os.kill(int(self._pid_file()[0]), signal.SIGINT)
+        pid, _, _, _, socket_directory, *_ = self._pid_file()
+        os.kill(int(pid), signal.SIGINT)
         if self._process:
             self._process.wait(timeout=_SECONDS)
-            return
         deadline = time.monotonic() + _SECONDS
         while self._pid_file():
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(f"the server on {self.data_directory} does not stop")
             time.sleep(0.01)
+        if Path(socket_directory) != self.data_directory:
+            with suppress(OSError):
+                Path(socket_directory).rmdir()
 
     def _socket_directory(self) -> Path:
         path = self.data_directory

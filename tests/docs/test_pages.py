@@ -1,0 +1,84 @@
+"""Pages lead somewhere, and what they list is complete."""
+
+import re
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from changefeed_gateway.cli.exits import ExitCode
+from changefeed_gateway.cli.main import app
+from tests.databases import LOG, PostgresForTests
+from tests.docs.pages import DOCS, ROOT, blocks, pages, rows
+
+_LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+_CODE = re.compile(r"^```.*?^```$|`[^`]*`", re.MULTILINE | re.DOTALL)
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link into a page may name, as code hosts make it of headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    for link in _LINK.findall(_CODE.sub("", page.read_text(encoding="utf-8"))):
+        if "://" in link or link.startswith("mailto:"):
+            continue
+        place, _, anchor = link.partition("#")
+        target = page.parent / place if place else page
+        assert target.exists(), link
+        if anchor:
+            assert anchor in anchors(target), link
+
+
+def test_the_readme_links_every_page_of_the_top() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in text] == []
+
+
+def test_exit_codes_are_those_of_the_code() -> None:
+    shown = {row[1]: int(row[0]) for row in rows(DOCS / "cli.md") if len(row) == 3}
+    assert shown == {code.name: code.value for code in ExitCode}
+
+
+def test_every_command_is_listed() -> None:
+    listed = {row[0].strip("`").split()[0] for row in rows(DOCS / "cli.md") if len(row) == 2}
+    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    groups = {str(group.name) for group in app.registered_groups}
+    assert listed == commands | groups
+
+
+def test_every_decision_is_listed() -> None:
+    index = (DOCS / "decisions/README.md").read_text(encoding="utf-8")
+    pages = [page.name for page in (DOCS / "decisions").glob("0*.md")]
+    assert [name for name in pages if f"({name})" not in index] == []
+
+
+def test_files_that_architecture_walks_through_exist() -> None:
+    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
+    named = re.findall(r"\*\*`([\w/]+(?:\.py|/))`\*\*", text)
+    assert len(named) > 10
+    package = ROOT / "server/changefeed_gateway"
+    assert [name for name in named if not any(package.rglob(name.rstrip("/")))] == []
+
+
+async def test_the_sql_of_the_postgres_page_runs(postgres: PostgresForTests) -> None:
+    (watching,) = blocks(DOCS / "providers/postgres.md", "sql")
+    sizing = re.search(r"`(select pg_size_pretty.*?)`", (DOCS / "providers/postgres.md").read_text(), re.DOTALL)
+    assert sizing
+    dsn = await postgres.fresh(LOG)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await connection.execute(
+            "CREATE TABLE lines (order_id int NOT NULL, number int NOT NULL, PRIMARY KEY (order_id, number))"
+        )
+        for statement in watching.text.splitlines():
+            await connection.execute(statement.encode())
+        feeds = await (await connection.execute("SELECT name FROM changefeed.feeds")).fetchall()
+        assert feeds == [("public.orders",)]
+        size = await (await connection.execute(sizing[1].encode())).fetchone()
+        assert size
+        assert size[0]
+    await postgres.drop(dsn)
