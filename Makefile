@@ -97,7 +97,6 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 
 .venv/.stamp-dev: .venv/.stamp
 	@echo "set-up: tests and linters, into .venv"
-	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt setuptools
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e clients/python -e '.[dev]'
 	@touch $@
 
