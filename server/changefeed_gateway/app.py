@@ -27,6 +27,7 @@ from changefeed_gateway.core.token import TokenCodec
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from changefeed_gateway.settings import (
+    Connection,
     LoggingSettings,
     MemoryConnection,
     PostgresConnection,
@@ -61,6 +62,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
+        if not settings.tokens.keys and not all(map(_is_own, settings.connections.values())):
+            _log.warning("tokens.keys names none: this gateway uses a key of its own, and replicas need the same one")
         providers: dict[str, Provider] = {}
         for name, connection in settings.connections.items():
             match connection:
@@ -99,6 +102,11 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
         )
         impatient.cancel()
     _log.info("stopped")
+
+
+def _is_own(connection: Connection) -> bool:
+    """Whether nobody but this gateway can serve a connection."""
+    return isinstance(connection, MemoryConnection) or connection.embedded is not None
 
 
 async def _in_time(close: Callable[[], Coroutine[object, object, None]]) -> None:

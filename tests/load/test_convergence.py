@@ -166,7 +166,7 @@ async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests,
             newest = await _newest_event(connection)
             async with asyncio.timeout(60):
                 for mirror, task in zip(mirrors, reading, strict=True):
-                    while mirror.last_event != newest:
+                    while mirror.last_event.rpartition("-")[2] != newest:
                         if task.done():
                             task.result()
                         mirror.grown.clear()
@@ -184,11 +184,6 @@ async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests,
 
 
 async def _newest_event(connection: Connection) -> str:
-    row = await (
-        await connection.execute(
-            "SELECT left(f.incarnation::text, 8) || '-' || (SELECT max(seq) FROM changefeed_log.log_1)"
-            " FROM changefeed.feeds f"
-        )
-    ).fetchone()
+    row = await (await connection.execute("SELECT max(seq) FROM changefeed_log.log_1")).fetchone()
     assert row is not None
     return str(row[0])

@@ -104,7 +104,6 @@ async def test_tokens_of_a_database_that_was_made_anew_are_refused(postgres: Pos
         assert len((await scene.client.read_all(BEGINNING)).events) == 10
 
 
-@pytest.mark.xfail(reason="a stream goes on in the new database, at the old position", raises=TimeoutError)
 @pytest.mark.req("P6")
 async def test_a_database_made_anew_under_an_open_stream_is_not_taken_for_the_old_one(
     postgres: PostgresForTests, tmp_path: Path

@@ -2,6 +2,7 @@
 
 from changefeed_gateway.settings.load import ClientSettings, load_settings
 from changefeed_gateway.settings.model import (
+    Connection,
     EmbeddedServer,
     LoggingSettings,
     MemoryConnection,
@@ -12,6 +13,7 @@ from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
 __all__ = [
     "ClientSettings",
+    "Connection",
     "EmbeddedServer",
     "LoggingSettings",
     "MemoryConnection",

@@ -1,6 +1,9 @@
 """What the demo shows: a panel that is drawn anew on a terminal, a line a second elsewhere."""
 
 import json
+import os
+import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -89,11 +92,16 @@ class View:
     def _hints(self) -> Text:
         return Text(
             "look from another terminal:\n"
-            f"  changefeed tail main/documents --target {self._target}\n"
+            f"  {_command()} tail main/documents --target {self._target}\n"
             f"  grpcurl -plaintext -d '{_REQUEST}' \\\n"
             f"    {self._target} changefeed.v1.ChangeFeedService/Subscribe",
             "dim",
         )
+
+
+def _command() -> str:
+    """How to call this program from where the reader is."""
+    return "changefeed" if shutil.which("changefeed") else os.path.relpath(sys.argv[0])
 
 
 def _line(event: ChangeEvent) -> Text:

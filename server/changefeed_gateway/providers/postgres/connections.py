@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -31,6 +31,18 @@ _TRANSPORT: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 15_000,
 }
 """How a connection to a host that went away is noticed; the connection string may say otherwise."""
+
+
+class DatabaseId(NamedTuple):
+    """Tells a database from every other one, also from one that takes its name and place."""
+
+    system_identifier: int
+    oid: int
+
+
+_WHERE: Final = """
+SELECT c.system_identifier, d.oid::bigint FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
+"""
 
 _SESSION: Final[dict[str, str]] = {
     "timezone": "UTC",
@@ -67,6 +79,8 @@ class Connections:
         """`patience` is how long a statement waits for a connection before it fails."""
         self.patience = patience
         self._statement_timeout = statement_timeout
+        self.database: DatabaseId | None = None
+        """Where the newest connection leads; a database that was made anew under its name is another one."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
         self._repairing: asyncio.Task[None] | None = None
@@ -175,6 +189,9 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
+        cursor = await connection.execute(_WHERE)
+        row = await cursor.fetchone()
+        self.database = DatabaseId(*row) if row is not None else None
 
 
 def transport_options(dsn: str, application_name: str) -> dict[str, Any]:

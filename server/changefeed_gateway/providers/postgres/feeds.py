@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 
 from changefeed_gateway.core.errors import FeedNotProvisioned, InternalFailure, NotFound, Reason
 from changefeed_gateway.core.model import Address, KeyType
-from changefeed_gateway.providers.postgres.connections import Connection
+from changefeed_gateway.providers.postgres.connections import Connection, DatabaseId
 from changefeed_gateway.providers.postgres.errors import MIGRATE
 
 
@@ -39,8 +39,7 @@ class FeedDefinition:
     retention: timedelta
     incarnation: str
     """Changes whenever stored positions mean something else: a clone, a restore, a re-created database or feed."""
-    incarnation_id: str
-    """The feed's own part of it, hexadecimal."""
+    database: DatabaseId
     created_at: datetime
     standby: bool
     """Ticks come from the primary; none can be made here."""
@@ -131,7 +130,7 @@ def _definition(found: _Found) -> FeedDefinition:
         doorbell=found.doorbell,
         retention=found.retention,
         incarnation="/".join(map(str, (*place, found.incarnation))),
-        incarnation_id=found.incarnation.hex,
+        database=DatabaseId(found.system_identifier, found.database_oid),
         created_at=found.created_at,
         standby=found.standby,
     )

@@ -71,7 +71,7 @@ class FeedLog:
         self._reader = LogReader(connections, self._statements, self._window)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
-            incarnation=definition.incarnation_id,
+            incarnation=definition.incarnation,
             key_columns=definition.key_columns,
             key_types=definition.key_types,
             partition_id=WHOLE,

@@ -1,5 +1,6 @@
 """From rows of the log to changes. Pure, and the hottest code of this provider: a page makes thousands of them."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -62,8 +63,8 @@ class ChangeMaker:
         key_types: Sequence[KeyType],
         partition_id: PartitionId,
     ) -> None:
-        """`incarnation` keeps the event ids of a re-created feed apart from those of the first."""
-        self._event_prefix = f"{incarnation[:8]}-"
+        """`incarnation` keeps the event ids of a re-created feed or database apart from those of the first."""
+        self._event_prefix = f"{hashlib.sha256(incarnation.encode()).hexdigest()[:8]}-"
         self._partition_id = partition_id
         self._columns = tuple(zip(key_columns, key_types, strict=True))
 

@@ -134,11 +134,19 @@ class PostgresProvider:
                 f"there is no partition {read.scope.partition_id!r}: list the partitions anew",
                 reason=Reason.PARTITION_NOT_FOUND,
             )
+        cause: ChangeFeedError | None = None
         try:
-            return await self._log_of(feed).read_page(read)
-        except FeedNotProvisioned as error:
-            await self._forget(feed.incarnation)
-            raise NotFound(f"the feed of {feed.address.collection!r} was removed since it was opened") from error
+            page = await self._log_of(feed).read_page(read)
+        except ChangeFeedError as error:
+            if not isinstance(error, FeedNotProvisioned) and self._is_open(feed):
+                raise
+            cause = error
+        else:
+            # Every page comes from a connection that was asked first where it leads.
+            if self._is_open(feed):
+                return page
+        await self._forget(feed.incarnation)
+        raise NotFound(f"the feed of {feed.address.collection!r} was removed since it was opened") from cause
 
     async def ping(self) -> None:
         """Ask the database whether it answers. Raises ChangeFeedError."""
@@ -160,10 +168,12 @@ class PostgresProvider:
             await log.aclose()
         await self._connections.aclose()
 
+    def _is_open(self, feed: Feed) -> bool:
+        """Whether the connections still lead to the database in which a feed was opened."""
+        return self._connections.database in (None, _definition(feed).database)
+
     def _log_of(self, feed: Feed) -> FeedLog:
-        definition = feed.provider_data[_DEFINITION]
-        if not isinstance(definition, FeedDefinition):
-            raise InternalFailure("only open_feed makes a Feed")
+        definition = _definition(feed)
         log = self._logs.get(definition.incarnation)
         if log is None:
             log = FeedLog(
@@ -210,6 +220,13 @@ class PostgresProvider:
                 failing = True
             else:
                 failing = False
+
+
+def _definition(feed: Feed) -> FeedDefinition:
+    definition = feed.provider_data[_DEFINITION]
+    if not isinstance(definition, FeedDefinition):
+        raise InternalFailure("only open_feed makes a Feed")
+    return definition
 
 
 def _feed(address: Address, definition: FeedDefinition) -> Feed:

@@ -1,0 +1,58 @@
+"""The gateway's log: one line a record, and never what a traceback's variables hold."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from changefeed_gateway.app import configure_logging
+from changefeed_gateway.settings import LoggingSettings
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.reset_defaults()
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def fail() -> None:
+    document = "the content of a document"
+    raise RuntimeError(f"failed with {len(document)} bytes")
+
+
+@pytest.mark.parametrize("format_", ["json", "console"])
+@pytest.mark.parametrize("library", [False, True])
+def test_a_traceback_shows_no_variables(capsys: pytest.CaptureFixture[str], format_: str, library: bool) -> None:
+    configure_logging(LoggingSettings(format=format_))  # type: ignore[arg-type]
+    try:
+        fail()
+    except RuntimeError:
+        if library:
+            logging.getLogger("library").exception("it broke")
+        else:
+            structlog.get_logger("ours").exception("it broke")
+    written = capsys.readouterr().err
+    assert "it broke" in written
+    assert "failed with 25 bytes" in written
+    assert "the content of a document" not in written.replace('document = "the content of a document"', "")
+
+
+def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logging(LoggingSettings(format="json", level="warning"))
+    structlog.get_logger("ours").info("not written")
+    structlog.contextvars.bind_contextvars(request_id="r1")
+    try:
+        structlog.get_logger("ours").warning("written", n=1)
+    finally:
+        structlog.contextvars.clear_contextvars()
+    (line,) = capsys.readouterr().err.splitlines()
+    record = json.loads(line)
+    assert (record["event"], record["n"], record["request_id"], record["level"]) == ("written", 1, "r1", "warning")
+    assert record["logger"] == "ours"
+    assert "timestamp" in record
