@@ -26,7 +26,7 @@ async def test_it_ends_by_itself_and_resumes(detached: CommandLine) -> None:
     committed, received = figures(first)
     assert committed == received > 0
     assert "equal to the source" in first.out
-    assert "changefeed tail" in first.out
+    assert "tail main/documents --target" in first.out
     assert "grpcurl" in first.out
     assert not servers_under(detached.directory)
 
@@ -58,7 +58,7 @@ async def test_ctrl_c_compares_too_and_leaves_nothing(detached: CommandLine) -> 
     running = await demo(detached)
     assert running.stdout is not None
     async with asyncio.timeout(60):
-        while b"received 0" not in await running.stdout.readline():
+        while b"commit to arrival" not in await running.stdout.readline():
             pass
     second = await finished(await demo(detached))
     assert second.code == 2

@@ -1,6 +1,7 @@
 """What the demo shows: a panel that is drawn anew on a terminal, a line a second elsewhere."""
 
 import json
+import math
 import os
 import shutil
 import sys
@@ -34,10 +35,12 @@ class View:
         self._lines: deque[Text] = deque(maxlen=_LINES)
         self._before = (time.monotonic(), 0)
         self._rate = 0.0
-        self._drawn = 0.0
+        self._drawn = math.inf
+        """When it was drawn last; never before there is something to look at."""
         self._live = Live(console=out, auto_refresh=False, transient=True) if out.is_terminal else None
 
     def __enter__(self) -> "View":
+        self._drawn, self._before = 0.0, (time.monotonic(), 0)
         out.print(self._hints(), soft_wrap=True)
         if self._live:
             self._live.start()
@@ -101,7 +104,10 @@ class View:
 
 def _command() -> str:
     """How to call this program from where the reader is."""
-    return "changefeed" if shutil.which("changefeed") else os.path.relpath(sys.argv[0])
+    if shutil.which("changefeed"):
+        return "changefeed"
+    program = os.path.relpath(sys.argv[0])
+    return "python -m changefeed_gateway.cli" if program.endswith("__main__.py") else program
 
 
 def _line(event: ChangeEvent) -> Text:
