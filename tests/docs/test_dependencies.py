@@ -14,6 +14,7 @@ PROJECTS = ("pyproject.toml", "clients/python/pyproject.toml")
 OURS = "changefeed-gateway"
 SPELLINGS = {
     "3-Clause BSD License": "BSD-3-Clause",
+    "BSD-3-Clause": "BSD-3-Clause",
     "License :: OSI Approved :: Apache Software License": "Apache-2.0",
     "License :: OSI Approved :: MIT License": "MIT",
 }
