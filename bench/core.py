@@ -10,7 +10,7 @@ from typing import Self
 
 from bench.database import Database
 from bench.documents import prepare_documents
-from bench.drain import Drain, prepare_orders
+from bench.drain import FOLLOWED, Drain, prepare_orders
 from bench.gateway import Gateway
 from bench.latency import Latency
 from bench.report import Report
@@ -80,6 +80,7 @@ def private_directory() -> Iterator[Path]:
 
 def _drain(database: Database, report: Report, plan: Plan, rounds: int) -> None:
     prepare_orders(database, report, plan.events)
+    prepare_orders(database, report, plan.events, table=FOLLOWED, live=True)
     documents = prepare_documents(database, report, plan.document_events)
     database.settle()
     with Gateway(database.directory, database.dsn) as gateway:

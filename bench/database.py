@@ -31,7 +31,9 @@ PARAMETERS: Final = {
 """Durable as by default; checkpoints are kept out of the measured seconds, for every system alike."""
 
 IDLE_TICK_SECONDS: Final = 1.0
-"""How often a gateway without readers makes ticks."""
+"""How often a gateway makes ticks while nobody reads."""
+LIVE_TICK_SECONDS: Final = 0.002
+"""How often it does while somebody is subscribed."""
 
 # About 330 bytes as JSON text.
 _TABLE: Final = """
@@ -127,14 +129,15 @@ class Database:
         self.fetch("CHECKPOINT")
 
     @contextmanager
-    def idle_ticks(self) -> Iterator[None]:
-        """Make ticks as an idle gateway does."""
+    def ticks(self, every: float) -> Iterator[None]:
+        """Make ticks for every feed, as a gateway would, so many seconds apart."""
         stop = threading.Event()
 
         def run() -> None:
-            while not stop.wait(IDLE_TICK_SECONDS):
-                self._tick()
-            self._tick()
+            with psycopg.connect(self.dsn, autocommit=True) as connection:
+                while not stop.wait(every):
+                    _make_ticks(connection)
+                _make_ticks(connection)
 
         thread = threading.Thread(target=run)
         thread.start()
@@ -143,10 +146,6 @@ class Database:
         finally:
             stop.set()
             thread.join()
-
-    def _tick(self) -> None:
-        for (feed,) in self.fetch("SELECT feed_id FROM changefeed.feeds"):
-            self.fetch("SELECT changefeed.tick(%s)", (feed,))
 
     def update_orders(
         self,
@@ -189,6 +188,11 @@ class Database:
             per_second=_figure(done.stdout, r"tps = ([\d.]+)"),
             failed=int(_figure(done.stdout, r"failed transactions: (\d+)")),
         )
+
+
+def _make_ticks(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    for (feed,) in connection.execute("SELECT feed_id FROM changefeed.feeds").fetchall():
+        connection.execute("SELECT changefeed.tick(%s)", (feed,))
 
 
 def _figure(output: str, pattern: str) -> float:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from bench.database import Database, Script
+from bench.database import IDLE_TICK_SECONDS, Database, Script
 from bench.report import Report
 
 _FILES: Final = 2_000
@@ -44,7 +44,7 @@ _VARIABLES: Final = f"\\set number random(1, {_FILES})\n\\set edit random(1, 100
 
 def prepare_documents(database: Database, report: Report, events: int) -> int:
     """Make documents and edit them in small transactions; answers how many changes the feed holds."""
-    with database.idle_ticks():
+    with database.ticks(IDLE_TICK_SECONDS):
         database.fetch(_MAKE)
         scripts = [Script(script.name, script.weight, _VARIABLES + script.text) for script in _EDITS]
         run = database.pgbench(scripts, clients=16, transactions=events)

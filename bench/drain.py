@@ -4,13 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from bench.database import Database
+from bench.database import IDLE_TICK_SECONDS, LIVE_TICK_SECONDS, Database
 from bench.figures import median, spread
 from bench.gateway import Gateway
 from bench.processes import Answer, ForeignLoad, run_worker
 from bench.report import Report
 
 ORDERS: Final = "public.orders"
+FOLLOWED: Final = "public.followed"
+"""As orders, with the ticks that are made while somebody is subscribed."""
 DOCUMENTS: Final = "documents"
 CEILING: Final = "Python ceiling (add, keywords)"
 _AIMS: Final = {"Subscribe": 0.7, "ReadChanges 1000": 0.45}
@@ -83,8 +85,8 @@ class Drain:
             job = self._gateway_job(ORDERS, events=events, page_size=page_size)
             return lambda: run_worker("drain.read", job)
 
-        def subscribe() -> Answer:
-            return run_worker("drain.subscribe", self._gateway_job(ORDERS, events=events))
+        def subscribe(collection: str = ORDERS) -> Answer:
+            return run_worker("drain.subscribe", self._gateway_job(collection, events=events))
 
         return [
             System(CEILING, ceiling("added"), through_gateway=False),
@@ -95,6 +97,7 @@ class Drain:
             System("Subscribe again (A/A)", subscribe, through_gateway=True),
             System("keyset 5000", keyset(5_000), through_gateway=False),
             System("ReadChanges 5000", read(5_000), through_gateway=True),
+            System("Subscribe, ticks 2 ms apart", lambda: subscribe(FOLLOWED), through_gateway=True),
             System("Python, constructors", ceiling("constructed"), through_gateway=False),
             System("Python, assignments", ceiling("assigned"), through_gateway=False),
         ]
@@ -172,11 +175,11 @@ def _content_note(systems: Sequence[System]) -> str:
     return "All delivered the same content." if len(contents) == 1 else f"CONTENT DIFFERS: {sorted(contents)}"
 
 
-def prepare_orders(database: Database, report: Report, events: int) -> None:
-    """Single-row transactions of 16 connections, with the ticks that a gateway without readers makes."""
-    database.make_orders(ORDERS)
-    database.fetch("SELECT changefeed.watch(%s)", (ORDERS,))
-    with database.idle_ticks():
-        run = database.update_orders(ORDERS, clients=16, transactions=events)
-    stored, ticks = database.stored(ORDERS)
-    report.say(f"{ORDERS}: {stored:,} changes in {ticks} ticks, at {run.per_second:,.0f} transactions a second")
+def prepare_orders(database: Database, report: Report, events: int, *, table: str = ORDERS, live: bool = False) -> None:
+    """Single-row transactions of 16 connections; with ticks as while nobody reads, or as while somebody does (`live`)."""
+    database.make_orders(table)
+    database.fetch("SELECT changefeed.watch(%s)", (table,))
+    with database.ticks(LIVE_TICK_SECONDS if live else IDLE_TICK_SECONDS):
+        run = database.update_orders(table, clients=16, transactions=events)
+    stored, ticks = database.stored(table)
+    report.say(f"{table}: {stored:,} changes in {ticks} ticks, at {run.per_second:,.0f} transactions a second")
