@@ -176,7 +176,7 @@ def _content_note(systems: Sequence[System]) -> str:
 
 
 def prepare_orders(database: Database, report: Report, events: int, *, table: str = ORDERS, live: bool = False) -> None:
-    """Single-row transactions of 16 connections; with ticks as while nobody reads, or as while somebody does (`live`)."""
+    """Single-row transactions of 16 connections; ticks as while nobody reads, or (`live`) as while somebody does."""
     database.make_orders(table)
     database.fetch("SELECT changefeed.watch(%s)", (table,))
     with database.ticks(LIVE_TICK_SECONDS if live else IDLE_TICK_SECONDS):
