@@ -16,12 +16,19 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS te
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-    insert into changefeed_log.log_%s (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $_$;
 
 COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
+
+CREATE FUNCTION changefeed.bucket(key text) RETURNS smallint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
+
+COMMENT ON FUNCTION changefeed.bucket(key text) IS 'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
 
 CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
     LANGUAGE sql
@@ -206,15 +213,18 @@ begin
             xid           xid8 not null,
             seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
             changed_at    timestamptz not null,
+            bucket        smallint not null,
             created       boolean not null,
             op            text not null,
             partition_key text not null,
             key           text not null,
-            image         text
+            image         text,
+            annotations   text
         ) partition by range (changed_at);
         create index on changefeed_log.log_%1$s (seq);
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
+        create index on changefeed_log.log_%1$s (bucket, seq);
         create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
 
         create table changefeed_log.tick_%1$s (
@@ -723,8 +733,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
@@ -756,8 +767,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
@@ -789,8 +801,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
@@ -822,8 +835,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
@@ -855,8 +869,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
             select false, 'delete', o.workspace_id::text, o.id::text, null::text from old_rows o where o.kind = 'document'
         ) c (created, op, partition_key, key, image);
@@ -882,8 +897,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
             select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
             from new_rows n where n.kind = 'document'
@@ -910,8 +926,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (select false, 'truncate', '', '', null::text) c (created, op, partition_key, key, image);
     beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
     if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
@@ -932,8 +949,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
@@ -972,8 +990,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1011,8 +1030,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1050,8 +1070,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1089,8 +1110,9 @@ declare
     beat bigint;
     row_security_was text;
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1247,11 +1269,13 @@ CREATE TABLE changefeed_log.log_1 (
     xid xid8 NOT NULL,
     seq bigint DEFAULT nextval('changefeed_log.seq_1'::regclass) NOT NULL,
     changed_at timestamp with time zone NOT NULL,
+    bucket smallint NOT NULL,
     created boolean NOT NULL,
     op text NOT NULL,
     partition_key text NOT NULL,
     key text NOT NULL,
-    image text
+    image text,
+    annotations text
 )
 PARTITION BY RANGE (changed_at);
 
@@ -1365,6 +1389,8 @@ ALTER TABLE ONLY documents.runs
 
 ALTER TABLE ONLY documents.workspaces
     ADD CONSTRAINT workspaces_pkey PRIMARY KEY (id);
+
+CREATE INDEX log_1_bucket_seq_idx ON ONLY changefeed_log.log_1 USING btree (bucket, seq);
 
 CREATE INDEX log_1_partition_key_seq_idx ON ONLY changefeed_log.log_1 USING btree (partition_key, seq);
 

@@ -75,15 +75,18 @@ begin
             xid           xid8 not null,
             seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
             changed_at    timestamptz not null,
+            bucket        smallint not null,
             created       boolean not null,
             op            text not null,
             partition_key text not null,
             key           text not null,
-            image         text
+            image         text,
+            annotations   text
         ) partition by range (changed_at);
         create index on changefeed_log.log_%1$s (seq);
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
+        create index on changefeed_log.log_%1$s (bucket, seq);
         create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
 
         create table changefeed_log.tick_%1$s (

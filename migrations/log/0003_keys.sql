@@ -50,3 +50,11 @@ $$;
 comment on function changefeed.key_text(regclass, text, text[]) is
     'SQL that writes the key of a row as text: one value stands for itself, several (or a text that begins with "[") '
     'are a JSON array of texts.';
+
+-- One of 256, by a hash that no version of PostgreSQL changes: a key whose bucket changed would lose its order. No SET
+-- clause, so that it is inlined.
+create function changefeed.bucket(key text) returns smallint
+language sql immutable strict parallel safe
+as $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
+comment on function changefeed.bucket(text) is
+    'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';

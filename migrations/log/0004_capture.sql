@@ -24,8 +24,9 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
-    insert into changefeed_log.log_%s (xid, changed_at, created, op, partition_key, key, image)
-    select pg_current_xact_id(), clock_timestamp(), c.created, c.op, c.partition_key, c.key, c.image
+    insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           nullif(current_setting('changefeed.annotations', true), '')
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $$;
 comment on function changefeed.append_sql(integer, text) is

@@ -100,7 +100,7 @@ class _Reader:
             assert stretch.end > self.position
             self.position = stretch.end
             for row, tick in zip(stretch.rows, stretch.ticks, strict=True):
-                seq, _, _, op, _, partition_key, key, image, _ = row
+                seq, _, _, op, _, partition_key, key, image, *_ = row
                 self.rows.append((seq, op, partition_key, key, image, tick))
 
 

@@ -1,5 +1,6 @@
 """What `changefeed.watch` captures of a plain table, and what it refuses."""
 
+import hashlib
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -205,7 +206,14 @@ async def test_a_day_without_a_partition_fails_no_write(connection: Connection) 
     assert sum(name.endswith(("_past", "_future")) for name in names) == 2
     for day in (-40, 40):
         await connection.execute(
-            f"INSERT INTO changefeed_log.log_{feed} (xid, changed_at, created, op, partition_key, key)"
-            f" VALUES (pg_current_xact_id(), now() + interval '{day} days', true, 'upsert', 'k', 'k')".encode()
+            f"INSERT INTO changefeed_log.log_{feed} (xid, changed_at, bucket, created, op, partition_key, key)"
+            f" VALUES (pg_current_xact_id(), now() + interval '{day} days', 1, true, 'upsert', 'k', 'k')".encode()
         )
     assert len(await rows(connection, feed)) == 2
+
+
+async def test_a_key_picks_its_bucket_by_a_hash_of_its_own_bytes(log_database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(log_database) as connection:
+        for key in ("", "k", '["a", "b"]', "ключ", "x" * 1000):
+            (bucket,) = await (await connection.execute("SELECT changefeed.bucket(%s)", (key,))).fetchone() or (None,)
+            assert bucket == hashlib.md5(key.encode()).digest()[0]

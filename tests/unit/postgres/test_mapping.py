@@ -31,10 +31,12 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 
 def row(seq: int = 1, **other: Any) -> Row:
     values = {"op": "upsert", "created": False, "partition_key": "w", "key": "k", "image": None, "size": None}
+    values |= {"bucket": 7, "annotations": None}
     values |= other
     return (
         *(seq, "700", AT, values["op"], values["created"]),
         *(values["partition_key"], values["key"], values["image"], values["size"]),
+        *(values["bucket"], values["annotations"]),
     )  # type: ignore[return-value]
 
 
@@ -163,3 +165,8 @@ def test_for_a_logical_partition_what_moved_away_is_gone() -> None:
 )
 def test_rows_that_fit_into_ten_bytes_of_items_of_fifteen_at_most(sizes: list[int], expected: int) -> None:
     assert rows_within(sizes, 10, 15) == expected
+
+
+def test_a_change_carries_the_annotations_of_its_transaction() -> None:
+    assert make_one(row(annotations='{"actor": "ann"}')).annotations == '{"actor": "ann"}'
+    assert make_one(row()).annotations == ""

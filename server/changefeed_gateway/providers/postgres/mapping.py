@@ -17,8 +17,9 @@ from changefeed_gateway.core.model import (
     PartitionId,
 )
 
-Row = tuple[int, str, datetime, str, bool, str, str, str | None, int | None]
-"""seq, xid, changed_at, op, created, partition_key, key, image (None where it is fetched apart), its bytes."""
+Row = tuple[int, str, datetime, str, bool, str, str, str | None, int | None, int, str | None]
+"""seq, xid, changed_at, op, created, partition_key, key, image (None where it is fetched apart), its bytes, bucket,
+annotations."""
 
 SEQ: Final = 0
 XID: Final = 1
@@ -76,7 +77,7 @@ class ChangeMaker:
         changes: list[Change] = []
         append = changes.append
         for row, components, state, text in zip(rows, self._components(rows), items.states, items.texts, strict=True):
-            seq, _, changed_at, op, created, partition_key, _, _, _ = row
+            seq, _, changed_at, op, created, partition_key, _, _, _, _, annotations = row
             if op == "upsert":
                 change_type = _CREATE if created else _UPDATE
             elif op == "delete":
@@ -99,7 +100,7 @@ class ChangeMaker:
                         partition_id,
                         sequence,
                         _APPLICATION,
-                        "",
+                        annotations or "",
                     ),
                 )
             )
@@ -180,8 +181,8 @@ def current_items(
 def _moved(row: Row, partition_key: str) -> Row:
     if row[PARTITION_KEY] == partition_key:
         return row
-    seq, xid, changed_at, op, created, _, key, image, image_bytes = row
-    return seq, xid, changed_at, op, created, partition_key, key, image, image_bytes
+    seq, xid, changed_at, op, created, _, key, image, image_bytes, bucket, annotations = row
+    return seq, xid, changed_at, op, created, partition_key, key, image, image_bytes, bucket, annotations
 
 
 def rows_within(sizes: Sequence[int], max_bytes: int, max_item_bytes: int) -> int:

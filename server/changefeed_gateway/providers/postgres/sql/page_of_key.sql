@@ -2,10 +2,10 @@
 -- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
 -- lower than its own. So the second arm begins there, not at the key's first row.
 SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
-       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes
+       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes, p.bucket, p.annotations
 FROM (
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes
+            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
      FROM {log} l
      WHERE (l.partition_key, l.seq) > (%(partition_key)s::text, %(after)s)
        AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s)
@@ -14,7 +14,7 @@ FROM (
      ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes
+            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
      FROM {log} l
      WHERE cardinality(%(finished)s::text[]) > 0 AND l.xid = ANY(%(finished)s::text[]::xid8[])
        AND (l.partition_key, l.seq) > (%(partition_key)s::text, greatest(%(after_finished)s, (
@@ -26,7 +26,7 @@ FROM (
     UNION ALL
     -- Truncations concern every key.
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes
+            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
      FROM {log} l
      WHERE l.op = 'truncate' AND l.seq > %(after_finished)s
        AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
