@@ -27,7 +27,7 @@ demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself 
 serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
 	@$(BIN)/changefeed serve
 
-test: lint ## Lint and run all tests
+test: lint .dynamodb-local/.stamp ## Lint and run all tests
 	@echo "pytest"
 	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
 
@@ -83,7 +83,8 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local dist
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What the demo and the gateway need: little, so that the first look comes soon.
@@ -107,4 +108,13 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 	   "$$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && break; \
 	 done; "$$python" -m venv .venv-gen
 	@.venv-gen/bin/python $(PIP_INSTALL) -r constraints-gen.txt
+	@touch $@
+
+# What the tests of the DynamoDB provider run against, from Maven Central.
+.dynamodb-local/.stamp: tests/dynamodb/local/pom.xml
+	@for tool in java mvn; do command -v $$tool >/dev/null || \
+	   { echo "$$tool is not found: DynamoDB Local needs a JDK (17 or newer) and Maven to be installed"; exit 1; }; done
+	@echo "set-up: DynamoDB Local, into .dynamodb-local"
+	@rm -rf .dynamodb-local
+	@mvn --batch-mode --quiet -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.dynamodb-local
 	@touch $@

@@ -9,6 +9,7 @@ from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.token import TokenKey
 from tests.databases import PostgresForTests, running_postgres
+from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
 
 
@@ -41,3 +42,10 @@ async def postgres() -> AsyncIterator[PostgresForTests]:
     """One server for all tests of a process; each takes a database of its own."""
     async with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+async def dynamodb_local() -> AsyncIterator[str]:
+    """URL of one DynamoDB Local for all tests of a process; each takes tables of its own."""
+    async with running_dynamodb_local() as url:
+        yield url

@@ -56,8 +56,7 @@ def check_answer(service: str, operation: str, answer: object) -> None:
 
 def check_record(record: object) -> None:
     """The same for one record of a stream."""
-    shape = service_model("dynamodbstreams").shape_for("Record")
-    problems = list(_problems(shape, record, "Record"))
+    problems = list(_problems(_record_shape(), record, "Record"))
     assert not problems, problems
 
 
@@ -65,6 +64,12 @@ def check_error(service: str, operation: str, error: ServiceError) -> None:
     """Raise AssertionError for an error that neither the operation's model nor the documentation names."""
     known = {shape.name for shape in operation_model(service, operation).error_shapes} | UNMODELLED
     assert error.code in known, f"{operation} never answers {error.code}"
+
+
+@cache
+def _record_shape() -> Shape:
+    # Kept, because a shape works out its members once.
+    return service_model("dynamodbstreams").shape_for("Record")
 
 
 def _problems(shape: Shape, value: Any, where: str) -> Iterator[str]:

@@ -51,7 +51,8 @@ class Stream:
 
     def append(self, key: str, content: dict[str, Any], change: dict[str, Any]) -> Record:
         """Add a record to the shard that takes the key. `change` is what is beside `content`, its `dynamodb` part."""
-        shard = next(s for s in self.shards.values() if s.end is None and hash_of(key) in s.hashes)
+        place = hash_of(key)
+        shard = next(s for s in self.shards.values() if s.end is None and place in s.hashes)
         sequence, time = next(self._sequences), self._now()
         record = {
             "eventID": hashlib.md5(f"{self.arn}{sequence}".encode()).hexdigest(),
