@@ -36,9 +36,7 @@ async def running_dynamodb_local() -> AsyncIterator[str]:
 def _command(port: int) -> list[str]:
     java = shutil.which("java")
     if java is None or not (JARS / ".stamp").exists():
-        raise RuntimeError(
-            "DynamoDB Local is not set up: install a JDK and Maven, then run make .dynamodb-local/.stamp"
-        )
+        raise RuntimeError("DynamoDB Local is not set up: install a JDK and Maven, run make .dynamodb-local/.stamp")
     options = ["-Xmx256m", f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*"]
     return [java, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
 

@@ -1,5 +1,7 @@
 """Unmodified boto3 clients with credentials that a leak would be recognised by."""
 
+from functools import cache
+
 import boto3
 from botocore.config import Config
 from types_boto3_dynamodb import DynamoDBClient
@@ -13,8 +15,9 @@ ONCE = Config(retries={"mode": "standard", "total_max_attempts": 1}, connect_tim
 """No retries: a test sees what the server said."""
 
 
+@cache
 def session() -> boto3.Session:
-    """A session that reads nothing of this machine."""
+    """A session with credentials of its own; kept, because it loads the models once."""
     return boto3.Session(
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
