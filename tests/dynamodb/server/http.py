@@ -6,7 +6,7 @@ import traceback
 import zlib
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Any
+from typing import Any, assert_never
 
 from aiohttp import web
 
@@ -66,28 +66,28 @@ class Endpoint:
         with self.calls.under_way(call, self.account.behaviour.readers):
             with self._turn:
                 fault = self.faults.take(call)
-            cut = False
-            match fault.what if fault else None:
+            if fault is None:
+                return self._carry_out(service, operation, parameters)
+            match fault.what:
                 case ServiceError() as error:
                     raise error
                 case Kind.DROP:
                     return _dropped(request)
-                case Kind.STALL if fault:
-                    await fault.released.wait()
                 case Kind.CUT:
-                    cut = True
+                    return await _cut(request, self._carry_out(service, operation, parameters))
+                case Kind.STALL:
+                    await fault.released.wait()
+                    return self._carry_out(service, operation, parameters)
                 case _:
-                    pass
-            with self._turn:
-                answer = self._operations[service][operation](parameters)
-        if isinstance(answer, bytes):
-            # Its records were checked when they were made.
-            assert operation == "GetRecords"
-        else:
+                    assert_never(fault.what)
+
+    def _carry_out(self, service: str, operation: str, parameters: Mapping[str, Any]) -> web.Response:
+        with self._turn:
+            answer = self._operations[service][operation](parameters)
+        if not isinstance(answer, bytes):
             check_answer(service, operation, answer)
             answer = json.dumps(answer).encode()
-        response = self._answer(answer, 200)
-        return await _cut(request, response) if cut else response
+        return self._answer(answer, 200)
 
     def _refuse(self, service: str, operation: str, error: ServiceError) -> web.Response:
         if operation in self._operations.get(service, {}):

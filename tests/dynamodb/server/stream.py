@@ -38,6 +38,8 @@ class Stream:
         self.created = now()
         self.enabled = True
         self.shards: dict[str, Shard] = {}
+        self.history: list[Record] = []
+        """Every record there ever was, for a test to hold a delivery against."""
         self.stale: tuple[list[dict[str, Any]], bool] | None = None
         """An old listing that is still shown, and whether only on the first page of each round."""
         self._now = now
@@ -70,6 +72,7 @@ class Stream:
         check_record(record)
         made = Record(sequence, time, json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode())
         shard.records.append(made)
+        self.history.append(made)
         return made
 
     # --- Shards come and go

@@ -117,6 +117,11 @@ class WireServer:
             self.account.disable_stream(found)
             return self.account.enable_stream(found, view_type).arn
 
+    def forget_stream(self, arn: str) -> None:
+        """Let a stream that was switched off disappear, as it does in the end."""
+        with self._turn:
+            assert not self.account.streams.pop(arn).enabled
+
     def expire_item(self, table: str, key: Mapping[str, Attribute]) -> None:
         """Delete an item as the service does when its time to live is over."""
         with self._turn:
