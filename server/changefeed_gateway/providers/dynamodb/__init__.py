@@ -1,0 +1,1 @@
+"""Change feeds of DynamoDB tables, from their streams."""

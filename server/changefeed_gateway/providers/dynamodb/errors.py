@@ -1,0 +1,167 @@
+"""From what boto3 raises to the errors of the core.
+
+No message repeats the service's own text: of a wrong signature it shows the whole request, credentials included.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+
+from changefeed_gateway.core.errors import (
+    AuthenticationFailed,
+    AuthorizationFailed,
+    ChangeFeedError,
+    CheckpointExpired,
+    InvalidRequest,
+    NotFound,
+    ProviderFailure,
+    Reason,
+    Throttled,
+    TransientFailure,
+)
+
+_LATER: Final = timedelta(seconds=1)
+
+
+class ExpiredIterator(Exception):
+    """An iterator outlived its fifteen minutes: make another one from the same position."""
+
+
+class StreamGone(Exception):
+    """A stream is not there any more: ask the table what there is instead."""
+
+
+class ShardGone(Exception):
+    """A shard is not in its stream any more, or never was."""
+
+
+class InvalidCall(Exception):
+    """The service refused a value of a call: what that means depends on the call."""
+
+
+def expired() -> CheckpointExpired:
+    """The error for a position whose history was trimmed."""
+    return CheckpointExpired(
+        "the history after this position is older than the 24 hours that DynamoDB Streams keeps: restart from beginning"
+        " or now, and read the table again if you mirror it"
+    )
+
+
+def recreated() -> InvalidRequest:
+    """The error for a table whose stream is another one by now."""
+    return InvalidRequest(
+        "the table's stream was switched off and on, or the table was made anew: read the table again and restart from"
+        " now",
+        reason=Reason.TOKEN_RESOURCE_RECREATED,
+    )
+
+
+def unknown(operation: str) -> ProviderFailure:
+    """The error for a refusal that nobody expects."""
+    return ProviderFailure(f"DynamoDB failed {operation} in a way the gateway does not know")
+
+
+def unanswered() -> TransientFailure:
+    """The error for an answer that broke off."""
+    return TransientFailure("DynamoDB does not answer: try again", retry_after=_LATER)
+
+
+def _throttled(operation: str) -> ChangeFeedError:
+    return Throttled(f"DynamoDB throttles {operation}: come back later", retry_after=_LATER)
+
+
+def _refused(operation: str) -> ChangeFeedError:
+    return AuthenticationFailed(
+        "DynamoDB refused the connection's credentials: check its profile, its role, and the clock of this machine"
+    )
+
+
+def _forbidden(operation: str) -> ChangeFeedError:
+    return AuthorizationFailed(
+        f"the connection's credentials may not call dynamodb:{operation}: allow it on the table and its stream"
+    )
+
+
+def _unavailable(operation: str) -> ChangeFeedError:
+    return unanswered()
+
+
+def _timed_out(operation: str) -> ChangeFeedError:
+    return TransientFailure("DynamoDB took too long: try again", reason=Reason.PROVIDER_TIMEOUT, retry_after=_LATER)
+
+
+def _no_table(operation: str) -> ChangeFeedError:
+    return NotFound("there is no such table in the connection's region and account")
+
+
+BY_CODE: Final[Mapping[str, Callable[[str], ChangeFeedError]]] = {
+    "AccessDeniedException": _forbidden,
+    "ExpiredTokenException": _refused,
+    "IncompleteSignatureException": _refused,
+    "InternalFailure": _unavailable,
+    "InternalServerError": _unavailable,
+    "InvalidSignatureException": _refused,
+    "LimitExceededException": _throttled,
+    "MissingAuthenticationTokenException": _refused,
+    "ProvisionedThroughputExceededException": _throttled,
+    "RequestLimitExceeded": _throttled,
+    "ServiceUnavailable": _unavailable,
+    "ThrottlingException": _throttled,
+    "TrimmedDataAccessException": lambda operation: expired(),
+    "UnrecognizedClientException": _refused,
+}
+"""Codes that mean the same for every operation."""
+
+_CREDENTIALS: Final = (
+    CredentialRetrievalError,
+    NoAuthTokenError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
+
+
+def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
+    """Choose ours for one of theirs; the caller raises it with theirs as cause.
+
+    Answers an error of the core, or what only the caller can judge: `ExpiredIterator`, `StreamGone`, `ShardGone`,
+    `InvalidCall`.
+    """
+    if not isinstance(error, ClientError):
+        if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
+            return _timed_out(operation)
+        return _refused(operation) if isinstance(error, _CREDENTIALS) else _unavailable(operation)
+    code = error.response.get("Error", {}).get("Code", "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if (make := BY_CODE.get(code)) is not None:
+        return make(operation)
+    match code:
+        case "ExpiredIteratorException":
+            return ExpiredIterator()
+        case "ValidationException":
+            return InvalidCall()
+        case "ResourceNotFoundException":
+            return _not_found(operation, str(error.response.get("Error", {}).get("Message", "")))
+        case _:
+            return _unavailable(operation) if status >= 500 else unknown(operation)
+
+
+def _not_found(operation: str, text: str) -> Exception:
+    if operation == "DescribeTable":
+        return _no_table(operation)
+    # Only the first words tell the two apart.
+    return ShardGone() if text.startswith("Shard") else StreamGone()

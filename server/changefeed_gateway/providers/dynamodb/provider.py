@@ -1,0 +1,238 @@
+"""DynamoDB as a provider of change feeds: a table's stream, whose shards are the physical partitions."""
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Final
+
+from changefeed_gateway.core.errors import InternalFailure, NotFound, Reason, UnsupportedCapability
+from changefeed_gateway.core.model import (
+    Address,
+    After,
+    AtTime,
+    Beginning,
+    CapabilityName,
+    Child,
+    Feed,
+    Now,
+    Page,
+    PageRead,
+    Partition,
+    PartitionId,
+    PhysicalPartition,
+    Start,
+)
+from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Position, decode, encode, horizon
+from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone, expired
+from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
+from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
+from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
+from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Service
+from changefeed_gateway.providers.dynamodb.shards import Listing, list_shards
+from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
+
+_STREAM: Final = "stream"
+_SHARD_ID: Final = re.compile(r"[a-zA-Z0-9-]{28,65}")
+_LOOKS_FOR_CHILDREN: Final = (0.0, 0.05, 0.1, 0.2)
+"""Seconds before each look: children may be listed after their parent has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoDBOptions:
+    """How the provider treats one region of one account."""
+
+    endpoint: Endpoint = field(default_factory=Endpoint)
+    tables: frozenset[str] = frozenset()
+    """The tables that are served; every one that the credentials may read when it is empty."""
+    at_timestamp: bool = False
+    """The endpoint knows the iterator type AT_TIMESTAMP: a reader may start at a time."""
+    time_granularity: timedelta = timedelta(seconds=1)
+    """To which the endpoint rounds a record's time down: AWS a second, DynamoDB Local a minute."""
+    max_calls: int = 16
+    """Calls under way at once."""
+    retries: Retries = field(default_factory=Retries)
+    pace: Pace = field(default_factory=Pace)
+
+
+class DynamoDBProvider:
+    """One region of one account. Implements `changefeed_gateway.core.provider.Provider`; a collection is a table."""
+
+    def __init__(self, options: DynamoDBOptions = DynamoDBOptions()) -> None:
+        self._options = options
+        self._service = Service(options.endpoint, options.retries, max_calls=options.max_calls)
+        self._readers: dict[Stream, dict[str, ShardReader]] = {}
+
+    @property
+    def provider_id(self) -> str:
+        """The provider's name: "dynamodb"."""
+        return "dynamodb"
+
+    async def open_feed(self, address: Address) -> Feed:
+        """Ask for the table, whose stream must be on. The database of an address is the region."""
+        await self._service.connect()
+        if address.database not in ("", self._service.region):
+            raise NotFound(
+                f"the connection {address.connection!r} is to the region {self._service.region}: leave the database"
+                " empty, or name a connection to the other region",
+                reason=Reason.DATABASE_NOT_FOUND,
+            )
+        if self._options.tables and address.collection not in self._options.tables:
+            raise NotFound(f"the connection {address.connection!r} does not serve this table: name it in its settings")
+        stream = await find_stream(self._service, address.collection)
+        self._forget_other_lives(stream)
+        return Feed(
+            address=replace(address, database=self._service.region),
+            provider_id="dynamodb",
+            incarnation=stream.arn,
+            capabilities=capabilities(stream, at_timestamp=self._options.at_timestamp),
+            item_state=stream.item_state,
+            single_order=False,
+            commit_time="about when the item was written, rounded down to a second by the service",
+            retention=RETENTION,
+            provider_data={_STREAM: stream},
+        )
+
+    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+        """The shards of the stream, as far as it lists them."""
+        stream = _stream(feed)
+        try:
+            return (await list_shards(self._service, stream.arn)).partitions()
+        except StreamGone as error:
+            raise await what_instead(self._service, stream) from error
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        """Read one shard."""
+        if not isinstance(read.scope, PhysicalPartition):
+            raise UnsupportedCapability(
+                "a shard holds many partition keys: read the entire collection, and choose",
+                reason=CapabilityName.LOGICAL_PARTITION_SCOPE.value,
+            )
+        stream, shard_id = _stream(feed), read.scope.partition_id
+        if not _SHARD_ID.fullmatch(shard_id):
+            raise _no_shard(shard_id)
+        try:
+            return await self._read(stream, shard_id, read)
+        except StreamGone as error:
+            raise await what_instead(self._service, stream) from error
+        except ShardGone as error:
+            raise expired() if isinstance(read.start, After) else _no_shard(shard_id) from error
+
+    async def aclose(self) -> None:
+        """Stop everything; idempotent. Calls under way end by themselves."""
+        self._service.close()
+
+    # --- One shard
+
+    async def _read(self, stream: Stream, shard_id: PartitionId, read: PageRead) -> Page:
+        deadline = _now() + read.max_wait.total_seconds()
+        calls = self._service.calls
+        reader = self._reader(stream, shard_id)
+        start = position = await _resolve(reader, read.start)
+        if not read.max_changes:
+            await reader.check(position)
+            return _page(start, position, NOTHING, more_available=True)
+        maker = ChangeMaker(stream.schema, shard_id)
+        while True:
+            fetched = await reader.fetch(position, min(read.max_changes, MOST_RECORDS))
+            found = gather(fetched.records, position, maker, read)
+            position = found.positions[-1] if found.positions else position.seen_empty(fetched.as_of)
+            children: tuple[Child, ...] = ()
+            if fetched.ended and found.whole:
+                children = await self._children(stream, shard_id, position, waiting=bool(read.max_wait))
+            if found.changes or children:
+                break
+            if fetched.at_tip:
+                if (remaining := deadline - _now()) <= 0:
+                    break
+                await asyncio.sleep(min(remaining, reader.delay(position)))
+        return replace(
+            _page(start, position, found, more_available=bool(found.changes) and not children),
+            retired=bool(children),
+            children=children,
+            provider_calls=self._service.calls - calls,
+        )
+
+    def _reader(self, stream: Stream, shard_id: str) -> ShardReader:
+        readers = self._readers.setdefault(stream, {})
+        if shard_id not in readers:
+            readers[shard_id] = ShardReader(
+                self._service,
+                stream.arn,
+                shard_id,
+                self._options.pace,
+                times=self._options.at_timestamp,
+                granularity=int(self._options.time_granularity.total_seconds()),
+            )
+        return readers[shard_id]
+
+    def _forget_other_lives(self, stream: Stream) -> None:
+        for known in [known for known in self._readers if known.table == stream.table and known != stream]:
+            del self._readers[known]
+
+    async def _children(
+        self, stream: Stream, shard_id: PartitionId, position: Position, *, waiting: bool
+    ) -> tuple[Child, ...]:
+        """What goes on where a shard ended; nothing while that is not listed yet. Raises StreamGone."""
+        listing = Listing(shards=(), enabled=True)
+        for pause in _LOOKS_FOR_CHILDREN:
+            await asyncio.sleep(pause)
+            listing = await list_shards(self._service, stream.arn)
+            if children := listing.children_of(shard_id):
+                return tuple(
+                    Child(
+                        partition_id=PartitionId(child.shard_id),
+                        parents=(shard_id,),
+                        # Its first record was written after the parent's last one.
+                        start=encode(horizon(position.as_of)),
+                    )
+                    for child in children
+                )
+            if not listing.enabled:
+                break
+        if waiting and not listing.enabled:
+            # Who only wants what there is reads the other shards to their ends first.
+            raise StreamGone
+        return ()
+
+
+async def _resolve(reader: ShardReader, start: Start) -> Position:
+    match start:
+        case Beginning():
+            return await reader.beginning()
+        case Now():
+            return await reader.now()
+        case AtTime(time):
+            return await reader.at_time(time)
+        case After(cursor):
+            return decode(cursor)
+
+
+def _page(start: Position, end: Position, found: Gathered, *, more_available: bool) -> Page:
+    return Page(
+        changes=found.changes,
+        cursors=[encode(position) for position in found.positions],
+        start=encode(start),
+        cursor=encode(end),
+        more_available=more_available,
+        expire_time=end.expire_time,
+    )
+
+
+def _stream(feed: Feed) -> Stream:
+    stream = feed.provider_data[_STREAM]
+    if not isinstance(stream, Stream):
+        raise InternalFailure("only open_feed makes a Feed")
+    return stream
+
+
+def _no_shard(shard_id: str) -> NotFound:
+    return NotFound(
+        f"there is no shard {shard_id!r} in the table's stream: list the partitions anew",
+        reason=Reason.PARTITION_NOT_FOUND,
+    )
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

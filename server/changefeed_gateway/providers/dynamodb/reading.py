@@ -1,0 +1,310 @@
+"""Reads one shard for everybody in this process: one call at a time, shared by all who ask for the same."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
+
+from changefeed_gateway.core.errors import (
+    CheckpointExpired,
+    InvalidRequest,
+    Reason,
+    TransientFailure,
+    UnsupportedCapability,
+)
+from changefeed_gateway.core.model import CapabilityName
+from changefeed_gateway.providers.dynamodb.cursor import (
+    RETENTION,
+    Kind,
+    Position,
+    after,
+    at_time,
+    before,
+    horizon,
+    now,
+)
+from changefeed_gateway.providers.dynamodb.errors import (
+    ExpiredIterator,
+    InvalidCall,
+    expired,
+    unknown,
+)
+from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
+from changefeed_gateway.providers.dynamodb.service import Service
+
+MOST_RECORDS: Final = 1_000
+"""That GetRecords gives at once."""
+
+_MOST_SPOTS: Final = 64
+"""Places of a shard whose iterators are kept."""
+_RECENT: Final = 60
+"""Seconds: a reader that is less behind is taken to be at the tip after a few empty pages, another after many."""
+_FEW: Final = 3
+_MANY: Final = 20
+_PROOF: Final = 10
+"""Empty pages in a row that show that nothing lies ahead: one alone may stand before records."""
+_ITERATORS: Final = 3
+"""Iterators tried for one read: each may expire."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How often an idle shard is asked."""
+
+    shortest_pause: timedelta = timedelta(milliseconds=250)
+    """After records, or the first empty page; doubled by each further one."""
+    longest_pause: timedelta = timedelta(seconds=2)
+
+
+class Fetched(NamedTuple):
+    """What one call brought."""
+
+    records: Sequence[Record]
+    as_of: int
+    """Nothing beyond what was read is older than this, as far as that was found out; 0 where it was not."""
+    ended: bool
+    """The shard is closed, and nothing follows."""
+    at_tip: bool
+    """Nothing more seems to be there now."""
+
+
+class _Spot:
+    """What this process knows of reading on from one place."""
+
+    __slots__ = ("drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "tip")
+
+    def __init__(self, iterator: str | None, drop: Callable[[Record], bool] | None, *, tip: bool = False) -> None:
+        self.iterator = iterator
+        """None at the end of a closed shard."""
+        self.drop = drop
+        """Whether a record lies before the place: where the iterator had to begin earlier."""
+        self.tip = tip
+        """The iterator was made at the tip."""
+        self.empty_pages = 0
+        self.empty_since = 0
+        self.pause = 0.0
+        self.not_before = 0.0
+
+
+class ShardReader:
+    """One shard of one stream.
+
+    The service allows two readers a shard, over all consumers together, so this process is one: calls follow each
+    other, and readers at the same place share theirs.
+    """
+
+    def __init__(
+        self, service: Service, stream_arn: str, shard_id: str, pace: Pace, *, times: bool, granularity: int
+    ) -> None:
+        """`times`: the endpoint may be asked for AT_TIMESTAMP. `granularity`: seconds to which it rounds times down."""
+        self._service = service
+        self._shard = {"StreamArn": stream_arn, "ShardId": shard_id}
+        self._pace = pace
+        self._times = times
+        self._granularity = granularity
+        self._one_at_a_time = asyncio.Lock()
+        self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
+        self._first_after_now: dict[int, int] = {}
+        """The number of the first record after a NOW, by its mark: more exact than its time."""
+        self._under_way: dict[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] = {}
+
+    # --- Where to start
+
+    async def beginning(self) -> Position:
+        """Before the oldest record: by its number, so that losing it is noticed."""
+        first = horizon(self._service.time)
+        fetched = await self.fetch(first, 1)
+        while not (fetched.records or fetched.at_tip):
+            fetched = await self.fetch(first, 1)
+        if not fetched.records:
+            return horizon(self._service.time)
+        record = fetched.records[0]
+        return before(sequence_of(record), created_of(record))
+
+    async def now(self) -> Position:
+        """After everything that is there."""
+        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
+        position = now(answer.time, self._granularity, mark=time.time_ns())
+        self._keep(position, _Spot(answer.body, None, tip=True))
+        return position
+
+    async def at_time(self, moment: datetime) -> Position:
+        """Before the first record at or after a time.
+
+        Raises InvalidRequest, CheckpointExpired, UnsupportedCapability.
+        """
+        second = int(moment.timestamp())
+        if second > self._service.time:
+            raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
+        if second < self._service.time - RETENTION.total_seconds():
+            raise CheckpointExpired(
+                "DynamoDB Streams keeps 24 hours: start at a later time, from beginning or now",
+                reason=Reason.START_TIME_BEFORE_RETENTION,
+            )
+        position = at_time(second // self._granularity * self._granularity)
+        await self.check(position)
+        return position
+
+    async def check(self, position: Position) -> None:
+        """See whether the history after a position is there. Raises CheckpointExpired, ShardGone, StreamGone."""
+        async with self._one_at_a_time:
+            await self._spot(position)
+
+    # --- Reading
+
+    async def fetch(self, position: Position, limit: int) -> Fetched:
+        """What follows a position. Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service."""
+        key = position.place, limit
+        task = self._under_way.get(key)
+        if task is None:
+            task = self._under_way[key] = asyncio.create_task(self._fetch(position, limit))
+            task.add_done_callback(lambda done: self._finished(key, done))
+        # Whoever waits may be cancelled: the call goes on in its thread all the same.
+        return await asyncio.shield(task)
+
+    def delay(self, position: Position) -> float:
+        """Seconds until it is time to ask again for what follows a position where nothing was."""
+        spot = self._spots.get(position.place)
+        return max(0.0, spot.not_before - _clock()) if spot else 0.0
+
+    def _finished(self, key: tuple[tuple[int, ...], int], task: asyncio.Task[Fetched]) -> None:
+        del self._under_way[key]
+        if not task.cancelled():
+            task.exception()
+
+    async def _fetch(self, position: Position, limit: int) -> Fetched:
+        async with self._one_at_a_time:
+            for _ in range(_ITERATORS):
+                spot = await self._spot(position)
+                if spot.iterator is None:
+                    return Fetched((), 0, ended=True, at_tip=True)
+                try:
+                    answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
+                except ExpiredIterator:
+                    self._spots.pop(position.place, None)
+                except InvalidCall as error:
+                    raise unknown("GetRecords") from error
+                else:
+                    return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
+        raise TransientFailure(
+            "the iterators of DynamoDB Streams expire as soon as they are made: try again",
+            retry_after=timedelta(seconds=1),
+        )
+
+    def _take(
+        self, position: Position, spot: _Spot, found: Sequence[Record], following: str | None, at: int
+    ) -> Fetched:
+        records = [record for record in found if not (spot.drop and spot.drop(record))]
+        spot.iterator = following
+        if not records:
+            return self._nothing(position, spot, at, seen=bool(found))
+        if position.kind is Kind.NOW and spot.tip:
+            self._first_after_now[position.mark] = sequence_of(records[0])
+        # The place that was read has lost its iterator to the one after the records.
+        self._spots.pop(position.place, None)
+        reached = after(position, sequence_of(records[-1]), created_of(records[-1]))
+        self._keep(reached, _Spot(following, None))
+        return Fetched(records, 0, ended=following is None, at_tip=False)
+
+    def _nothing(self, position: Position, spot: _Spot, at: int, *, seen: bool) -> Fetched:
+        if seen:
+            spot.empty_pages = 0
+        else:
+            spot.empty_since = spot.empty_since or at
+            spot.empty_pages += 1
+        as_of = 0
+        if spot.empty_pages and spot.empty_pages % _PROOF == 0:
+            as_of, spot.empty_since = spot.empty_since, at
+        recent = spot.tip or at - position.as_of <= _RECENT
+        at_tip = spot.iterator is None or spot.empty_pages >= (1 if spot.tip else _FEW if recent else _MANY)
+        longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
+        spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
+        spot.not_before = _clock() + (spot.pause if at_tip else 0.0)
+        return Fetched((), as_of, ended=spot.iterator is None, at_tip=at_tip)
+
+    # --- Iterators
+
+    async def _spot(self, position: Position) -> _Spot:
+        known = self._spots.get(position.place)
+        if known is not None:
+            self._spots.move_to_end(position.place)
+            return known
+        try:
+            spot = await self._begin(position)
+        except CheckpointExpired:
+            spot = await self._from_horizon(position)
+        self._keep(position, spot)
+        return spot
+
+    def _keep(self, position: Position, spot: _Spot) -> None:
+        self._spots[position.place] = spot
+        if len(self._spots) > _MOST_SPOTS:
+            self._spots.popitem(last=False)
+
+    async def _begin(self, position: Position) -> _Spot:
+        match position.kind:
+            case Kind.BEFORE:
+                return await self._iterate("AT_SEQUENCE_NUMBER", SequenceNumber=_number(position.sequence))
+            case Kind.AFTER:
+                return await self._iterate("AFTER_SEQUENCE_NUMBER", SequenceNumber=_number(position.sequence))
+            case Kind.AT:
+                return await self._at(position)
+            case Kind.NOW if (first := self._first_after_now.get(position.mark)) is not None:
+                return await self._iterate("AT_SEQUENCE_NUMBER", SequenceNumber=_number(first))
+            case Kind.NOW if self._times:
+                return await self._at(position)
+            case _:
+                return await self._from_horizon(position)
+
+    async def _at(self, position: Position) -> _Spot:
+        # Nothing lay between the time and `as_of`, so the later one keeps the position alive.
+        moment = max(position.time, position.as_of - _RECENT)
+        try:
+            spot = await self._iterate("AT_TIMESTAMP", Timestamp=moment)
+        except InvalidCall as error:
+            raise UnsupportedCapability(
+                "the endpoint knows no AT_TIMESTAMP: switch at_timestamp off in the connection's settings",
+                reason=CapabilityName.POINT_IN_TIME.value,
+            ) from error
+        self._check_age(position)
+        return spot
+
+    async def _from_horizon(self, position: Position) -> _Spot:
+        """Read from the oldest record, without what lies before the position: all that follows it is still there.
+
+        Raises CheckpointExpired when that is not known.
+        """
+        if position.kind is Kind.BEFORE:
+            raise expired()
+        spot = await self._iterate("TRIM_HORIZON")
+        self._check_age(position)
+        match position.kind:
+            case Kind.AFTER:
+                spot.drop = lambda record: sequence_of(record) <= position.sequence
+            case Kind.NOW:
+                spot.drop = lambda record: created_of(record) < position.time
+            case _:
+                pass
+        return spot
+
+    def _check_age(self, position: Position) -> None:
+        # The service's clock, as its last answer told it.
+        unproven = position.kind is Kind.AFTER and position.as_of <= position.order + _RECENT
+        if unproven or self._service.time - position.as_of >= RETENTION.total_seconds():
+            raise expired()
+
+    async def _iterate(self, kind: str, **where: object) -> _Spot:
+        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
+        return _Spot(answer.body, None)
+
+
+def _number(sequence: int) -> str:
+    """As the service writes it: at least 21 digits."""
+    return f"{sequence:021d}"
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
