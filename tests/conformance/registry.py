@@ -1,6 +1,7 @@
 """Every backend that the suite runs on. A new provider is one more line here and one more file in `backends/`."""
 
 from tests.conformance.backend import BackendKind
+from tests.conformance.backends.dynamodb import LocalBackend, WireBackend
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
 from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
 
@@ -9,6 +10,10 @@ BACKENDS: dict[str, BackendKind] = {
     # What no cloud database misses all at once: every case must find its answer for a missing capability.
     "memory-frugal": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(FRUGAL)),
     "memory-current": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(CURRENT)),
+    "dynamodb-local": BackendKind(
+        LocalBackend.hooks, lambda request: LocalBackend(request.getfixturevalue("dynamodb_local"))
+    ),
+    "dynamodb-wire": BackendKind(WireBackend.hooks, lambda request: WireBackend()),
     "postgres-watched": BackendKind(
         WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
     ),

@@ -1,10 +1,11 @@
 """A wire-level server for each test, with what the test wants of it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.wire import WireServer
 
@@ -20,3 +21,22 @@ def start_server() -> Iterator[StartServer]:
 @pytest.fixture
 def server(start_server: StartServer) -> WireServer:
     return start_server(Behaviour())
+
+
+@pytest.fixture
+async def scene(server: WireServer) -> AsyncIterator[Scene]:
+    scene = Scene(server)
+    await scene.write(scene.shop.create)
+    await scene.serve()
+    yield scene
+    await scene.kill()
+
+
+@pytest.fixture
+async def timed_scene(server: WireServer) -> AsyncIterator[Scene]:
+    """The connection has opted into AT_TIMESTAMP."""
+    scene = Scene(server, at_timestamp=True)
+    await scene.write(scene.shop.create)
+    await scene.serve()
+    yield scene
+    await scene.kill()

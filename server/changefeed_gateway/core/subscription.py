@@ -18,7 +18,7 @@ from changefeed_gateway.core.answer import (
     StreamItem,
     SubscriptionState,
 )
-from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
+from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound, Reason
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     After,
@@ -86,7 +86,9 @@ class _Run:
         while True:
             try:
                 page = await self._next_page()
-            except (NotFound, FeedNotProvisioned):
+            except ChangeFeedError as error:
+                if not _is_gone(error):
+                    raise
                 yield self._closing(ClosingReason.FEED_DROPPED)
                 return
             caught_up = not page.page.more_available
@@ -203,3 +205,9 @@ class _Run:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _is_gone(error: ChangeFeedError) -> bool:
+    """Whether the collection, or its feed, is not what it was when the stream began."""
+    recreated = error.reason == Reason.TOKEN_RESOURCE_RECREATED.value
+    return recreated or isinstance(error, NotFound | FeedNotProvisioned)

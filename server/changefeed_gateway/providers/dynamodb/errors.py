@@ -14,6 +14,7 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     NoAuthTokenError,
     NoCredentialsError,
+    ParamValidationError,
     PartialCredentialsError,
     ReadTimeoutError,
     TokenRetrievalError,
@@ -141,6 +142,8 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
     Answers an error of the core, or what only the caller can judge: `ExpiredIterator`, `StreamGone`, `ShardGone`,
     `InvalidCall`.
     """
+    if isinstance(error, ParamValidationError):
+        return InvalidCall()
     if not isinstance(error, ClientError):
         if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
             return _timed_out(operation)

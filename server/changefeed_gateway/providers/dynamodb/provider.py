@@ -69,6 +69,10 @@ class DynamoDBProvider:
         """The provider's name: "dynamodb"."""
         return "dynamodb"
 
+    async def start(self) -> None:
+        """Load the SDK and find credentials, so that the first call need not. Raises AuthenticationFailed."""
+        await self._service.connect()
+
     async def open_feed(self, address: Address) -> Feed:
         """Ask for the table, whose stream must be on. The database of an address is the region."""
         await self._service.connect()
@@ -127,11 +131,12 @@ class DynamoDBProvider:
 
     async def _read(self, stream: Stream, shard_id: PartitionId, read: PageRead) -> Page:
         deadline = _now() + read.max_wait.total_seconds()
-        calls = self._service.calls
         reader = self._reader(stream, shard_id)
+        calls = reader.calls
         start = position = await _resolve(reader, read.start)
         if not read.max_changes:
-            await reader.check(position)
+            if isinstance(read.start, After):
+                await reader.check(position)
             return _page(start, position, NOTHING, more_available=True)
         maker = ChangeMaker(stream.schema, shard_id)
         while True:
@@ -143,15 +148,16 @@ class DynamoDBProvider:
                 children = await self._children(stream, shard_id, position, waiting=bool(read.max_wait))
             if found.changes or children:
                 break
-            if fetched.at_tip:
-                if (remaining := deadline - _now()) <= 0:
+            remaining, pause = deadline - _now(), reader.delay(position)
+            if fetched.at_tip or read.max_wait:
+                await asyncio.sleep(max(0.0, min(remaining, pause)))
+                if remaining <= pause:
                     break
-                await asyncio.sleep(min(remaining, reader.delay(position)))
         return replace(
             _page(start, position, found, more_available=bool(found.changes) and not children),
             retired=bool(children),
             children=children,
-            provider_calls=self._service.calls - calls,
+            provider_calls=reader.calls - calls,
         )
 
     def _reader(self, stream: Stream, shard_id: str) -> ShardReader:

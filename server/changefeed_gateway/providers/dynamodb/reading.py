@@ -105,6 +105,8 @@ class ShardReader:
         self._pace = pace
         self._times = times
         self._granularity = granularity
+        self.calls = 0
+        """To the service, so far."""
         self._one_at_a_time = asyncio.Lock()
         self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
         self._first_after_now: dict[int, int] = {}
@@ -126,10 +128,21 @@ class ShardReader:
 
     async def now(self) -> Position:
         """After everything that is there."""
+        if self._granularity > 1:
+            return await self._end()
+        self.calls += 1
         answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
         position = now(answer.time, self._granularity, mark=time.time_ns())
         self._keep(position, _Spot(answer.body, None, tip=True))
         return position
+
+    async def _end(self) -> Position:
+        """After the last record, found by reading: coarse times would not tell it from those before."""
+        position = horizon(self._service.time)
+        while (fetched := await self.fetch(position, MOST_RECORDS)).records:
+            for record in fetched.records:
+                position = after(position, sequence_of(record), created_of(record))
+        return position.seen_empty(self._service.time)
 
     async def at_time(self, moment: datetime) -> Position:
         """Before the first record at or after a time.
@@ -145,13 +158,13 @@ class ShardReader:
                 reason=Reason.START_TIME_BEFORE_RETENTION,
             )
         position = at_time(second // self._granularity * self._granularity)
-        await self.check(position)
+        async with self._one_at_a_time:
+            await self._spot(position)
         return position
 
     async def check(self, position: Position) -> None:
-        """See whether the history after a position is there. Raises CheckpointExpired, ShardGone, StreamGone."""
-        async with self._one_at_a_time:
-            await self._spot(position)
+        """See whether the history after a position is there, as `fetch` does."""
+        await self.fetch(position, 1)
 
     # --- Reading
 
@@ -181,10 +194,14 @@ class ShardReader:
                 spot = await self._spot(position)
                 if spot.iterator is None:
                     return Fetched((), 0, ended=True, at_tip=True)
+                self.calls += 1
                 try:
                     answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
                 except ExpiredIterator:
                     self._spots.pop(position.place, None)
+                except CheckpointExpired:
+                    self._spots.pop(position.place, None)
+                    raise
                 except InvalidCall as error:
                     raise unknown("GetRecords") from error
                 else:
@@ -297,6 +314,7 @@ class ShardReader:
             raise expired()
 
     async def _iterate(self, kind: str, **where: object) -> _Spot:
+        self.calls += 1
         answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
         return _Spot(answer.body, None)
 

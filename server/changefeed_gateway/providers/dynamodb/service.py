@@ -72,7 +72,6 @@ class Service:
         """At most `max_calls` are under way at once."""
         self.time = 0
         """The latest that the service's clock is known to have shown."""
-        self.calls = 0
         self.region = ""
         self._endpoint = endpoint
         self._retries = retries
@@ -109,7 +108,6 @@ class Service:
     async def _call_once(self, clients: "_Clients", operation: str, parameters: Mapping[str, Any]) -> Answer:
         method, member = _METHODS[operation]
         client = clients.tables if operation == _ON_TABLES else clients.streams
-        self.calls += 1
         try:
             answer = await self._in_thread(partial(getattr(client, method), **parameters))
         except (ClientError, BotoCoreError) as error:

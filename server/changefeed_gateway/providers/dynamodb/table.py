@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState
-from changefeed_gateway.providers.dynamodb.errors import recreated
+from changefeed_gateway.providers.dynamodb.errors import InvalidCall, recreated
 from changefeed_gateway.providers.dynamodb.mapping import KeySchema, key_schema
 from changefeed_gateway.providers.dynamodb.service import Service
 
@@ -28,7 +28,10 @@ class Stream(NamedTuple):
 
 async def find_stream(service: Service, table: str) -> Stream:
     """Ask a table for its stream. Raises NotFound, FeedNotProvisioned and the errors of the service."""
-    described: Mapping[str, Any] = (await service.call("DescribeTable", TableName=table)).body
+    try:
+        described: Mapping[str, Any] = (await service.call("DescribeTable", TableName=table)).body
+    except InvalidCall as error:
+        raise NotFound(f"{table!r} is no name that a table can have") from error
     # After a stream was switched off its ARN is still shown.
     specification = described.get("StreamSpecification") or {}
     if not specification.get("StreamEnabled"):

@@ -1,0 +1,34 @@
+"""The provider that tests put in front of a server: short pauses, so that nothing waits long."""
+
+import os
+from datetime import timedelta
+from typing import Any
+
+from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions, DynamoDBProvider
+from changefeed_gateway.providers.dynamodb.reading import Pace
+from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries
+from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
+
+PACE = Pace(shortest_pause=timedelta(milliseconds=200), longest_pause=timedelta(milliseconds=500))
+RETRIES = Retries(
+    attempts=4,
+    first_pause=timedelta(milliseconds=20),
+    longest_pause=timedelta(milliseconds=200),
+    connect_timeout=timedelta(seconds=1),
+    read_timeout=timedelta(seconds=1),
+)
+
+
+# Where the SDK looks first, as it does on an operator's machine.
+os.environ |= {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_SESSION_TOKEN": SESSION_TOKEN,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+def make_provider(url: str, **options: Any) -> DynamoDBProvider:
+    """A provider of the server at a URL; `options` are those of `DynamoDBOptions`."""
+    chosen = {"endpoint": Endpoint(region="eu-test-1", endpoint_url=url), "pace": PACE, "retries": RETRIES} | options
+    return DynamoDBProvider(DynamoDBOptions(**chosen))

@@ -1,0 +1,246 @@
+"""Random histories of a table: nothing is lost, each item is in order, and what a trim takes is told."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import assert_never
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conformance.client import NOW, after
+from tests.dynamodb.consumers import Crew, Follower, PageReader, drain
+from tests.dynamodb.ledger import Ledger
+from tests.dynamodb.scene import Scene
+from tests.dynamodb.server.behaviour import Behaviour
+from tests.dynamodb.server.errors import internal, third_reader, throttled
+from tests.dynamodb.server.wire import WireServer
+from tests.dynamodb.shop import TABLE
+
+
+@dataclass(frozen=True)
+class Write:
+    """Change some items: each number names an item and what happens to it."""
+
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Reshard:
+    """Split or rotate an open shard; the listing may lag behind."""
+
+    which: int
+    split: bool
+    listed: bool
+    parent_shown_open: bool
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Make the listing stale, on all pages or on the first; or up to date again."""
+
+    held: bool
+    first_page_only: bool = False
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that the next calls run into."""
+
+    kind: str
+    times: int
+
+
+@dataclass(frozen=True)
+class Time:
+    """Hours that pass; what is older than a day goes."""
+
+    hours: int
+    iterators_age: bool
+
+
+@dataclass(frozen=True)
+class Kill:
+    """End the gateway and start another."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Let a consumer read a little."""
+
+    consumer: int
+    amount: int
+
+
+@dataclass(frozen=True)
+class Anew:
+    """Let the last consumer forget everything and start from now."""
+
+
+Step = Write | Reshard | Listing | Trouble | Time | Kill | Work | Anew
+
+WORK = st.builds(Work, consumer=st.integers(0, 3), amount=st.integers(1, 9))
+STEPS: st.SearchStrategy[Step] = st.one_of(
+    st.builds(Write, st.lists(st.integers(0, 99), min_size=1, max_size=12).map(tuple)),
+    WORK,
+    WORK,
+    st.builds(
+        Reshard,
+        which=st.integers(0, 9),
+        split=st.booleans(),
+        listed=st.booleans(),
+        parent_shown_open=st.booleans(),
+    ),
+    st.sampled_from([Listing(held=True), Listing(held=True, first_page_only=True), Listing(held=False)]),
+    st.builds(
+        Trouble,
+        kind=st.sampled_from(["throttle", "third reader", "outage", "drop", "cut", "empty", "expire"]),
+        times=st.integers(1, 3),
+    ),
+    st.sampled_from([Kill(), Anew()]),
+)
+TIMES: st.SearchStrategy[Step] = st.builds(Time, hours=st.sampled_from([1, 6, 13, 25]), iterators_age=st.booleans())
+
+BEHAVIOURS = st.builds(
+    Behaviour,
+    shards=st.integers(1, 3),
+    at_timestamp=st.booleans(),
+    exact_times=st.booleans(),
+    shard_filter=st.booleans(),
+    trimmed_tip_is_error=st.booleans(),
+    end_with_last_record=st.booleans(),
+)
+
+
+class History:
+    """A table that lives through some steps, with four consumers."""
+
+    def __init__(self, server: WireServer, scene: Scene) -> None:
+        self.server = server
+        self.scene = scene
+        self.ledger = Ledger(server)
+        self.consumers: list[PageReader | Crew] = [
+            PageReader(scene, self.ledger),
+            Follower(scene, self.ledger),
+            Crew(scene, self.ledger),
+            PageReader(scene, self.ledger),
+        ]
+        self._items: set[int] = set()
+        self._written = 0
+
+    async def begin(self) -> None:
+        """Make the table and start the gateway."""
+        await self.scene.write(self.scene.shop.create)
+        await self.scene.serve()
+
+    async def take(self, step: Step) -> None:
+        """Live through a step."""
+        match step:
+            case Write(numbers):
+                await self.scene.write(self._write, numbers)
+                self.server.pass_time(timedelta(seconds=2))
+            case Reshard():
+                self._reshard(step)
+            case Listing(held=False):
+                self.server.list_everything()
+            case Listing(first_page_only=first_page_only):
+                self.server.hold_listing(TABLE, first_page_only=first_page_only)
+            case Trouble(kind, times):
+                self._make_trouble(kind, times)
+            case Time(hours, iterators_age):
+                self.server.pass_time(timedelta(hours=hours), iterators_age=iterators_age)
+            case Kill():
+                await self.scene.restart()
+            case Anew():
+                await self._start_from_now()
+            case Work(consumer, amount):
+                await self.consumers[consumer].work(amount)
+            case _:
+                assert_never(step)
+
+    async def end(self) -> None:
+        """Let everything go well, and hold each consumer against what it is owed."""
+        self.server.list_everything()
+        self.server.clear_faults()
+        for consumer in self.consumers:
+            await drain(consumer)
+            consumer.account.check()
+
+    async def _start_from_now(self) -> None:
+        late = self.consumers[3]
+        assert isinstance(late, PageReader)
+        async with late.handled():
+            token = (await self.scene.client.resolve(NOW)).continuation_token
+            late.start = after(token)
+            late.account.begin(len(self.ledger.history))
+
+    def _write(self, numbers: tuple[int, ...]) -> None:
+        for number in numbers:
+            item = number % 10
+            if number >= 75 and item in self._items:
+                self._items.discard(item)
+                self.scene.shop.delete(f"p{item % 5}", item)
+            else:
+                self._items.add(item)
+                self._written += 1
+                self.scene.shop.put(f"p{item % 5}", item, text={"S": str(self._written)})
+
+    def _reshard(self, step: Reshard) -> None:
+        shards = self.server.open_shards(TABLE)
+        shard = shards[step.which % len(shards)]
+        action = self.server.split if step.split and len(shards) < 8 else self.server.rotate
+        action(shard, listed=step.listed, parent_shown_open=step.parent_shown_open)
+
+    def _make_trouble(self, kind: str, times: int) -> None:
+        shards = self.server.open_shards(TABLE)
+        troubles: dict[str, Callable[[], object]] = {
+            "throttle": lambda: self.server.fail("*", throttled(), times=times),
+            "third reader": lambda: self.server.fail("GetRecords", third_reader(), times=times),
+            "outage": lambda: self.server.fail("*", internal(), times=times),
+            "drop": lambda: self.server.drop("*", times=times),
+            "cut": lambda: self.server.drop("GetRecords", times=times, in_the_middle=True),
+            "empty": lambda: self.server.empty_pages(shards[times % len(shards)], times * 3),
+            "expire": self.server.expire_iterators,
+        }
+        troubles[kind]()
+
+
+async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
+    """A history from its first step to its end."""
+    with WireServer(behaviour) as server:
+        history = History(server, Scene(server, at_timestamp=behaviour.at_timestamp))
+        try:
+            await history.begin()
+            for step in steps:
+                await history.take(step)
+            await history.end()
+        finally:
+            await history.scene.kill()
+
+
+@pytest.mark.req("P1", "P2", "P3", "P4", "CF-10")
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
+async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step], behaviour: Behaviour) -> None:
+    await live_through(steps, behaviour)
+
+
+@pytest.mark.req("P1", "P2", "P6", "CF-08")
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)
+async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
+    await live_through(steps, behaviour)
+
+
+async def test_the_law_sees_a_change_that_is_missing() -> None:
+    """The oracle itself: a consumer that is not told everything does not pass."""
+    with WireServer() as server:
+        scene = Scene(server)
+        await scene.write(scene.shop.create)
+        await scene.write(scene.shop.put, "a", 1)
+        account = PageReader(scene, Ledger(server)).account
+        with pytest.raises(AssertionError, match="1 changes are missing"):
+            account.check()
+        with pytest.raises(AssertionError, match="history was called gone"):
+            account.expired(tips_age=False)
