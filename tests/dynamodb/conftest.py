@@ -2,9 +2,12 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 
 import pytest
 
+from changefeed_gateway.providers.dynamodb.reading import Pace
+from tests.dynamodb.gateway import LONGEST_PAUSE
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.wire import WireServer
@@ -26,6 +29,17 @@ def server(start_server: StartServer) -> WireServer:
 @pytest.fixture
 async def scene(server: WireServer) -> AsyncIterator[Scene]:
     scene = Scene(server)
+    await scene.write(scene.shop.create)
+    await scene.serve()
+    yield scene
+    await scene.kill()
+
+
+@pytest.fixture
+async def slow_scene(server: WireServer) -> AsyncIterator[Scene]:
+    """Asks seldom when nothing happens."""
+    pace = Pace(shortest_pause=timedelta(milliseconds=50), longest_pause=LONGEST_PAUSE)
+    scene = Scene(server, pace=pace)
     await scene.write(scene.shop.create)
     await scene.serve()
     yield scene

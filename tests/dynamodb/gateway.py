@@ -10,6 +10,8 @@ from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 
 PACE = Pace(shortest_pause=timedelta(milliseconds=200), longest_pause=timedelta(milliseconds=500))
+LONGEST_PAUSE = timedelta(milliseconds=400)
+"""Of a provider that asks seldom."""
 RETRIES = Retries(
     attempts=4,
     first_pause=timedelta(milliseconds=20),
@@ -30,5 +32,9 @@ os.environ |= {
 
 def make_provider(url: str, **options: Any) -> DynamoDBProvider:
     """A provider of the server at a URL; `options` are those of `DynamoDBOptions`."""
-    chosen = {"endpoint": Endpoint(region="eu-test-1", endpoint_url=url), "pace": PACE, "retries": RETRIES} | options
-    return DynamoDBProvider(DynamoDBOptions(**chosen))
+    chosen: dict[str, Any] = {
+        "endpoint": Endpoint(region="eu-test-1", endpoint_url=url),
+        "pace": PACE,
+        "retries": RETRIES,
+    }
+    return DynamoDBProvider(DynamoDBOptions(**(chosen | options)))

@@ -8,6 +8,7 @@ import pytest
 
 from tests.conformance.client import BEGINNING, NOW, after, physical, refusal
 from tests.conformance.journal import ids
+from tests.dynamodb.gateway import LONGEST_PAUSE
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.errors import throttled
 from tests.dynamodb.server.faults import ALWAYS
@@ -80,6 +81,7 @@ async def test_many_long_polls_share_two_readers_a_shard(scene: Scene) -> None:
 async def test_a_service_that_hangs_is_asked_by_two_readers_a_shard(scene: Scene) -> None:
     tokens = [(await scene.client.read(NOW)).continuation_token for _ in range(3)]
     await scene.write(scene.shop.put, "a", 1)
+    scene.server.calls.clear()
     scene.server.stall("GetRecords")
     readings = [asyncio.create_task(scene.client.read(after(token))) for token in tokens * 5]
     await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 1)

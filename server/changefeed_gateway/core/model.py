@@ -284,4 +284,6 @@ class Page:
     """When `cursor` is expected to lose its history."""
     watermark: datetime | None = None
     """Everything committed before it is delivered up to `cursor`."""
+    comparable: bool = True
+    """False: `cursor` is a place that does not compare with those of other readers yet, so they share no tail."""
     provider_calls: int = 0

@@ -260,6 +260,8 @@ class Follower:
     def __init__(self, tails: Tails) -> None:
         self._tails = tails
         self._joined: dict[Scope, _Tail] = {}
+        self._alone: set[Scope] = set()
+        """Where it stands at the end, and no ring holds its place: it waits by itself."""
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
@@ -272,23 +274,31 @@ class Follower:
         return page if len(page.page.changes) <= read.max_changes else page.cut(0, read.max_changes)
 
     async def _read_shared(self, feed: Feed, read: PageRead, shared: Scope) -> EncodedPage:
-        waiting = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
+        deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
         start = read.start
         while True:
             tail = self._joined.get(shared)
             if tail is not None and isinstance(start, After) and tail.ring.holds(start.cursor):
-                page = await self._read_ring(tail, start.cursor, read.scope, waiting)
+                page = await self._read_ring(tail, start.cursor, read.scope, deadline)
                 if page is not None:
                     return page
-            now = asyncio.get_running_loop().time()
-            page = await self._tails.patient.read(feed, _at_once(read, start))
+            wait = _left(deadline) if shared in self._alone else timedelta(0)
+            page = await self._tails.patient.read(feed, replace(read, start=start, max_wait=wait))
+            self._alone.discard(shared)
             if page.page.more_available or page.page.retired:
                 return page
-            await self._join(feed, shared, page.page)
+            if page.page.comparable:
+                await self._join(feed, shared, page.page)
             page.live = True
-            if page.page.changes or now >= waiting or self._tails.direct.draining:
-                return page
             start = After(page.page.cursor)
+            if not self._holds(shared, start.cursor):
+                self._alone.add(shared)
+            if page.page.changes or not _left(deadline) or self._tails.direct.draining:
+                return page
+
+    def _holds(self, shared: Scope, cursor: Cursor) -> bool:
+        tail = self._joined.get(shared)
+        return tail is not None and tail.ring.holds(cursor)
 
     async def _read_ring(self, tail: _Tail, cursor: Cursor, scope: Scope, deadline: float) -> EncodedPage | None:
         """Read from the ring, waiting at its end; None when the stream fell off."""
@@ -336,8 +346,8 @@ def _shared_scope(feed: Feed, scope: Scope) -> Scope | None:
             return scope
 
 
-def _at_once(read: PageRead, start: Start) -> PageRead:
-    return replace(read, start=start, max_wait=timedelta(0))
+def _left(deadline: float) -> timedelta:
+    return timedelta(seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
 
 
 def _nothing(start: Cursor, cursor: Cursor, ring: Ring) -> EncodedPage:

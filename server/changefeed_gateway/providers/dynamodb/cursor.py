@@ -1,4 +1,4 @@
-"""Position in a shard, and its bytes: they compare in reading order, whatever a reader started from."""
+"""Position in a shard, and its bytes, which compare in reading order."""
 
 import struct
 from datetime import UTC, datetime, timedelta
@@ -14,9 +14,6 @@ RETENTION: Final = timedelta(hours=24)
 _LAYOUT: Final = struct.Struct(">I17sIBIQ")
 _SEQUENCE_BYTES: Final = 17
 """A sequence number has 40 digits at most."""
-_BY_THE_SECOND: Final = 2
-"""Seconds after a `now` at which no record can be dated that was written before it: records are dated by whole
-seconds, and by another clock than the one that told the time."""
 
 
 class Kind(IntEnum):
@@ -75,9 +72,11 @@ def before(sequence: int, created: int) -> Position:
 
 
 def after(previous: Position, sequence: int, created: int) -> Position:
-    """After a record that was read from a position. The order never falls, even if a clock of the service did."""
-    order = max(previous.order, created)
-    return Position(Kind.AFTER, max(created, previous.as_of), sequence=sequence, order=order)
+    """After a record that was read from a position: the same for every reader.
+
+    Only where a clock of the service fell back, the order goes on as it was.
+    """
+    return Position(Kind.AFTER, created, sequence=sequence, order=max(previous.order, created))
 
 
 def at_time(time: int) -> Position:
@@ -86,12 +85,12 @@ def at_time(time: int) -> Position:
 
 
 def now(as_of: int, granularity: int, mark: int) -> Position:
-    """After everything that was there at a time; sorted behind all of it.
+    """After everything that was there at a time. It compares with no position but itself.
 
     `granularity`: seconds to which the endpoint rounds a record's time down.
     """
     time = as_of // granularity * granularity
-    return Position(Kind.NOW, as_of, time=time, order=as_of + _BY_THE_SECOND, mark=mark)
+    return Position(Kind.NOW, as_of, time=time, mark=mark)
 
 
 def encode(position: Position) -> Cursor:

@@ -49,8 +49,8 @@ class ShardGone(Exception):
     """A shard is not in its stream any more, or never was."""
 
 
-class InvalidCall(Exception):
-    """The service refused a value of a call: what that means depends on the call."""
+class InvalidCall(ProviderFailure):
+    """The service refused a value of a call. What that means depends on the call; unless it is expected, a fault."""
 
 
 def expired() -> CheckpointExpired:
@@ -68,6 +68,18 @@ def recreated() -> InvalidRequest:
         " now",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
+
+
+class Refusal(Exception):
+    """What may be logged of a refusal: the cause of the error that the caller gets."""
+
+
+def without_text(error: ClientError | BotoCoreError) -> Refusal:
+    """A refusal's kind, code and request id, without the service's text, which may repeat the signed request."""
+    if not isinstance(error, ClientError):
+        return Refusal(type(error).__name__)
+    code = error.response.get("Error", {}).get("Code", "")
+    return Refusal(f"{code}, request {error.response.get('ResponseMetadata', {}).get('RequestId', 'unknown')}")
 
 
 def unknown(operation: str) -> ProviderFailure:
@@ -143,7 +155,7 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
     `InvalidCall`.
     """
     if isinstance(error, ParamValidationError):
-        return InvalidCall()
+        return InvalidCall(f"a call of {operation} was not well formed")
     if not isinstance(error, ClientError):
         if isinstance(error, ConnectTimeoutError | ReadTimeoutError):
             return _timed_out(operation)
@@ -156,7 +168,7 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
         case "ExpiredIteratorException":
             return ExpiredIterator()
         case "ValidationException":
-            return InvalidCall()
+            return InvalidCall(f"DynamoDB refused a value of {operation}")
         case "ResourceNotFoundException":
             return _not_found(operation, str(error.response.get("Error", {}).get("Message", "")))
         case _:

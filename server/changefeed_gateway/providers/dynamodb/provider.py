@@ -24,7 +24,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Position, decode, encode, horizon
+from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Kind, Position, decode, encode, horizon
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone, expired
 from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
 from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
@@ -223,6 +223,7 @@ def _page(start: Position, end: Position, found: Gathered, *, more_available: bo
         cursor=encode(end),
         more_available=more_available,
         expire_time=end.expire_time,
+        comparable=end.kind is not Kind.NOW,
     )
 
 

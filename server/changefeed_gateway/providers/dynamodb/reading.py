@@ -30,7 +30,6 @@ from changefeed_gateway.providers.dynamodb.errors import (
     ExpiredIterator,
     InvalidCall,
     expired,
-    unknown,
 )
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
 from changefeed_gateway.providers.dynamodb.service import Service
@@ -86,7 +85,7 @@ class _Spot:
         self.empty_pages = 0
         self.empty_since = 0
         self.pause = 0.0
-        self.not_before = 0.0
+        self.not_before = _clock()
 
 
 class ShardReader:
@@ -108,6 +107,9 @@ class ShardReader:
         self.calls = 0
         """To the service, so far."""
         self._one_at_a_time = asyncio.Lock()
+        self._one_answer_of_now = asyncio.Lock()
+        self._tip: Position | None = None
+        """The place of the reader that came furthest."""
         self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
         self._first_after_now: dict[int, int] = {}
         """The number of the first record after a NOW, by its mark: more exact than its time."""
@@ -130,11 +132,26 @@ class ShardReader:
         """After everything that is there."""
         if self._granularity > 1:
             return await self._end()
-        self.calls += 1
-        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
-        position = now(answer.time, self._granularity, mark=time.time_ns())
-        self._keep(position, _Spot(answer.body, None, tip=True))
-        return position
+        async with self._one_answer_of_now:
+            if (known := await self._known_tip()) is not None:
+                return known
+            self.calls += 1
+            answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
+            position = now(answer.time, self._granularity, mark=time.time_ns())
+            self._keep(position, _Spot(answer.body, None, tip=True))
+            self._tip = position
+            return position
+
+    async def _known_tip(self) -> Position | None:
+        """Where a reader of this process stands that has just seen the end, once it has seen it again."""
+        while (tip := self._tip) is not None:
+            spot = self._spots.get(tip.place)
+            if spot is None or _clock() > spot.not_before + _RECENT:
+                break
+            # A call of its own: one that is under way may have missed what was written before this was asked.
+            if not (await self._fetch(tip, MOST_RECORDS)).records:
+                return tip
+        return None
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
@@ -172,7 +189,7 @@ class ShardReader:
         """What follows a position. Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service."""
         key = position.place, limit
         task = self._under_way.get(key)
-        if task is None:
+        if task is None or task.done():
             task = self._under_way[key] = asyncio.create_task(self._fetch(position, limit))
             task.add_done_callback(lambda done: self._finished(key, done))
         # Whoever waits may be cancelled: the call goes on in its thread all the same.
@@ -184,8 +201,10 @@ class ShardReader:
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
     def _finished(self, key: tuple[tuple[int, ...], int], task: asyncio.Task[Fetched]) -> None:
-        del self._under_way[key]
+        if self._under_way.get(key) is task:
+            del self._under_way[key]
         if not task.cancelled():
+            # Everybody who waited may be gone before it failed.
             task.exception()
 
     async def _fetch(self, position: Position, limit: int) -> Fetched:
@@ -202,8 +221,6 @@ class ShardReader:
                 except CheckpointExpired:
                     self._spots.pop(position.place, None)
                     raise
-                except InvalidCall as error:
-                    raise unknown("GetRecords") from error
                 else:
                     return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
         raise TransientFailure(
@@ -224,6 +241,8 @@ class ShardReader:
         self._spots.pop(position.place, None)
         reached = after(position, sequence_of(records[-1]), created_of(records[-1]))
         self._keep(reached, _Spot(following, None))
+        if self._tip is None or position.place == self._tip.place or _is_ahead(reached, self._tip):
+            self._tip = reached
         return Fetched(records, 0, ended=following is None, at_tip=False)
 
     def _nothing(self, position: Position, spot: _Spot, at: int, *, seen: bool) -> Fetched:
@@ -240,6 +259,8 @@ class ShardReader:
         longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
         spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
         spot.not_before = _clock() + (spot.pause if at_tip else 0.0)
+        if at_tip and self._tip is None:
+            self._tip = position
         return Fetched((), as_of, ended=spot.iterator is None, at_tip=at_tip)
 
     # --- Iterators
@@ -317,6 +338,10 @@ class ShardReader:
         self.calls += 1
         answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
         return _Spot(answer.body, None)
+
+
+def _is_ahead(one: Position, other: Position) -> bool:
+    return other.kind is Kind.AFTER and one.sequence > other.sequence
 
 
 def _number(sequence: int) -> str:

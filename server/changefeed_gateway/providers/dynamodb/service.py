@@ -14,10 +14,10 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.session import Session as BotocoreSession
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import AuthenticationFailed, Reason, Throttled, TransientFailure
-from changefeed_gateway.providers.dynamodb.errors import translate, unanswered
+from changefeed_gateway.providers.dynamodb.errors import translate, unanswered, without_text
 
 _METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "DescribeTable": ("describe_table", "Table"),
@@ -85,7 +85,7 @@ class Service:
         """Call one operation, several times if the service throttles or fails."""
         clients = await self._connected()
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((Throttled, TransientFailure)),
+            retry=retry_if_exception(_passes_soon),
             wait=wait_exponential_jitter(
                 multiplier=self._retries.first_pause.total_seconds(),
                 max=self._retries.longest_pause.total_seconds(),
@@ -111,7 +111,13 @@ class Service:
         try:
             answer = await self._in_thread(partial(getattr(client, method), **parameters))
         except (ClientError, BotoCoreError) as error:
-            raise translate(error, operation) from error
+            failure, cause = translate(error, operation), without_text(error)
+        else:
+            return self._answer(answer, member)
+        # Outside the handler: whoever logs the failure with its cause must not find the service's text there.
+        raise failure from cause
+
+    def _answer(self, answer: Mapping[str, Any], member: str) -> Answer:
         if member not in answer:
             # An answer that broke off may parse as an empty one.
             raise unanswered()
@@ -157,6 +163,12 @@ class Service:
         tables = session.client("dynamodb", endpoint_url=endpoint.endpoint_url, config=config)
         streams = session.client("dynamodbstreams", endpoint_url=streams_url, config=config)
         return _Clients(tables, streams, str(tables.meta.region_name))
+
+
+def _passes_soon(error: BaseException) -> bool:
+    # A call that timed out may still be under way there: another one beside it would be a reader too many.
+    slow = isinstance(error, TransientFailure) and error.reason == Reason.PROVIDER_TIMEOUT.value
+    return isinstance(error, Throttled | TransientFailure) and not slow
 
 
 class _Clients(NamedTuple):

@@ -1,14 +1,16 @@
 """What a table says of its stream."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState
-from changefeed_gateway.providers.dynamodb.errors import InvalidCall, recreated
+from changefeed_gateway.providers.dynamodb.errors import recreated
 from changefeed_gateway.providers.dynamodb.mapping import KeySchema, key_schema
 from changefeed_gateway.providers.dynamodb.service import Service
 
+_NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{3,255}")
 _NEW_IMAGES: Final = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
 
 
@@ -28,10 +30,9 @@ class Stream(NamedTuple):
 
 async def find_stream(service: Service, table: str) -> Stream:
     """Ask a table for its stream. Raises NotFound, FeedNotProvisioned and the errors of the service."""
-    try:
-        described: Mapping[str, Any] = (await service.call("DescribeTable", TableName=table)).body
-    except InvalidCall as error:
-        raise NotFound(f"{table!r} is no name that a table can have") from error
+    if not _NAME.fullmatch(table):
+        raise NotFound(f"{table!r} is no name that a table can have")
+    described: Mapping[str, Any] = (await service.call("DescribeTable", TableName=table)).body
     # After a stream was switched off its ARN is still shown.
     specification = described.get("StreamSpecification") or {}
     if not specification.get("StreamEnabled"):
