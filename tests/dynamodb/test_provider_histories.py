@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from changefeed_gateway.providers.dynamodb.reading import Pace
 from tests.conformance.client import NOW, after
 from tests.dynamodb.consumers import Crew, Follower, PageReader, drain
 from tests.dynamodb.ledger import Ledger
@@ -17,6 +18,11 @@ from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.errors import internal, third_reader, throttled
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
+
+HURRY = Pace(shortest_pause=timedelta(milliseconds=5), longest_pause=timedelta(milliseconds=50))
+
+READING = ("DescribeTable", "DescribeStream", "GetShardIterator", "GetRecords")
+"""What the gateway calls; the table's writer is left alone."""
 
 
 @dataclass(frozen=True)
@@ -195,10 +201,10 @@ class History:
     def _make_trouble(self, kind: str, times: int) -> None:
         shards = self.server.open_shards(TABLE)
         troubles: dict[str, Callable[[], object]] = {
-            "throttle": lambda: self.server.fail("*", throttled(), times=times),
+            "throttle": lambda: [self.server.fail(call, throttled(), times=times) for call in READING],
             "third reader": lambda: self.server.fail("GetRecords", third_reader(), times=times),
-            "outage": lambda: self.server.fail("*", internal(), times=times),
-            "drop": lambda: self.server.drop("*", times=times),
+            "outage": lambda: [self.server.fail(call, internal(), times=times) for call in READING],
+            "drop": lambda: [self.server.drop(call, times=times) for call in READING],
             "cut": lambda: self.server.drop("GetRecords", times=times, in_the_middle=True),
             "empty": lambda: self.server.empty_pages(shards[times % len(shards)], times * 3),
             "expire": self.server.expire_iterators,
@@ -209,7 +215,7 @@ class History:
 async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
     """A history from its first step to its end."""
     with WireServer(behaviour) as server:
-        history = History(server, Scene(server, at_timestamp=behaviour.at_timestamp))
+        history = History(server, Scene(server, at_timestamp=behaviour.at_timestamp, pace=HURRY))
         try:
             await history.begin()
             for step in steps:
@@ -220,14 +226,14 @@ async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
 
 
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
 async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step], behaviour: Behaviour) -> None:
     await live_through(steps, behaviour)
 
 
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)
 async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
     await live_through(steps, behaviour)

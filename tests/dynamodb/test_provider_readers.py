@@ -116,7 +116,7 @@ async def test_a_hundred_idle_streams_ask_no_more_than_one(slow_scene: Scene) ->
     streams = [scene.client.subscribe(NOW) for _ in range(100)]
     try:
         await asyncio.gather(*(stream.until_live() for stream in streams))
-        await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 8)
+        await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 16)
         scene.server.calls.clear()
         started = time.monotonic()
         await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 6)

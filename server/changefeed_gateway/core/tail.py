@@ -22,7 +22,6 @@ from changefeed_gateway.core.model import (
     PageRead,
     PhysicalPartition,
     Scope,
-    Start,
 )
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider

@@ -30,7 +30,7 @@ from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
 from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
 from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Service
-from changefeed_gateway.providers.dynamodb.shards import Listing, list_shards
+from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
 
 _STREAM: Final = "stream"
@@ -63,6 +63,7 @@ class DynamoDBProvider:
         self._options = options
         self._service = Service(options.endpoint, options.retries, max_calls=options.max_calls)
         self._readers: dict[Stream, dict[str, ShardReader]] = {}
+        self._genealogies: dict[Stream, Genealogy] = {}
 
     @property
     def provider_id(self) -> str:
@@ -102,7 +103,7 @@ class DynamoDBProvider:
         """The shards of the stream, as far as it lists them."""
         stream = _stream(feed)
         try:
-            return (await list_shards(self._service, stream.arn)).partitions()
+            return (await self._genealogy(stream).listing()).partitions()
         except StreamGone as error:
             raise await what_instead(self._service, stream) from error
 
@@ -173,9 +174,13 @@ class DynamoDBProvider:
             )
         return readers[shard_id]
 
+    def _genealogy(self, stream: Stream) -> Genealogy:
+        return self._genealogies.setdefault(stream, Genealogy(self._service, stream.arn))
+
     def _forget_other_lives(self, stream: Stream) -> None:
         for known in [known for known in self._readers if known.table == stream.table and known != stream]:
             del self._readers[known]
+            self._genealogies.pop(known, None)
 
     async def _children(
         self, stream: Stream, shard_id: PartitionId, position: Position, *, waiting: bool

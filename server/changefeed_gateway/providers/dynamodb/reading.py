@@ -113,7 +113,8 @@ class ShardReader:
         self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
         self._first_after_now: dict[int, int] = {}
         """The number of the first record after a NOW, by its mark: more exact than its time."""
-        self._under_way: dict[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] = {}
+        self._next: dict[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] = {}
+        """Calls that have not begun: shared by all who ask before they do."""
 
     # --- Where to start
 
@@ -132,26 +133,25 @@ class ShardReader:
         """After everything that is there."""
         if self._granularity > 1:
             return await self._end()
-        async with self._one_answer_of_now:
-            if (known := await self._known_tip()) is not None:
-                return known
-            self.calls += 1
-            answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
-            position = now(answer.time, self._granularity, mark=time.time_ns())
-            self._keep(position, _Spot(answer.body, None, tip=True))
-            self._tip = position
-            return position
+        while True:
+            while (tip := self._known_tip()) is not None:
+                if not (await self.fetch(tip, MOST_RECORDS)).records:
+                    return tip
+            async with self._one_answer_of_now:
+                if self._known_tip() is None:
+                    return await self._latest()
 
-    async def _known_tip(self) -> Position | None:
-        """Where a reader of this process stands that has just seen the end, once it has seen it again."""
-        while (tip := self._tip) is not None:
-            spot = self._spots.get(tip.place)
-            if spot is None or _clock() > spot.not_before + _RECENT:
-                break
-            # A call of its own: one that is under way may have missed what was written before this was asked.
-            if not (await self._fetch(tip, MOST_RECORDS)).records:
-                return tip
-        return None
+    async def _latest(self) -> Position:
+        self.calls += 1
+        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
+        self._tip = now(answer.time, self._granularity, mark=time.time_ns())
+        self._keep(self._tip, _Spot(answer.body, None, tip=True))
+        return self._tip
+
+    def _known_tip(self) -> Position | None:
+        """Where a reader of this process stands that has just seen the end."""
+        spot = self._spots.get(self._tip.place) if self._tip is not None else None
+        return self._tip if spot is not None and _clock() <= spot.not_before + _RECENT else None
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
@@ -188,10 +188,11 @@ class ShardReader:
     async def fetch(self, position: Position, limit: int) -> Fetched:
         """What follows a position. Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service."""
         key = position.place, limit
-        task = self._under_way.get(key)
-        if task is None or task.done():
-            task = self._under_way[key] = asyncio.create_task(self._fetch(position, limit))
-            task.add_done_callback(lambda done: self._finished(key, done))
+        task = self._next.get(key)
+        if task is None:
+            task = self._next[key] = asyncio.create_task(self._fetch(position, limit))
+            # Everybody who waits may be gone before it fails.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Whoever waits may be cancelled: the call goes on in its thread all the same.
         return await asyncio.shield(task)
 
@@ -200,15 +201,10 @@ class ShardReader:
         spot = self._spots.get(position.place)
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
-    def _finished(self, key: tuple[tuple[int, ...], int], task: asyncio.Task[Fetched]) -> None:
-        if self._under_way.get(key) is task:
-            del self._under_way[key]
-        if not task.cancelled():
-            # Everybody who waited may be gone before it failed.
-            task.exception()
-
     async def _fetch(self, position: Position, limit: int) -> Fetched:
         async with self._one_at_a_time:
+            # Who asks from now on may know of a write that this call will not see.
+            del self._next[position.place, limit]
             for _ in range(_ITERATORS):
                 spot = await self._spot(position)
                 if spot.iterator is None:

@@ -1,25 +1,28 @@
 """The shards of a stream, as its listing shows them, which is not always one consistent picture."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from graphlib import TopologicalSorter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from changefeed_gateway.core.errors import ProviderFailure
+from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
+from changefeed_gateway.providers.dynamodb.errors import ShardGone
 from changefeed_gateway.providers.dynamodb.service import Service
 
 _MOST_PAGES: Final = 1_000
 """Of 100 shards each."""
+_PAUSES: Final = (0.05, 0.1, 0.2)
+"""Seconds between looks at a listing that is not complete."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shard:
+class Shard(NamedTuple):
     """One shard of a listing."""
 
     shard_id: str
     parent_id: str | None
-    closed: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,16 +36,25 @@ class Listing:
         """The shards that go on where one ended."""
         return [shard for shard in self.shards if shard.parent_id == shard_id]
 
+    def orphans_of(self) -> set[str]:
+        """Parents that are not listed: forgotten by the service, or not listed yet."""
+        return {shard.parent_id for shard in self.shards if shard.parent_id} - {s.shard_id for s in self.shards}
+
     def partitions(self) -> list[Partition]:
-        """The shards as the core knows them; a parent that is not listed any more is forgotten."""
+        """The shards as the core knows them.
+
+        Who has a listed child has ended, whatever is said of itself. Who has none may have ended too: its children come
+        with its end, so that a reader from now on misses none that is listed late.
+        """
         listed = {shard.shard_id for shard in self.shards}
+        ended = {shard.parent_id for shard in self.shards}
         return [
             Partition(
-                partition_id=PartitionId(shard.shard_id),
-                parents=(PartitionId(shard.parent_id),) if shard.parent_id in listed and shard.parent_id else (),
-                state=PartitionState.RETIRED if shard.closed else PartitionState.ACTIVE,
+                partition_id=PartitionId(shard_id),
+                parents=(PartitionId(parent_id),) if parent_id is not None and parent_id in listed else (),
+                state=PartitionState.RETIRED if shard_id in ended else PartitionState.ACTIVE,
             )
-            for shard in self.shards
+            for shard_id, parent_id in self.shards
         ]
 
 
@@ -63,17 +75,43 @@ async def list_shards(service: Service, stream_arn: str) -> Listing:
 
 
 def _in_order(found: dict[str, dict[str, Any]]) -> list[Shard]:
-    # Pages are made at different times: who has a child has ended, whatever its own page says.
-    parents = {shard.get("ParentShardId") for shard in found.values()}
-    graph = {
-        shard_id: [parent] if (parent := shard.get("ParentShardId")) in found else []
-        for shard_id, shard in found.items()
-    }
-    return [
-        Shard(
-            shard_id=shard_id,
-            parent_id=found[shard_id].get("ParentShardId"),
-            closed=shard_id in parents or bool(found[shard_id]["SequenceNumberRange"].get("EndingSequenceNumber")),
+    parents = {shard_id: shard.get("ParentShardId") for shard_id, shard in found.items()}
+    graph = {shard_id: [parent] if parent in found else [] for shard_id, parent in parents.items()}
+    return [Shard(shard_id, parents[shard_id]) for shard_id in TopologicalSorter(graph).static_order()]
+
+
+class Genealogy:
+    """Listings of one stream in which no living parent is missing.
+
+    A shard whose parent is listed late must not be taken for the first of its line: its changes would arrive before
+    its parent's.
+    """
+
+    def __init__(self, service: Service, stream_arn: str) -> None:
+        self._service = service
+        self._stream_arn = stream_arn
+        self._forgotten: set[str] = set()
+
+    async def listing(self) -> Listing:
+        """A listing. Raises StreamGone, and TransientFailure while a living parent is missing."""
+        for pause in (*_PAUSES, None):
+            listing = await list_shards(self._service, self._stream_arn)
+            missing = listing.orphans_of() - self._forgotten
+            self._forgotten |= {parent for parent in missing if not await self._lives(parent)}
+            if not listing.orphans_of() - self._forgotten:
+                return listing
+            if pause is not None:
+                await asyncio.sleep(pause)
+        raise TransientFailure(
+            "the listing of the stream's shards lacks one that others descend from: try again",
+            retry_after=timedelta(seconds=1),
         )
-        for shard_id in TopologicalSorter(graph).static_order()
-    ]
+
+    async def _lives(self, shard_id: str) -> bool:
+        try:
+            await self._service.call(
+                "GetShardIterator", StreamArn=self._stream_arn, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON"
+            )
+        except ShardGone:
+            return False
+        return True
