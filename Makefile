@@ -16,7 +16,7 @@ TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint fmt gen gen-check schema soak bench-core wheels baseline constraints clean
+.PHONY: help demo serve test lint fmt gen gen-check schema soak verify-dynamodb bench-core wheels baseline constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
 
 soak: .venv/.stamp-dev ## Run the concurrency tests longer, FOR=600 seconds unless given
 	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m soak --timeout=0 $(PYTEST_ARGS)
+
+verify-dynamodb: .venv/.stamp-dev ## Show on a real AWS account what no local server can; needs credentials
+	@$(BIN)/python scripts/verify_dynamodb.py
 
 bench-core: .venv/.stamp-dev ## Measure the gateway with raw PostgreSQL beside it
 	@$(BIN)/python -m bench.core

@@ -20,7 +20,7 @@ from structlog.typing import FilteringBoundLogger
 
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
-from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
+from changefeed_gateway.core.errors import AuthenticationFailed, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Address
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
@@ -29,6 +29,7 @@ from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from changefeed_gateway.settings import (
     Connection,
+    DynamoDBConnection,
     LoggingSettings,
     MemoryConnection,
     PostgresConnection,
@@ -37,6 +38,8 @@ from changefeed_gateway.settings import (
 from changefeed_gateway.settings.secrets import dsn, token_keys
 
 if TYPE_CHECKING:
+    from changefeed_gateway.providers.dynamodb.doctor import Finding as DynamoDBFinding
+    from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
     from changefeed_gateway.providers.postgres.doctor import Finding
 
 _LAST_GRACE: Final = timedelta(seconds=1)
@@ -71,6 +74,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
                 case PostgresConnection():
                     place = await stack.enter_async_context(database(settings, name))
                     providers[name] = await _open_postgres(place, connection)
+                case DynamoDBConnection():
+                    providers[name] = await _open_dynamodb(connection)
                 case MemoryConnection():
                     providers[name] = _open_memory(connection)
         router = Router(
@@ -118,7 +123,13 @@ def _collect_seldom() -> None:
 
 def _is_own(connection: Connection) -> bool:
     """Whether nobody but this gateway can serve a connection."""
-    return isinstance(connection, MemoryConnection) or connection.embedded is not None
+    match connection:
+        case MemoryConnection():
+            return True
+        case PostgresConnection():
+            return connection.embedded is not None
+        case DynamoDBConnection():
+            return False
 
 
 async def _in_time(close: Callable[[], Coroutine[object, object, None]]) -> None:
@@ -207,8 +218,13 @@ async def watch(
         raise OperatorError(str(error)) from error
 
 
-async def examine(settings: Settings, name: str) -> "list[Finding]":
-    """Look a PostgreSQL connection over. Raises OperatorError when it cannot even be started."""
+async def examine(settings: Settings, name: str) -> "Sequence[Finding | DynamoDBFinding]":
+    """Look a connection over. Raises OperatorError when it cannot even be started."""
+    connection = settings.connections.get(name)
+    if isinstance(connection, DynamoDBConnection):
+        with _extra("dynamodb"):
+            from changefeed_gateway.providers.dynamodb import doctor as dynamodb_doctor
+        return [finding async for finding in dynamodb_doctor.examine(_dynamodb_options(connection))]
     with _extra("postgres"):
         from changefeed_gateway.providers.postgres import doctor
     async with database(settings, name, migrated=False) as place:
@@ -232,6 +248,37 @@ async def _open_postgres(place: str, connection: PostgresConnection) -> Provider
     provider = PostgresProvider(place, options)
     await provider.start()
     return provider
+
+
+async def _open_dynamodb(connection: DynamoDBConnection) -> Provider:
+    with _extra("dynamodb"):
+        from changefeed_gateway.providers.dynamodb.provider import DynamoDBProvider
+    provider = DynamoDBProvider(_dynamodb_options(connection))
+    try:
+        await provider.start()
+    except AuthenticationFailed as error:
+        raise OperatorError(str(error)) from error
+    return provider
+
+
+def _dynamodb_options(connection: DynamoDBConnection) -> "DynamoDBOptions":
+    from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
+    from changefeed_gateway.providers.dynamodb.reading import Pace
+    from changefeed_gateway.providers.dynamodb.service import Endpoint
+
+    return DynamoDBOptions(
+        endpoint=Endpoint(
+            region=connection.region,
+            endpoint_url=connection.endpoint_url,
+            streams_endpoint_url=connection.streams_endpoint_url,
+            profile=connection.profile,
+            role_arn=connection.role_arn,
+        ),
+        tables=frozenset(connection.tables),
+        at_timestamp=connection.at_timestamp,
+        time_granularity=connection.time_granularity,
+        pace=Pace(shortest_pause=connection.shortest_pause, longest_pause=connection.longest_pause),
+    )
 
 
 async def _answers(provider: Provider, connection: str) -> None:

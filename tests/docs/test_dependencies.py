@@ -52,6 +52,8 @@ def licence(package: str) -> str:
     if expression := content.get_all("License-Expression", []):
         return str(expression[0])
     said = [*content.get_all("Classifier", []), *content.get_all("License", [])]
+    if "Apache-2.0" in said:
+        return "Apache-2.0"
     return next(SPELLINGS[words] for words in said if words in SPELLINGS)
 
 

@@ -15,7 +15,7 @@ from tests.dynamodb.consumers import Crew, Follower, PageReader, drain
 from tests.dynamodb.ledger import Ledger
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.behaviour import Behaviour
-from tests.dynamodb.server.errors import internal, third_reader, throttled
+from tests.dynamodb.server.errors import ServiceError, internal, third_reader, throttled
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
 
@@ -201,15 +201,23 @@ class History:
     def _make_trouble(self, kind: str, times: int) -> None:
         shards = self.server.open_shards(TABLE)
         troubles: dict[str, Callable[[], object]] = {
-            "throttle": lambda: [self.server.fail(call, throttled(), times=times) for call in READING],
+            "throttle": lambda: self._fail_reading(throttled(), times),
             "third reader": lambda: self.server.fail("GetRecords", third_reader(), times=times),
-            "outage": lambda: [self.server.fail(call, internal(), times=times) for call in READING],
-            "drop": lambda: [self.server.drop(call, times=times) for call in READING],
+            "outage": lambda: self._fail_reading(internal(), times),
+            "drop": lambda: self._drop_reading(times),
             "cut": lambda: self.server.drop("GetRecords", times=times, in_the_middle=True),
             "empty": lambda: self.server.empty_pages(shards[times % len(shards)], times * 3),
             "expire": self.server.expire_iterators,
         }
         troubles[kind]()
+
+    def _fail_reading(self, error: ServiceError, times: int) -> None:
+        for call in READING:
+            self.server.fail(call, error, times=times)
+
+    def _drop_reading(self, times: int) -> None:
+        for call in READING:
+            self.server.drop(call, times=times)
 
 
 async def live_through(steps: list[Step], behaviour: Behaviour) -> None:

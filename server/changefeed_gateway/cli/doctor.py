@@ -12,7 +12,14 @@ from changefeed_gateway import app as gateway
 from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
-from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
+from changefeed_gateway.settings import (
+    ClientSettings,
+    DynamoDBConnection,
+    PostgresConnection,
+    Settings,
+    SettingsError,
+    load_settings,
+)
 
 _SECONDS = 3.0
 
@@ -34,7 +41,7 @@ class _Report:
         settings = self._settings(config)
         connections = settings.connections if settings else {}
         for name, connection in connections.items():
-            if settings and isinstance(connection, PostgresConnection):
+            if settings and isinstance(connection, PostgresConnection | DynamoDBConnection):
                 await self._database(settings, name)
         await self._gateway(target, list(connections))
 

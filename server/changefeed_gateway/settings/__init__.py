@@ -3,6 +3,7 @@
 from changefeed_gateway.settings.load import ClientSettings, load_settings
 from changefeed_gateway.settings.model import (
     Connection,
+    DynamoDBConnection,
     EmbeddedServer,
     LoggingSettings,
     MemoryConnection,
@@ -14,6 +15,7 @@ from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 __all__ = [
     "ClientSettings",
     "Connection",
+    "DynamoDBConnection",
     "EmbeddedServer",
     "LoggingSettings",
     "MemoryConnection",

@@ -70,6 +70,43 @@ class PostgresConnection(_Section):
         return self
 
 
+_Url = name_like(r"https?://[^\s@]+", "a URL that begins with http:// or https://, without credentials")
+
+
+class DynamoDBConnection(_Section):
+    """The tables of one AWS region and account, through their streams.
+
+    Credentials are found as the AWS SDK finds them: environment, profile, container or instance role.
+    """
+
+    provider: Literal["dynamodb"]
+    region: Annotated[str | None, name_like(r"[a-z0-9-]{2,40}", "the name of a region")] = None
+    """The profile's or the environment's unless given."""
+    endpoint_url: Annotated[str | None, _Url] = None
+    """Another endpoint of the table API than the region's own."""
+    streams_endpoint_url: Annotated[str | None, _Url] = None
+    """Another endpoint of the streams API; `endpoint_url` unless given."""
+    profile: str | None = None
+    """A profile of the AWS configuration files."""
+    role_arn: Annotated[str | None, name_like(r"arn:[^\s]{10,2000}", "the ARN of a role")] = None
+    """A role to assume with the credentials that are found."""
+    tables: tuple[str, ...] = ()
+    """The tables that are served, and that `doctor` looks at; every one that may be read when there is none."""
+    at_timestamp: bool = False
+    """The endpoint knows the iterator type AT_TIMESTAMP: readers may start at a time."""
+    time_granularity: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = timedelta(seconds=1)
+    """To which the endpoint rounds a record's time down: AWS a second, DynamoDB Local a minute."""
+    shortest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(milliseconds=250)
+    """Between two looks at a shard where nothing happens, at first; then doubled."""
+    longest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(seconds=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.shortest_pause > self.longest_pause:
+            raise not_allowed("shortest_pause up to longest_pause")
+        return self
+
+
 class MemoryConnection(_Section):
     """Collections in memory, gone with the process: for tests of clients."""
 
@@ -78,7 +115,7 @@ class MemoryConnection(_Section):
     """Collections to create at start, empty."""
 
 
-Connection = Annotated[PostgresConnection | MemoryConnection, Field(discriminator="provider")]
+Connection = Annotated[PostgresConnection | DynamoDBConnection | MemoryConnection, Field(discriminator="provider")]
 
 
 class TokenKeySettings(_Section):
