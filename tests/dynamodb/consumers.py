@@ -59,16 +59,23 @@ class PageReader(_Trouble):
         self.account.begin(self.account.ledger.retained())
 
     async def work(self, amount: int) -> None:
+        self._begin_if_new()
         async with self.handled():
             page = await self.scene.client.read(self.start, size=amount)
             self.account.take(page.events)
             self.start = after(page.continuation_token)
+
+    def _begin_if_new(self) -> None:
+        # The beginning is the oldest record that is there when it is asked for.
+        if self.start is BEGINNING:
+            self.account.begin(self.account.ledger.retained())
 
 
 class Follower(PageReader):
     """Follows the entire collection by streams."""
 
     async def work(self, amount: int) -> None:
+        self._begin_if_new()
         async with self.handled(), self.scene.client.subscribe(self.start, size=amount, heartbeat=0.05) as stream:
             for _ in range(amount):
                 message = await stream.next()
