@@ -26,7 +26,7 @@ create table changefeed.feeds (
     key_types             text[] not null check (key_types <@ array ['string', 'number', 'boolean', 'binary']),
     partition_key_columns text[] not null check (cardinality(partition_key_columns) > 0),
     doorbell              text not null check (doorbell in ('notify', 'poll')),
-    retention             interval not null default '7 days' check (retention > interval '0'),
+    retention             interval not null default '7 days' check (retention between '1 day' and '366 days'),
     incarnation           uuid not null default gen_random_uuid(),
     created_at            timestamptz not null default clock_timestamp(),
     check (cardinality(key_columns) = cardinality(key_types))

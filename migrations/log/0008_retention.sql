@@ -1,0 +1,146 @@
+-- Retention: what the gateway and `changefeed retention` need to know before they make days ahead and drop old ones.
+-- They issue the DDL themselves: DETACH ... CONCURRENTLY runs in no function and no transaction.
+
+create table changefeed.retention_runs (
+    feed_id integer primary key references changefeed.feeds on delete cascade,
+    ran_at  timestamptz not null,
+    steps   integer not null,
+    problem text
+);
+comment on table changefeed.retention_runs is 'The last retention run of each feed; problem is null when all was done.';
+
+create function changefeed.set_retention(feed text, retention interval) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if retention is null or retention not between '1 day' and '366 days' then
+        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
+                         'once an hour.';
+    end if;
+    update changefeed.feeds f set retention = set_retention.retention where f.name = feed;
+    if not found then
+        raise exception 'there is no feed %', quote_literal(feed)
+            using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
+    end if;
+end;
+$$;
+comment on function changefeed.set_retention(text, interval) is
+    'How long the history of a feed is kept, 1 to 366 days. A shorter one lets the next retention run drop more.';
+
+-- Who has inserted into a table and has not ended: the lock stays until then, prepared or not.
+create function changefeed.writers(relation regclass) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(array_agg(w.who order by w.who), '{}')
+    from (
+        select distinct coalesce(
+            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
+            'pid ' || l.pid || coalesce(', transaction since ' || to_char(a.xact_start, 'YYYY-MM-DD HH24:MI OF'), '')
+        ) as who
+        from pg_locks l
+        left join pg_stat_activity a on a.pid = l.pid
+        left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
+            and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
+        left join pg_prepared_xacts p on p.transaction = t.transactionid
+        where l.locktype = 'relation' and l.relation = writers.relation and l.mode = 'RowExclusiveLock' and l.granted
+            and l.database = (select oid from pg_database where datname = current_database())
+            and l.pid is distinct from pg_backend_pid()
+    ) w
+$$;
+
+-- The partitions of a feed's log and ticks, and tables that were or should be some.
+create function changefeed.days(feed integer)
+returns table (
+    part         text,
+    name         text,
+    state        text,
+    starts       timestamptz,
+    ends         timestamptz,
+    bytes        bigint,
+    empty        boolean,
+    newest       timestamptz,
+    first_tick   bigint,
+    last_tick    bigint,
+    next_tick_at timestamptz,
+    writers      text[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO'
+as $$
+declare
+    day record;
+begin
+    for day in
+        select p.part, c.oid, c.relname::text as name, coalesce(i.inhdetachpending, false) as pending,
+               i.inhrelid is not null as attached, pg_get_expr(c.relpartbound, c.oid) as bound
+        from (values ('tick'), ('log')) p (part)
+        join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and starts_with(c.relname, format('%s_%s_', p.part, feed))
+        left join pg_inherits i on i.inhrelid = c.oid
+        order by p.part desc, c.relname
+    loop
+        part := day.part;
+        name := day.name;
+        state := case when day.pending then 'leaving' when day.attached then 'attached' else 'detached' end;
+        starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
+        ends := substring(day.bound from 'TO \(''([^'']+)''\)');
+        -- Before the rows: who commits in between is found by one of the two.
+        writers := changefeed.writers(day.oid);
+        bytes := pg_total_relation_size(day.oid);
+        execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
+        newest := null;
+        first_tick := null;
+        last_tick := null;
+        next_tick_at := null;
+        if not empty and part = 'log' and ends is null then
+            execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
+        elsif not empty and part = 'tick' then
+            execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
+                into first_tick, last_tick, newest;
+            -- One that claims a time to come was made by a clock that was wrong.
+            execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
+                           'order by id limit 1', feed) into next_tick_at using last_tick;
+        end if;
+        return next;
+    end loop;
+end;
+$$;
+comment on function changefeed.days(integer) is
+    'Every partition of a feed''s log and ticks, attached, leaving (its detach is not finished) or detached. Null as a '
+    'bound: none. next_tick_at: time of the tick after its last one. writers: open transactions that wrote to it.';
+
+-- By the index on (xid, seq): a day that nobody needs would be read whole otherwise.
+create function changefeed.days_needed(feed integer, tick bigint) returns setof text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    day    text;
+    seen   pg_snapshot;
+    needed boolean;
+begin
+    execute format('select snapshot from changefeed_log.tick_%s where id = $1', feed) into seen using tick;
+    for day in
+        select c.relname from pg_class c
+        where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and starts_with(c.relname, format('log_%s_', feed))
+    loop
+        execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
+                       'or exists (select from pg_snapshot_xip($1) x join changefeed_log.%1$I l on l.xid = x)', day)
+            into needed using seen;
+        if needed is not false then
+            return next day;
+        end if;
+    end loop;
+end;
+$$;
+comment on function changefeed.days_needed(integer, bigint) is
+    'The days of a log that hold a change which a tick does not see: one that is read from there on.';
