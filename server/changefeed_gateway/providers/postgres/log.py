@@ -79,6 +79,15 @@ class FeedLog:
 
     async def read_page(self, read: PageRead) -> Page:
         """`Provider.read_page` for this feed; the scope is known to exist."""
+        try:
+            return await self._read_page(read)
+        except CheckpointExpired:
+            if not isinstance(read.start, Beginning):
+                raise
+            # What the beginning was has been dropped since it was looked up.
+            return await self._read_page(read)
+
+    async def _read_page(self, read: PageRead) -> Page:
         deadline = _now() + read.max_wait.total_seconds()
         start, newest = await self._start(read)
         stretch = Stretch([], [], start, 0)
@@ -136,6 +145,7 @@ class FeedLog:
             f"the history before {oldest.at.isoformat()} was dropped by the feed's retention: start at that time or"
             " later, from beginning or now",
             reason=Reason.START_TIME_BEFORE_RETENTION,
+            metadata={"earliest_time": oldest.at.isoformat()},
         )
 
     async def _reaches_newest(self, position: Position, newest: Tick, read: PageRead) -> bool:
@@ -219,7 +229,7 @@ class FeedLog:
         )
 
     def _expire_time(self, tick: Tick) -> datetime:
-        """Ticks are dropped by whole days (UTC) once the retention after their end is over."""
+        """Ticks are dropped by whole days (UTC), not before the retention after their end is over."""
         at = tick.at.astimezone(UTC)
         end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return end_of_day + self.definition.retention

@@ -7,7 +7,7 @@ does not. DESIGN of the order: see `ticks`.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
@@ -22,7 +22,7 @@ from changefeed_gateway.providers.postgres.ticks import (
     reading_order,
     snapshot_text,
 )
-from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow, expired
+from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow
 
 _NO_BOUND: Final = 2**63 - 1
 _MOST_STEPS: Final = 64
@@ -30,8 +30,8 @@ _FIRST_LOOK: Final = 128
 """Ticks looked at first when a range is chosen; twice as many each time they hold less than a page."""
 _DENSE: Final = 1024
 """Longest run of ticks that is loaded to find the batches of rows; beyond it the database finds them."""
-_UNDROPPABLE: Final = timedelta(minutes=5)
-"""No day is dropped so soon after it, whatever the retention."""
+_UNDROPPABLE: Final = timedelta(hours=1)
+"""No tick is dropped so soon after it, whatever the retention, and whatever the clocks differ by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,19 +142,21 @@ class LogReader:
             "limit": limit,
         }
         statement = self._statements.page if partition_key is None else self._statements.page_of_key
-        droppable = newest.at - base.at > _UNDROPPABLE
 
-        async def work(connection: Connection) -> list[Row]:
+        async def work(connection: Connection) -> list[Row] | None:
             cursor = connection.cursor(binary=True)
             rows: list[Row] = await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
-            if droppable:
+            # By the clock after the read: the process may have been asleep for days before it.
+            if abs(datetime.now(UTC) - base.at) > _UNDROPPABLE:
                 # P6: a base that is still there after the read shows that the read missed no dropped day.
                 await cursor.execute(self._statements.tick_exists, {"id": base.id}, prepare=True)
                 if await cursor.fetchone() is None:
-                    raise expired()
+                    return None
             return rows
 
-        return await self._connections.run(work)
+        if (rows := await self._connections.run(work)) is None:
+            raise await self._window.expired()
+        return rows
 
     async def _batches(self, rows: Sequence[Row], base: int, to: int) -> list[int]:
         """The batch of each row."""

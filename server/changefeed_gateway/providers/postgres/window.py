@@ -29,11 +29,16 @@ def to_tick(row: TickRow) -> Tick:
     return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at)
 
 
-def expired() -> CheckpointExpired:
-    """The error for a position whose history was dropped."""
+def expired(oldest: Tick | None = None) -> CheckpointExpired:
+    """The error for a position whose history was dropped, with the earliest tick that is still there."""
+    metadata, still_there = {}, "beginning"
+    if oldest is not None:
+        metadata["earliest_time"] = oldest.at.isoformat()
+        still_there = f"beginning (the earliest position still there, of {oldest.at.isoformat()}; at_time takes it too)"
     return CheckpointExpired(
-        "the history after this position was dropped by the feed's retention: restart from beginning or now, and"
-        " read the source again if you mirror it"
+        f"the history after this position was dropped by the feed's retention: restart from {still_there} or now, and"
+        " read the source again if you mirror it",
+        metadata=metadata,
     )
 
 
@@ -96,7 +101,7 @@ class TickWindow:
             return before.last_seq
         oldest = await self.oldest()
         if oldest.id > base.id:
-            raise expired()
+            raise expired(oldest)
         if oldest.id < base.id:
             raise _gap(base.id - 1)
         self._first = base.id
@@ -106,6 +111,10 @@ class TickWindow:
         """Ask the database whether a tick is still there. Raises CheckpointExpired or HistoryGap when it is not."""
         if not await self._connections.fetch(self._statements.ticks_between, {"low": tick, "high": tick}):
             raise await self._why_missing(tick, tick)
+
+    async def expired(self) -> CheckpointExpired:
+        """The error for a position whose history was dropped, with what is still there now."""
+        return expired(await self.oldest())
 
     async def oldest(self) -> Tick:
         """The oldest retained tick."""
@@ -152,7 +161,7 @@ class TickWindow:
     async def _why_missing(self, low: int, high: int) -> ChangeFeedError:
         oldest = await self.oldest()
         if oldest.id > low:
-            return expired()
+            return expired(oldest)
         return _gap(next((n for n in range(low, high + 1) if self.known(n) is None), low))
 
 

@@ -1,0 +1,411 @@
+"""Carries retention out: reads what a feed holds, does the planned steps, says what is in the way."""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+import psycopg
+import structlog
+from psycopg import sql
+from psycopg.rows import class_row
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from changefeed_gateway.providers.postgres.connections import Connection, transport_options
+from changefeed_gateway.providers.postgres.operations import OperationError, refused
+from changefeed_gateway.providers.postgres.retention_plan import (
+    ALWAYS,
+    NEVER,
+    Action,
+    Day,
+    FeedDays,
+    Obstacle,
+    Part,
+    State,
+    Step,
+    days_ahead,
+    next_step,
+    obstacles,
+    oldest_to_stay,
+    plan,
+)
+
+_LOCK: Final = 1667655788
+"""Advisory lock, with the feed's id: one run at a time works on a feed."""
+_WAIT: Final = "30s"
+"""For locks that hold nobody up while they are waited for."""
+_SHORT_WAIT: Final = "100ms"
+"""For the one that does: every writer of the feed stands behind it."""
+_MOST_STEPS: Final = 500
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedRetention:
+    """A feed's retention, as a run left it or as it was looked at."""
+
+    feed: str
+    facts: FeedDays | None = None
+    steps: tuple[Step, ...] = ()
+    """Done by a run, or planned."""
+    obstacles: tuple[Obstacle, ...] = ()
+    problem: str = ""
+    """Why a run ended early; empty when it did not."""
+    busy: bool = False
+    """Another run was at work on it, so nothing was done."""
+    last_run: datetime | None = None
+    last_problem: str = ""
+
+
+async def run(dsn: str) -> list[FeedRetention]:
+    """Do what is due, feed by feed; what fails for one is reported and leaves the others alone.
+
+    May be called at any time and from several processes at once. Raises OperationError when the database does not
+    answer or the change log is not installed.
+    """
+    async with _connected(dsn) as connection:
+        return [await _run_feed(dsn, connection, feed_id, name) for feed_id, name in await _feeds(connection)]
+
+
+async def examine(dsn: str) -> list[FeedRetention]:
+    """What every feed holds, what a run would do, and what is in its way; changes nothing. Raises OperationError."""
+    async with _connected(dsn) as connection:
+        found = []
+        for feed_id, name in await _feeds(connection):
+            facts = await read_days(connection, feed_id)
+            cursor = await connection.execute(
+                "SELECT ran_at, problem FROM changefeed.retention_runs WHERE feed_id = %s", (feed_id,)
+            )
+            ran_at, problem = await cursor.fetchone() or (None, None)
+            found.append(
+                FeedRetention(
+                    feed=name,
+                    facts=facts,
+                    steps=tuple(plan(facts)),
+                    obstacles=tuple(obstacles(facts)),
+                    last_run=ran_at,
+                    last_problem=problem or "",
+                )
+            )
+        return found
+
+
+async def set_retention(dsn: str, feed: str, retention: timedelta) -> None:
+    """How long a feed's history is kept. Raises OperationError for less than a day or more than 366."""
+    async with _connected(dsn) as connection:
+        await connection.execute("SELECT changefeed.set_retention(%s, %s)", (feed, retention))
+
+
+async def keep_running(dsn: str, interval: timedelta) -> None:
+    """Run again and again, at times that replicas do not share; ends by being cancelled."""
+    pause = min(interval.total_seconds(), 10.0)
+    while True:
+        await asyncio.sleep(pause * random.uniform(0.1, 1.0))  # noqa: S311 - so that replicas differ, no secret
+        pause = interval.total_seconds()
+        try:
+            done = await run(dsn)
+        except OperationError as error:
+            _log.warning("no retention run for now", problem=str(error))
+            pause = min(pause, 60.0)
+        else:
+            if any(feed.problem for feed in done):
+                pause = min(pause, 60.0)
+
+
+# --- One feed
+
+
+async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -> FeedRetention:
+    done: list[Step] = []
+    problem = ""
+    try:
+        async with _alone(dsn, feed_id) as alone:
+            if not alone:
+                return FeedRetention(feed=name, busy=True)
+            facts = await read_days(connection, feed_id)
+            while len(done) < _MOST_STEPS and (step := next_step(facts)) is not None:
+                await execute(connection, feed_id, step)
+                days = [day.name for day in step.days]
+                _log.info("retention", feed=name, action=step.action.value, days=days, reason=step.reason)
+                done.append(step)
+                facts = await read_days(connection, feed_id)
+    except (psycopg.Error, OperationError) as error:
+        problem = str(refused(error) if isinstance(error, psycopg.Error) else error)
+        _log.warning("retention stopped", feed=name, problem=problem)
+        if connection.closed:
+            return FeedRetention(feed=name, steps=tuple(done), problem=problem)
+    return await _report(connection, feed_id, name, done, problem)
+
+
+async def _report(connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str) -> FeedRetention:
+    try:
+        await connection.execute(
+            "INSERT INTO changefeed.retention_runs VALUES (%s, clock_timestamp(), %s, nullif(%s, ''))"
+            " ON CONFLICT (feed_id) DO UPDATE"
+            " SET ran_at = excluded.ran_at, steps = excluded.steps, problem = excluded.problem",
+            (feed_id, len(done), problem),
+        )
+        facts = await read_days(connection, feed_id)
+    except psycopg.Error as error:
+        return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(refused(error)))
+    except OperationError as error:
+        return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(error))
+    found = tuple(obstacles(facts))
+    for obstacle in found:
+        if obstacle.alarm:
+            _log.warning("retention needs a look", feed=name, day=obstacle.day, reason=obstacle.reason)
+    return FeedRetention(feed=name, facts=facts, steps=tuple(done), obstacles=found, problem=problem)
+
+
+@asynccontextmanager
+async def _alone(dsn: str, feed_id: int) -> AsyncIterator[bool]:
+    """Whether no other run works on a feed, for as long as the context lasts.
+
+    The lock is held by an open transaction of another connection: one of the session would be lost, or left behind,
+    in a transaction pooler.
+    """
+    async with (
+        await psycopg.AsyncConnection.connect(dsn, **transport_options(dsn, "changefeed-retention")) as guard,
+        guard.transaction(),
+    ):
+        await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        cursor = await guard.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (_LOCK, feed_id))
+        row = await cursor.fetchone()
+        yield bool(row and row[0])
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[Connection]:
+    """A connection that acts as the owner of the change log."""
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            dsn, **transport_options(dsn, "changefeed-retention")
+        ) as connection:
+            await connection.execute(
+                "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', '0', false),"
+                " set_config('timezone', 'UTC', false)",
+                (_WAIT,),
+            )
+            cursor = await connection.execute("SELECT pg_is_in_recovery()")
+            if (await cursor.fetchone() or (True,))[0]:
+                raise OperationError("this server is a standby: retention runs on the primary")
+            yield connection
+    except psycopg.Error as error:
+        raise refused(error) from error
+
+
+async def _feeds(connection: Connection) -> list[tuple[int, str]]:
+    cursor = await connection.execute("SELECT feed_id, name FROM changefeed.feeds ORDER BY feed_id")
+    return await cursor.fetchall()
+
+
+# --- What it holds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    part: str
+    name: str
+    state: str
+    starts: datetime | None
+    ends: datetime | None
+    bytes: int
+    empty: bool
+    newest: datetime | None
+    first_tick: int | None
+    last_tick: int | None
+    next_tick_at: datetime | None
+    writers: list[str]
+
+
+_DAYS: Final = """
+SELECT part, name, state, starts, ends, bytes, empty, newest, first_tick, last_tick, next_tick_at, writers
+FROM changefeed.days(%s)
+"""
+
+
+async def read_days(connection: Connection, feed_id: int) -> FeedDays:
+    """What a feed holds now. Raises psycopg.Error."""
+    query = sql.SQL(
+        "SELECT f.name, f.retention, clock_timestamp(), (SELECT t.at FROM {} t ORDER BY t.id DESC LIMIT 1)"
+        " FROM changefeed.feeds f WHERE f.feed_id = %s"
+    ).format(sql.Identifier("changefeed_log", f"tick_{feed_id}"))
+    row = await (await connection.execute(query, (feed_id,))).fetchone()
+    if row is None:
+        raise OperationError(f"the feed {feed_id} is gone")
+    name, retention, now, newest = row
+    async with connection.cursor(row_factory=class_row(_Row)) as cursor:
+        rows = await (await cursor.execute(_DAYS, (feed_id,))).fetchall()
+    facts = FeedDays(
+        feed_id=feed_id,
+        name=name,
+        now=now,
+        retention=retention,
+        newest_tick_at=newest or now,
+        days=tuple(map(_to_day, rows)),
+    )
+    if (tick := oldest_to_stay(facts)) is None:
+        raise OperationError(f"the feed {name} has no tick left: drop the feed and watch its table again")
+    cursor2 = await connection.execute("SELECT changefeed.days_needed(%s, %s)", (feed_id, tick))
+    needed = {day async for (day,) in cursor2}
+    return replace(facts, days=tuple(replace(day, needed=day.name in needed) for day in facts.days))
+
+
+def _to_day(row: _Row) -> Day:
+    starts, ends = row.starts or ALWAYS, row.ends or NEVER
+    if row.state == State.DETACHED.value:
+        starts, ends = _span(row.name)
+    return Day(
+        part=Part(row.part),
+        name=row.name,
+        state=State(row.state),
+        starts=starts,
+        ends=ends,
+        bytes=row.bytes,
+        empty=row.empty,
+        newest=row.newest,
+        first_tick=row.first_tick,
+        last_tick=row.last_tick,
+        next_tick_at=row.next_tick_at,
+        writers=tuple(row.writers),
+    )
+
+
+def _span(name: str) -> tuple[datetime, datetime]:
+    """The time that a detached table took, by its name: it has no bounds any more."""
+    match = re.search(r"_(\d{8})(?:_(\d{8}))?$", name)
+    if match is None:
+        return ALWAYS, NEVER
+    first = datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC)
+    last = datetime.strptime(match[2], "%Y%m%d").replace(tzinfo=UTC) if match[2] else first + timedelta(days=1)
+    return first, last
+
+
+# --- Steps
+
+
+async def execute(connection: Connection, feed_id: int, step: Step) -> None:
+    """Do one step, on a connection in autocommit. Raises psycopg.Error."""
+    parent = sql.Identifier("changefeed_log", f"{step.part.value}_{feed_id}")
+    match step.action:
+        case Action.TICK:
+            await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
+        case Action.DETACH:
+            await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
+        case Action.FINALIZE:
+            await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent, step.days[0])
+        case Action.DROP:
+            async with connection.transaction():
+                await _drop_detached(connection, step.days[0])
+        case Action.ATTACH:
+            await _attach(connection, parent, step.days[0])
+        case Action.CREATE:
+            async with connection.transaction():
+                await _create(connection, parent, step.days)
+        case Action.REPLACE:
+            await _replace_patiently(connection, feed_id, parent, step)
+
+
+async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
+    """Every try stalls the writers for the time of its lock at most, so the tries lie apart."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
+        wait=wait_random_exponential(multiplier=0.2, max=5.0),
+        stop=stop_after_attempt(10),
+        reraise=True,
+    )
+    await retrying(_replace, connection, feed_id, parent, step)
+
+
+async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
+    became, *created = step.days
+    future = f"{step.part.value}_{feed_id}_future"
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('lock_timeout', %s, true)", (_SHORT_WAIT,))
+        await connection.execute(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, sql.Identifier("changefeed_log", future))
+        )
+        await connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                sql.Identifier("changefeed_log", future), sql.Identifier(became.name)
+            )
+        )
+        await _attach(connection, parent, became)
+        await _create(connection, parent, created)
+
+
+async def _create(connection: Connection, parent: sql.Identifier, days: Sequence[Day]) -> None:
+    """The tables are new, so attaching them reads nothing and needs no CHECK, which every captured row would pay for.
+
+    No writer and no reader waits for the locks of it.
+    """
+    for day in days:
+        await _drop_detached(connection, day)
+        await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
+        await _attach(connection, parent, day)
+
+
+async def _attach(connection: Connection, parent: sql.Identifier, day: Day) -> None:
+    low = sql.SQL("MINVALUE") if day.starts == ALWAYS else sql.Literal(day.starts.isoformat())
+    high = sql.SQL("MAXVALUE") if day.ends == NEVER else sql.Literal(day.ends.isoformat())
+    await connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            parent, _table(day), low, high
+        )
+    )
+
+
+async def _drop_detached(connection: Connection, day: Day) -> None:
+    """Drop a table unless it has become a partition since it was looked at. Needs a transaction."""
+    where = ("SELECT relispartition FROM pg_class WHERE oid = to_regclass(%s)", (f"changefeed_log.{day.name}",))
+    if await (await connection.execute(*where)).fetchone() is None:
+        return
+    await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(day)))
+    row = await (await connection.execute(*where)).fetchone()
+    if row is not None and not row[0]:
+        await connection.execute(sql.SQL("DROP TABLE {}").format(_table(day)))
+
+
+async def _alter(connection: Connection, statement: str, parent: sql.Identifier, day: Day) -> None:
+    await connection.execute(sql.SQL(statement).format(parent, _table(day)))
+
+
+def _table(day: Day) -> sql.Identifier:
+    return sql.Identifier("changefeed_log", day.name)
+
+
+def as_json(found: FeedRetention) -> dict[str, Any]:
+    """A feed's retention for machines: times in ISO 8601, sizes in bytes, durations in seconds."""
+    facts = found.facts
+    return {
+        "feed": found.feed,
+        "busy": found.busy,
+        "problem": found.problem,
+        "steps": [
+            {"action": s.action.value, "days": [d.name for d in s.days], "reason": s.reason} for s in found.steps
+        ],
+        "obstacles": [
+            {"day": o.day, "reason": o.reason, "remedy": o.remedy, "alarm": o.alarm} for o in found.obstacles
+        ],
+        "last_run": found.last_run.isoformat() if found.last_run else None,
+        "last_problem": found.last_problem,
+        **(_figures(facts) if facts else {}),
+    }
+
+
+def _figures(facts: FeedDays) -> dict[str, Any]:
+    attached = [d for d in facts.days if d.state is State.ATTACHED]
+    dated = [d.starts for d in attached if d.starts != ALWAYS]
+    return {
+        "retention": facts.retention.total_seconds(),
+        "days_ahead": min(days_ahead(facts, part) for part in Part),
+        "oldest_day": min(dated).isoformat() if dated else None,
+        "log_bytes": sum(d.bytes for d in facts.days if d.part is Part.LOG),
+        "tick_bytes": sum(d.bytes for d in facts.days if d.part is Part.TICKS),
+        "overflow": any(not d.empty for d in attached if d.starts == ALWAYS or d.ends == NEVER),
+    }

@@ -1,0 +1,359 @@
+"""What retention does next to a feed: days made ahead, old ones dropped. Pure; `retention` carries it out.
+
+One step is planned from what the database holds, then the next one from what it holds then. So it makes no difference
+whether a run goes on or begins after another one died.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import Enum
+from itertools import pairwise
+from typing import Final
+
+DAYS_AHEAD: Final = 14
+"""Whole days after today that a refill makes."""
+REFILL_BELOW: Final = 8
+"""Fewer days ahead than this are filled up: once a week."""
+MARGIN: Final = timedelta(days=1)
+"""With less time before the catch-all it is not taken away, not even for an instant."""
+IDLE_TICK: Final = timedelta(hours=1)
+"""A feed without a newer tick is given one: the next day to drop needs a tick after it."""
+
+ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
+_DAY: Final = timedelta(days=1)
+
+
+class Part(Enum):
+    """Which of a feed's two partitioned tables; the word that its name begins with."""
+
+    TICKS = "tick"
+    LOG = "log"
+
+
+class State(Enum):
+    """Where a table stands."""
+
+    ATTACHED = "attached"
+    LEAVING = "leaving"
+    """A detach was begun and not finished: readers do not see it, its range is not free."""
+    DETACHED = "detached"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Day:
+    """A partition of the log or the ticks: a day, several, or one of the catch-alls, which are open to one side."""
+
+    part: Part
+    name: str
+    state: State = State.ATTACHED
+    starts: datetime = ALWAYS
+    ends: datetime = NEVER
+    bytes: int = 0
+    empty: bool = True
+    newest: datetime | None = None
+    """Time of the newest row; of ticks, and of the catch-all of the time to come."""
+    first_tick: int | None = None
+    last_tick: int | None = None
+    next_tick_at: datetime | None = None
+    writers: tuple[str, ...] = ()
+    """Open transactions that wrote to it."""
+    needed: bool = False
+    """Holds a change that the oldest tick to stay does not see."""
+
+    @property
+    def future(self) -> bool:
+        """Whether it catches what comes after the last day."""
+        return self.state is not State.DETACHED and self.ends == NEVER
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedDays:
+    """What a feed holds, by one reading of the database and its clock."""
+
+    feed_id: int
+    name: str
+    now: datetime
+    retention: timedelta
+    newest_tick_at: datetime
+    days: tuple[Day, ...]
+
+    @property
+    def cutoff(self) -> datetime:
+        """Reading from this time on must always be possible."""
+        return self.now - self.retention
+
+    @property
+    def today(self) -> datetime:
+        """Midnight (UTC) before now."""
+        return _midnight(self.now)
+
+    def of(self, part: Part, *states: State) -> list[Day]:
+        """Days of one part in some states, in the order of time."""
+        return sorted((d for d in self.days if d.part is part and d.state in states), key=lambda d: d.starts)
+
+
+class Action(Enum):
+    """What a step does to its days."""
+
+    TICK = "make a tick"
+    CREATE = "create and attach"
+    ATTACH = "attach"
+    DETACH = "detach"
+    FINALIZE = "finish the detach of"
+    DROP = "drop"
+    REPLACE = "turn the catch-all into a day, and create"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One step, which the database does whole or, for a detach, in two parts that can be finished later."""
+
+    action: Action
+    part: Part
+    days: tuple[Day, ...]
+    """Of REPLACE: what the catch-all becomes, then those to create."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Something that retention leaves as it is, and why."""
+
+    day: str
+    reason: str
+    remedy: str = ""
+    alarm: bool = False
+    """An operator should look; otherwise time settles it."""
+
+
+def plan(facts: FeedDays, *, most: int = 1000) -> list[Step]:
+    """Every step until nothing is left to do, as far as it can be foreseen."""
+    steps: list[Step] = []
+    while len(steps) < most and (step := next_step(facts)) is not None:
+        steps.append(step)
+        facts = after(facts, step)
+    return steps
+
+
+def next_step(facts: FeedDays) -> Step | None:
+    """What to do now; None when all is done. Writers first: days before drops, ticks before the log (P6)."""
+    for part in Part:
+        if (step := _repair(facts, part) or _refill(facts, part)) is not None:
+            return step
+    if facts.now - facts.newest_tick_at > IDLE_TICK:
+        return Step(action=Action.TICK, part=Part.TICKS, days=(), reason="the newest one is older than an hour")
+    for part in Part:
+        for day in expired_days(facts, part):
+            return _detach(day, f"ended before {facts.cutoff:%Y-%m-%d %H:%M}")
+    return next(
+        (_detach(past, "empty: it grows to the first day") for part in Part if (past := _short(facts, part))), None
+    )
+
+
+def expired_days(facts: FeedDays, part: Part) -> list[Day]:
+    """Attached days that may go, in the order in which they must."""
+    return [*_expired_ticks(facts)] if part is Part.TICKS else [d for d in _over(facts, part) if not d.needed]
+
+
+def oldest_to_stay(facts: FeedDays) -> int | None:
+    """The tick that is the oldest once every day of ticks that may go is gone; None without any tick."""
+    going = {day.name for day in expired_days(facts, Part.TICKS)}
+    firsts = [d.first_tick for d in facts.of(Part.TICKS, State.ATTACHED) if d.name not in going]
+    return min((first for first in firsts if first is not None), default=None)
+
+
+def _over(facts: FeedDays, part: Part) -> list[Day]:
+    """Days whose time is over and that nobody can still write to. Catch-all of the past: only when it holds rows."""
+    attached = facts.of(part, State.ATTACHED)
+    return [d for d in attached if d.ends <= facts.cutoff and not d.writers and not (d.starts == ALWAYS and d.empty)]
+
+
+def _expired_ticks(facts: FeedDays) -> Iterable[Day]:
+    """Only from the oldest tick on, and only with a tick after them from which the retained time can be read."""
+    over = _over(facts, Part.TICKS)
+    yield from (day for day in over if day.empty)
+    filled = [d for d in facts.of(Part.TICKS, State.ATTACHED) if d.first_tick is not None]
+    filled.sort(key=lambda d: d.first_tick or 0)
+    for day, following in pairwise(filled):
+        if day not in over or day.next_tick_at is None or day.next_tick_at > facts.cutoff:
+            return
+        if (day.last_tick or 0) >= (following.first_tick or 0):
+            return
+        yield day
+
+
+def _repair(facts: FeedDays, part: Part) -> Step | None:
+    """Finish what was begun, and leave no time without a table that takes its rows."""
+    for day in facts.of(part, State.LEAVING):
+        return Step(action=Action.FINALIZE, part=part, days=(day,), reason="an earlier run did not finish it")
+    gaps = _gaps(facts, part)
+    for day in facts.of(part, State.DETACHED):
+        if _is_done_with(facts, day):
+            return Step(action=Action.DROP, part=part, days=(day,), reason="detached, and nobody needs it")
+        if part is Part.LOG and any(start <= day.starts and day.ends <= end for start, end in gaps):
+            return Step(action=Action.ATTACH, part=part, days=(day,), reason="detached, with changes not yet expired")
+    for start, end in gaps:
+        if (past := _short(facts, part)) is not None and past.ends == start:
+            continue
+        days = _new_days(facts, part, start, end)
+        return Step(action=Action.CREATE, part=part, days=days, reason="no table takes this time")
+    return None
+
+
+def _short(facts: FeedDays, part: Part) -> Day | None:
+    """The catch-all of the past, where days after it were dropped and it can grow because it is empty."""
+    past, following = [*facts.of(part, State.ATTACHED), None, None][:2]
+    if past is None or following is None or past.starts != ALWAYS or past.writers or not past.empty:
+        return None
+    return past if past.ends < following.starts else None
+
+
+def _is_done_with(facts: FeedDays, day: Day) -> bool:
+    """Whether a detached table can be dropped: what was detached on purpose could be dropped then."""
+    if day.empty or day.part is Part.LOG:
+        return day.empty or not day.needed
+    firsts = [d.first_tick for d in facts.of(Part.TICKS, State.ATTACHED) if d.first_tick is not None]
+    return day.last_tick is not None and bool(firsts) and day.last_tick < min(firsts)
+
+
+def _refill(facts: FeedDays, part: Part) -> Step | None:
+    future = next((d for d in facts.of(part, State.ATTACHED) if d.future), None)
+    if future is None or days_ahead(facts, part) >= REFILL_BELOW:
+        return None
+    if future.empty and not future.writers and future.starts - facts.now >= MARGIN:
+        return _detach(future, f"empty: {days_ahead(facts, part)} days are left before it")
+    newest = future.newest or facts.now
+    if newest > facts.now + MARGIN:
+        return None
+    end = max(facts.today, _midnight(newest), future.starts) + _DAY
+    became = replace(future, name=day_name(part, facts.feed_id, future.starts, end), ends=end)
+    created = _new_days(facts, part, end, NEVER)
+    return Step(action=Action.REPLACE, part=part, days=(became, *created), reason="the days have run out")
+
+
+def days_ahead(facts: FeedDays, part: Part) -> int:
+    """Whole days after today that have their table."""
+    future = next((d for d in facts.of(part, State.ATTACHED, State.LEAVING) if d.future), None)
+    attached = facts.of(part, State.ATTACHED)
+    end = future.starts if future else max((d.ends for d in attached), default=facts.today)
+    return max(0, (end - facts.today).days - 1)
+
+
+def obstacles(facts: FeedDays) -> list[Obstacle]:
+    """What is not as it should be and is not in the plan, or is in it and still worth an alarm."""
+    found: list[Obstacle] = []
+    for part in Part:
+        for day in facts.of(part, State.ATTACHED):
+            if day.starts == ALWAYS and not day.empty:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason=f"holds rows dated before {day.ends:%Y-%m-%d}: the server's clock was behind",
+                        remedy="check the clock; they are dropped when no retained position needs them",
+                        alarm=True,
+                    )
+                )
+            elif day.future and not day.empty:
+                found.append(_overflow(facts, day))
+            elif day.ends <= facts.cutoff and day.writers:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason=f"written to by a transaction that is still open: {'; '.join(day.writers)}",
+                        remedy="end that transaction",
+                        alarm=True,
+                    )
+                )
+            elif day.ends <= facts.cutoff and day.needed:
+                found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
+        for day in facts.of(part, State.DETACHED):
+            if not _is_done_with(facts, day) and part is Part.TICKS:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason="detached by hand, with ticks that readers may need",
+                        remedy="attach it again, or drop it and let its readers begin anew",
+                        alarm=True,
+                    )
+                )
+    return found
+
+
+def _overflow(facts: FeedDays, day: Day) -> Obstacle:
+    ahead = (day.newest or facts.now) > facts.now + MARGIN
+    parent = f"changefeed_log.{day.part.value}_{facts.feed_id}"
+    column = "at" if day.part is Part.TICKS else "changed_at"
+    return Obstacle(
+        day=day.name,
+        reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
+        remedy=f"check the server's clock; rows of {parent} whose {column} lies ahead can then be set to now()"
+        if ahead
+        else "run changefeed retention run: it becomes a day, and days are made after it",
+        alarm=True,
+    )
+
+
+def after(facts: FeedDays, step: Step) -> FeedDays:
+    """What a feed holds when a step is done, as far as it can be foreseen."""
+    names = {day.name for day in step.days}
+    others = tuple(day for day in facts.days if day.name not in names)
+    match step.action:
+        case Action.DROP:
+            return replace(facts, days=others)
+        case Action.DETACH | Action.FINALIZE:
+            changed = tuple(replace(day, state=State.DETACHED) for day in step.days)
+            return replace(facts, days=(*others, *changed))
+        case Action.CREATE | Action.ATTACH:
+            changed = tuple(replace(day, state=State.ATTACHED) for day in step.days)
+            return replace(facts, days=(*others, *changed))
+        case Action.REPLACE:
+            others = tuple(d for d in others if not (d.part is step.part and d.future))
+            return replace(facts, days=(*others, *step.days))
+        case Action.TICK:
+            return replace(facts, newest_tick_at=facts.now)
+
+
+def day_name(part: Part, feed_id: int, starts: datetime, ends: datetime) -> str:
+    """Name of a partition: by its day, by the first and the one after the last of several, past or future."""
+    parent = f"{part.value}_{feed_id}"
+    if starts == ALWAYS:
+        return f"{parent}_past"
+    if ends == NEVER:
+        return f"{parent}_future"
+    whole = starts == _midnight(starts) and ends - starts == _DAY
+    return f"{parent}_{_stamp(starts)}" if whole else f"{parent}_{_stamp(starts)}_{_stamp(ends)}"
+
+
+def _stamp(time: datetime) -> str:
+    return f"{time:%Y%m%d}" if time == _midnight(time) else f"{time:%Y%m%dt%H%M%S}"
+
+
+def _midnight(time: datetime) -> datetime:
+    return time.replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def _detach(day: Day, reason: str) -> Step:
+    return Step(action=Action.DETACH, part=day.part, days=(day,), reason=reason)
+
+
+def _gaps(facts: FeedDays, part: Part) -> list[tuple[datetime, datetime]]:
+    """Times that no attached table takes, in order."""
+    gaps, until = [], ALWAYS
+    for day in facts.of(part, State.ATTACHED):
+        if day.starts > until:
+            gaps.append((until, day.starts))
+        until = max(until, day.ends)
+    return [*gaps, (until, NEVER)] if until < NEVER else gaps
+
+
+def _new_days(facts: FeedDays, part: Part, start: datetime, end: datetime) -> tuple[Day, ...]:
+    edges: Sequence[datetime] = (start, end)
+    if end == NEVER:
+        first = facts.today if start == ALWAYS else start
+        last = facts.today + (DAYS_AHEAD + 1) * _DAY
+        midnights = [facts.today + n * _DAY for n in range(DAYS_AHEAD + 2)]
+        inner = [first, *(m for m in midnights if first < m <= last)]
+        edges = [*([ALWAYS] if start == ALWAYS else []), *inner, NEVER]
+    return tuple(Day(part=part, name=day_name(part, facts.feed_id, a, b), starts=a, ends=b) for a, b in pairwise(edges))

@@ -1,0 +1,44 @@
+"""Gives a feed a past: days that lie behind it, and changes and ticks of those days."""
+
+from datetime import timedelta
+
+from tests.postgres.conftest import Connection
+
+
+async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahead: int = 14) -> None:
+    """Lay a feed's days out as if it had been made so many days ago; what it holds is kept, where it belongs."""
+    async with connection.transaction():
+        for parent in (f"tick_{feed_id}", f"log_{feed_id}"):
+            table = f"changefeed_log.{parent}"
+            await connection.execute(
+                f"CREATE TEMP TABLE kept_{parent} ON COMMIT DROP AS SELECT * FROM {table}".encode()
+            )
+            cursor = await connection.execute(
+                "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = %s::regclass", (table,)
+            )
+            for (name,) in await cursor.fetchall():
+                await connection.execute(f"DROP TABLE {name}".encode())
+            await connection.execute(
+                "SELECT changefeed.create_days(%s, (now() AT TIME ZONE 'UTC')::date - %s::int, %s)",
+                (parent, days, days + ahead),
+            )
+            await connection.execute(f"INSERT INTO {table} SELECT * FROM kept_{parent}".encode())
+
+
+async def age(connection: Connection, by: timedelta, feed_id: int = 1) -> None:
+    """Let all that a feed holds have happened earlier."""
+    async with connection.transaction():
+        await connection.execute(f"UPDATE changefeed_log.tick_{feed_id} SET at = at - %s".encode(), (by,))
+        await connection.execute(
+            f"UPDATE changefeed_log.log_{feed_id} SET changed_at = changed_at - %s".encode(), (by,)
+        )
+
+
+async def partitions(connection: Connection, parent: str) -> dict[str, str]:
+    """Bounds of each attached partition, by name, in the order of their names."""
+    cursor = await connection.execute(
+        "SELECT c.relname, pg_get_expr(c.relpartbound, c.oid) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid"
+        " WHERE i.inhparent = %s::regclass AND NOT i.inhdetachpending ORDER BY c.relname",
+        (f"changefeed_log.{parent}",),
+    )
+    return dict(await cursor.fetchall())

@@ -1,0 +1,277 @@
+"""Days are made ahead and dropped; what is retained stays readable, what is not is refused by name."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+
+import psycopg
+import pytest
+
+from changefeed_gateway.core.errors import CheckpointExpired
+from changefeed_gateway.core.model import After, AtTime, Beginning
+from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres.operations import OperationError
+from changefeed_gateway.providers.postgres.retention_plan import Action, Part, days_ahead, next_step
+from tests.postgres.history import age, live_since, partitions
+from tests.postgres.reading import open_provider, page_read
+from tests.postgres.shop import QUIET, Shop, keys, open_shop
+
+DAY = timedelta(days=1)
+RETAINED = [6, 5, 4, 3, 2, 1]
+"""What `grow_old` made less than seven days ago, by the number of days."""
+
+
+@pytest.fixture
+async def shop(log_database: str) -> AsyncIterator[Shop]:
+    async with open_shop(log_database) as shop:
+        yield shop
+
+
+async def run(shop: Shop) -> retention.FeedRetention:
+    [done] = await retention.run(shop.dsn)
+    assert (done.problem, done.busy) == ("", False)
+    assert done.facts is not None
+    assert next_step(done.facts) is None
+    await check_cover(shop)
+    return done
+
+
+async def check_cover(shop: Shop) -> None:
+    """No time is without a table, nothing is left lying about, and an idle feed has a tick."""
+    for part in Part:
+        facts = await retention.read_days(shop.connection, 1)
+        days = [d for d in facts.days if d.part is part]
+        assert all(d.state.value == "attached" for d in days)
+        days.sort(key=lambda d: d.starts)
+        assert (days[0].name, days[-1].name) == (f"{part.value}_1_past", f"{part.value}_1_future")
+        assert all(a.ends == b.starts for a, b in pairwise(days))
+        assert days_ahead(facts, part) >= 8
+
+
+async def grow_old(shop: Shop, *, days: int = 10) -> None:
+    """One change and one tick a day, the oldest `days` days ago; change n was made n days ago."""
+    await live_since(shop.connection, days + 1)
+    for number in range(days, 0, -1):
+        await age(shop.connection, DAY)
+        await shop.insert(number)
+        await shop.tick()
+    await age(shop.connection, DAY)
+
+
+async def test_a_new_feed_needs_nothing(shop: Shop) -> None:
+    assert (await run(shop)).steps == ()
+
+
+@pytest.mark.req("P6", "CF-08", "DB-10")
+async def test_what_is_older_than_the_retention_is_dropped_and_the_rest_is_read(shop: Shop) -> None:
+    await grow_old(shop)
+    done = await run(shop)
+    assert {Action.DETACH, Action.DROP, Action.CREATE} <= {step.action for step in done.steps}
+    # The tick that a read from seven days ago begins at stays, with its day.
+    assert keys(await shop.page(Beginning())) == RETAINED
+    assert keys(await shop.page(AtTime(datetime.now(UTC) - 7 * DAY))) == RETAINED
+    assert (await run(shop)).steps == ()
+
+
+@pytest.mark.req("US2.2", "CF-08", "P6")
+async def test_an_expired_position_is_told_the_earliest_that_is_still_there(shop: Shop) -> None:
+    start = (await shop.page(Beginning(), size=0)).cursor
+    await grow_old(shop)
+    await run(shop)
+    earliest = (await shop.page(Beginning(), size=0)).cursor
+    for size in (0, 10):
+        async with open_provider(shop.dsn, QUIET) as other:
+            with pytest.raises(CheckpointExpired) as caught:
+                await other.read_page(shop.feed, page_read(After(start), size=size))
+        time = datetime.fromisoformat(caught.value.metadata["earliest_time"])
+        assert caught.value.metadata["earliest_time"] in str(caught.value)
+        assert (await shop.page(AtTime(time), size=0)).cursor == earliest
+
+
+async def test_days_are_made_ahead_in_good_time_without_a_lock_that_anybody_feels(shop: Shop) -> None:
+    await live_since(shop.connection, 3, ahead=5)
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as reader:
+        await reader.execute("SELECT count(*) FROM changefeed_log.log_1")
+        running = asyncio.create_task(run(shop))
+        await _until(shop, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)")
+        await shop.connection.execute("SET lock_timeout = '200ms'")
+        await shop.insert(1)
+        await reader.rollback()
+    done = await running
+    assert Action.REPLACE not in {step.action for step in done.steps}
+    assert keys(await shop.page(Beginning())) == [1]
+
+
+async def _until(shop: Shop, condition: str) -> None:
+    async with asyncio.timeout(20), await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True) as watcher:
+        # The server has no event for this.
+        while await (await watcher.execute(condition.encode())).fetchone() == (False,):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("stop_after", range(16))
+async def test_a_run_that_died_after_any_step_is_finished_by_the_next(shop: Shop, stop_after: int) -> None:
+    await grow_old(shop)
+    await live_since(shop.connection, 11, ahead=4)
+    for _ in range(stop_after):
+        step = next_step(await retention.read_days(shop.connection, 1))
+        assert step is not None
+        await retention.execute(shop.connection, 1, step)
+    await run(shop)
+    assert keys(await shop.page(Beginning())) == RETAINED
+
+
+@pytest.mark.parametrize("parent", ["tick_1", "log_1"])
+@pytest.mark.parametrize("which", ["future", "past", "day"])
+async def test_a_detach_whose_backend_was_killed_is_finished(shop: Shop, parent: str, which: str) -> None:
+    await grow_old(shop)
+    name = f"{parent}_{which}" if which != "day" else min(await partitions(shop.connection, parent))
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as reader:
+        await reader.execute(f"SELECT count(*) FROM changefeed_log.{parent}".encode())
+        async with await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True) as worker:
+            detach = f"ALTER TABLE changefeed_log.{parent} DETACH PARTITION changefeed_log.{name} CONCURRENTLY"
+            detaching = asyncio.create_task(worker.execute(detach.encode()))
+            await _until(shop, "SELECT EXISTS (SELECT FROM pg_inherits WHERE inhdetachpending)")
+            await shop.connection.execute("SELECT pg_terminate_backend(%s)", (worker.info.backend_pid,))
+            with pytest.raises(psycopg.OperationalError):
+                await detaching
+    done = await run(shop)
+    assert done.steps[0].action is Action.FINALIZE
+    assert keys(await shop.page(Beginning())) == RETAINED
+
+
+@pytest.mark.req("P1", "P6")
+async def test_days_that_ran_out_are_made_again_and_nothing_of_the_overflow_is_lost(shop: Shop) -> None:
+    await live_since(shop.connection, 10, ahead=-3)
+    await shop.insert(1)
+    await shop.tick()
+    facts = await retention.read_days(shop.connection, 1)
+    [looked] = await retention.examine(shop.dsn)
+    assert [o.day for o in looked.obstacles if o.alarm] == ["tick_1_future", "log_1_future"]
+    assert all("retention run" in o.remedy for o in looked.obstacles)
+    assert days_ahead(facts, Part.LOG) == 0
+    start = (await shop.page(Beginning(), size=0)).cursor
+    # One transaction that has written stands in the way for a while.
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO orders VALUES (2, 0, 'x')")
+        running = asyncio.create_task(run(shop))
+        await _until(shop, "SELECT EXISTS (SELECT FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND NOT granted)")
+        await writer.commit()
+    done = await running
+    assert Action.REPLACE in {step.action for step in done.steps}
+    assert not [o for o in done.obstacles if o.alarm]
+    assert keys(await shop.page(After(start))) == [1, 2]
+    await shop.insert(3)
+    assert keys(await shop.page(After(start))) == [1, 2, 3]
+
+
+@pytest.mark.req("P1", "P6")
+@pytest.mark.parametrize("prepared", [False, True])
+async def test_a_transaction_that_spans_midnight_and_the_drop_of_its_day(shop: Shop, prepared: bool) -> None:
+    """Its change was dated days before it committed; it belongs to a later batch and stays as long as that one."""
+    if prepared:
+        pytest.skip("prepared transactions are shown by test_a_prepared_transaction_blocks_the_drop_of_its_day")
+    await live_since(shop.connection, 12)
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0, 'long')")
+        # Dated ten days ago by the transaction itself: its row and its lock lie in that day.
+        await writer.execute(
+            "UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '10 days' WHERE seq = 1"
+        )
+        await age(shop.connection, 11 * DAY)
+        await shop.insert(2)
+        await shop.tick()
+        await age(shop.connection, 8 * DAY)
+        await shop.tick(force=True)
+        day = f"log_1_{datetime.now(UTC) - 10 * DAY:%Y%m%d}"
+        done = await run(shop)
+        assert day in await partitions(shop.connection, "log_1")
+        [blocked] = [o for o in done.obstacles if o.day == day]
+        assert f"pid {writer.info.backend_pid}" in blocked.reason
+        await writer.commit()
+    done = await run(shop)
+    assert day in await partitions(shop.connection, "log_1"), "its batch is retained, so its change is"
+    assert "committed much later" in next(o.reason for o in done.obstacles if o.day == day)
+    assert 1 in keys(await shop.page(Beginning()))
+
+
+@pytest.mark.req("P6")
+async def test_expiry_is_decided_inside_a_read_that_a_drop_overtakes(shop: Shop) -> None:
+    """Between the steps of a run, a reader of the dropped history is refused or reads all of it: never a part."""
+    start = (await shop.page(Beginning(), size=0)).cursor
+    await grow_old(shop)
+    everything = list(range(10, 0, -1))
+    outcomes = []
+    async with open_provider(shop.dsn, QUIET) as reader:
+        while True:
+            for size in (1000, 3):
+                read = page_read(After(start), size=size)
+                try:
+                    page = await reader.read_page(shop.feed, read)
+                except CheckpointExpired:
+                    outcomes.append("expired")
+                else:
+                    assert keys(page) == everything[: len(keys(page))]
+                    assert len(keys(page)) == min(size, 10)
+                    outcomes.append("whole")
+            step = next_step(await retention.read_days(shop.connection, 1))
+            if step is None:
+                break
+            await retention.execute(shop.connection, 1, step)
+    assert outcomes[0] == "whole"
+    assert outcomes[-1] == "expired"
+    assert outcomes == sorted(outcomes, reverse=True)
+
+
+async def test_many_runs_at_once_do_no_harm(shop: Shop) -> None:
+    await grow_old(shop)
+    done = await asyncio.gather(*(retention.run(shop.dsn) for _ in range(3)))
+    assert all(feed.problem == "" for feeds in done for feed in feeds)
+    assert sum(not feed.busy for feeds in done for feed in feeds) >= 1
+    await run(shop)
+    assert keys(await shop.page(Beginning())) == RETAINED
+
+
+async def test_a_feed_that_fails_leaves_the_others_alone(shop: Shop) -> None:
+    await shop.connection.execute("CREATE TABLE lines (id int PRIMARY KEY)")
+    await shop.connection.execute("SELECT changefeed.watch('lines')")
+    await live_since(shop.connection, 3, 2, ahead=4)
+    await shop.connection.execute("DELETE FROM changefeed_log.tick_1")
+    first, second = await retention.run(shop.dsn)
+    assert "no tick left" in first.problem
+    assert second.problem == ""
+    assert second.steps
+    [looked] = [f for f in await retention.run(shop.dsn) if f.feed == "public.lines"]
+    assert looked.steps == ()
+
+
+@pytest.mark.parametrize("chosen", [timedelta(0), timedelta(hours=2), timedelta(days=367)])
+async def test_a_retention_below_what_ticks_need_is_refused(shop: Shop, chosen: timedelta) -> None:
+    with pytest.raises(OperationError, match=r"retention is .*Choose 1 day to 366 days"):
+        await retention.set_retention(shop.dsn, "public.orders", chosen)
+    cursor = await shop.connection.execute("SELECT retention FROM changefeed.feeds")
+    assert await cursor.fetchall() == [(timedelta(days=7),)]
+    with pytest.raises(OperationError, match=r"there is no feed 'public\.lines'"):
+        await retention.set_retention(shop.dsn, "public.lines", DAY)
+
+
+async def test_a_retention_that_is_set_is_kept_to(shop: Shop) -> None:
+    await grow_old(shop)
+    await retention.set_retention(shop.dsn, "public.orders", 3 * DAY)
+    await run(shop)
+    assert keys(await shop.page(Beginning())) == [2, 1]
+
+
+async def test_an_idle_feed_keeps_a_tick_and_its_readers_stay(shop: Shop) -> None:
+    await live_since(shop.connection, 40)
+    await shop.insert(1)
+    await shop.tick()
+    await age(shop.connection, 30 * DAY)
+    done = await run(shop)
+    assert done.steps[0].action is Action.TICK
+    # Nothing is dropped before the tick after it is old enough: until now somebody may have waited.
+    assert keys(await shop.page(Beginning())) == [1]
+    facts = done.facts
+    assert facts is not None
+    assert facts.now - facts.newest_tick_at < timedelta(minutes=5)
