@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -218,6 +218,29 @@ async def watch(
         raise OperatorError(str(error)) from error
 
 
+async def retention(settings: Settings, name: str, *, change: bool) -> list[dict[str, Any]]:
+    """Retention of every feed of a connection: what a run did, or what it would do. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations, retention
+    try:
+        async with database(settings, name) as place:
+            found = await (retention.run(place) if change else retention.examine(place))
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+    return [retention.as_json(feed) for feed in found]
+
+
+async def set_retention(settings: Settings, name: str, feed: str, chosen: timedelta) -> None:
+    """Choose how long a feed's history is kept. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations, retention
+    try:
+        async with database(settings, name) as place:
+            await retention.set_retention(place, feed, chosen)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
 async def examine(settings: Settings, name: str) -> "Sequence[Finding | DynamoDBFinding]":
     """Look a connection over. Raises OperatorError when it cannot even be started."""
     connection = settings.connections.get(name)
@@ -244,7 +267,11 @@ async def _open_postgres(place: str, connection: PostgresConnection) -> Provider
     with _extra("postgres"):
         from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
         from changefeed_gateway.providers.postgres.ticker import Cadence
-    options = PostgresOptions(max_connections=connection.pool_size, cadence=Cadence(interval=connection.tick_interval))
+    options = PostgresOptions(
+        max_connections=connection.pool_size,
+        cadence=Cadence(interval=connection.tick_interval),
+        retention_interval=connection.retention_interval or None,
+    )
     provider = PostgresProvider(place, options)
     await provider.start()
     return provider

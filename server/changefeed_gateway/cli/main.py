@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import configure_logging
-from changefeed_gateway.cli import config, token
+from changefeed_gateway.cli import config, retention, token
 from changefeed_gateway.cli.capabilities import capabilities
 from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
@@ -46,6 +46,7 @@ def _options(
 
 for command in (demo, serve, migrate, watch, read, tail, partitions, capabilities, doctor):
     app.command()(command)
+app.add_typer(retention.app, name="retention")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")
 

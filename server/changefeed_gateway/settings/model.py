@@ -61,6 +61,8 @@ class PostgresConnection(_Section):
     """Most connections in the pool; one more listens."""
     tick_interval: Annotated[timedelta, duration_between("500us", "1s"), DurationText] = timedelta(milliseconds=2)
     """Shortest time between two ticks of a feed while somebody is subscribed."""
+    retention_interval: Annotated[timedelta, duration_between("0s", "1d"), DurationText] = timedelta(hours=1)
+    """Time between two retention runs of this gateway; 0s leaves them to `changefeed retention run`."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

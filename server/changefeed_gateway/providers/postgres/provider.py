@@ -31,6 +31,7 @@ from changefeed_gateway.providers.postgres.connections import Connection, Connec
 from changefeed_gateway.providers.postgres.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log import WHOLE, FeedLog
+from changefeed_gateway.providers.postgres.retention import keep_running
 from changefeed_gateway.providers.postgres.ticker import Cadence, closing
 
 _DEFINITION: Final = "definition"
@@ -60,6 +61,8 @@ class PostgresOptions:
     cadence: Cadence = field(default_factory=Cadence)
     idle_cadence: timedelta = timedelta(seconds=1)
     """How often ticks are made for feeds that nobody reads."""
+    retention_interval: timedelta | None = None
+    """Time between two retention runs; none leaves them to others."""
     probe_interval: timedelta = timedelta(seconds=15)
     """Silence after which the listening connection is tried out."""
     probe_timeout: timedelta = timedelta(seconds=5)
@@ -72,6 +75,7 @@ class PostgresProvider:
     """
 
     def __init__(self, dsn: str, options: PostgresOptions = PostgresOptions()) -> None:
+        self._dsn = dsn
         self._options = options
         self._connections = Connections(
             dsn,
@@ -90,6 +94,7 @@ class PostgresProvider:
         self._starting = asyncio.Lock()
         self._closed = False
         self._idle_ticks: asyncio.Task[None] | None = None
+        self._retention: asyncio.Task[None] | None = None
 
     @property
     def provider_id(self) -> str:
@@ -110,6 +115,8 @@ class PostgresProvider:
             self.doorbell.start()
             if self._idle_ticks is None:
                 self._idle_ticks = asyncio.create_task(self._make_idle_ticks())
+                if (interval := self._options.retention_interval) is not None:
+                    self._retention = asyncio.create_task(keep_running(self._dsn, interval))
 
     async def open_feed(self, address: Address) -> Feed:
         """Look the collection up by its name in changefeed.feeds: "documents", "public.orders"."""
@@ -160,9 +167,10 @@ class PostgresProvider:
     async def aclose(self) -> None:
         """Stop everything; idempotent."""
         self._closed = True
-        if self._idle_ticks is not None:
-            self._idle_ticks.cancel()
-            await asyncio.wait({self._idle_ticks})
+        for task in (self._idle_ticks, self._retention):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait({task})
         await self.doorbell.aclose()
         for log in self._logs.values():
             await log.aclose()

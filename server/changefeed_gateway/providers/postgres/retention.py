@@ -174,7 +174,9 @@ async def _alone(dsn: str, feed_id: int) -> AsyncIterator[bool]:
         guard.transaction(),
     ):
         await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        cursor = await guard.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", (_LOCK, feed_id))
+        # Without parameters: a statement with them keeps its snapshot until the next one, and FINALIZE waits for those.
+        lock = sql.SQL("SELECT pg_try_advisory_xact_lock({}, {})").format(_LOCK, feed_id)
+        cursor = await guard.execute(lock)
         row = await cursor.fetchone()
         yield bool(row and row[0])
 
@@ -232,13 +234,14 @@ FROM changefeed.days(%s)
 async def read_days(connection: Connection, feed_id: int) -> FeedDays:
     """What a feed holds now. Raises psycopg.Error."""
     query = sql.SQL(
-        "SELECT f.name, f.retention, clock_timestamp(), (SELECT t.at FROM {} t ORDER BY t.id DESC LIMIT 1)"
+        "SELECT f.name, f.retention, clock_timestamp(), (SELECT t.at FROM {0} t ORDER BY t.id DESC LIMIT 1),"
+        " (SELECT t.at FROM {0} t ORDER BY t.id LIMIT 1)"
         " FROM changefeed.feeds f WHERE f.feed_id = %s"
     ).format(sql.Identifier("changefeed_log", f"tick_{feed_id}"))
     row = await (await connection.execute(query, (feed_id,))).fetchone()
     if row is None:
         raise OperationError(f"the feed {feed_id} is gone")
-    name, retention, now, newest = row
+    name, retention, now, newest, oldest = row
     async with connection.cursor(row_factory=class_row(_Row)) as cursor:
         rows = await (await cursor.execute(_DAYS, (feed_id,))).fetchall()
     facts = FeedDays(
@@ -247,6 +250,7 @@ async def read_days(connection: Connection, feed_id: int) -> FeedDays:
         now=now,
         retention=retention,
         newest_tick_at=newest or now,
+        oldest_tick_at=oldest or now,
         days=tuple(map(_to_day, rows)),
     )
     if (tick := oldest_to_stay(facts)) is None:
@@ -405,6 +409,7 @@ def _figures(facts: FeedDays) -> dict[str, Any]:
         "retention": facts.retention.total_seconds(),
         "days_ahead": min(days_ahead(facts, part) for part in Part),
         "oldest_day": min(dated).isoformat() if dated else None,
+        "earliest_position": facts.oldest_tick_at.isoformat(),
         "log_bytes": sum(d.bytes for d in facts.days if d.part is Part.LOG),
         "tick_bytes": sum(d.bytes for d in facts.days if d.part is Part.TICKS),
         "overflow": any(not d.empty for d in attached if d.starts == ALWAYS or d.ends == NEVER),

@@ -77,6 +77,7 @@ class FeedDays:
     now: datetime
     retention: timedelta
     newest_tick_at: datetime
+    oldest_tick_at: datetime
     days: tuple[Day, ...]
 
     @property

@@ -1,0 +1,114 @@
+"""`changefeed retention ...`: how long history is kept, and what is done about it."""
+
+import asyncio
+from datetime import timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from changefeed_gateway import app as gateway
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
+from changefeed_gateway.cli.exits import ExitCode, exits
+from changefeed_gateway.cli.output import err, out, print_json
+from changefeed_gateway.settings import load_settings
+from changefeed_gateway.settings.values import format_duration, parse_duration
+
+app = typer.Typer(help="Days of the change log: made ahead, dropped after the feed's retention.", no_args_is_help=True)
+
+
+@app.command()
+def run(connection: Connection = None, config: Config = None, json: Json = False) -> None:
+    """Make days ahead and drop what is older than each feed's retention. Again, and beside the gateway, without harm."""
+    with exits():
+        found = _ask(connection, config, change=True)
+        _show_steps(found, json=json, nothing="nothing to do")
+    raise typer.Exit(ExitCode.UNHEALTHY if any(feed["problem"] for feed in found) else ExitCode.OK)
+
+
+@app.command()
+def plan(connection: Connection = None, config: Config = None, json: Json = False) -> None:
+    """Say what a run would do, and why; changes nothing."""
+    with exits():
+        _show_steps(_ask(connection, config, change=False), json=json, nothing="nothing to do")
+
+
+@app.command()
+def status(connection: Connection = None, config: Config = None, json: Json = False) -> None:
+    """Say what each feed holds, and what is in the way of retention."""
+    with exits():
+        found = _ask(connection, config, change=False)
+        if json:
+            for feed in found:
+                print_json("retention", feed)
+        else:
+            _show_table(found)
+            for feed in found:
+                _show_obstacles(feed)
+    alarmed = any(obstacle["alarm"] for feed in found for obstacle in feed["obstacles"])
+    raise typer.Exit(ExitCode.UNHEALTHY if alarmed else ExitCode.OK)
+
+
+@app.command(name="set")
+def set_(
+    feed: Annotated[str, typer.Argument(help="The feed, such as public.orders.")],
+    retention: Annotated[str, typer.Argument(help="1d to 366d.")],
+    connection: Connection = None,
+    config: Config = None,
+) -> None:
+    """Choose how long the history of a feed is kept."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        try:
+            chosen = parse_duration(retention)
+        except (ValueError, OverflowError):
+            raise typer.BadParameter(f"{retention!r} is not a duration such as 14d") from None
+        asyncio.run(gateway.set_retention(settings, name, feed, chosen))
+        out.print(f"{feed}: history is kept for {format_duration(chosen)}", markup=False)
+
+
+def _ask(connection: str | None, config: Any, *, change: bool) -> list[dict[str, Any]]:
+    settings = load_settings(config)
+    name = chosen_connection(settings, connection)
+    with err.status(f"retention of {name}"):
+        return asyncio.run(gateway.retention(settings, name, change=change))
+
+
+def _show_steps(found: list[dict[str, Any]], *, json: bool, nothing: str) -> None:
+    for feed in found:
+        if json:
+            print_json("retention", feed)
+            continue
+        state = "another run is at work" if feed["busy"] else nothing if not feed["steps"] else ""
+        out.print(Text(f"{feed['feed']}: {state}".rstrip(": ")), soft_wrap=True)
+        for step in feed["steps"]:
+            days = " ".join(step["days"])
+            out.print(Text(f"  {step['action']} {days}".rstrip() + f": {step['reason']}"), soft_wrap=True)
+        if feed["problem"]:
+            out.print(Text(f"  stopped: {feed['problem']}", "red"), soft_wrap=True)
+        _show_obstacles(feed)
+
+
+def _show_obstacles(feed: dict[str, Any]) -> None:
+    for obstacle in feed["obstacles"]:
+        style = "yellow" if obstacle["alarm"] else ""
+        remedy = f" - {obstacle['remedy']}" if obstacle["remedy"] else ""
+        out.print(Text(f"  {obstacle['day']}: {obstacle['reason']}{remedy}", style), soft_wrap=True)
+
+
+def _show_table(found: list[dict[str, Any]]) -> None:
+    table = Table("feed", "retention", "days ahead", "oldest day", "earliest position", "log", "ticks", "last run")
+    for feed in found:
+        table.add_row(
+            feed["feed"],
+            format_duration(timedelta(seconds=feed["retention"])),
+            str(feed["days_ahead"]),
+            (feed["oldest_day"] or "")[:10],
+            (feed["earliest_position"] or "")[:16],
+            f"{feed['log_bytes'] / 1e6:,.1f} MB",
+            f"{feed['tick_bytes'] / 1e6:,.1f} MB",
+            (feed["last_run"] or "never")[:16] + (f": {feed['last_problem']}" if feed["last_problem"] else ""),
+        )
+    out.print(table)
