@@ -167,11 +167,8 @@ async def test_days_that_ran_out_are_made_again_and_nothing_of_the_overflow_is_l
 
 
 @pytest.mark.req("P1", "P6")
-@pytest.mark.parametrize("prepared", [False, True])
-async def test_a_transaction_that_spans_midnight_and_the_drop_of_its_day(shop: Shop, prepared: bool) -> None:
+async def test_a_transaction_that_spans_midnight_and_the_drop_of_its_day(shop: Shop) -> None:
     """Its change was dated days before it committed; it belongs to a later batch and stays as long as that one."""
-    if prepared:
-        pytest.skip("prepared transactions are shown by test_a_prepared_transaction_blocks_the_drop_of_its_day")
     await live_since(shop.connection, 12)
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0, 'long')")

@@ -20,7 +20,7 @@ app = typer.Typer(help="Days of the change log: made ahead, dropped after the fe
 
 @app.command()
 def run(connection: Connection = None, config: Config = None, json: Json = False) -> None:
-    """Make days ahead and drop what is older than each feed's retention. Again, and beside the gateway, without harm."""
+    """Make days ahead and drop what is older than each feed's retention. Again without harm."""
     with exits():
         found = _ask(connection, config, change=True)
         _show_steps(found, json=json, nothing="nothing to do")

@@ -349,7 +349,6 @@ async def _create(connection: Connection, parent: sql.Identifier, days: Sequence
     No writer and no reader waits for the locks of it.
     """
     for day in days:
-        await _drop_detached(connection, day)
         await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
         await _attach(connection, parent, day)
 

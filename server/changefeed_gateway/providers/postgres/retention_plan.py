@@ -166,9 +166,16 @@ def oldest_to_stay(facts: FeedDays) -> int | None:
 
 
 def _over(facts: FeedDays, part: Part) -> list[Day]:
-    """Days whose time is over and that nobody can still write to. Catch-all of the past: only when it holds rows."""
-    attached = facts.of(part, State.ATTACHED)
-    return [d for d in attached if d.ends <= facts.cutoff and not d.writers and not (d.starts == ALWAYS and d.empty)]
+    """Days whose time is over and that nobody can still write to.
+
+    An empty one only from the beginning on: further in, its time would need another table in its place.
+    """
+    over, leading = [], True
+    for day in facts.of(part, State.ATTACHED):
+        leading = leading and day.empty and not day.writers
+        if day.ends <= facts.cutoff and not day.writers and (not day.empty or (leading and day.starts != ALWAYS)):
+            over.append(day)
+    return over
 
 
 def _expired_ticks(facts: FeedDays) -> Iterable[Day]:
@@ -270,11 +277,11 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
             elif day.ends <= facts.cutoff and day.needed:
                 found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
         for day in facts.of(part, State.DETACHED):
-            if not _is_done_with(facts, day) and part is Part.TICKS:
+            if not _is_done_with(facts, day):
                 found.append(
                     Obstacle(
                         day=day.name,
-                        reason="detached by hand, with ticks that readers may need",
+                        reason="detached by hand, with rows that readers may need",
                         remedy="attach it again, or drop it and let its readers begin anew",
                         alarm=True,
                     )
