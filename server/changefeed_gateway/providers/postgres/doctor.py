@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
+from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.migrations import (
     MigrationError,
     MigrationSet,
@@ -60,6 +61,9 @@ async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> A
     if installed:
         async for finding in _feeds(connection):
             yield finding
+        if primary.healthy:
+            async for finding in _retention(dsn):
+                yield finding
     if primary.healthy:
         yield await _doorbell(connection, dsn)
 
@@ -111,7 +115,6 @@ class _Feed:
     name: str
     triggers: int
     disabled: int
-    days_ahead: int
 
 
 _FEEDS: Final = """
@@ -122,11 +125,7 @@ _FEEDS: Final = """
         (SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
          WHERE p.pronamespace = 'changefeed_log'::regnamespace AND p.proname LIKE format('capture\\_%s\\_%%', f.feed_id)
              AND t.tgenabled = 'D'
-        ) AS disabled,
-        (SELECT count(*) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
-         WHERE i.inhparent = to_regclass(format('changefeed_log.log_%s', f.feed_id))
-             AND c.relname ~ '_[0-9]{8}$' AND right(c.relname, 8) > to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')
-        ) AS days_ahead
+        ) AS disabled
     FROM changefeed.feeds f ORDER BY f.feed_id
 """
 
@@ -143,8 +142,6 @@ async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator
         )
     for feed in feeds:
         yield _capture(feed)
-        yield _days(feed)
-        yield await _overflow(connection, feed)
         yield await _ticks(connection, feed)
 
 
@@ -159,30 +156,29 @@ def _capture(feed: _Feed) -> Finding:
     return Finding(subject=subject, healthy=False, detail=detail, remedy=remedy)
 
 
-def _days(feed: _Feed) -> Finding:
-    enough = feed.days_ahead >= _FEWEST_DAYS
-    return Finding(
-        subject=f"days of {feed.name}",
-        healthy=enough,
-        detail=f"{feed.days_ahead} made ahead",
-        remedy="" if enough else "make days ahead: changes will go to the overflow partition",
-    )
-
-
-async def _overflow(connection: psycopg.AsyncConnection[TupleRow], feed: _Feed) -> Finding:
-    query = sql.SQL("SELECT EXISTS (SELECT FROM {}) OR EXISTS (SELECT FROM {})").format(
-        *(sql.Identifier("changefeed_log", f"log_{feed.id}_{side}") for side in ("past", "future"))
-    )
-    row = await (await connection.execute(query)).fetchone()
-    full = row is None or bool(row[0])
-    return Finding(
-        subject=f"overflow of {feed.name}",
-        healthy=not full,
-        detail="holds changes" if full else "empty",
-        remedy="a day was missing or the clock was wrong: nothing is lost, but these changes are not dropped with a day"
-        if full
-        else "",
-    )
+async def _retention(dsn: str) -> AsyncIterator[Finding]:
+    for feed in await retention.examine(dsn):
+        ahead = feed.days_ahead
+        yield Finding(
+            subject=f"days of {feed.feed}",
+            healthy=ahead >= _FEWEST_DAYS,
+            detail=f"{ahead} made ahead",
+            remedy="" if ahead >= _FEWEST_DAYS else "run changefeed retention run, or let the gateway do it",
+        )
+        alarms = [obstacle for obstacle in feed.obstacles if obstacle.alarm]
+        for obstacle in alarms:
+            subject = f"retention of {feed.feed}"
+            detail = f"{obstacle.day} {obstacle.reason}"
+            yield Finding(subject=subject, healthy=False, detail=detail, remedy=obstacle.remedy)
+        if not alarms:
+            last = f"{feed.last_run:%Y-%m-%d %H:%M%z}" if feed.last_run else "never"
+            healthy = not feed.last_problem
+            yield Finding(
+                subject=f"retention of {feed.feed}",
+                healthy=healthy,
+                detail=f"last run {last}{'' if healthy else ': ' + feed.last_problem}",
+                remedy="" if healthy else "see the message; changefeed retention status shows more",
+            )
 
 
 async def _ticks(connection: psycopg.AsyncConnection[TupleRow], feed: _Feed) -> Finding:

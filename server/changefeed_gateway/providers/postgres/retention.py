@@ -61,6 +61,11 @@ class FeedRetention:
     last_run: datetime | None = None
     last_problem: str = ""
 
+    @property
+    def days_ahead(self) -> int:
+        """Whole days after today that have a table, both of the log and of the ticks."""
+        return min(days_ahead(self.facts, part) for part in Part) if self.facts else 0
+
 
 async def run(dsn: str) -> list[FeedRetention]:
     """Do what is due, feed by feed; what fails for one is reported and leaves the others alone.
@@ -388,6 +393,7 @@ def as_json(found: FeedRetention) -> dict[str, Any]:
     return {
         "feed": found.feed,
         "busy": found.busy,
+        "days_ahead": found.days_ahead,
         "problem": found.problem,
         "steps": [
             {"action": s.action.value, "days": [d.name for d in s.days], "reason": s.reason} for s in found.steps
@@ -406,7 +412,6 @@ def _figures(facts: FeedDays) -> dict[str, Any]:
     dated = [d.starts for d in attached if d.starts != ALWAYS]
     return {
         "retention": facts.retention.total_seconds(),
-        "days_ahead": min(days_ahead(facts, part) for part in Part),
         "oldest_day": min(dated).isoformat() if dated else None,
         "earliest_position": facts.oldest_tick_at.isoformat(),
         "log_bytes": sum(d.bytes for d in facts.days if d.part is Part.LOG),
