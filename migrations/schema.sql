@@ -332,7 +332,7 @@ CREATE TABLE changefeed.feeds (
     CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
     CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
     CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
-    CONSTRAINT feeds_retention_check CHECK ((retention > '00:00:00'::interval))
+    CONSTRAINT feeds_retention_check CHECK (((retention >= '1 day'::interval) AND (retention <= '366 days'::interval)))
 );
 
 COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
@@ -371,6 +371,82 @@ begin
                    'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
 end;
 $_$;
+
+CREATE FUNCTION changefeed.days(feed integer) RETURNS TABLE(part text, name text, state text, starts timestamp with time zone, ends timestamp with time zone, bytes bigint, empty boolean, newest timestamp with time zone, first_tick bigint, last_tick bigint, next_tick_at timestamp with time zone, writers text[])
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $_$
+declare
+    day record;
+begin
+    for day in
+        select p.part, c.oid, c.relname::text as name, coalesce(i.inhdetachpending, false) as pending,
+               i.inhrelid is not null as attached, pg_get_expr(c.relpartbound, c.oid) as bound
+        from (values ('tick'), ('log')) p (part)
+        join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and starts_with(c.relname, format('%s_%s_', p.part, feed))
+        left join pg_inherits i on i.inhrelid = c.oid
+        order by p.part desc, c.relname
+    loop
+        part := day.part;
+        name := day.name;
+        state := case when day.pending then 'leaving' when day.attached then 'attached' else 'detached' end;
+        starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
+        ends := substring(day.bound from 'TO \(''([^'']+)''\)');
+        -- Before the rows: who commits in between is found by one of the two.
+        writers := changefeed.writers(day.oid);
+        bytes := pg_total_relation_size(day.oid);
+        execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
+        newest := null;
+        first_tick := null;
+        last_tick := null;
+        next_tick_at := null;
+        if not empty and part = 'log' and ends is null then
+            execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
+        elsif not empty and part = 'tick' then
+            execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
+                into first_tick, last_tick, newest;
+            -- One that claims a time to come was made by a clock that was wrong.
+            execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
+                           'order by id limit 1', feed) into next_tick_at using last_tick;
+        end if;
+        return next;
+    end loop;
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.days(feed integer) IS 'Every partition of a feed''s log and ticks, attached, leaving (its detach is not finished) or detached. Null as a bound: none. next_tick_at: time of the tick after its last one. writers: open transactions that wrote to it.';
+
+CREATE FUNCTION changefeed.days_needed(feed integer, tick bigint) RETURNS SETOF text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $_$
+declare
+    day    text;
+    seen   pg_snapshot;
+    needed boolean;
+begin
+    execute format('select snapshot from changefeed_log.tick_%s where id = $1', feed) into seen using tick;
+    for day in
+        select c.relname from pg_class c
+        where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and starts_with(c.relname, format('log_%s_', feed))
+    loop
+        execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
+                       'or exists (select from pg_snapshot_xip($1) x join changefeed_log.%1$I l on l.xid = x)', day)
+            into needed using seen;
+        if needed is not false then
+            return next day;
+        end if;
+    end loop;
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.days_needed(feed integer, tick bigint) IS 'The days of a log that hold a change which a tick does not see: one that is read from there on.';
 
 CREATE FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
     LANGUAGE sql STABLE
@@ -588,6 +664,27 @@ CREATE FUNCTION changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) RETU
     select pg_snapshot_xmax(seen) >= tick_xid and not exists (select from pg_snapshot_xip(seen) x where x < tick_xid)
 $$;
 
+CREATE FUNCTION changefeed.set_retention(feed text, retention interval) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if retention is null or retention not between '1 day' and '366 days' then
+        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
+                         'once an hour.';
+    end if;
+    update changefeed.feeds f set retention = set_retention.retention where f.name = feed;
+    if not found then
+        raise exception 'there is no feed %', quote_literal(feed)
+            using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.set_retention(feed text, retention interval) IS 'How long the history of a feed is kept, 1 to 366 days. A shorter one lets the next retention run drop more.';
+
 CREATE FUNCTION changefeed.settled_sql(f changefeed.feeds, image text, has_old boolean, has_new boolean) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -724,6 +821,27 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text) IS 'Makes a feed of a plain table with a primary key and answers its id; again without harm. image: captured or none. doorbell: notify or poll.';
+
+CREATE FUNCTION changefeed.writers(relation regclass) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select coalesce(array_agg(w.who order by w.who), '{}')
+    from (
+        select distinct coalesce(
+            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
+            'pid ' || l.pid || coalesce(', transaction since ' || to_char(a.xact_start, 'YYYY-MM-DD HH24:MI OF'), '')
+        ) as who
+        from pg_locks l
+        left join pg_stat_activity a on a.pid = l.pid
+        left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
+            and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
+        left join pg_prepared_xacts p on p.transaction = t.transactionid
+        where l.locktype = 'relation' and l.relation = writers.relation and l.mode = 'RowExclusiveLock' and l.granted
+            and l.database = (select oid from pg_database where datname = current_database())
+            and l.pid is distinct from pg_backend_pid()
+    ) w
+$$;
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1251,6 +1369,15 @@ CREATE TABLE changefeed.migrations (
 
 COMMENT ON TABLE changefeed.migrations IS 'What `changefeed migrate` applied, and the sha256 of each file.';
 
+CREATE TABLE changefeed.retention_runs (
+    feed_id integer NOT NULL,
+    ran_at timestamp with time zone NOT NULL,
+    steps integer NOT NULL,
+    problem text
+);
+
+COMMENT ON TABLE changefeed.retention_runs IS 'The last retention run of each feed; problem is null when all was done.';
+
 CREATE SEQUENCE changefeed_log.bell_1
     START WITH 1
     INCREMENT BY 1
@@ -1366,6 +1493,9 @@ ALTER TABLE ONLY changefeed.feeds
 ALTER TABLE ONLY changefeed.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (set, version);
 
+ALTER TABLE ONLY changefeed.retention_runs
+    ADD CONSTRAINT retention_runs_pkey PRIMARY KEY (feed_id);
+
 ALTER TABLE ONLY documents.file_tags
     ADD CONSTRAINT file_tags_pkey PRIMARY KEY (file_id, tag);
 
@@ -1433,6 +1563,9 @@ CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.file_tags REFERENCING
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.files REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_update();
 
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.runs REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_update();
+
+ALTER TABLE ONLY changefeed.retention_runs
+    ADD CONSTRAINT retention_runs_feed_id_fkey FOREIGN KEY (feed_id) REFERENCES changefeed.feeds(feed_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY documents.file_tags
     ADD CONSTRAINT file_tags_file_id_fkey FOREIGN KEY (file_id) REFERENCES documents.files(id) ON DELETE CASCADE;
