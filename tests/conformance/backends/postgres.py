@@ -52,6 +52,7 @@ class _PostgresBackend:
         self._server = server
         self._dsn = ""
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._providers: list[PostgresProvider] = []
 
     async def start(self) -> None:
         self._dsn = await self._server.fresh(await self._prepared())
@@ -62,7 +63,8 @@ class _PostgresBackend:
         await self._server.drop(self._dsn)
 
     async def connect(self) -> Provider:
-        return PostgresProvider(self._dsn)
+        self._providers.append(PostgresProvider(self._dsn))
+        return self._providers[-1]
 
     def address(self, connection: str) -> Address:
         return Address(connection=connection, database="", collection=self.collection)
@@ -95,6 +97,10 @@ class _PostgresBackend:
             await self._sql.execute(date.format(relation).encode(), (timedelta(days=days), kept))
         [done] = [feed for feed in await retention.run(self._dsn) if feed.feed == self.collection]
         assert (done.problem, done.busy) == ("", False)
+        # What the gateways know of the ticks' times was true before they were dated anew.
+        for provider in self._providers:
+            for log in provider._logs.values():
+                log._window.forget()
         # The tick that stayed was made now after all.
         await self._sql.execute("UPDATE changefeed_log.tick_1 SET at = now() WHERE id = %s", (kept,))
 

@@ -31,14 +31,16 @@ def to_tick(row: TickRow) -> Tick:
 
 def expired(oldest: Tick | None = None) -> CheckpointExpired:
     """The error for a position whose history was dropped, with the earliest tick that is still there."""
-    metadata, still_there = {}, "beginning"
-    if oldest is not None:
-        metadata["earliest_time"] = oldest.at.isoformat()
-        still_there = f"beginning (the earliest position still there, of {oldest.at.isoformat()}; at_time takes it too)"
+    message = (
+        "the history after this position was dropped by the feed's retention: restart from beginning or now, and"
+        " read the source again if you mirror it"
+    )
+    if oldest is None:
+        return CheckpointExpired(message)
+    time = oldest.at.isoformat()
     return CheckpointExpired(
-        f"the history after this position was dropped by the feed's retention: restart from {still_there} or now, and"
-        " read the source again if you mirror it",
-        metadata=metadata,
+        f"{message}; the earliest position still there is of {time}, where beginning starts, and at_time with that time",
+        metadata={"earliest_time": time},
     )
 
 
