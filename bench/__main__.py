@@ -1,14 +1,16 @@
-"""`python -m bench core`, `python -m bench fanout` and `python -m bench dynamodb`."""
+"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout` or `retention`."""
 
 import argparse
 
-from bench import core, dynamodb, fanout
+from bench import core, dynamodb, fanout, retention
+
+PARTS = {"core": core, "dynamodb": dynamodb, "fanout": fanout, "retention": retention}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure the gateway.")
     commands = parser.add_subparsers(required=True)
-    for name, module in (("core", core), ("fanout", fanout), ("dynamodb", dynamodb)):
+    for name, module in PARTS.items():
         command = commands.add_parser(name, help=(module.__doc__ or "").strip())
         module.add_arguments(command)
         command.set_defaults(run=module.run)

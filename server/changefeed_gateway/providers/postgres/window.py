@@ -39,7 +39,7 @@ def expired(oldest: Tick | None = None) -> CheckpointExpired:
         return CheckpointExpired(message)
     time = oldest.at.isoformat()
     return CheckpointExpired(
-        f"{message}; the earliest position still there is of {time}, where beginning starts, and at_time with that time",
+        f"{message}; the earliest position still there is of {time}, where beginning starts and at_time can",
         metadata={"earliest_time": time},
     )
 
