@@ -221,6 +221,15 @@ async def test_expiry_is_decided_inside_a_read_that_a_drop_overtakes(shop: Shop)
     assert outcomes == sorted(outcomes, reverse=True)
 
 
+async def test_a_transaction_left_open_keeps_days_from_being_made_no_longer_than_a_while(shop: Shop) -> None:
+    await live_since(shop.connection, 3, ahead=5)
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as forgotten:
+        await forgotten.execute("INSERT INTO orders VALUES (1, 0, 'x')")
+        await run(shop)
+        await forgotten.commit()
+    assert keys(await shop.page(Beginning())) == [1]
+
+
 async def test_many_runs_at_once_do_no_harm(shop: Shop) -> None:
     await grow_old(shop)
     done = await asyncio.gather(*(retention.run(shop.dsn) for _ in range(3)))

@@ -36,10 +36,11 @@ from changefeed_gateway.providers.postgres.retention_plan import (
 
 _LOCK: Final = 1667655788
 """Advisory lock, with the feed's id: one run at a time works on a feed."""
-_WAIT: Final = "30s"
+_WAIT: Final = "10s"
 """For locks that hold nobody up while they are waited for."""
 _SHORT_WAIT: Final = "100ms"
 """For the one that does: every writer of the feed stands behind it."""
+_FINALIZE: Final = "ALTER TABLE {} DETACH PARTITION {} FINALIZE"
 _MOST_STEPS: Final = 500
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -305,9 +306,14 @@ async def execute(connection: Connection, feed_id: int, step: Step) -> None:
         case Action.TICK:
             await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
         case Action.DETACH:
-            await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
+            try:
+                await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
+            except psycopg.errors.LockNotAvailable:
+                # It waits for every transaction that has used the log, a forgotten prepared one too. FINALIZE waits for
+                # snapshots only: for who could still see the table.
+                await _alter(connection, _FINALIZE, parent, step.days[0])
         case Action.FINALIZE:
-            await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} FINALIZE", parent, step.days[0])
+            await _alter(connection, _FINALIZE, parent, step.days[0])
         case Action.DROP:
             async with connection.transaction():
                 await _drop_detached(connection, step.days[0])
