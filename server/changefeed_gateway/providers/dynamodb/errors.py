@@ -49,8 +49,8 @@ class ShardGone(Exception):
     """A shard is not in its stream any more, or never was."""
 
 
-class InvalidCall(ProviderFailure):
-    """The service refused a value of a call. What that means depends on the call; unless it is expected, a fault."""
+class InvalidCall(Exception):
+    """The service refused a value of a call that may be refused: it knows no AT_TIMESTAMP."""
 
 
 def expired() -> CheckpointExpired:

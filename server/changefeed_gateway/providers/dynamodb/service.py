@@ -17,7 +17,7 @@ from botocore.session import Session as BotocoreSession
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import AuthenticationFailed, Reason, Throttled, TransientFailure
-from changefeed_gateway.providers.dynamodb.errors import translate, unanswered, without_text
+from changefeed_gateway.providers.dynamodb.errors import InvalidCall, translate, unanswered, unknown, without_text
 
 _METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "DescribeTable": ("describe_table", "Table"),
@@ -112,6 +112,8 @@ class Service:
             answer = await self._in_thread(partial(getattr(client, method), **parameters))
         except (ClientError, BotoCoreError) as error:
             failure, cause = translate(error, operation), without_text(error)
+            if isinstance(failure, InvalidCall) and parameters.get("ShardIteratorType") != "AT_TIMESTAMP":
+                failure = unknown(operation)
         else:
             return self._answer(answer, member)
         # Outside the handler: whoever logs the failure with its cause must not find the service's text there.
