@@ -62,7 +62,7 @@ class PageReader(_Trouble):
         self._begin_if_new()
         async with self.handled():
             page = await self.scene.client.read(self.start, size=amount)
-            self.account.take(page.events)
+            self.account.take(page.events, page.token_expire_time, complete=not page.more_available)
             self.start = after(page.continuation_token)
 
     def _begin_if_new(self) -> None:
@@ -82,8 +82,9 @@ class Follower(PageReader):
                 if message is None:
                     return
                 kind = message.WhichOneof("content")
-                self.account.take(message.batch.events)
                 if kind != "state_changed":
+                    expiry = getattr(message, str(kind)).token_expire_time
+                    self.account.take(message.batch.events, expiry, complete=kind == "heartbeat")
                     self.start = after(stream.token)
                 if kind == "heartbeat":
                     return
@@ -95,7 +96,8 @@ class Crew(_Trouble):
     def __init__(self, scene: Scene, ledger: Ledger) -> None:
         super().__init__(scene, ledger)
         self.tokens: dict[str, str] = {}
-        self._minted: dict[str, float] = {}
+        self._ages: dict[str, tuple[float, float]] = {}
+        """Of each shard's token, as `Account` keeps them."""
         self._begun = False
         self._dice = random.Random(5)
 
@@ -125,19 +127,20 @@ class Crew(_Trouble):
         for shard in roots:
             tokens[shard] = (await self.scene.client.resolve(BEGINNING, scope=physical(shard))).continuation_token
         self.tokens, self._begun = tokens, True
-        self._minted = dict.fromkeys(tokens, self.account.ledger.now())
+        self._ages = dict.fromkeys(tokens, (self.account.fresh, self.account.expiry))
 
     async def _work_on(self, shard: str) -> None:
-        self.account.minted = self._minted[shard]
+        account = self.account
+        account.fresh, account.expiry = self._ages[shard]
         page = await self.scene.client.read(after(self.tokens[shard]), size=3)
-        self.account.take(page.events)
+        account.take(page.events, page.token_expire_time, complete=not page.more_available)
         self.tokens[shard] = page.continuation_token
-        self._minted[shard] = self.account.ledger.now()
+        self._ages[shard] = account.fresh, account.expiry
         if page.partition_retired:
             del self.tokens[shard]
             for child in page.child_partitions:
                 self.tokens[child.partition_id] = child.continuation_token
-                self._minted[child.partition_id] = self.account.ledger.now()
+                self._ages[child.partition_id] = account.fresh, account.expiry
 
 
 async def drain(consumer: PageReader | Crew) -> None:

@@ -3,6 +3,9 @@
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from math import inf
+
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.conformance.client import Event
 from tests.dynamodb.server.shard import Record
@@ -49,22 +52,26 @@ class Account:
         self.ledger = ledger
         self.since = 0
         self.delivered: dict[int, Event] = {}
-        self.minted = ledger.now()
-        """When the newest token came."""
+        self.fresh = ledger.now()
+        """When a token came last that had passed everything there was."""
+        self.expiry = inf
+        """The earliest forecast of a token's end since then."""
 
     def begin(self, since: int) -> None:
         """Begin anew: everything from a record on is owed."""
         self.since = since
         self.delivered = {}
-        self.minted = self.ledger.now()
+        self.fresh, self.expiry = self.ledger.now(), inf
 
-    def take(self, events: Iterable[Event]) -> None:
-        """Note events that came with a token."""
+    def take(self, events: Iterable[Event], expiry: Timestamp, *, complete: bool) -> None:
+        """Note events that came with a token; `complete`: it had passed everything there was."""
         events = list(events)
         self.ledger.note(events)
         for event in events:
             self.delivered.setdefault(int(event.sequence), event)
-        self.minted = self.ledger.now()
+        if complete:
+            self.fresh, self.expiry = self.ledger.now(), inf
+        self.expiry = min(self.expiry, expiry.seconds or inf)
 
     def owed(self) -> list[Record]:
         """What has not been delivered."""
@@ -77,7 +84,7 @@ class Account:
         """
         oldest = self.ledger.now() - RETENTION.total_seconds()
         lost = any(record.time < oldest for record in self.owed())
-        aged = self.minted - MARGIN < oldest
+        aged = self.fresh - MARGIN < oldest or self.expiry <= self.ledger.now()
         trimmed = tips_age and any(record.time < oldest for record in self.ledger.history)
         assert lost or aged or trimmed, "history was called gone that is there"
 

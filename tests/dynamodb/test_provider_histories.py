@@ -1,4 +1,4 @@
-"""Random histories of a table: nothing is lost, and each item is in order."""
+"""Random histories of a table: nothing is lost, each item is in order, and what a trim takes is told."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,6 +59,14 @@ class Trouble:
 
 
 @dataclass(frozen=True)
+class Time:
+    """Hours that pass; what is older than a day goes."""
+
+    hours: int
+    iterators_age: bool
+
+
+@dataclass(frozen=True)
 class Kill:
     """End the gateway and start another."""
 
@@ -76,7 +84,7 @@ class Anew:
     """Let the last consumer forget everything and start from now."""
 
 
-Step = Write | Reshard | Listing | Trouble | Kill | Work | Anew
+Step = Write | Reshard | Listing | Trouble | Time | Kill | Work | Anew
 
 WORK = st.builds(Work, consumer=st.integers(0, 3), amount=st.integers(1, 9))
 STEPS: st.SearchStrategy[Step] = st.one_of(
@@ -98,6 +106,8 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     ),
     st.sampled_from([Kill(), Anew()]),
 )
+TIMES: st.SearchStrategy[Step] = st.builds(Time, hours=st.sampled_from([1, 6, 13, 25]), iterators_age=st.booleans())
+
 BEHAVIOURS = st.builds(
     Behaviour,
     shards=st.integers(1, 3),
@@ -144,6 +154,8 @@ class History:
                 self.server.hold_listing(TABLE, first_page_only=first_page_only)
             case Trouble(kind, times):
                 self._make_trouble(kind, times)
+            case Time(hours, iterators_age):
+                self.server.pass_time(timedelta(hours=hours), iterators_age=iterators_age)
             case Kill():
                 await self.scene.restart()
             case Anew():
@@ -225,6 +237,13 @@ async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
 @settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
 async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step], behaviour: Behaviour) -> None:
+    await live_through(steps, behaviour)
+
+
+@pytest.mark.req("P1", "P2", "P6", "CF-08")
+@settings(max_examples=10, deadline=None)
+@given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)
+async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
     await live_through(steps, behaviour)
 
 

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import accumulate
 from typing import TypeVar, overload
 
-from changefeed_gateway.core.errors import InvalidRequest, NotFound, Reason
+from changefeed_gateway.core.errors import InvalidRequest, NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
     Change,
@@ -32,6 +32,9 @@ _T = TypeVar("_T")
 
 _AT_ONCE = 8
 """Partitions read concurrently for one page."""
+
+_LISTS = 3
+"""Lists of partitions tried for one start: each may be out of date."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ class FanOut:
         self, feed: Feed, read: PageRead, start: Start
     ) -> tuple[Vector, Mapping[PartitionId, EncodedPage]]:
         """Fix every partition's position before the answer, so that none of them can age or be missed later."""
-        for last_try in (False, False, True):
+        for _ in range(_LISTS):
             partitions = await self._provider.list_partitions(feed)
             if isinstance(start, Now):
                 partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
@@ -173,11 +176,14 @@ class FanOut:
                 resolved = await self._resolve(feed, read, {p.partition_id: start for p in partitions})
             except NotFound as error:
                 # The topology moved on between the list and the read: list again.
-                if last_try or error.reason != Reason.PARTITION_NOT_FOUND.value:
+                if error.reason != Reason.PARTITION_NOT_FOUND.value:
                     raise
             else:
                 return _first_vector(partitions, {pid: page.page.cursor for pid, page in resolved.items()}), resolved
-        raise AssertionError("unreachable: the last try returns or raises")
+        raise TransientFailure(
+            "the list of the collection's partitions names one that is gone: try again",
+            retry_after=timedelta(seconds=1),
+        )
 
     async def _resolve(
         self, feed: Feed, read: PageRead, starts: Mapping[PartitionId, Start]

@@ -30,7 +30,7 @@ from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
 from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
 from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Service
-from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, list_shards
+from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
 
 _STREAM: Final = "stream"
@@ -146,6 +146,8 @@ class DynamoDBProvider:
             position = found.positions[-1] if found.positions else position.seen_empty(fetched.as_of)
             children: tuple[Child, ...] = ()
             if fetched.ended and found.whole:
+                # Later, a child may be gone, and what descends from it leads nowhere.
+                reader.check_age(position)
                 children = await self._children(stream, shard_id, position, waiting=bool(read.max_wait))
             if found.changes or children:
                 break
@@ -182,15 +184,24 @@ class DynamoDBProvider:
             del self._readers[known]
             self._genealogies.pop(known, None)
 
+    def _forget_other_shards(self, stream: Stream, listing: Listing) -> None:
+        readers = self._readers.get(stream, {})
+        for shard_id in readers.keys() - {shard.shard_id for shard in listing.shards}:
+            del readers[shard_id]
+
     async def _children(
         self, stream: Stream, shard_id: PartitionId, position: Position, *, waiting: bool
     ) -> tuple[Child, ...]:
         """What goes on where a shard ended; nothing while that is not listed yet. Raises StreamGone."""
         listing = Listing(shards=(), enabled=True)
+        seen: list[Shard] = []
         for pause in _LOOKS_FOR_CHILDREN:
             await asyncio.sleep(pause)
             listing = await list_shards(self._service, stream.arn)
-            if children := listing.children_of(shard_id):
+            children, seen = seen, listing.children_of(shard_id)
+            # Two looks that agree: one child of a split may be listed before the other.
+            if seen and seen == children:
+                self._forget_other_shards(stream, listing)
                 return tuple(
                     Child(
                         partition_id=PartitionId(child.shard_id),

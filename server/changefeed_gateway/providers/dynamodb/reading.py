@@ -37,6 +37,7 @@ from changefeed_gateway.providers.dynamodb.service import Service
 MOST_RECORDS: Final = 1_000
 """That GetRecords gives at once."""
 
+_RETENTION_SECONDS: Final = int(RETENTION.total_seconds())
 _MOST_SPOTS: Final = 64
 """Places of a shard whose iterators are kept."""
 _RECENT: Final = 60
@@ -73,7 +74,7 @@ class Fetched(NamedTuple):
 class _Spot:
     """What this process knows of reading on from one place."""
 
-    __slots__ = ("drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "tip")
+    __slots__ = ("drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "since", "tip")
 
     def __init__(self, iterator: str | None, drop: Callable[[Record], bool] | None, *, tip: bool = False) -> None:
         self.iterator = iterator
@@ -82,6 +83,8 @@ class _Spot:
         """Whether a record lies before the place: where the iterator had to begin earlier."""
         self.tip = tip
         """The iterator was made at the tip."""
+        self.since = 0
+        """What is older may have been trimmed before the iterator was made."""
         self.empty_pages = 0
         self.empty_since = 0
         self.pause = 0.0
@@ -169,7 +172,7 @@ class ShardReader:
         second = int(moment.timestamp())
         if second > self._service.time:
             raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
-        if second < self._service.time - RETENTION.total_seconds():
+        if second < self._service.time - _RETENTION_SECONDS:
             raise CheckpointExpired(
                 "DynamoDB Streams keeps 24 hours: start at a later time, from beginning or now",
                 reason=Reason.START_TIME_BEFORE_RETENTION,
@@ -233,6 +236,8 @@ class ShardReader:
             return self._nothing(position, spot, at, seen=bool(found))
         if position.kind is Kind.NOW and spot.tip:
             self._first_after_now[position.mark] = sequence_of(records[0])
+            if len(self._first_after_now) > _MOST_SPOTS:
+                del self._first_after_now[next(iter(self._first_after_now))]
         # The place that was read has lost its iterator to the one after the records.
         self._spots.pop(position.place, None)
         reached = after(position, sequence_of(records[-1]), created_of(records[-1]))
@@ -265,6 +270,9 @@ class ShardReader:
         known = self._spots.get(position.place)
         if known is not None:
             self._spots.move_to_end(position.place)
+            if position.as_of < known.since:
+                # Another reader found the same place later, when less was left of the shard.
+                raise expired()
             return known
         try:
             spot = await self._begin(position)
@@ -303,7 +311,7 @@ class ShardReader:
                 "the endpoint knows no AT_TIMESTAMP: switch at_timestamp off in the connection's settings",
                 reason=CapabilityName.POINT_IN_TIME.value,
             ) from error
-        self._check_age(position)
+        self._check_proof(position)
         return spot
 
     async def _from_horizon(self, position: Position) -> _Spot:
@@ -314,20 +322,26 @@ class ShardReader:
         if position.kind is Kind.BEFORE:
             raise expired()
         spot = await self._iterate("TRIM_HORIZON")
-        self._check_age(position)
+        self._check_proof(position)
         match position.kind:
             case Kind.AFTER:
                 spot.drop = lambda record: sequence_of(record) <= position.sequence
             case Kind.NOW:
                 spot.drop = lambda record: created_of(record) < position.time
             case _:
-                pass
+                spot.since = self._service.time - _RETENTION_SECONDS
         return spot
 
-    def _check_age(self, position: Position) -> None:
-        # The service's clock, as its last answer told it.
+    def _check_proof(self, position: Position) -> None:
         unproven = position.kind is Kind.AFTER and position.as_of <= position.order + _RECENT
-        if unproven or self._service.time - position.as_of >= RETENTION.total_seconds():
+        if unproven:
+            raise expired()
+        self.check_age(position)
+
+    def check_age(self, position: Position) -> None:
+        """See whether nothing beyond a position can have been trimmed yet. Raises CheckpointExpired."""
+        # The service's clock, as its last answer told it.
+        if self._service.time - position.as_of >= _RETENTION_SECONDS:
             raise expired()
 
     async def _iterate(self, kind: str, **where: object) -> _Spot:

@@ -96,9 +96,10 @@ class Genealogy:
         """A listing. Raises StreamGone, and TransientFailure while a living parent is missing."""
         for pause in (*_PAUSES, None):
             listing = await list_shards(self._service, self._stream_arn)
-            missing = listing.orphans_of() - self._forgotten
-            self._forgotten |= {parent for parent in missing if not await self._lives(parent)}
-            if not listing.orphans_of() - self._forgotten:
+            orphans = listing.orphans_of()
+            self._forgotten &= orphans
+            self._forgotten |= {parent for parent in orphans - self._forgotten if not await self._lives(parent)}
+            if listing.shards and orphans == self._forgotten:
                 return listing
             if pause is not None:
                 await asyncio.sleep(pause)
