@@ -147,6 +147,7 @@ class FanOut:
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page` for `EntireCollection`; splits and merges are followed and never shown."""
+        deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
         if isinstance(read.start, After):
             vector = Vector.decode(read.start.cursor)
             resolved: Mapping[PartitionId, EncodedPage] = (
@@ -160,8 +161,9 @@ class FanOut:
         first = vector
         segments: list[_Segment] = []
         vector, complete = await self._fill(feed, read, vector, segments)
-        if complete and read.max_wait and not _count(segments):
-            vector, complete = await self._wait(feed, read, vector, segments)
+        left = timedelta(seconds=deadline - asyncio.get_running_loop().time())
+        if complete and left > timedelta(0) and not _count(segments):
+            vector, complete = await self._wait(feed, replace(read, max_wait=left), vector, segments)
         return _joined(first, vector, segments, more_available=not complete)
 
     async def _start(

@@ -1,5 +1,6 @@
 """Address to provider, token to cursor, and every check that comes before a read."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -82,13 +83,16 @@ class Router:
 
     async def read_changes(self, request: ReadRequest) -> ReadAnswer:
         """One page: at once if there is a change, after `max_wait` at the latest."""
+        # What opening and a first look take is part of the wait.
+        deadline = _clock() + self._wait(request).total_seconds()
         async with self._opened(request.address) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             read = self._page_read(feed, scope, start, request.mode, request.page_size)
             reader = self._reader(feed, scope, tails.direct, request.address)
             page = await reader.read(feed, read)
-            wait = self._wait(request)
-            if not page.page.changes and not page.page.retired and wait and not page.page.more_available:
+            wait = timedelta(seconds=deadline - _clock())
+            idle = not (page.page.changes or page.page.retired or page.page.more_available)
+            if idle and wait > timedelta(0):
                 calls = page.page.provider_calls
                 page = await reader.read(feed, replace(read, start=After(page.page.cursor), max_wait=wait))
                 page.page = replace(page.page, provider_calls=page.page.provider_calls + calls)
@@ -277,6 +281,10 @@ class Router:
             watermark=part.page.watermark,
             provider_calls=part.page.provider_calls,
         )
+
+
+def _clock() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _need(feed: Feed, name: CapabilityName) -> None:

@@ -1,6 +1,8 @@
 """The fan-out at its edges: what a page may cost, and partitions that go while they are being looked up."""
 
+import asyncio
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 
 import pytest
 
@@ -12,6 +14,7 @@ from changefeed_gateway.core.model import (
     Change,
     Feed,
     FromToken,
+    Now,
     Page,
     PageRead,
     Partition,
@@ -32,6 +35,8 @@ class WatchedProvider(MemoryProvider):
     def __init__(self, store: MemoryStore) -> None:
         super().__init__(store)
         self.item_bytes = 0
+        self.waits: list[timedelta] = []
+        self.reading_takes = timedelta(0)
         self.after_listing: Callable[[], None] = lambda: None
 
     async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
@@ -40,6 +45,8 @@ class WatchedProvider(MemoryProvider):
         return found
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        self.waits.append(read.max_wait)
+        await asyncio.sleep(self.reading_takes.total_seconds())
         page = await super().read_page(feed, read)
         self.item_bytes += sum(len(change.item or "") for change in page.changes)
         return page
@@ -63,8 +70,10 @@ class Reading:
             encoder=encode,
         )
 
-    async def read(self, start: RequestedStart, *, size: int = 0) -> ReadAnswer:
-        return await self.router.read_changes(ReadRequest(address=ADDRESS, scope=None, start=start, page_size=size))
+    async def read(self, start: RequestedStart, *, size: int = 0, max_wait: timedelta = timedelta(0)) -> ReadAnswer:
+        return await self.router.read_changes(
+            ReadRequest(address=ADDRESS, scope=None, start=start, page_size=size, max_wait=max_wait)
+        )
 
 
 @pytest.mark.req("P7")
@@ -96,4 +105,16 @@ async def test_a_partition_that_is_gone_when_it_is_resolved_is_no_error() -> Non
     reading.provider.after_listing = replace_partitions
     answer = await reading.read(Beginning())
     assert len(answer.records) == 1
+    await reading.router.aclose()
+
+
+@pytest.mark.req("E1")
+async def test_what_looking_takes_is_part_of_the_wait() -> None:
+    reading = Reading(partitions=1, limits=Limits())
+    reading.provider.reading_takes = timedelta(milliseconds=20)
+    await reading.read(Now(), max_wait=timedelta(seconds=1))
+    *looks, waited = reading.provider.waits
+    assert len(looks) == 3
+    assert not any(looks)
+    assert timedelta(0) < waited <= timedelta(milliseconds=940)
     await reading.router.aclose()
