@@ -155,6 +155,8 @@ class History:
             case Trouble(kind, times):
                 self._make_trouble(kind, times)
             case Time(hours, iterators_age):
+                # No listing lags behind for hours: nothing would tell a reader of a shard whose parent is gone.
+                self.server.list_everything()
                 self.server.pass_time(timedelta(hours=hours), iterators_age=iterators_age)
             case Kill():
                 await self.scene.restart()

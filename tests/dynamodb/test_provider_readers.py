@@ -110,6 +110,23 @@ async def test_an_idle_stream_asks_seldom_and_of_each_shard_alike(slow_scene: Sc
     assert sum(counts.values()) - counts["GetRecords"] <= 1
 
 
+@pytest.mark.req("E1", "P7")
+async def test_a_hundred_idle_streams_ask_no_more_than_one(slow_scene: Scene) -> None:
+    scene = slow_scene
+    streams = [scene.client.subscribe(NOW) for _ in range(100)]
+    try:
+        await asyncio.gather(*(stream.until_live() for stream in streams))
+        await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 16)
+        scene.server.calls.clear()
+        started = time.monotonic()
+        await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 6)
+        elapsed = time.monotonic() - started
+    finally:
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+    assert elapsed >= 5 * LONGEST_PAUSE.total_seconds() / 2
+
+
 @pytest.mark.req("E3")
 @pytest.mark.parametrize("operation", ["GetRecords", "GetShardIterator", "DescribeStream"])
 async def test_a_throttled_stream_does_not_ask_in_a_loop(scene: Scene, operation: str) -> None:

@@ -4,7 +4,7 @@ import asyncio
 from bisect import bisect_right
 from contextvars import Context
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
@@ -259,8 +259,8 @@ class Follower:
     def __init__(self, tails: Tails) -> None:
         self._tails = tails
         self._joined: dict[Scope, _Tail] = {}
-        self._alone: set[Scope] = set()
-        """Where it stands at the end, and no ring holds its place: it waits by itself."""
+        self._alone: dict[Scope, Page] = {}
+        """The page that reached the end, where no ring holds its place: there it waits by itself."""
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
@@ -281,9 +281,14 @@ class Follower:
                 page = await self._read_ring(tail, start.cursor, read.scope, deadline)
                 if page is not None:
                     return page
-            wait = _left(deadline) if shared in self._alone else timedelta(0)
+            before = self._alone.get(shared)
+            alone = before is not None and start == After(before.cursor)
+            wait = _left(deadline) if alone else timedelta(0)
+            if before is not None and alone and not wait:
+                # Each stream would ask for itself with every heartbeat; it asks when it waits.
+                return _nothing(before.cursor, before.cursor, expire_time=before.expire_time)
             page = await self._tails.patient.read(feed, replace(read, start=start, max_wait=wait))
-            self._alone.discard(shared)
+            self._alone.pop(shared, None)
             if page.page.more_available or page.page.retired:
                 return page
             if page.page.comparable:
@@ -291,7 +296,7 @@ class Follower:
             page.live = True
             start = After(page.page.cursor)
             if not self._holds(shared, start.cursor):
-                self._alone.add(shared)
+                self._alone[shared] = page.page
             if page.page.changes or not _left(deadline) or self._tails.direct.draining:
                 return page
 
@@ -314,7 +319,8 @@ class Follower:
             cursor = max(cursor, ring.end)
             timeout = deadline - asyncio.get_running_loop().time()
             if timeout <= 0 or self._tails.direct.draining:
-                return _nothing(start, cursor, ring)
+                watermark = ring.watermark if cursor >= ring.end else None
+                return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
             cursor = max(cursor, await tail.wait(key, timeout))
         return None
 
@@ -349,14 +355,16 @@ def _left(deadline: float) -> timedelta:
     return timedelta(seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
 
 
-def _nothing(start: Cursor, cursor: Cursor, ring: Ring) -> EncodedPage:
+def _nothing(
+    start: Cursor, cursor: Cursor, *, expire_time: datetime | None, watermark: datetime | None = None
+) -> EncodedPage:
     page = Page(
         changes=(),
         cursors=(),
         start=start,
         cursor=cursor,
         more_available=False,
-        expire_time=ring.expire_time,
-        watermark=ring.watermark if cursor >= ring.end else None,
+        expire_time=expire_time,
+        watermark=watermark,
     )
     return EncodedPage(page, lambda items: [], live=True)

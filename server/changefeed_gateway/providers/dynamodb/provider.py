@@ -139,23 +139,20 @@ class DynamoDBProvider:
             if isinstance(read.start, After):
                 await reader.check(position)
             return _page(start, position, NOTHING, more_available=True)
-        maker = ChangeMaker(stream.schema, shard_id)
-        while True:
-            fetched = await reader.fetch(position, min(read.max_changes, MOST_RECORDS))
+        maker, waiting = ChangeMaker(stream.schema, shard_id), bool(read.max_wait)
+        limit = MOST_RECORDS if waiting else min(read.max_changes, MOST_RECORDS)
+        found = NOTHING
+        children: tuple[Child, ...] = ()
+        while not (waiting and await _rest(reader, position, deadline)):
+            fetched = await reader.fetch(position, limit, join=waiting)
             found = gather(fetched.records, position, maker, read)
             position = found.positions[-1] if found.positions else position.seen_empty(fetched.as_of)
-            children: tuple[Child, ...] = ()
             if fetched.ended and found.whole:
                 # Later, a child may be gone, and what descends from it leads nowhere.
                 reader.check_age(position)
-                children = await self._children(stream, shard_id, position, waiting=bool(read.max_wait))
-            if found.changes or children:
+                children = await self._children(stream, shard_id, position, waiting=waiting)
+            if found.changes or children or (fetched.at_tip and not waiting):
                 break
-            remaining, pause = deadline - _now(), reader.delay(position)
-            if fetched.at_tip or read.max_wait:
-                await asyncio.sleep(max(0.0, min(remaining, pause)))
-                if remaining <= pause:
-                    break
         return replace(
             _page(start, position, found, more_available=bool(found.changes) and not children),
             retired=bool(children),
@@ -229,6 +226,13 @@ async def _resolve(reader: ShardReader, start: Start) -> Position:
             return await reader.at_time(time)
         case After(cursor):
             return decode(cursor)
+
+
+async def _rest(reader: ShardReader, position: Position, deadline: float) -> bool:
+    """Wait until it is time to ask for what follows a position; tell whether the deadline came first."""
+    while (pause := min(reader.delay(position), deadline - _now())) > 0:  # noqa: ASYNC110 - others ask meanwhile
+        await asyncio.sleep(pause)
+    return _now() >= deadline
 
 
 def _page(start: Position, end: Position, found: Gathered, *, more_available: bool) -> Page:

@@ -118,6 +118,7 @@ class ShardReader:
         """The number of the first record after a NOW, by its mark: more exact than its time."""
         self._next: dict[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] = {}
         """Calls that have not begun: shared by all who ask before they do."""
+        self._under_way: tuple[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] | None = None
 
     # --- Where to start
 
@@ -188,10 +189,15 @@ class ShardReader:
 
     # --- Reading
 
-    async def fetch(self, position: Position, limit: int) -> Fetched:
-        """What follows a position. Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service."""
+    async def fetch(self, position: Position, limit: int, *, join: bool = False) -> Fetched:
+        """What follows a position; `join`: a call that is under way will do, which may miss what was written since.
+
+        Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service.
+        """
         key = position.place, limit
         task = self._next.get(key)
+        if task is None and join and self._under_way is not None and self._under_way[0] == key:
+            task = self._under_way[1]
         if task is None:
             task = self._next[key] = asyncio.create_task(self._fetch(position, limit))
             # Everybody who waits may be gone before it fails.
@@ -205,23 +211,31 @@ class ShardReader:
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
     async def _fetch(self, position: Position, limit: int) -> Fetched:
+        key = position.place, limit
         async with self._one_at_a_time:
             # Who asks from now on may know of a write that this call will not see.
-            del self._next[position.place, limit]
-            for _ in range(_ITERATORS):
-                spot = await self._spot(position)
-                if spot.iterator is None:
-                    return Fetched((), 0, ended=True, at_tip=True)
-                self.calls += 1
-                try:
-                    answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
-                except ExpiredIterator:
-                    self._spots.pop(position.place, None)
-                except CheckpointExpired:
-                    self._spots.pop(position.place, None)
-                    raise
-                else:
-                    return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
+            self._under_way = key, self._next.pop(key)
+            try:
+                return await self._get_records(position, limit)
+            finally:
+                self._under_way = None
+
+    async def _get_records(self, position: Position, limit: int) -> Fetched:
+        for _ in range(_ITERATORS):
+            spot = await self._spot(position)
+            if spot.iterator is None:
+                self._pause(spot)
+                return Fetched((), 0, ended=True, at_tip=True)
+            self.calls += 1
+            try:
+                answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
+            except ExpiredIterator:
+                self._spots.pop(position.place, None)
+            except CheckpointExpired:
+                self._spots.pop(position.place, None)
+                raise
+            else:
+                return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
         raise TransientFailure(
             "the iterators of DynamoDB Streams expire as soon as they are made: try again",
             retry_after=timedelta(seconds=1),
@@ -257,12 +271,17 @@ class ShardReader:
             as_of, spot.empty_since = spot.empty_since, at
         recent = spot.tip or at - position.as_of <= _RECENT
         at_tip = spot.iterator is None or spot.empty_pages >= (1 if spot.tip else _FEW if recent else _MANY)
-        longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
-        spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
-        spot.not_before = _clock() + (spot.pause if at_tip else 0.0)
+        self._pause(spot)
+        if not at_tip:
+            spot.not_before = _clock()
         if at_tip and self._tip is None:
             self._tip = position
         return Fetched((), as_of, ended=spot.iterator is None, at_tip=at_tip)
+
+    def _pause(self, spot: _Spot) -> None:
+        longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
+        spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
+        spot.not_before = _clock() + spot.pause
 
     # --- Iterators
 
