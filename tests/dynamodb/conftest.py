@@ -47,6 +47,13 @@ async def slow_scene(server: WireServer) -> AsyncIterator[Scene]:
 
 
 @pytest.fixture
+async def thinking_scene(scene: Scene) -> Scene:
+    """Each GetRecords takes a while, so that those made at one time are counted as such."""
+    scene.server.behaviour.thinking = timedelta(milliseconds=10)
+    return scene
+
+
+@pytest.fixture
 async def timed_scene(server: WireServer) -> AsyncIterator[Scene]:
     """The connection has opted into AT_TIMESTAMP."""
     scene = Scene(server, at_timestamp=True)

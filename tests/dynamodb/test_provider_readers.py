@@ -27,16 +27,22 @@ async def write_many(scene: Scene, count: int, *, since: int = 0) -> None:
     await scene.write(write)
 
 
-def check_readers(scene: Scene) -> None:
-    """At most two readers a shard, now and ever, and so the service never complained."""
+def check_calls(scene: Scene) -> None:
+    """At most two calls to a shard at one time, so that the service never complained."""
     assert max(scene.server.calls.most_under_way().values()) <= ALLOWED
-    assert max(scene.server.calls.most_readers().values()) <= ALLOWED
     assert not scene.server.calls.errors["GetRecords", "LimitExceededException"]
+
+
+def check_readers(scene: Scene) -> None:
+    """At most two readers a shard, from the first call of each to its last."""
+    check_calls(scene)
+    assert max(scene.server.calls.most_readers().values()) <= ALLOWED
 
 
 @pytest.mark.req("P7")
 @pytest.mark.parametrize("scoped", [False, True])
-async def test_many_live_streams_share_two_readers_a_shard(scene: Scene, scoped: bool) -> None:
+async def test_many_live_streams_share_two_readers_a_shard(thinking_scene: Scene, scoped: bool) -> None:
+    scene = thinking_scene
     scope = physical(scene.shard) if scoped else None
     streams = [scene.client.subscribe(NOW, scope=scope) for _ in range(20)]
     try:
@@ -52,7 +58,8 @@ async def test_many_live_streams_share_two_readers_a_shard(scene: Scene, scoped:
 
 
 @pytest.mark.req("P7")
-async def test_many_streams_that_catch_up_share_two_readers_a_shard(scene: Scene) -> None:
+async def test_many_streams_that_catch_up_share_two_readers_a_shard(thinking_scene: Scene) -> None:
+    scene = thinking_scene
     await write_many(scene, 300)
     streams = [scene.client.subscribe(BEGINNING, size=size) for size in (1, 3, 10, 50) for _ in range(5)]
     try:
@@ -61,35 +68,34 @@ async def test_many_streams_that_catch_up_share_two_readers_a_shard(scene: Scene
         for stream in streams:
             await stream.__aexit__(None, None, None)
     assert len({tuple(ids(stream.events)) for stream in streams}) == 1
-    assert max(scene.server.calls.most_under_way().values()) <= ALLOWED
-    assert not scene.server.calls.errors["GetRecords", "LimitExceededException"]
+    check_calls(scene)
 
 
 @pytest.mark.req("P7")
-async def test_many_long_polls_share_two_readers_a_shard(scene: Scene) -> None:
+async def test_many_long_polls_share_two_readers_a_shard(thinking_scene: Scene) -> None:
+    scene = thinking_scene
     token = (await scene.client.read(NOW)).continuation_token
     polls = [asyncio.create_task(scene.client.read_until(after(token), 1)) for _ in range(30)]
     await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 5)
     await scene.write(scene.shop.put, "a", 1)
     readings = await asyncio.gather(*polls)
     assert len({tuple(ids(reading.events)) for reading in readings}) == 1
-    assert max(scene.server.calls.most_under_way().values()) <= ALLOWED
-    assert not scene.server.calls.errors["GetRecords", "LimitExceededException"]
+    check_calls(scene)
 
 
 @pytest.mark.req("P7")
-async def test_a_service_that_hangs_is_asked_by_two_readers_a_shard(scene: Scene) -> None:
-    tokens = [(await scene.client.read(NOW)).continuation_token for _ in range(3)]
-    await scene.write(scene.shop.put, "a", 1)
-    scene.server.calls.clear()
+async def test_a_service_that_hangs_is_asked_by_two_readers_a_shard(thinking_scene: Scene) -> None:
+    scene = thinking_scene
+    await write_many(scene, 10)
+    tokens = [page.continuation_token for page in (await scene.client.read_all(BEGINNING, size=1)).pages[:10]]
     scene.server.stall("GetRecords")
-    readings = [asyncio.create_task(scene.client.read(after(token))) for token in tokens * 5]
+    scene.server.calls.clear()
+    readings = [asyncio.create_task(scene.client.read(after(token))) for token in tokens]
+    await asyncio.to_thread(scene.server.calls.wait_for, "DescribeTable", len(tokens))
     await asyncio.to_thread(scene.server.calls.wait_for, "GetRecords", 1)
-    assert max(scene.server.calls.under_way_now().values()) <= ALLOWED
     scene.server.clear_faults()
-    for reading in readings:
-        assert len((await reading).events) == 1
-    assert max(scene.server.calls.most_under_way().values()) <= ALLOWED
+    assert sorted([len((await reading).events) for reading in readings]) == list(range(10))
+    check_calls(scene)
 
 
 @pytest.mark.req("E1", "P7")

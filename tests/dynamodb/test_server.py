@@ -1,6 +1,7 @@
 """The wire-level server does what the service is documented to do, as unmodified boto3 sees it."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -461,6 +462,10 @@ def test_readers_are_counted_from_their_first_call_to_their_last(server: WireSer
     shop.get(third)
     assert server.calls.most_readers() == {shard: 2}
     assert server.calls.most_under_way() == {shard: 1}
+    server.behaviour.thinking = timedelta(milliseconds=100)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(shop.get, (first, second)))
+    assert server.calls.most_under_way() == {shard: 2}
     server.behaviour.readers = 0
     assert refused(lambda: shop.get(third)) == "LimitExceededException"
 

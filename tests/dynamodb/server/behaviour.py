@@ -1,6 +1,7 @@
 """What differs between endpoints, regions and days, or is not documented: a test chooses."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(kw_only=True)
@@ -21,5 +22,7 @@ class Behaviour:
     """Whether the last records of a closed shard come without a next iterator, or an empty page follows without one."""
     leaves_shown_open: bool = False
     """Whether the shards of a stream that is switched off are still listed without an end."""
+    thinking: timedelta = timedelta(0)
+    """How long a GetRecords takes, so that calls made at one time are seen to be under way at one time."""
     readers: int = 2
     """How many GetRecords of one shard may be under way at one time."""

@@ -1,5 +1,6 @@
 """The protocol: JSON 1.0 over HTTP, faults included."""
 
+import asyncio
 import json
 import threading
 import traceback
@@ -64,6 +65,8 @@ class Endpoint:
     ) -> web.StreamResponse:
         call = _call(operation, parameters)
         with self.calls.under_way(call, self.account.behaviour.readers):
+            if operation == "GetRecords":
+                await asyncio.sleep(self.account.behaviour.thinking.total_seconds())
             with self._turn:
                 fault = self.faults.take(call)
             if fault is None:
