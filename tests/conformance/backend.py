@@ -1,6 +1,7 @@
 """What the suite asks of a database: an empty collection and hands to change it."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -38,6 +39,8 @@ class Backend(Protocol):
     """What the documented matrix promises for this collection."""
     item_state: ItemState
     """What GetCapabilities promises: INCLUDED, INCLUDED_CURRENT or UNAVAILABLE."""
+    time_granularity: timedelta
+    """To which the database rounds a commit time down."""
     largest_content: int
     """Bytes of content that an item may hold."""
 

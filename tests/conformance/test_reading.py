@@ -62,8 +62,7 @@ async def test_an_event_and_its_page_say_all_they_should(world: World) -> None:
     assert event.HasField("commit_timestamp") == bool(capabilities.commit_time)
     if capabilities.commit_time:
         committed = event.commit_timestamp.ToDatetime(UTC)
-        # Some endpoints round a time down to the whole minute.
-        assert abs(committed - datetime.now(UTC)) < timedelta(minutes=2)
+        assert abs(committed - datetime.now(UTC)) < timedelta(minutes=1) + world.backend.time_granularity
     assert page.diagnostics.operation == "ReadChanges"
     assert page.diagnostics.request_id
     assert page.diagnostics.provider_calls >= 1

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import assert_never
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from changefeed_gateway.providers.dynamodb.reading import Pace
@@ -107,6 +107,22 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
     st.sampled_from([Kill(), Anew()]),
 )
 TIMES: st.SearchStrategy[Step] = st.builds(Time, hours=st.sampled_from([1, 6, 13, 25]), iterators_age=st.booleans())
+
+_DAY = Time(hours=25, iterators_age=True)
+UNREAD_FROM_NOW: list[Step] = [Anew(), Write((1, 2)), _DAY, Write((3,)), Kill(), Work(3, 9)]
+"""All that came after a now is trimmed, and nothing at that place says so by itself."""
+UNREAD_IN_A_CHILD: list[Step] = [
+    Write((1,)),
+    *(Work(consumer, 9) for consumer in (0, 1, 2)),
+    Reshard(which=0, split=True, listed=True, parent_shown_open=False),
+    *(Work(consumer, 9) for consumer in (0, 1, 2)),
+    Write((1, 2, 3)),
+    _DAY,
+    Write((4,)),
+    Kill(),
+    *(Work(consumer, 9) for consumer in (0, 1, 2)),
+]
+"""The same before the first record of a child."""
 
 BEHAVIOURS = st.builds(
     Behaviour,
@@ -245,6 +261,10 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
 @settings(max_examples=10, deadline=None)
 @given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)
+@example(steps=UNREAD_FROM_NOW, behaviour=Behaviour())
+@example(steps=UNREAD_FROM_NOW, behaviour=Behaviour(at_timestamp=False))
+@example(steps=UNREAD_IN_A_CHILD, behaviour=Behaviour())
+@example(steps=UNREAD_IN_A_CHILD, behaviour=Behaviour(at_timestamp=False))
 async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
     await live_through(steps, behaviour)
 

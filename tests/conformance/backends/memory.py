@@ -33,6 +33,7 @@ class MemoryBackend:
 
     hooks = frozenset(Hook)
     provider_id = "memory"
+    time_granularity = timedelta(0)
     largest_content = 10_000_000
 
     def __init__(self, options: CollectionOptions) -> None:

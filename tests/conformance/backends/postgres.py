@@ -1,6 +1,7 @@
 """PostgreSQL as a backend: a watched table, and the documents feed."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -40,6 +41,7 @@ class _PostgresBackend:
     hooks: frozenset[Hook] = frozenset()
     provider_id = "postgres"
     capabilities = frozenset(CapabilityName)
+    time_granularity = timedelta(0)
     largest_content = 10_000_000
     collection = ""
     template = LOG
