@@ -105,7 +105,7 @@ async def stop_immediately(postgres: PostgresForTests) -> None:
 
 
 async def start_elsewhere(data_directory: Path) -> None:
-    """Start a server from a process without gRPC: a fork of one where gRPC runs may crash."""
+    """Start a server from another process, so that the one that stops it need not be its parent."""
     starter = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, str(data_directory))
     assert await starter.wait() == 0
 

@@ -16,7 +16,7 @@ import pytest
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, Now, Start
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import find_binaries
+from changefeed_gateway.providers.postgres.embedded_host import find_binaries, find_service_user
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 from changefeed_gateway.providers.postgres.ticker import Cadence
 from tests.databases import LOG, PostgresForTests, running_postgres
@@ -270,27 +270,13 @@ def _start_standby(server: EmbeddedPostgres, directory: Path) -> subprocess.Pope
     copy = [str(binaries / "pg_basebackup"), "-d", server.dsn, "-D", str(directory), "-R", "-c", "fast", "-X", "stream"]
     subprocess.run(copy, check=True, capture_output=True)
     (directory / ".s.PGSQL.5432.lock").unlink()
-    owner = server.data_directory.stat()
-    for path in (directory.parent, directory, *directory.rglob("*")):
-        os.chown(path, owner.st_uid, owner.st_gid)
-    return subprocess.Popen(
-        [
-            binaries / "postgres",
-            "-D",
-            directory,
-            "-k",
-            directory,
-            "-c",
-            "max_connections=300",
-            "-c",
-            "max_prepared_transactions=32",
-            "-h",
-            "",
-        ],
-        stderr=subprocess.DEVNULL,
-        user=owner.st_uid,
-        group=owner.st_gid,
-    )
+    command = [str(binaries / "postgres"), "-D", str(directory), "-k", str(directory), "-h", ""]
+    command += ["-c", "max_connections=300", "-c", "max_prepared_transactions=32"]
+    if user := find_service_user(server.data_directory):
+        for path in (directory.parent, directory, *directory.rglob("*")):
+            os.chown(path, user.uid, user.gid)
+        command = user.running(*command)
+    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
 
 
 async def _until_connectable(dsn: str) -> None:

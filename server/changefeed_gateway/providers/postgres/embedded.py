@@ -57,6 +57,15 @@ PARAMETERS: Final[Mapping[str, str]] = MappingProxyType(
     }
 )
 
+_PROCESS_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+        "cwd": "/",
+        "start_new_session": True,  # Ctrl-C is the gateway's, which stops the server last
+    }
+)
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -216,12 +225,12 @@ class EmbeddedPostgres:
         with open(self.data_directory / "server.log", "ab") as log:
             # Our child, not pg_ctl's: who stops it also reaps it, whatever runs as process 1.
             self._process = subprocess.Popen(  # noqa: S603 - our own binaries and arguments
-                [
-                    *(str(self._binaries / "postgres"), "-D", str(self.data_directory)),
+                self._command(
+                    *("postgres", "-D", str(self.data_directory)),
                     *(f"--{name}={value}" for name, value in parameters.items()),
-                ],
+                ),
                 stdout=log,
-                **self._process_options(),
+                **_PROCESS_OPTIONS,
             )
         self._await_ready(self._process)
 
@@ -246,7 +255,6 @@ class EmbeddedPostgres:
 
     def _stop_server(self) -> None:
         """Ask for a fast shutdown: sessions are ended, everything is written."""
-        # Without pg_ctl, which would have to be forked off a process where gRPC runs.
         pid, _, _, _, socket_directory, *_ = self._pid_file()
         os.kill(int(pid), signal.SIGINT)
         if self._process:
@@ -280,21 +288,12 @@ class EmbeddedPostgres:
     def _run(self, command: str, *arguments: str) -> None:
         """Run one of PostgreSQL's programs to its end."""
         done = subprocess.run(  # noqa: S603 - our own binaries and arguments
-            [str(self._binaries / command), *arguments],
-            stdout=subprocess.PIPE,
-            timeout=2 * _SECONDS,
-            **self._process_options(),
+            self._command(command, *arguments), stdout=subprocess.PIPE, timeout=2 * _SECONDS, **_PROCESS_OPTIONS
         )
         if done.returncode:
             last_words = done.stdout.decode(errors="replace").strip().splitlines()[-3:]
             raise EmbeddedServerError(f"{command} failed: {' '.join(last_words)}")
 
-    def _process_options(self) -> dict[str, Any]:
-        user = self._service_user
-        return {
-            "stdin": subprocess.DEVNULL,
-            "stderr": subprocess.STDOUT,
-            "cwd": "/",
-            "start_new_session": True,  # Ctrl-C is the gateway's, which stops the server last
-            **({"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}),
-        }
+    def _command(self, program: str, *arguments: str) -> list[str]:
+        command = [str(self._binaries / program), *arguments]
+        return self._service_user.running(*command) if self._service_user else command

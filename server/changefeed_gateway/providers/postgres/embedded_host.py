@@ -28,6 +28,13 @@ class ServiceUser:
     uid: int
     gid: int
 
+    def running(self, *command: str) -> list[str]:
+        """The command that runs another one as this user.
+
+        `subprocess` would change the user in a forked copy of the process, and a fork of one where gRPC runs may crash.
+        """
+        return ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups", "--", *command]
+
 
 def find_binaries(data_directory: Path) -> Path:
     """The programs of the version that made the data, or of the newest."""
