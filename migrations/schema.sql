@@ -11,6 +11,41 @@ COMMENT ON SCHEMA changefeed_log IS 'Change feeds: the logs and ticks themselves
 
 CREATE SCHEMA documents;
 
+CREATE TABLE changefeed.partitions (
+    feed_id integer NOT NULL,
+    partition_id text NOT NULL,
+    low smallint NOT NULL,
+    high smallint NOT NULL,
+    start_tick bigint NOT NULL,
+    end_tick bigint,
+    CONSTRAINT partitions_check CHECK (((high >= low) AND (high <= 255))),
+    CONSTRAINT partitions_check1 CHECK ((end_tick > start_tick)),
+    CONSTRAINT partitions_low_check CHECK ((low >= 0))
+);
+
+COMMENT ON TABLE changefeed.partitions IS 'Physical partitions: the changes of buckets low to high in the batches after start_tick, up to and including end_tick; null while it is active. At each tick the partitions cover every bucket once.';
+
+CREATE FUNCTION changefeed.active_partition(feed integer, partition_id text) RETURNS changefeed.partitions
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found_one changefeed.partitions;
+begin
+    select p.* into found_one from changefeed.partitions p
+        where p.feed_id = feed and p.partition_id = active_partition.partition_id;
+    if found_one is null then
+        raise exception 'there is no partition %', quote_nullable(partition_id)
+            using errcode = 'undefined_object', hint = '`changefeed partitions list` names them.';
+    elsif found_one.end_tick is not null then
+        raise exception 'the partition % is retired', quote_literal(partition_id)
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'It was split or merged before: `changefeed partitions list` names its children.';
+    end if;
+    return found_one;
+end;
+$$;
+
 CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -189,11 +224,12 @@ begin
     -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
     -- later one has.
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
         select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
         from (select pg_current_xact_id() as xid) own
     $sql$, feed);
+    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
     return feed;
 end;
 $_$;
@@ -232,7 +268,8 @@ begin
             at       timestamptz not null,
             last_seq bigint not null,
             xid      xid8 not null,
-            snapshot pg_snapshot not null
+            snapshot pg_snapshot not null,
+            topology bigint not null
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);
         create index on changefeed_log.tick_%1$s (last_seq, id);
@@ -250,7 +287,7 @@ CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
 begin
     execute format($function$
         create function changefeed_log.make_tick_%1$s(force boolean)
-        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql
         set search_path = pg_catalog, pg_temp
         as $body$
@@ -304,6 +341,7 @@ begin
             last_seq := newest.last_seq;
             xid := newest.xid::text;
             snapshot := newest.snapshot::text;
+            topology := newest.topology;
             return next;
         end;
         $body$
@@ -546,6 +584,23 @@ CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
     from pg_type t where t.oid = type
 $$;
 
+CREATE FUNCTION changefeed.lock_feed(name text) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    feed integer;
+begin
+    select f.feed_id into feed from changefeed.feeds f where f.name = lock_feed.name;
+    if feed is null then
+        raise exception 'there is no feed %', quote_nullable(name)
+            using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
+    end if;
+    perform pg_advisory_xact_lock(1667655785, feed);
+    return feed;
+end;
+$$;
+
 CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -555,6 +610,29 @@ CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
         perform set_config('changefeed.nested_%s', 'on', true);
     end if;$sql$, feed)
 $_$;
+
+CREATE FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) RETURNS SETOF changefeed.partitions
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+declare
+    feed_id integer := changefeed.lock_feed(feed);
+    one     changefeed.partitions := changefeed.active_partition(feed_id, first_id);
+    two     changefeed.partitions := changefeed.active_partition(feed_id, second_id);
+begin
+    if one.high + 1 <> two.low and two.high + 1 <> one.low then
+        raise exception 'the partitions % and % are not neighbours', quote_literal(first_id), quote_literal(second_id)
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Merge two partitions where one begins with the bucket after the other''s last.';
+    end if;
+    return query select * from changefeed.replace_partitions(
+        feed_id, array [first_id, second_id],
+        array [least(one.low, two.low), greatest(one.high, two.high) + 1]::smallint[]);
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) IS 'Retires two neighbouring physical partitions and starts one in their place. Needs a transaction of its own.';
 
 CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -630,6 +708,27 @@ begin
     end if;
 end;
 $$;
+
+CREATE FUNCTION changefeed.replace_partitions(feed integer, parents text[], bounds smallint[]) RETURNS SETOF changefeed.partitions
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    tick bigint;
+begin
+    select t.id into tick from changefeed.tick(feed, true) t;
+    execute format('update changefeed_log.tick_%s set topology = id where id = $1', feed) using tick;
+    update changefeed.partitions p set end_tick = tick where p.feed_id = feed and p.partition_id = any (parents);
+    perform pg_notify('changefeed', json_build_object('feed', feed)::text)
+    from changefeed.feeds f where f.feed_id = feed and f.doorbell = 'notify';
+    return query
+        insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick)
+        select feed, format('%s-%s@%s', b.low, b.next - 1, tick), b.low, b.next - 1, tick
+        from (select u.low, lead(u.low) over (order by u.low) as next from unnest(bounds) u (low)) b
+        where b.next is not null
+        returning *;
+end;
+$_$;
 
 CREATE FUNCTION changefeed.same_feed(known changefeed.feeds, source regclass, keys text[], partition_key text[], image text, doorbell text) RETURNS integer
     LANGUAGE plpgsql STABLE
@@ -718,7 +817,32 @@ begin
 end;
 $_$;
 
-CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+CREATE FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer DEFAULT NULL::integer) RETURNS SETOF changefeed.partitions
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $$
+declare
+    feed_id integer := changefeed.lock_feed(feed);
+    parent  changefeed.partitions := changefeed.active_partition(feed_id, partition_id);
+    middle  integer := coalesce(first_bucket, (parent.low + parent.high + 1) / 2);
+begin
+    if parent.low = parent.high then
+        raise exception 'the partition % has one bucket only', quote_literal(partition_id)
+            using errcode = 'invalid_parameter_value', hint = 'A bucket cannot be split: choose another partition.';
+    elsif middle <= parent.low or middle > parent.high then
+        raise exception 'first_bucket is %, outside of the partition %', middle, quote_literal(partition_id)
+            using errcode = 'invalid_parameter_value',
+                  hint = format('It is the first bucket of the upper part: choose %s to %s.', parent.low + 1, parent.high);
+    end if;
+    return query select * from changefeed.replace_partitions(
+        feed_id, array [partition_id], array [parent.low, middle, parent.high + 1]::smallint[]);
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer) IS 'Retires a physical partition and starts two in its place, the upper one from first_bucket on (default: the middle). Needs a transaction of its own. Answers the new ones.';
+
+CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -1270,7 +1394,7 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1324,6 +1448,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
             last_seq := newest.last_seq;
             xid := newest.xid::text;
             snapshot := newest.snapshot::text;
+            topology := newest.topology;
             return next;
         end;
         $$;
@@ -1411,7 +1536,8 @@ CREATE TABLE changefeed_log.tick_1 (
     at timestamp with time zone NOT NULL,
     last_seq bigint NOT NULL,
     xid xid8 NOT NULL,
-    snapshot pg_snapshot NOT NULL
+    snapshot pg_snapshot NOT NULL,
+    topology bigint NOT NULL
 )
 PARTITION BY RANGE (at);
 
@@ -1493,6 +1619,9 @@ ALTER TABLE ONLY changefeed.feeds
 ALTER TABLE ONLY changefeed.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (set, version);
 
+ALTER TABLE ONLY changefeed.partitions
+    ADD CONSTRAINT partitions_pkey PRIMARY KEY (feed_id, partition_id);
+
 ALTER TABLE ONLY changefeed.retention_runs
     ADD CONSTRAINT retention_runs_pkey PRIMARY KEY (feed_id);
 
@@ -1563,6 +1692,9 @@ CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.file_tags REFERENCING
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.files REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_update();
 
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.runs REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_update();
+
+ALTER TABLE ONLY changefeed.partitions
+    ADD CONSTRAINT partitions_feed_id_fkey FOREIGN KEY (feed_id) REFERENCES changefeed.feeds(feed_id) ON DELETE CASCADE;
 
 ALTER TABLE ONLY changefeed.retention_runs
     ADD CONSTRAINT retention_runs_feed_id_fkey FOREIGN KEY (feed_id) REFERENCES changefeed.feeds(feed_id) ON DELETE CASCADE;

@@ -37,6 +37,19 @@ comment on column changefeed.feeds.image_mode is 'captured: the trigger stores t
 comment on column changefeed.feeds.image_function is 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
 comment on column changefeed.feeds.incarnation is 'A re-created feed has another one, and refuses the tokens of the first.';
 
+create table changefeed.partitions (
+    feed_id      integer not null references changefeed.feeds on delete cascade,
+    partition_id text not null,
+    low          smallint not null check (low >= 0),
+    high         smallint not null check (high between low and 255),
+    start_tick   bigint not null,
+    end_tick     bigint check (end_tick > start_tick),
+    primary key (feed_id, partition_id)
+);
+comment on table changefeed.partitions is
+    'Physical partitions: the changes of buckets low to high in the batches after start_tick, up to and including end_tick; '
+    'null while it is active. At each tick the partitions cover every bucket once.';
+
 -- A missing day must not fail an application's write, and a DEFAULT partition would forbid DETACH CONCURRENTLY:
 -- two ordinary partitions, past and future, hold what no day covers.
 create function changefeed.create_days(parent text, first_day date, days integer) returns void
@@ -94,7 +107,8 @@ begin
             at       timestamptz not null,
             last_seq bigint not null,
             xid      xid8 not null,
-            snapshot pg_snapshot not null
+            snapshot pg_snapshot not null,
+            topology bigint not null
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);
         create index on changefeed_log.tick_%1$s (last_seq, id);
@@ -130,11 +144,12 @@ begin
     -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
     -- later one has.
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot)
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
         select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
         from (select pg_current_xact_id() as xid) own
     $sql$, feed);
+    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
     return feed;
 end;
 $$;

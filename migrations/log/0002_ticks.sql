@@ -1,4 +1,5 @@
 -- Ticks: stored snapshots that cut the log into batches. Any replica may make one; the lock makes it one at a time.
+-- topology: the last tick, up to this one, at which the physical partitions changed.
 
 -- Candidates are transactions that may still hold a number up to last_seq. Capture holds its xid before it draws a
 -- number, and a tick allocates its own xid after it has read the sequence: so only ids below the tick's own that its
@@ -31,7 +32,7 @@ as $create$
 begin
     execute format($function$
         create function changefeed_log.make_tick_%1$s(force boolean)
-        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql
         set search_path = pg_catalog, pg_temp
         as $body$
@@ -85,6 +86,7 @@ begin
             last_seq := newest.last_seq;
             xid := newest.xid::text;
             snapshot := newest.snapshot::text;
+            topology := newest.topology;
             return next;
         end;
         $body$
@@ -93,7 +95,7 @@ end;
 $create$;
 
 create function changefeed.tick(feed integer, force boolean default false)
-returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, made boolean, quiet boolean)
+returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$

@@ -5,6 +5,7 @@ import itertools
 import json
 import random
 from collections import defaultdict
+from hashlib import md5
 
 import psycopg
 import pytest
@@ -12,7 +13,8 @@ from psycopg.conninfo import make_conninfo
 
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position
-from changefeed_gateway.providers.postgres.reading import LogReader
+from changefeed_gateway.providers.postgres.partitions import Buckets
+from changefeed_gateway.providers.postgres.reading import LogReader, Part
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks import Tick
 from changefeed_gateway.providers.postgres.window import TickWindow
@@ -87,8 +89,8 @@ async def _tick(dsn: str, feed: int, ended: asyncio.Event, ticks: list[int]) -> 
 
 
 class _Reader:
-    def __init__(self, reader: LogReader, window: TickWindow, size: int, key: str | None, start: int) -> None:
-        self.reader, self.window, self.size, self.key = reader, window, size, key
+    def __init__(self, reader: LogReader, window: TickWindow, size: int, part: Part, start: int) -> None:
+        self.reader, self.window, self.size, self.part = reader, window, size, part
         self.position = Position(start)
         self.rows: list[tuple[int, str, str, str, str | None, int]] = []
 
@@ -96,7 +98,7 @@ class _Reader:
         newest: Tick = await self.window.newest()
         self.window.add([newest])
         while self.position < Position(newest.id):
-            stretch = await self.reader.read(self.position, newest, self.size, self.key)
+            stretch = await self.reader.read(self.position, newest.id, newest, self.size, self.part)
             assert stretch.end > self.position
             self.position = stretch.end
             for row, tick in zip(stretch.rows, stretch.ticks, strict=True):
@@ -123,11 +125,12 @@ async def test_readers_see_every_change_once_and_in_one_order(log_database: str)
     statements = Statements.of_feed(feed, None)
     stop, ended, ticks = asyncio.Event(), asyncio.Event(), [0]
 
-    def reader(size: int, key: str | None = None, start: int = 1) -> _Reader:
+    def reader(size: int, part: Part = None, start: int = 1) -> _Reader:
         window = TickWindow(connections, statements)
-        return _Reader(LogReader(connections, statements, window), window, size, key, start)
+        return _Reader(LogReader(connections, statements, window), window, size, part, start)
 
-    live = [reader(1), reader(7), reader(50), reader(1000), reader(50, "7")]
+    ranges = [Buckets(0, 0), Buckets(1, 16), Buckets(17, 100), Buckets(101, 255)]
+    live = [reader(1), reader(7), reader(50), reader(1000), reader(50, "7"), *(reader(20, part) for part in ranges)]
     try:
         async with asyncio.TaskGroup() as group:
             ticker = group.create_task(_tick(dsn, feed, ended, ticks))
@@ -152,6 +155,9 @@ async def test_readers_see_every_change_once_and_in_one_order(log_database: str)
         assert set(seqs) == {s for (s,) in logged}
         assert [seqs] * 3 == [[r[0] for r in other.rows] for other in live[:3]]
         assert [r[0] for r in live[4].rows] == [r[0] for r in whole if r[2] == "7"]
+        for part, found in zip(ranges, live[5:], strict=True):
+            expected = [r[0] for r in whole if part.low <= md5(r[3].encode()).digest()[0] <= part.high]
+            assert [r[0] for r in found.rows] == expected
         assert [r[0] for r in late.rows] == seqs[len(seqs) - len(late.rows) :]
         assert any(a > b for a, b in itertools.pairwise(seqs)), "the storm never overtook a number"
         _check_rows(whole, table)

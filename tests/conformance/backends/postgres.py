@@ -38,7 +38,7 @@ _PREPARED: dict[tuple[PostgresForTests, type], str] = {}
 class _PostgresBackend:
     """A database of its own with what both backends share."""
 
-    hooks: frozenset[Hook] = frozenset()
+    hooks: frozenset[Hook] = frozenset({Hook.SPLIT, Hook.MERGE})
     provider_id = "postgres"
     capabilities = frozenset(CapabilityName)
     time_granularity = timedelta(0)
@@ -74,10 +74,10 @@ class _PostgresBackend:
         return Address(connection=connection, database="", collection="public.neighbours")
 
     async def split(self, partition_id: str) -> None:
-        raise NotImplementedError("no hook yet")
+        await self._sql.execute("select changefeed.split_partition(%s, %s)", (self.collection, partition_id))
 
     async def merge(self, first: str, second: str) -> None:
-        raise NotImplementedError("no hook yet")
+        await self._sql.execute("select changefeed.merge_partitions(%s, %s, %s)", (self.collection, first, second))
 
     async def trim(self) -> None:
         raise NotImplementedError("no hook yet")

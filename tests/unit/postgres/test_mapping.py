@@ -27,6 +27,7 @@ from changefeed_gateway.providers.postgres.mapping import (
 )
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+WHOLE = PartitionId("0-255")
 
 
 def row(seq: int = 1, **other: Any) -> Row:
@@ -45,18 +46,18 @@ def maker(**columns: KeyType) -> ChangeMaker:
         incarnation="0123456789abcdef",
         key_columns=list(columns),
         key_types=list(columns.values()),
-        partition_id=PartitionId("0-255"),
     )
 
 
 def make_one(one: Row, made_by: ChangeMaker | None = None) -> Change:
     made_by = made_by or maker(id=KeyType.STRING)
-    (change,) = made_by.make([one], Items([ItemState.OMITTED], [None]))
+    (change,) = made_by.make([one], Items([ItemState.OMITTED], [None]), [WHOLE])
     return change
 
 
 def test_a_change_says_everything() -> None:
-    made = maker(id=KeyType.NUMBER).make([row(42, created=True, key="7")], Items([ItemState.INCLUDED], ['{"a": 1}']))
+    items = Items([ItemState.INCLUDED], ['{"a": 1}'])
+    made = maker(id=KeyType.NUMBER).make([row(42, created=True, key="7")], items, [WHOLE])
     assert made == [
         Change(
             event_id="9f9f5111-42",
@@ -65,7 +66,7 @@ def test_a_change_says_everything() -> None:
             item_state=ItemState.INCLUDED,
             item='{"a": 1}',
             commit_time=AT,
-            partition_id=PartitionId("0-255"),
+            partition_id=WHOLE,
             sequence="42",
             origin=Origin.APPLICATION,
         )

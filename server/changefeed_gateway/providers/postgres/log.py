@@ -10,6 +10,7 @@ import structlog
 from changefeed_gateway.core.errors import (
     CheckpointExpired,
     InvalidRequest,
+    NotFound,
     Reason,
     TransientFailure,
 )
@@ -21,7 +22,9 @@ from changefeed_gateway.core.model import (
     Now,
     Page,
     PageRead,
+    Partition,
     PartitionId,
+    PhysicalPartition,
 )
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import (
@@ -33,14 +36,13 @@ from changefeed_gateway.providers.postgres.cursor import (
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition
 from changefeed_gateway.providers.postgres.images import ImageReader
 from changefeed_gateway.providers.postgres.mapping import SEQ, ChangeMaker
+from changefeed_gateway.providers.postgres.partitions import BucketPartition, Buckets, Topology
 from changefeed_gateway.providers.postgres.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticker import Cadence, TickAnswer, Ticker
 from changefeed_gateway.providers.postgres.ticks import Tick
+from changefeed_gateway.providers.postgres.view import View
 from changefeed_gateway.providers.postgres.window import TickWindow, expired, to_tick
-
-WHOLE: Final = PartitionId("0-255")
-"""The one physical partition: all buckets."""
 
 _FIRST_TICK: Final = 1
 
@@ -68,17 +70,22 @@ class FeedLog:
         self._connections = connections
         self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
         self._window = TickWindow(connections, self._statements)
+        self._topology: Topology | None = None
         self._reader = LogReader(connections, self._statements, self._window)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
             incarnation=definition.incarnation,
             key_columns=definition.key_columns,
             key_types=definition.key_types,
-            partition_id=WHOLE,
         )
 
+    async def list_partitions(self) -> list[Partition]:
+        """`Provider.list_partitions` for this feed."""
+        oldest = await self._window.oldest()
+        return (await self._load_topology()).retained(oldest.id)
+
     async def read_page(self, read: PageRead) -> Page:
-        """`Provider.read_page` for this feed; the scope is known to exist."""
+        """`Provider.read_page` for this feed."""
         try:
             return await self._read_page(read)
         except CheckpointExpired:
@@ -89,23 +96,23 @@ class FeedLog:
 
     async def _read_page(self, read: PageRead) -> Page:
         deadline = _now() + read.max_wait.total_seconds()
-        start, newest = await self._start(read)
+        start, view = await self._start(read)
         stretch = Stretch([], [], start, 0)
         while read.max_changes and not stretch.rows:
-            if stretch.end < Position(newest.id):
+            if stretch.end < view.end:
                 stretch = await self._reader.read(
-                    stretch.end, newest, self._images.rows_for(read), _partition_key(read)
+                    stretch.end, view.end.tick, view.newest, self._images.rows_for(read), view.part(read.scope)
                 )
-                if stretch.end < Position(newest.id):
+                if stretch.end < view.end:
                     break
-            elif (found := await self._wait(newest, deadline)) is not None:
-                newest = found
+            elif not view.retired and (found := await self._wait(view.newest, deadline)) is not None:
+                view = await self._view(read, found)
             else:
                 break
-        if read.max_changes and not read.max_wait and stretch.end >= Position(newest.id):
+        if read.max_changes and not read.max_wait and stretch.end >= Position(view.newest.id):
             # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
-            newest = await self.ticker.refresh()
-        return await self._page(read, start, stretch, newest)
+            view = await self._view(read, await self.ticker.refresh())
+        return await self._page(read, start, stretch, view)
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
@@ -113,26 +120,56 @@ class FeedLog:
 
     # --- From where
 
-    async def _start(self, read: PageRead) -> tuple[Position, Tick]:
-        """The position to read after, and the newest tick."""
+    async def _start(self, read: PageRead) -> tuple[Position, View]:
+        """The position to read after, and up to where there is something to read."""
         match read.start:
             case Now():
                 newest = await self.ticker.refresh()
-                return Position(newest.id), newest
+                position = Position(newest.id)
             case Beginning():
-                position = Position((await self._window.oldest()).id)
+                position, newest = Position((await self._window.oldest()).id), await self.ticker.recent()
             case AtTime(time):
-                position = await self._position_at(time)
+                position, newest = await self._position_at(time), await self.ticker.recent()
             case After(cursor):
-                position = decode_position(cursor)
-        newest = await self.ticker.recent()
+                position, newest = decode_position(cursor), await self.ticker.recent()
         if position > Position(newest.id) or await self._reaches_newest(position, newest, read):
             newest = await self.ticker.refresh()
         if position > Position(newest.id):
             raise self._beyond()
+        view = await self._view(read, newest)
+        if view.partition is not None:
+            position = view.partition.clip(position)
         if not read.max_changes:
             await self._window.check(position.tick)
-        return position, newest
+        return position, view
+
+    async def _view(self, read: PageRead, newest: Tick) -> View:
+        """What a read can see when `newest` is the newest tick. Raises NotFound."""
+        topology = self._topology
+        if topology is None or topology.tick < newest.topology:
+            topology = await self._load_topology()
+        if not isinstance(read.scope, PhysicalPartition):
+            return View(newest, topology, None)
+        if (partition := topology.find(read.scope.partition_id)) is None:
+            # Its tick may be later than the newest one that this process knows.
+            topology = await self._load_topology()
+            partition = topology.find(read.scope.partition_id)
+        if partition is None:
+            raise NotFound(
+                f"there is no partition {read.scope.partition_id!r}: list the partitions anew",
+                reason=Reason.PARTITION_NOT_FOUND,
+            )
+        if partition.start_tick > newest.id:
+            newest = await self.ticker.refresh()
+        return View(newest, topology, partition)
+
+    async def _load_topology(self) -> Topology:
+        feed_id = self.definition.feed_id
+        rows = await self._connections.fetch(self._statements.partitions, {"feed_id": feed_id})
+        self._topology = Topology(
+            BucketPartition(PartitionId(pid), Buckets(low, high), start, end) for pid, low, high, start, end in rows
+        )
+        return self._topology
 
     async def _position_at(self, time: datetime) -> Position:
         tick = await self._window.at(time)
@@ -188,13 +225,14 @@ class FeedLog:
             row = await cursor.fetchone()
             if row is None:
                 raise expired()
-            return TickAnswer(to_tick(row[:5]), not standby and row[5] and self._can_hear())
+            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self._can_hear())
 
         answer = await self._connections.run(work, within=_FOR_A_TICK)
         known = self.ticker.newest
         if known is not None and answer.newest.id <= known.id and answer.newest != known:
             _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
             self._window.forget()
+            self._topology = None
         self._window.add([answer.newest])
         return answer
 
@@ -203,7 +241,7 @@ class FeedLog:
 
     # --- What makes a page
 
-    async def _page(self, read: PageRead, start: Position, stretch: Stretch, newest: Tick) -> Page:
+    async def _page(self, read: PageRead, start: Position, stretch: Stretch, view: View) -> Page:
         shown = await self._images.illustrate(stretch.rows[: read.max_changes], read)
         cursors = RowCursors(
             stretch.ticks,
@@ -215,12 +253,15 @@ class FeedLog:
         end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
         (tick,) = await self._window.between(end.tick, end.tick)
         before = self._window.known(end.tick - 1)
+        retired = view.retired and end >= view.end
         return Page(
-            changes=self._maker.make(shown.rows, shown.items),
+            changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
             cursors=cursors,
             start=encode_position(start),
             cursor=encode_position(end),
-            more_available=end < Position(newest.id),
+            more_available=end < view.end,
+            retired=retired,
+            children=view.children if retired else (),
             expire_time=self._expire_time(tick),
             # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
             # before, nothing does.
@@ -233,10 +274,6 @@ class FeedLog:
         at = tick.at.astimezone(UTC)
         end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return end_of_day + self.definition.retention
-
-
-def _partition_key(read: PageRead) -> str | None:
-    return read.scope.partition_key if isinstance(read.scope, LogicalPartition) else None
 
 
 def _now() -> float:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -28,6 +28,7 @@ PARTITION_KEY: Final = 5
 KEY: Final = 6
 IMAGE: Final = 7
 IMAGE_BYTES: Final = 8
+BUCKET: Final = 9
 
 _CREATE: Final = ChangeType.CREATE
 _UPDATE: Final = ChangeType.UPDATE
@@ -62,21 +63,20 @@ class ChangeMaker:
         incarnation: str,
         key_columns: Sequence[str],
         key_types: Sequence[KeyType],
-        partition_id: PartitionId,
     ) -> None:
         """`incarnation` keeps the event ids of a re-created feed or database apart from those of the first."""
         self._event_prefix = f"{hashlib.sha256(incarnation.encode()).hexdigest()[:8]}-"
-        self._partition_id = partition_id
         self._columns = tuple(zip(key_columns, key_types, strict=True))
 
-    def make(self, rows: Sequence[Row], items: Items) -> list[Change]:
-        """One change a row."""
+    def make(self, rows: Sequence[Row], items: Items, partition_ids: Iterable[PartitionId]) -> list[Change]:
+        """One change a row; `partition_ids` has one for each."""
         # A NamedTuple's own constructor costs three times as much.
         new = tuple.__new__
-        prefix, partition_id = self._event_prefix, self._partition_id
+        prefix = self._event_prefix
         changes: list[Change] = []
         append = changes.append
-        for row, components, state, text in zip(rows, self._components(rows), items.states, items.texts, strict=True):
+        columns = zip(rows, self._components(rows), items.states, items.texts, partition_ids, strict=True)
+        for row, components, state, text, partition_id in columns:
             seq, _, changed_at, op, created, partition_key, _, _, _, _, annotations = row
             if op == "upsert":
                 change_type = _CREATE if created else _UPDATE

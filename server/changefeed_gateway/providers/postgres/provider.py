@@ -13,7 +13,6 @@ from changefeed_gateway.core.errors import (
     FeedNotProvisioned,
     InternalFailure,
     NotFound,
-    Reason,
 )
 from changefeed_gateway.core.model import (
     Address,
@@ -24,13 +23,12 @@ from changefeed_gateway.core.model import (
     Page,
     PageRead,
     Partition,
-    PhysicalPartition,
     PortabilityWarning,
 )
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
-from changefeed_gateway.providers.postgres.log import WHOLE, FeedLog
+from changefeed_gateway.providers.postgres.log import FeedLog
 from changefeed_gateway.providers.postgres.retention import keep_running
 from changefeed_gateway.providers.postgres.ticker import Cadence, closing
 
@@ -130,17 +128,12 @@ class PostgresProvider:
         return _feed(full, definition)
 
     async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
-        """One partition holds all buckets."""
-        return (Partition(partition_id=WHOLE),)
+        """The ranges of buckets that hold retained changes."""
+        return await self._log_of(feed).list_partitions()
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
         """Read batches of the log; an entire collection is one order here."""
         await self.start()
-        if isinstance(read.scope, PhysicalPartition) and read.scope.partition_id != WHOLE:
-            raise NotFound(
-                f"there is no partition {read.scope.partition_id!r}: list the partitions anew",
-                reason=Reason.PARTITION_NOT_FOUND,
-            )
         cause: ChangeFeedError | None = None
         try:
             page = await self._log_of(feed).read_page(read)

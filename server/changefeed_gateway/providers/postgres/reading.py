@@ -13,6 +13,7 @@ from typing import Final
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import Position
 from changefeed_gateway.providers.postgres.mapping import SEQ, XID, Row
+from changefeed_gateway.providers.postgres.partitions import ALL, Buckets
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks import (
     Tick,
@@ -30,8 +31,15 @@ _FIRST_LOOK: Final = 128
 """Ticks looked at first when a range is chosen; twice as many each time they hold less than a page."""
 _DENSE: Final = 1024
 """Longest run of ticks that is loaded to find the batches of rows; beyond it the database finds them."""
+_FEW: Final = 16
+"""Buckets that are read through their own index. Beyond a sixteenth of them to look into each for a page's rows costs
+more than to pass over the rows of the others."""
 _UNDROPPABLE: Final = timedelta(hours=1)
 """No tick is dropped so soon after it, whatever the retention, and whatever the clocks differ by."""
+
+
+Part = str | Buckets | None
+"""What a reader wants of the log: one partition key, some buckets, or everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,37 +60,48 @@ class LogReader:
         self._statements = statements
         self._window = window
 
-    async def read(self, after: Position, newest: Tick, size: int, partition_key: str | None) -> Stretch:
-        """Rows after a position, about `size` or up to `newest`; of one partition key, or of all.
+    async def read(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
+        """Rows after a position, about `size` or up to the tick `until`; `newest` is that one or a later one.
 
-        Holds no row only at `newest`, or after a long run of batches that had none. Raises CheckpointExpired and
+        Holds no row only at `until`, or after a long run of batches that had none. Raises CheckpointExpired and
         HistoryGap as the window does.
         """
         rows: list[Row] = []
         ticks: list[int] = []
         end, steps, statements = after, 0, 0
-        while end < Position(newest.id) and 2 * len(rows) < size and steps < _MOST_STEPS:
-            step = await self._step(end, newest, size - len(rows), partition_key)
+        while end < Position(until) and 2 * len(rows) < size and steps < _MOST_STEPS:
+            step = await self._step(end, until, newest, size - len(rows), part)
             rows += step.rows
             ticks += step.ticks
             end, steps, statements = step.end, steps + 1, statements + step.statements
         return Stretch(rows, ticks, end, statements)
 
-    async def _step(self, after: Position, newest: Tick, size: int, partition_key: str | None) -> Stretch:
-        if after.seq:
-            to = after.tick + 1
-        elif partition_key is None:
-            to = await self._end_of_page(after.tick, newest, size)
-        else:
-            to = await self._end_of_page_of_key(after.tick, newest, size, partition_key)
+    async def _step(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
+        to = after.tick + 1 if after.seq else min(until, await self._end_of_page(after.tick, newest, size, part))
         while True:
-            step = await self._range(after, to, newest, size, partition_key)
+            step = await self._range(after, to, newest, size, part)
             if isinstance(step, Stretch):
                 return step
             to = step
 
-    async def _end_of_page(self, base: int, newest: Tick, size: int) -> int:
+    async def _end_of_page(self, base: int, newest: Tick, size: int, part: Part) -> int:
         """The last tick up to which about a page of changes follows the base."""
+        match part:
+            case None:
+                return await self._end_of_numbers(base, newest, size)
+            case Buckets() if part.width > _FEW:
+                return await self._end_of_numbers(base, newest, size * ALL.width // part.width)
+            case Buckets(low, high):
+                return await self._end_by_index(
+                    self._statements.range_of_few_buckets, base, newest, {"low": low, "high": high, "size": size}
+                )
+            case partition_key:
+                return await self._end_by_index(
+                    self._statements.range_of_key, base, newest, {"partition_key": partition_key, "size": size}
+                )
+
+    async def _end_of_numbers(self, base: int, newest: Tick, size: int) -> int:
+        """The last tick up to which about `size` numbers follow the base."""
         look = _FIRST_LOOK
         while True:
             high = min(newest.id, base + min(look, WIDEST - 1))
@@ -92,22 +111,19 @@ class LogReader:
                 return ticks[last_within(ticks, size)].id
             look *= 2
 
-    async def _end_of_page_of_key(self, base: int, newest: Tick, size: int, partition_key: str) -> int:
-        """The same by the key's own index, so that a sparse key costs its own changes and not the feed's ticks."""
+    async def _end_by_index(self, statement: str, base: int, newest: Tick, arguments: dict[str, object]) -> int:
+        """The same by a part's own index, so that a sparse part costs its own changes and not the feed's ticks."""
         floor = await self._window.floor((await self._window.between(base, base))[0])
-        arguments = {"partition_key": partition_key, "after": floor, "size": size}
-        rows = await self._connections.fetch(self._statements.range_of_key, arguments)
+        rows = await self._connections.fetch(statement, arguments | {"after": floor})
         if not rows or rows[0][0] is None:
             return newest.id
         return min(newest.id, max(base + 1, int(rows[0][0])))
 
-    async def _range(
-        self, after: Position, to: int, newest: Tick, size: int, partition_key: str | None
-    ) -> Stretch | int:
+    async def _range(self, after: Position, to: int, newest: Tick, size: int, part: Part) -> Stretch | int:
         """The batches up to `to`; or, where they hold far more than a page, a nearer end to try."""
         one_batch = to == after.tick + 1
         limit = size + 1 if one_batch else 2 * size
-        rows = await self._rows(after, to, newest, limit, partition_key)
+        rows = await self._rows(after, to, newest, limit, part)
         cut = len(rows) == limit
         if one_batch:
             if cut:
@@ -125,12 +141,12 @@ class LogReader:
             batches = [batches[i] for i in order]
         return Stretch(rows, batches, Position(to))
 
-    async def _rows(self, after: Position, to: int, newest: Tick, limit: int, partition_key: str | None) -> list[Row]:
+    async def _rows(self, after: Position, to: int, newest: Tick, limit: int, part: Part) -> list[Row]:
         """Rows in the order of their numbers that tick `to` sees and the base of `after` does not."""
         (base,) = await self._window.between(after.tick, after.tick)
         (last,) = await self._window.between(to, to)
-        arguments = {
-            "partition_key": partition_key,
+        statement, which = self._page_of(part)
+        arguments = which | {
             "base_xmax": str(base.xmax),
             "to_snapshot": snapshot_text(last),
             "base": base.id,
@@ -141,7 +157,6 @@ class LogReader:
             "upper": _NO_BOUND if to >= newest.id else (await self._window.between(to + 1, to + 1))[0].last_seq,
             "limit": limit,
         }
-        statement = self._statements.page if partition_key is None else self._statements.page_of_key
 
         async def work(connection: Connection) -> list[Row] | None:
             cursor = connection.cursor(binary=True)
@@ -157,6 +172,17 @@ class LogReader:
         if (rows := await self._connections.run(work)) is None:
             raise await self._window.expired()
         return rows
+
+    def _page_of(self, part: Part) -> tuple[str, dict[str, object]]:
+        match part:
+            case None:
+                return self._statements.page, {}
+            case Buckets(low, high):
+                few = part.width <= _FEW
+                statement = self._statements.page_of_few_buckets if few else self._statements.page_of_buckets
+                return statement, {"low": low, "high": high}
+            case partition_key:
+                return self._statements.page_of_key, {"partition_key": partition_key}
 
     async def _batches(self, rows: Sequence[Row], base: int, to: int) -> list[int]:
         """The batch of each row."""

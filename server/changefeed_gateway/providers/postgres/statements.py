@@ -29,6 +29,10 @@ class Statements:
     page: str
     page_of_key: str
     range_of_key: str
+    page_of_buckets: str
+    page_of_few_buckets: str
+    range_of_few_buckets: str
+    partitions: str
     images: str
     current_images: str
 

@@ -29,6 +29,8 @@ class Tick(NamedTuple):
     """The tick's own transaction."""
     at: datetime
     """When it was made, read after its snapshot was taken."""
+    topology: int = 1
+    """The last tick, up to this one, at which the physical partitions changed."""
 
 
 def parse_snapshot(text: str) -> tuple[int, int, frozenset[int]]:

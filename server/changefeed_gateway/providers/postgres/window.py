@@ -19,14 +19,14 @@ _BLOCKS: Final = 64
 WIDEST: Final = 4096
 """Most ticks that `between` gives at once; several readers fit into the window with it."""
 
-TickRow = tuple[int, datetime, int, str, str]
-"""id, at, last_seq, xid, snapshot."""
+TickRow = tuple[int, datetime, int, str, str, int]
+"""id, at, last_seq, xid, snapshot, topology."""
 
 
 def to_tick(row: TickRow) -> Tick:
     """Make a tick of its row."""
-    number, at, last_seq, xid, snapshot = row
-    return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at)
+    number, at, last_seq, xid, snapshot, topology = row
+    return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at, topology)
 
 
 def expired(oldest: Tick | None = None) -> CheckpointExpired:

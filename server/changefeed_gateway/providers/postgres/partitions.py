@@ -1,0 +1,109 @@
+"""Physical partitions: ranges of the 256 buckets of a feed's keys, each between two ticks. Pure."""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Final, NamedTuple
+
+from changefeed_gateway.core.model import Child, Partition, PartitionId, PartitionState
+from changefeed_gateway.providers.postgres.cursor import Position, encode_position
+from changefeed_gateway.providers.postgres.mapping import BUCKET, Row
+
+
+class Buckets(NamedTuple):
+    """A range of buckets, both ends included."""
+
+    low: int
+    high: int
+
+    @property
+    def width(self) -> int:
+        """How many there are."""
+        return self.high - self.low + 1
+
+    def overlaps(self, other: "Buckets") -> bool:
+        """Whether a bucket is in both."""
+        return self.low <= other.high and other.low <= self.high
+
+
+ALL: Final = Buckets(0, 255)
+
+
+class BucketPartition(NamedTuple):
+    """One row of changefeed.partitions: the changes of some buckets in the batches after one tick, up to another."""
+
+    partition_id: PartitionId
+    buckets: Buckets
+    start_tick: int
+    end_tick: int | None
+    """None while it is active."""
+
+    def holds(self, tick: int) -> bool:
+        """Whether changes of a batch are in it."""
+        return self.start_tick < tick and (self.end_tick is None or tick <= self.end_tick)
+
+    def clip(self, position: Position) -> Position:
+        """The nearest position within the partition."""
+        position = max(position, Position(self.start_tick))
+        return position if self.end_tick is None else min(position, Position(self.end_tick))
+
+
+class Topology:
+    """All partitions that a feed had up to some tick; each tick after the first is in one partition a bucket."""
+
+    def __init__(self, partitions: Iterable[BucketPartition]) -> None:
+        self.partitions = sorted(partitions, key=lambda p: (p.start_tick, p.buckets))
+        self._changes = sorted({p.start_tick for p in self.partitions})
+        self._maps: dict[int, list[PartitionId]] = {}
+
+    @property
+    def tick(self) -> int:
+        """The last tick at which partitions changed."""
+        return self._changes[-1]
+
+    def find(self, partition_id: PartitionId) -> BucketPartition | None:
+        """A partition by its id."""
+        return next((p for p in self.partitions if p.partition_id == partition_id), None)
+
+    def children_of(self, partition: BucketPartition) -> tuple[Child, ...]:
+        """What replaced a retired partition; each starts where its parents ended."""
+        return tuple(
+            Child(
+                partition_id=child.partition_id,
+                parents=tuple(parent.partition_id for parent in self._parents_of(child)),
+                start=encode_position(Position(child.start_tick)),
+            )
+            for child in self.partitions
+            if child.start_tick == partition.end_tick and child.buckets.overlaps(partition.buckets)
+        )
+
+    def retained(self, oldest: int) -> list[Partition]:
+        """Those with batches after the oldest tick, parents before their children."""
+        kept = [p for p in self.partitions if p.end_tick is None or p.end_tick > oldest]
+        known = {p.partition_id for p in kept}
+        return [
+            Partition(
+                partition_id=p.partition_id,
+                parents=tuple(q.partition_id for q in self._parents_of(p) if q.partition_id in known),
+                state=PartitionState.ACTIVE if p.end_tick is None else PartitionState.RETIRED,
+            )
+            for p in kept
+        ]
+
+    def ids_of(self, rows: Sequence[Row], ticks: Sequence[int]) -> Iterable[PartitionId]:
+        """The partition of each row, by its bucket and the tick of its batch."""
+        if len(self.partitions) == 1:
+            return repeat(self.partitions[0].partition_id, len(rows))
+        return [self._map(tick)[row[BUCKET]] for row, tick in zip(rows, ticks, strict=False)]
+
+    def _parents_of(self, child: BucketPartition) -> list[BucketPartition]:
+        return [p for p in self.partitions if p.end_tick == child.start_tick and p.buckets.overlaps(child.buckets)]
+
+    def _map(self, tick: int) -> list[PartitionId]:
+        """The partition of each bucket in a batch; made once for all batches between two changes."""
+        epoch = bisect_left(self._changes, tick) - 1
+        if (found := self._maps.get(epoch)) is None:
+            there = sorted((p for p in self.partitions if p.holds(tick)), key=lambda p: p.buckets)
+            found = [p.partition_id for p in there for _ in range(p.buckets.width)]
+            self._maps[epoch] = found
+        return found
