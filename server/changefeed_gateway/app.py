@@ -218,6 +218,30 @@ async def watch(
         raise OperatorError(str(error)) from error
 
 
+async def split_partition(
+    settings: Settings, name: str, feed: str, partition_id: str, first_bucket: int | None
+) -> list[str]:
+    """Split a physical partition of a feed; answers the new ones. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations
+    try:
+        async with database(settings, name) as place:
+            return await operations.split_partition(place, feed, partition_id, first_bucket)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
+async def merge_partitions(settings: Settings, name: str, feed: str, first_id: str, second_id: str) -> list[str]:
+    """Merge two physical partitions of a feed; answers the new one. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations
+    try:
+        async with database(settings, name) as place:
+            return await operations.merge_partitions(place, feed, first_id, second_id)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
 async def retention(settings: Settings, name: str, *, change: bool) -> list[dict[str, Any]]:
     """Retention of every feed of a connection: what a run did, or what it would do. Raises OperatorError."""
     with _extra("postgres"):

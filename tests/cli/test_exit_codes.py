@@ -30,7 +30,7 @@ async def test_no_arguments_show_help(detached: CommandLine) -> None:
         (3, ("token", "inspect", DOCUMENTS, "x" * 60)),
         (4, ("read", "mem/nothing")),
         (4, ("tail", "nobody/documents")),
-        (4, ("partitions", "mem/nothing")),
+        (4, ("partitions", "list", "mem/nothing")),
         (5, ("read", "mem/plain", "--logical-partition", "k")),
     ],
 )
@@ -91,7 +91,7 @@ async def test_capabilities_and_partitions_for_people(changefeed: CommandLine) -
     capabilities = await changefeed.run("capabilities", "mem/plain")
     assert capabilities.code == 0
     assert "CHANGE_FEED_LOGICAL_PARTITION_SCOPE  no" in capabilities.out
-    partitions = await changefeed.run("partitions", DOCUMENTS)
+    partitions = await changefeed.run("partitions", "list", DOCUMENTS)
     assert partitions.out.count("active") == 2
 
 

@@ -83,7 +83,7 @@ async def test_read_of_one_partition_and_one_key(changefeed: CommandLine, memory
     memory_gateway.documents.put("elsewhere", "two", {"name": "two"})
     key = await changefeed.run("read", DOCUMENTS, "--logical-partition", "elsewhere", "--json")
     assert names(key.records) == ["two"]
-    parts = await changefeed.run("partitions", DOCUMENTS, "--json")
+    parts = await changefeed.run("partitions", "list", DOCUMENTS, "--json")
     found: list[str] = []
     for part in parts.records:
         page = await changefeed.run("read", DOCUMENTS, "--partition", part["partition_id"], "--json")

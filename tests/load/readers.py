@@ -10,6 +10,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from changefeed.v1.change_event_pb2 import ChangeEvent, ChangeType
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
+from changefeed.v1.partition_pb2 import ChildPartition
 from changefeed.v1.position_pb2 import Beginning, StartPosition
 from changefeed.v1.read_changes_pb2 import ReadChangesRequest
 from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
@@ -44,6 +45,8 @@ class Reader:
     page_size: int = 0
     events: list[Kept] = field(default_factory=list)
     token: str = ""
+    children: list[ChildPartition] | None = None
+    """What replaced the partition that was read to its end."""
     resumes: int = 0
     repeated: int = 0
     """Events that came again after a resume."""
@@ -52,8 +55,8 @@ class Reader:
     _may_repeat: bool = False
 
     async def run(self) -> None:
-        """Read for ever, across every break."""
-        while True:
+        """Read for ever, or until the partition is retired, across every break."""
+        while self.children is None:
             async with self.gateway.channel() as channel:
                 stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(channel)
                 try:
@@ -71,7 +74,7 @@ class Reader:
         return StartPosition(continuation_token=self.token) if self.token else StartPosition(beginning=Beginning())
 
     async def _pages(self, stub: "ChangeFeedServiceAsyncStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
-        while True:
+        while self.children is None:
             request = ReadChangesRequest(
                 address=self.address,
                 scope=self.scope,
@@ -82,6 +85,8 @@ class Reader:
             answer = await stub.ReadChanges(request, timeout=20)
             assert answer.continuation_token
             yield answer.continuation_token, list(answer.events)
+            if answer.partition_retired:
+                self.children = list(answer.child_partitions)
 
     async def _stream(self, stub: "ChangeFeedServiceAsyncStub") -> AsyncIterator[tuple[str, list[ChangeEvent]]]:
         request = SubscribeRequest(
@@ -95,6 +100,8 @@ class Reader:
                     yield message.opened.continuation_token, []
                 case "heartbeat":
                     yield message.heartbeat.continuation_token, []
+                case "partition_retired":
+                    self.children = list(message.partition_retired.child_partitions)
                 case _:
                     pass
 

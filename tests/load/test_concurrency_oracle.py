@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import pytest
 
 from changefeed.v1.resource_pb2 import EntireCollection, FeedScope, ResourceAddress
 from tests.databases import LOG, PostgresForTests
+from tests.load.crew import Crew
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import SCHEMA, Connection, Writer, audited, hold_open, hold_open_elsewhere
@@ -22,18 +23,20 @@ T = TypeVar("T")
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 WRITERS = 14
 ENTIRE = FeedScope(entire_collection=EntireCollection())
+_ACTIVE = "SELECT partition_id, high > low FROM changefeed.partitions WHERE end_tick IS NULL ORDER BY low"
+_SPLIT = "SELECT changefeed.split_partition('public.orders', %s)"
+_MERGE = "SELECT changefeed.merge_partitions('public.orders', %s, %s)"
 
 
-def readers(gateway: GatewayProcess) -> list[Reader]:
+def readers(gateway: GatewayProcess) -> list[Reader | Crew]:
     address = ResourceAddress(connection="main", collection="public.orders")
     entire = [Reader(f"pages of {size}", gateway, address, ENTIRE, page_size=size) for size in (1, 7, 50, 1000)]
     entire += [Reader(f"stream {n}", gateway, address, ENTIRE) for n in (1, 2)]
-    parts = FeedScope(physical_partition_id="0-255")
     mine = FeedScope(logical_partition="3")
     return [
         *entire,
-        Reader("partition, stream", gateway, address, parts),
-        Reader("partition, pages", gateway, address, parts, page_size=100),
+        Crew("crew of streams", gateway, address, "0-255"),
+        Crew("crew of pages", gateway, address, "0-255", page_size=100),
         Reader("writer 3, stream", gateway, address, mine),
         Reader("writer 3, pages", gateway, address, mine, page_size=20),
     ]
@@ -48,7 +51,23 @@ async def kill_at_random(gateway: GatewayProcess, dice: random.Random, stop: asy
             await gateway.start()
 
 
-async def write(dsn: str, elsewhere: str, streams: list[Reader], dice: random.Random, stop: asyncio.Event) -> int:
+async def reshape_at_random(dsn: str, dice: random.Random, stop: asyncio.Event) -> None:
+    """Split partitions and merge neighbours."""
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        while not stop.is_set():
+            rows = await (await connection.execute(_ACTIVE)).fetchall()
+            place = dice.randrange(len(rows))
+            if place and dice.random() < len(rows) / 8:
+                await connection.execute(_MERGE, (rows[place - 1][0], rows[place][0]))
+            elif rows[place][1]:
+                await connection.execute(_SPLIT, (rows[place][0],))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), dice.uniform(0.05, 1))
+
+
+async def write(
+    dsn: str, elsewhere: str, streams: list[Reader | Crew], dice: random.Random, stop: asyncio.Event
+) -> int:
     """Run all writers until the time is over; answers how many transactions committed."""
     async with AsyncExitStack() as stack:
         connections = [
@@ -72,13 +91,18 @@ async def write(dsn: str, elsewhere: str, streams: list[Reader], dice: random.Ra
         return sum(writer.commits for writer in writers)
 
 
-def check(all_readers: list[Reader], expected: dict[int, list[tuple[str, str]]]) -> None:
+def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, str]]]) -> None:
     """Nothing lost, nothing twice, per-row order, exact images, one order for all."""
-    entire = [reader for reader in all_readers if not reader.name.startswith("writer")]
+    readers_alone = [reader for reader in all_readers if isinstance(reader, Reader)]
+    entire = [reader for reader in readers_alone if not reader.name.startswith("writer")]
     for reader in entire:
         assert reader.by_key() == expected, reader.name
         assert reader.order == entire[0].order, f"{reader.name} saw another order than {entire[0].name}"
-    sparse = [reader for reader in all_readers if reader.name.startswith("writer")]
+    for crew in all_readers:
+        if isinstance(crew, Crew):
+            assert crew.by_key() == expected, crew.name
+            assert len(crew.workers) > 1
+    sparse = [reader for reader in readers_alone if reader.name.startswith("writer")]
     assert sparse[0].order == sparse[1].order
     chosen = set(sparse[0].order)
     assert [event for event in entire[0].order if event in chosen] == sparse[0].order
@@ -100,7 +124,7 @@ async def test_every_committed_change_arrives_in_one_order(postgres: PostgresFor
         stop = asyncio.Event()
         all_readers = readers(gateway)
         reading = asyncio.gather(*(reader.run() for reader in all_readers))
-        killing = asyncio.create_task(kill_at_random(gateway, dice, stop))
+        killing = asyncio.gather(kill_at_random(gateway, dice, stop), reshape_at_random(dsn, dice, stop))
         try:
             commits = await _unless_failed(reading, write(dsn, elsewhere, all_readers[3:6], dice, stop))
             await killing
@@ -118,7 +142,7 @@ async def test_every_committed_change_arrives_in_one_order(postgres: PostgresFor
 
 
 async def _caught_up(
-    all_readers: list[Reader], expected: dict[int, list[tuple[str, str]]], connection: Connection
+    all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, str]]], connection: Connection
 ) -> None:
     total = sum(len(changes) for changes in expected.values())
     logged = await (

@@ -30,11 +30,14 @@ WITH chosen AS (SELECT id FROM orders ORDER BY hashint8(id # %(salt)s) LIMIT %(c
 INSERT INTO audit SELECT 'UPDATE', id, n, row_to_json(w)::text FROM w
 """
 _UPSERT = """
-WITH w AS (
-    INSERT INTO orders SELECT id, writer, 1, 'upserted' FROM orders ORDER BY hashint8(id # %(salt)s) LIMIT 1
+WITH chosen AS (SELECT id, writer FROM orders ORDER BY hashint8(id # %(salt)s) LIMIT 1 FOR UPDATE),
+     w AS (
+    INSERT INTO orders
+    SELECT CASE %(count)s WHEN 1 THEN nextval('new_ids') ELSE id END, writer, 1, 'upserted' FROM chosen
     ON CONFLICT (id) DO UPDATE SET n = orders.n + 1 RETURNING *)
 INSERT INTO audit SELECT CASE n WHEN 1 THEN 'CREATE' ELSE 'UPDATE' END, id, n, row_to_json(w)::text FROM w
 """
+"""The row is locked first: one that another writer deletes meanwhile would live again and count from 1 anew."""
 _DELETE = """
 WITH w AS (DELETE FROM orders WHERE id = (SELECT id FROM orders ORDER BY hashint8(id # %(salt)s) LIMIT 1) RETURNING *)
 INSERT INTO audit SELECT 'DELETE', id, n + 1, NULL FROM w

@@ -6,12 +6,11 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import configure_logging
-from changefeed_gateway.cli import config, retention, token
+from changefeed_gateway.cli import config, partitions, retention, token
 from changefeed_gateway.cli.capabilities import capabilities
 from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
 from changefeed_gateway.cli.migrate import migrate
-from changefeed_gateway.cli.partitions import partitions
 from changefeed_gateway.cli.read import read
 from changefeed_gateway.cli.serve import serve
 from changefeed_gateway.cli.tail import tail
@@ -44,8 +43,9 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (demo, serve, migrate, watch, read, tail, partitions, capabilities, doctor):
+for command in (demo, serve, migrate, watch, read, tail, capabilities, doctor):
     app.command()(command)
+app.add_typer(partitions.app, name="partitions")
 app.add_typer(retention.app, name="retention")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")

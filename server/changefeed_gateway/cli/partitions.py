@@ -1,14 +1,24 @@
-"""`changefeed partitions`: the parts that can be read in parallel."""
+"""`changefeed partitions ...`: the parts that can be read in parallel."""
 
 import asyncio
+from typing import Annotated
+
+import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
-from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
+from changefeed_gateway import app as gateway
+from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_connection, client_of
 from changefeed_gateway.cli.exits import exits
-from changefeed_gateway.cli.output import as_dict, print_json, print_table, short
+from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
+from changefeed_gateway.settings import load_settings
+
+app = typer.Typer(help="Physical partitions: the parts that can be read in parallel.", no_args_is_help=True)
+
+Feed = Annotated[str, typer.Argument(help="The feed, such as public.orders.")]
 
 
-def partitions(collection: Collection, json: Json = False, target: Target = None) -> None:
+@app.command(name="list")
+def list_(collection: Collection, json: Json = False, target: Target = None) -> None:
     """List the physical partitions of a collection, parents before their children."""
 
     async def collect() -> list[PhysicalPartition]:
@@ -30,3 +40,39 @@ def partitions(collection: Collection, json: Json = False, target: Target = None
             for partition in found
         ]
         print_table(["PARTITION", "STATE", "PARENTS"], rows)
+
+
+@app.command()
+def split(
+    feed: Feed,
+    partition: Annotated[str, typer.Argument(help="The partition to split, as `partitions list` names it.")],
+    first_bucket: Annotated[
+        int | None, typer.Option(help="First bucket of the upper part, 1 to 255. [default: the middle]")
+    ] = None,
+    connection: Connection = None,
+    config: Config = None,
+) -> None:
+    """Split a physical partition of PostgreSQL in two. Readers of the old one are led to its children."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        with err.status(f"splitting {partition}"):
+            new = asyncio.run(gateway.split_partition(settings, name, feed, partition, first_bucket))
+        out.print(f"{partition} is retired, its children are {' and '.join(new)}", markup=False)
+
+
+@app.command()
+def merge(
+    feed: Feed,
+    first: Annotated[str, typer.Argument(help="A partition.")],
+    second: Annotated[str, typer.Argument(help="Its neighbour.")],
+    connection: Connection = None,
+    config: Config = None,
+) -> None:
+    """Merge two neighbouring physical partitions of PostgreSQL."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        with err.status(f"merging {first} and {second}"):
+            new = asyncio.run(gateway.merge_partitions(settings, name, feed, first, second))
+        out.print(f"{first} and {second} are retired, their child is {' and '.join(new)}", markup=False)

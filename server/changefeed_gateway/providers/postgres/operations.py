@@ -29,6 +29,32 @@ async def watch(
     return str(row[0])
 
 
+async def split_partition(dsn: str, feed: str, partition_id: str, first_bucket: int | None = None) -> list[str]:
+    """Retire a physical partition for two; the upper one begins with `first_bucket` (default: the middle).
+
+    Answers the ids of the new ones. Raises OperationError.
+    """
+    return await _replace_partitions(
+        dsn, "SELECT partition_id FROM changefeed.split_partition(%s, %s, %s::int)", (feed, partition_id, first_bucket)
+    )
+
+
+async def merge_partitions(dsn: str, feed: str, first_id: str, second_id: str) -> list[str]:
+    """Retire two neighbouring physical partitions for one; answers its id. Raises OperationError."""
+    return await _replace_partitions(
+        dsn, "SELECT partition_id FROM changefeed.merge_partitions(%s, %s, %s)", (feed, first_id, second_id)
+    )
+
+
+async def _replace_partitions(dsn: str, statement: str, arguments: Sequence[object]) -> list[str]:
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
+    except psycopg.Error as error:
+        raise refused(error) from error
+    return [str(row[0]) for row in rows]
+
+
 def refused(error: psycopg.Error) -> OperationError:
     """Say an error of the database in its own words: an operator's commands handle names, not documents."""
     parts = [error.diag.message_primary or str(error).strip()]
