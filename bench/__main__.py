@@ -1,10 +1,10 @@
-"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout` or `retention`."""
+"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `partitions` or `retention`."""
 
 import argparse
 
-from bench import core, dynamodb, fanout, retention
+from bench import core, dynamodb, fanout, partitions, retention
 
-PARTS = {"core": core, "dynamodb": dynamodb, "fanout": fanout, "retention": retention}
+PARTS = {"core": core, "dynamodb": dynamodb, "fanout": fanout, "partitions": partitions, "retention": retention}
 
 
 def main() -> None:
