@@ -26,6 +26,11 @@ create table changefeed.feeds (
     key_types             text[] not null check (key_types <@ array ['string', 'number', 'boolean', 'binary']),
     partition_key_columns text[] not null check (cardinality(partition_key_columns) > 0),
     doorbell              text not null check (doorbell in ('notify', 'poll')),
+    capture               text not null default 'statement' check (capture in ('statement', 'row')),
+    always                boolean not null default false,
+    key_numbers           smallint[],
+    partition_key_numbers smallint[],
+    image_numbers         smallint[],
     retention             interval not null default '7 days' check (retention between '1 day' and '366 days'),
     incarnation           uuid not null default gen_random_uuid(),
     created_at            timestamptz not null default clock_timestamp(),
@@ -35,6 +40,10 @@ comment on table changefeed.feeds is 'One row a feed; its log is changefeed_log.
 comment on column changefeed.feeds.source is 'The watched table; null for a feed made of several.';
 comment on column changefeed.feeds.image_mode is 'captured: the trigger stores the row; current: read with the page; none.';
 comment on column changefeed.feeds.image_function is 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
+comment on column changefeed.feeds.capture is 'Whether triggers fire once a statement or once a row.';
+comment on column changefeed.feeds.always is 'Captured under session_replication_role = replica too.';
+comment on column changefeed.feeds.key_numbers is 'attnum of the key columns, which a renamed column keeps; null without a source.';
+comment on column changefeed.feeds.image_numbers is 'attnum of the columns of the image; null for all.';
 comment on column changefeed.feeds.incarnation is 'A re-created feed has another one, and refuses the tokens of the first.';
 
 create table changefeed.partitions (
@@ -119,6 +128,20 @@ begin
 end;
 $$;
 
+create function changefeed.refuse_retention(retention interval) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if retention is null or retention not between '1 day' and '366 days' then
+        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
+                         'once an hour.';
+    end if;
+end;
+$$;
+
 create function changefeed.create_feed(
     name text,
     source regclass,
@@ -156,18 +179,30 @@ $$;
 comment on function changefeed.create_feed(text, regclass, text, text, text[], text[], text[], text) is
     'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
 
+-- CASCADE takes the triggers of capture, those of partitions too.
 create function changefeed.drop_feed(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+set client_min_messages = warning
 as $$
+declare
+    capture regprocedure;
 begin
     delete from changefeed.feeds where feed_id = feed;
     if not found then
-        raise exception 'there is no feed %', feed using errcode = 'undefined_object';
+        raise exception 'there is no feed %', feed
+            using errcode = 'undefined_object', hint = 'changefeed feeds lists what there is.';
     end if;
+    for capture in
+        select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
+            and starts_with(proname, format('capture_%s_', feed))
+    loop
+        execute format('drop function %s cascade', capture);
+    end loop;
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
     execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
 end;
 $$;
-comment on function changefeed.drop_feed(integer) is 'Removes a feed whole, its history with it; capture must be gone before.';
+comment on function changefeed.drop_feed(integer) is 'Removes a feed whole: its triggers, its log and its history.';

@@ -58,3 +58,54 @@ language sql immutable strict parallel safe
 as $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
 comment on function changefeed.bucket(text) is
     'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
+
+-- By number, which a rename leaves as it is. A column that is gone is null.
+create function changefeed.column_names(source oid, numbers smallint[]) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(a.attname::text order by k.place)
+    from unnest(numbers) with ordinality k (attnum, place)
+    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum and not a.attisdropped
+$$;
+
+-- A name that the table does not have is null.
+create function changefeed.column_numbers(source oid, names text[]) returns smallint[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(a.attnum order by c.place)
+    from unnest(names) with ordinality c (name, place)
+    left join pg_attribute a on a.attrelid = source and a.attname = c.name and a.attnum > 0 and not a.attisdropped
+$$;
+
+-- A unique index on exactly these columns, the primary key if it is one; null if there is none.
+create function changefeed.key_index(source oid, numbers smallint[]) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select i.indexrelid
+    from pg_index i
+    where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
+    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    limit 1
+$$;
+
+-- By its schema: the pinned search_path does not see an extension's.
+create function changefeed.equality(key_index oid, number smallint) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('operator(%I.%s)', s.nspname, o.oprname)
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
+    join pg_opclass c on c.oid = k.opclass
+    join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
+        and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+    join pg_operator o on o.oid = m.amopopr
+    join pg_namespace s on s.oid = o.oprnamespace
+    where i.indexrelid = key_index and k.attnum = number
+$$;
+comment on function changefeed.equality(oid, smallint) is 'The operator by which a unique index says that two values of a column are equal.';

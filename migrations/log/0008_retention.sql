@@ -14,12 +14,7 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if retention is null or retention not between '1 day' and '366 days' then
-        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
-            using errcode = 'invalid_parameter_value',
-                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
-                         'once an hour.';
-    end if;
+    perform changefeed.refuse_retention(retention);
     update changefeed.feeds f set retention = set_retention.retention where f.name = feed;
     if not found then
         raise exception 'there is no feed %', quote_literal(feed)

@@ -119,36 +119,95 @@ async def test_again_is_harmless_and_other_options_are_refused(connection: Conne
     assert "unwatch" in str(refusal.value.diag.message_hint)
 
 
+UNWATCHABLE = """
+    CREATE TABLE keyless (a int);
+    CREATE VIEW a_view AS SELECT 1 AS one;
+    CREATE MATERIALIZED VIEW a_kept_view AS SELECT 1 AS one;
+    CREATE SEQUENCE a_sequence;
+    CREATE FOREIGN DATA WRAPPER nothing;
+    CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing;
+    CREATE FOREIGN TABLE a_foreign_table (a int NOT NULL) SERVER elsewhere;
+    CREATE TEMP TABLE temporary (a int PRIMARY KEY);
+    CREATE UNLOGGED TABLE unlogged (a int PRIMARY KEY);
+    CREATE TABLE parted (a int PRIMARY KEY) PARTITION BY RANGE (a);
+    CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9);
+    CREATE TABLE leaky (a int NOT NULL) PARTITION BY RANGE (a);
+    CREATE FOREIGN TABLE leaky_1 PARTITION OF leaky FOR VALUES FROM (0) TO (9) SERVER elsewhere;
+    CREATE TABLE parent (a int PRIMARY KEY);
+    CREATE TABLE child () INHERITS (parent);
+    CREATE UNIQUE INDEX ON orders (customer) WHERE note IS NOT NULL;
+    CREATE UNIQUE INDEX ON orders (note);
+"""
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "message", "hint"),
     [
-        ("'keyless'", "no primary key"),
-        ("'a_view'", "not a table"),
-        ("'temporary'", "temporary"),
-        ("'parted'", "partitioned"),
-        ("'parted_1'", "partition"),
-        ("'changefeed.feeds'", "belongs to"),
-        ("'orders', image => 'full'", "image is"),
-        ("'orders', doorbell => 'loud'", "doorbell is"),
-        ("'orders', partition_key => array['nothing']", "not a NOT NULL column"),
-        ("'orders', partition_key => array['note']", "not a NOT NULL column"),
+        ("'keyless'", "key: public.keyless has no primary key", "Add a primary key"),
+        ("'a_view'", "source: public.a_view is a view", "tables that the view reads"),
+        ("'a_kept_view'", "source: public.a_kept_view is a view", "tables that the view reads"),
+        ("'a_sequence'", "source: public.a_sequence is not a table", "table that holds the rows"),
+        (
+            "'a_foreign_table'",
+            "source: public.a_foreign_table is a foreign table",
+            "in the database that holds its rows",
+        ),
+        ("'temporary'", "source: .*temporary is a temporary table", "permanent"),
+        ("'unlogged'", "source: public.unlogged is unlogged", "set logged"),
+        ("'parted_1'", "source: public.parted_1 is a partition", "Watch the whole table, public.parted"),
+        ("'leaky'", "source: the partition public.leaky_1 is foreign", "Detach it"),
+        ("'child'", "source: public.child takes part in inheritance", "partitioned"),
+        ("'changefeed.feeds'", "source: changefeed.feeds belongs to", "of the application"),
+        ("0", "source: there is no such table", "public.orders"),
+        ("'orders', image => 'full'", "image is 'full'", "captured or none"),
+        ("'orders', image => null", "image is null", "captured or none"),
+        ("'orders', doorbell => 'loud'", "doorbell is 'loud'", "notify or poll"),
+        ("'orders', always => null", "always is null", "true or false"),
+        ("'orders', retention => '1 hour'", "retention is '01:00:00'", "1 day to 366 days"),
+        ("'orders', retention => '400 days'", "retention is '400 days'", "1 day to 366 days"),
+        (
+            "'orders', partition_key => array['nothing']",
+            "partition_key: public.orders has no column nothing",
+            "id, customer",
+        ),
+        (
+            "'orders', partition_key => array['note']",
+            "partition_key: the column note of public.orders may be",
+            "set not null",
+        ),
+        ("'orders', partition_key => '{}'", "partition_key: is empty", "leave the argument out"),
+        ("'orders', key => array['nothing']", "key: public.orders has no column nothing", "id, customer, note"),
+        ("'orders', key => array['ctid']", "key: public.orders has no column ctid", "id, customer, note"),
+        ("'orders', key => array['note']", "key: the column note of public.orders may be null", "set not null"),
+        (
+            "'orders', key => array['customer']",
+            r"key: no unique index of public.orders is on exactly \(customer\)",
+            "unique index on",
+        ),
+        ("'orders', key => array['id', 'id']", "key: is empty, or names a column twice", "once"),
+        (
+            "'orders', image_columns => array['id', 'n']",
+            "image_columns: public.orders has no column n",
+            "id, customer, note",
+        ),
+        ("'orders', image_columns => array[null]", "image_columns: is empty, or", "once"),
+        ("'orders', image => 'none', image_columns => '{id}'", "image_columns: there is no image", "Leave"),
     ],
 )
 @pytest.mark.req("P5")
 async def test_what_cannot_be_watched_is_refused_with_a_hint_and_changes_nothing(
-    connection: Connection, arguments: str, message: str
+    connection: Connection, arguments: str, message: str, hint: str
 ) -> None:
-    await connection.execute(
-        "CREATE TABLE keyless (a int); CREATE VIEW a_view AS SELECT 1 AS one;"
-        "CREATE TEMP TABLE temporary (a int PRIMARY KEY);"
-        "CREATE TABLE parted (a int PRIMARY KEY) PARTITION BY RANGE (a);"
-        "CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (9)"
-    )
+    await connection.execute(UNWATCHABLE)
     with pytest.raises(psycopg.Error, match=message) as refusal:
         await watch(connection, arguments)
-    assert refusal.value.diag.message_hint
-    left = await (await connection.execute("SELECT count(*) FROM changefeed.feeds")).fetchone()
-    assert left == (0,)
+    assert hint in str(refusal.value.diag.message_hint)
+    left = await (
+        await connection.execute(
+            "SELECT (SELECT count(*) FROM changefeed.feeds), (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)"
+        )
+    ).fetchone()
+    assert left == (0, 0)
 
 
 async def test_writers_need_no_rights_on_the_log(connection: Connection) -> None:
