@@ -31,6 +31,9 @@ create table changefeed.feeds (
     key_numbers           smallint[],
     partition_key_numbers smallint[],
     image_numbers         smallint[],
+    text_forms            text[],
+    shape                 text,
+    stopped               text,
     retention             interval not null default '7 days' check (retention between '1 day' and '366 days'),
     incarnation           uuid not null default gen_random_uuid(),
     created_at            timestamptz not null default clock_timestamp(),
@@ -44,6 +47,9 @@ comment on column changefeed.feeds.capture is 'Whether triggers fire once a stat
 comment on column changefeed.feeds.always is 'Captured under session_replication_role = replica too.';
 comment on column changefeed.feeds.key_numbers is 'attnum of the key columns, which a renamed column keeps; null without a source.';
 comment on column changefeed.feeds.image_numbers is 'attnum of the columns of the image; null for all.';
+comment on column changefeed.feeds.text_forms is 'How the key columns, then the partition key columns, are written.';
+comment on column changefeed.feeds.shape is 'The table that the capture functions were made for.';
+comment on column changefeed.feeds.stopped is 'Why changes were not captured when check_feeds last looked; null if they were.';
 comment on column changefeed.feeds.incarnation is 'A re-created feed has another one, and refuses the tokens of the first.';
 
 create table changefeed.partitions (
@@ -109,7 +115,7 @@ begin
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
         create index on changefeed_log.log_%1$s (bucket, seq);
-        create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
+        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,

@@ -196,57 +196,6 @@ as $$
     $sql$, pk_new, key_new, image, pk_old, key_old)
 $$;
 
--- A row changed by a trigger of another one: as in statements, its key is logged as the table shows it now.
-create function changefeed.settled_row_sql(f changefeed.feeds, event text) returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select format($sql$
-    if current_setting('changefeed.nested_%1$s', true) = 'on' then
-        settings_were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L) using old, new;
-        get diagnostics beat = row_count;
-        perform changefeed.restore_settings(settings_were);
-        if beat > 0 then
-            %4$s
-        end if;
-        return null;
-    end if;$sql$, f.feed_id,
-        case when event <> 'insert' then '(select ($1).*)' end, case when event <> 'delete' then '(select ($2).*)' end,
-        changefeed.doorbell_sql(f.feed_id, f.doorbell, 'select null::text'))
-$$;
-
-create function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows))
-    from changefeed.feeds f where f.feed_id = feed
-$$;
-
--- For SQL that is made while it runs, which may meet a type that the function was not made for. No SET clause: it would
--- be undone at the end of the call.
-create function changefeed.pin_settings() returns text[]
-language plpgsql
-as $$
-declare
-    were text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
-        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']) s (name));
-begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'off']);
-    return were;
-end;
-$$;
-
-create function changefeed.restore_settings(were text[]) returns void
-language sql
-as $$
-    select pg_catalog.set_config(s.name, s.value, true)
-    from rows from (
-        pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']),
-        pg_catalog.unnest(were)) s (name, value)
-$$;
-
 -- The functions of one watched table. An update that changes no key, the usual one, needs no pairing of old and new rows:
 -- a row trigger that fires only for changed keys tells the statement's function, for the rest of the transaction.
 create function changefeed.create_statement_capture(f changefeed.feeds) returns void
@@ -265,17 +214,20 @@ declare
     bell_old text := changefeed.if_found(changefeed.mark_nested_sql(f.feed_id)
         || changefeed.doorbell_sql(f.feed_id, f.doorbell, format('select %s from old_rows o', pk_old)));
 begin
-    perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.unless_nested_sql(f,
+    perform changefeed.create_capture_function(f.feed_id, 'insert', settings,
+        changefeed.if_drifted_sql(f, null, 'new_rows') || changefeed.unless_nested_sql(f,
         changefeed.append_sql(f.feed_id,
             format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
         changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, null, 'new_rows'))) || bell_new);
-    perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.unless_nested_sql(f,
+    perform changefeed.create_capture_function(f.feed_id, 'delete', settings,
+        changefeed.if_drifted_sql(f, 'old_rows', null) || changefeed.unless_nested_sql(f,
         changefeed.append_sql(f.feed_id,
             format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
         changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, 'old_rows', null))) || bell_old);
     perform changefeed.create_capture_function(f.feed_id, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
     perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, f.feed_id));
-    perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.unless_nested_sql(f, format($sql$
+    perform changefeed.create_capture_function(f.feed_id, 'update', settings,
+        changefeed.if_drifted_sql(f, 'old_rows', 'new_rows') || changefeed.unless_nested_sql(f, format($sql$
     if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
     else%s
     end if;$sql$, f.feed_id,
@@ -309,7 +261,7 @@ begin
                           'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image))
     loop
         perform changefeed.create_capture_function(f.feed_id, event, changefeed.pinned_settings(f),
-            changefeed.settled_row_sql(f, event)
+            changefeed.if_drifted_row_sql(f, event)
             || changefeed.append_sql(f.feed_id, changes)
             || changefeed.mark_nested_sql(f.feed_id)
             || changefeed.doorbell_sql(f.feed_id, f.doorbell,
@@ -325,7 +277,7 @@ as $create$
 declare
     f changefeed.feeds;
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
+    update changefeed.feeds u set shape = changefeed.shape(u) where u.feed_id = feed returning u.* into strict f;
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));

@@ -10,7 +10,7 @@ FROM (
      WHERE (l.partition_key, l.seq) > (%(partition_key)s::text, %(after)s)
        AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s)
        AND l.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
-       AND l.op <> 'truncate'
+       AND l.op NOT IN ('truncate', 'stopped')
      ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
@@ -21,14 +21,14 @@ FROM (
             SELECT t.last_seq FROM {ticks} t
             WHERE t.id <= %(base)s AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
             ORDER BY t.id DESC LIMIT 1)))
-       AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s) AND l.op <> 'truncate'
+       AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s) AND l.op NOT IN ('truncate', 'stopped')
      ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
-    -- Truncations concern every key.
+    -- Truncations, and an end of capture, concern every key.
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
             octet_length(l.image) AS image_bytes, l.bucket, l.annotations
      FROM {log} l
-     WHERE l.op = 'truncate' AND l.seq > %(after_finished)s
+     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s
        AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
                 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
             OR l.xid = ANY(%(finished)s::text[]::xid8[]))

@@ -1,0 +1,263 @@
+-- Drift: what becomes of a feed when its table is altered. Capture follows, or it stops and says so in the log itself,
+-- where every reader comes by. It never fails a write of the application.
+
+-- Types whose texts of one value are the same: a key that changes between them stays the same key.
+create function changefeed.text_form(type oid) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
+        when type in ('text'::regtype, 'varchar'::regtype) then 'text'
+        else format_type(type, null)
+    end
+$$;
+
+create function changefeed.text_forms(source oid, numbers smallint[]) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(changefeed.text_form(a.atttypid) order by k.place)
+    from unnest(numbers) with ordinality k (attnum, place)
+    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum
+$$;
+
+create function changefeed.key_problem(f changefeed.feeds) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    k record;
+begin
+    if f.source is null then
+        return null;
+    elsif not exists (select from pg_class where oid = f.source) then
+        return 'the table was dropped';
+    end if;
+    for k in
+        select c.name, c.form, a.attnum, a.attnotnull, a.atttypid
+        from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
+            c (name, number, form)
+        left join pg_attribute a on a.attrelid = f.source and a.attnum = c.number and not a.attisdropped
+    loop
+        if k.attnum is null then
+            return format('the column %I of its key was dropped', k.name);
+        elsif not k.attnotnull then
+            return format('the column %I of its key may be null', k.name);
+        elsif changefeed.text_form(k.atttypid) <> k.form then
+            return format('the column %I of its key became %s', k.name, format_type(k.atttypid, null));
+        end if;
+    end loop;
+    if changefeed.key_index(f.source, f.key_numbers) is null then
+        return format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', '));
+    end if;
+    return null;
+end;
+$$;
+
+-- rekey is left out: without it, keys are looked up.
+create function changefeed.trigger_problem(f changefeed.feeds) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
+        else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
+    end
+    from pg_proc p
+    left join pg_trigger t on t.tgfoid = p.oid
+    where p.pronamespace = 'changefeed_log'::regnamespace and starts_with(p.proname, format('capture_%s_', f.feed_id))
+        and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+        and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
+    order by t.oid nulls first
+    limit 1
+$$;
+
+create function changefeed.capture_problem(f changefeed.feeds) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select coalesce(changefeed.key_problem(f), changefeed.trigger_problem(f)) $$;
+comment on function changefeed.capture_problem(changefeed.feeds) is 'Why changes are not captured; null if they are.';
+
+-- All that the text of a capture function relies on.
+create function changefeed.shape(f changefeed.feeds) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.key_problem(f), (
+        select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
+        from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+$$;
+
+-- Called immutable, so that it is asked once, when a plan is made. PostgreSQL makes the plan anew after any change of the
+-- table that the plan names, by the transition table.
+create function changefeed.has_drifted(feed integer, shape text) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f changefeed.feeds;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    return changefeed.shape(f) is distinct from shape
+        or f.capture = 'statement' and not exists (
+            select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
+                and tgenabled in ('O', 'A'));
+end;
+$$;
+
+-- From here on changes are missing: a mark in the log, in the place of the change, says so.
+create function changefeed.stop_sql(feed integer, problem text, rows_sql text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::text from (%s limit 1) r',
+                                              problem, rows_sql))
+$$;
+
+-- What a capture function runs instead of its own SQL when that does not fit the table or the transaction.
+create function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.capture_problem(f);
+    if problem is not null then
+        return changefeed.stop_sql(feed, problem,
+            concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
+    end if;
+    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows));
+end;
+$$;
+
+create function changefeed.settle_sql(f changefeed.feeds, old_rows text, new_rows text, using_sql text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+        settings_were := changefeed.pin_settings();
+        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
+        get diagnostics beat = row_count;
+        perform changefeed.restore_settings(settings_were);
+        if beat > 0 then%5$s
+        end if;
+        return null;$sql$, f.feed_id, old_rows, new_rows, using_sql,
+        coalesce(nullif(changefeed.doorbell_sql(f.feed_id, f.doorbell, 'select null::text'), ''), ' null;'))
+$$;
+
+create function changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+    if changefeed.has_drifted(%1$s, %2$L) or exists (select from %3$s where false) then%4$s
+    end if;$sql$, f.feed_id, changefeed.shape(f), coalesce(new_rows, old_rows),
+        changefeed.settle_sql(f, old_rows, new_rows, ''))
+$$;
+comment on function changefeed.if_drifted_sql(changefeed.feeds, text, text) is
+    'PL/pgSQL that captures, in place of what follows, where the table is not as it was when the function was made.';
+
+-- A row's plans name no table, so the names are compared at each row. What may be null is seen in the row.
+create function changefeed.if_drifted_row_sql(f changefeed.feeds, event text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+    if current_setting('changefeed.nested_%1$s', true) = 'on' or %2$s then%4$s
+    end if;
+    if %3$s then%4$s
+    end if;$sql$, f.feed_id,
+        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source, u.number,
+                          (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
+        string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')
+            filter (where u.number = any (f.key_numbers || f.partition_key_numbers)),
+        changefeed.settle_sql(f, case when event <> 'insert' then '(select ($1).*)' end,
+                              case when event <> 'delete' then '(select ($2).*)' end, ' using old, new'))
+    from (select distinct unnest(f.key_numbers || f.partition_key_numbers || f.image_numbers)) u (number)
+    left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
+$$;
+
+-- Settings that texts depend on, and row_security: a table hidden by a policy is an error, not one of deleted rows. No
+-- SET clause: it would be undone at the end of the call.
+create function changefeed.pin_settings() returns text[]
+language plpgsql
+as $$
+declare
+    were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
+        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']) s (name));
+begin
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'off']);
+    return were;
+end;
+$$;
+
+create function changefeed.restore_settings(were text[]) returns void
+language plpgsql
+as $$
+begin
+    perform pg_catalog.set_config(s.name, s.value, true)
+        from rows from (
+            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']),
+            pg_catalog.unnest(were)) s (name, value);
+end;
+$$;
+
+-- What no trigger can notice is noticed from outside: a dropped table, a disabled trigger. Capture that has drifted is
+-- written anew for the table as it is.
+create function changefeed.check_feeds() returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    for f in select * from changefeed.feeds loop
+        problem := changefeed.capture_problem(f);
+        if problem is distinct from f.stopped then
+            update changefeed.feeds set stopped = problem
+                where feed_id = f.feed_id and stopped is not distinct from f.stopped;
+            if found and problem is not null then
+                execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
+            end if;
+        elsif problem is null and changefeed.shape(f) <> f.shape then
+            perform changefeed.create_capture(f.feed_id);
+        end if;
+    end loop;
+end;
+$$;
+comment on function changefeed.check_feeds() is
+    'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table has changed. Without harm.';
+
+create function changefeed.feed_states()
+returns table (
+    feed_id integer, name text, source text, key text[], partition_key text[], image text, image_columns text[],
+    doorbell text, capture text, always boolean, retention interval, state text, problem text, remedy text
+)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
+        changefeed.column_names(f.source, f.image_numbers), f.doorbell, f.capture, f.always, f.retention,
+        case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
+        coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
+        case
+            when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem like '% is disabled' then
+                'alter table ... enable trigger, then read the source again and start from now: changes are missing'
+            when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
+                'and read it once', f.name)
+        end
+    from changefeed.feeds f
+    left join pg_class c on c.oid = f.source
+    cross join lateral (select changefeed.capture_problem(f)) p (problem)
+    cross join lateral (select f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)) d (drifted)
+    order by f.name
+$$;
+comment on function changefeed.feed_states() is
+    'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';

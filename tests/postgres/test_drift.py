@@ -1,0 +1,305 @@
+"""What becomes of a feed when its table is altered: it follows, or it stops and says so. No write ever fails."""
+
+from collections.abc import AsyncIterator
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from tests.postgres.conftest import Connection
+from tests.postgres.test_watch import rows, watch
+
+ORDERS = "CREATE TABLE orders (id int PRIMARY KEY, customer text NOT NULL, note text, amount int)"
+CHANGE = "op, created, partition_key, key, image"
+
+
+@pytest.fixture
+async def connection(log_database: str) -> AsyncIterator[Connection]:
+    """A session with plans of its own: each test writes before the table is altered and after."""
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        await connection.execute(ORDERS)
+        yield connection
+
+
+@pytest.fixture(params=["statement", "row"])
+def once(request: pytest.FixtureRequest) -> str:
+    """Options that make triggers fire once a statement, or once a row."""
+    return "" if request.param == "statement" else ", always => true"
+
+
+async def write(connection: Connection, *statements: str) -> None:
+    for statement in statements:
+        await connection.execute(statement.encode())
+
+
+async def one(connection: Connection, query: str) -> object:
+    row = await (await connection.execute(query.encode())).fetchone()
+    assert row is not None
+    return row[0]
+
+
+async def state(connection: Connection) -> tuple[object, ...]:
+    query = "SELECT state, problem FROM changefeed.feed_states()"
+    row = await (await connection.execute(query)).fetchone()
+    assert row is not None
+    return row
+
+
+async def adopted(connection: Connection) -> None:
+    """Capture is written anew, by the look that the gateway takes from time to time."""
+    await connection.execute("SELECT changefeed.check_feeds()")
+    assert await state(connection) == ("capturing", None)
+
+
+async def images(connection: Connection, feed: int) -> list[object]:
+    return [image for (image,) in await rows(connection, feed, "image::jsonb")]
+
+
+async def test_an_added_column_comes_with_the_next_image(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders', key => '{id}'" + once)
+    await write(connection, "SET timezone = 'Asia/Tokyo'", "INSERT INTO orders VALUES (1, 'c')")
+    await write(connection, "ALTER TABLE orders ADD at timestamptz DEFAULT '2026-01-02T03:04:05Z'")
+    await write(connection, "INSERT INTO orders VALUES (2, 'c')", "UPDATE orders SET note = 'n' WHERE id = 1")
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET note = 'm' WHERE id = 1", "DELETE FROM orders WHERE id = 2")
+    at = "2026-01-02T03:04:05+00:00"
+    assert await images(connection, feed) == [
+        {"id": 1, "customer": "c", "note": None, "amount": None},
+        {"id": 2, "customer": "c", "note": None, "amount": None, "at": at},
+        {"id": 1, "customer": "c", "note": "n", "amount": None, "at": at},
+        {"id": 1, "customer": "c", "note": "m", "amount": None, "at": at},
+        None,
+    ]
+    assert await one(connection, "SHOW timezone") == "Asia/Tokyo"
+
+
+async def test_a_dropped_column_leaves_the_image(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders', partition_key => '{customer}'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "ALTER TABLE orders DROP note")
+    await write(connection, "UPDATE orders SET amount = 5", "UPDATE orders SET id = 2")
+    await adopted(connection)
+    await write(connection, "DELETE FROM orders")
+    assert (await rows(connection, feed, CHANGE))[1:] == [
+        ("upsert", False, "c", "1", '{"id":1,"customer":"c","amount":5}'),
+        ("delete", False, "c", "1", None),
+        ("upsert", True, "c", "2", '{"id":2,"customer":"c","amount":5}'),
+        ("delete", False, "c", "2", None),
+    ]
+
+
+async def test_a_dropped_or_renamed_column_of_a_listed_image(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders', image_columns => '{note,amount}'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c', 'n', 5)")
+    await write(connection, "ALTER TABLE orders DROP amount", "ALTER TABLE orders RENAME note TO remark")
+    await write(connection, "UPDATE orders SET customer = 'd'")
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET customer = 'e'", "ALTER TABLE orders DROP remark")
+    await write(connection, "UPDATE orders SET customer = 'f'")
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET customer = 'g'")
+    expected = [{"note": "n", "amount": 5}, {"remark": "n"}, {"remark": "n"}, {}, {}]
+    assert await images(connection, feed) == expected
+
+
+async def test_renamed_columns_of_key_and_partition_key(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders', partition_key => '{customer}'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "UPDATE orders SET note = 'n'")
+    await write(connection, "ALTER TABLE orders RENAME id TO number", "ALTER TABLE orders RENAME customer TO client")
+    await write(connection, "UPDATE orders SET note = 'm' WHERE false", "DELETE FROM orders WHERE false")
+    await write(connection, "UPDATE orders SET note = 'm'", "UPDATE orders SET number = 2")
+    assert await state(connection) == ("drifted", "the table was altered: capture follows more slowly")
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET client = 'd'", "DELETE FROM orders")
+    assert [row[:4] for row in await rows(connection, feed, CHANGE)][2:] == [
+        ("upsert", False, "c", "1"),
+        ("delete", False, "c", "1"),
+        ("upsert", True, "c", "2"),
+        ("delete", False, "c", "2"),
+        ("upsert", True, "d", "2"),
+        ("delete", False, "d", "2"),
+    ]
+    assert await one(connection, "SELECT key_columns FROM changefeed.feeds") == ["id"]
+
+
+async def test_a_retyped_column(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "SET datestyle = 'German'", "INSERT INTO orders VALUES (1, 'c', '1.2.2026', 5)")
+    await write(connection, "ALTER TABLE orders ALTER note TYPE date USING note::date")
+    await write(connection, "ALTER TABLE orders ALTER amount TYPE bytea USING 'x'", "SET bytea_output = 'escape'")
+    await write(connection, "UPDATE orders SET customer = 'd'")
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET customer = 'e'")
+    assert [(image["note"], image["amount"]) for image in await images(connection, feed)] == [  # type: ignore[index]
+        ("1.2.2026", 5),
+        ("2026-02-01", "\\x78"),
+        ("2026-02-01", "\\x78"),
+    ]
+
+
+async def test_a_retyped_key_keeps_its_texts(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')")
+    retype = "ALTER TABLE orders ALTER id TYPE bigint"
+    if not once:
+        with pytest.raises(errors.FeatureNotSupported) as refusal:
+            await write(connection, retype)
+        assert "changefeed_1_rekey" in str(refusal.value.diag.message_detail)
+        retype = f"DROP TRIGGER changefeed_1_rekey ON orders; {retype}"
+    await write(connection, retype)
+    await write(connection, "UPDATE orders SET note = 'n'", "UPDATE orders SET id = 5000000000")
+    assert await watch(connection, "'orders'" + once) == feed
+    await write(connection, "UPDATE orders SET id = 5000000001")
+    assert [row[:4] for row in await rows(connection, feed, CHANGE)][1:] == [
+        ("upsert", False, "1", "1"),
+        ("delete", False, "1", "1"),
+        ("upsert", True, "5000000000", "5000000000"),
+        ("delete", False, "5000000000", "5000000000"),
+        ("upsert", True, "5000000001", "5000000001"),
+    ]
+    assert await state(connection) == ("capturing", None)
+
+
+async def test_a_renamed_and_moved_table(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "CREATE SCHEMA shop")
+    await write(connection, "ALTER TABLE orders RENAME TO sales", "ALTER TABLE sales SET SCHEMA shop")
+    await write(connection, "UPDATE shop.sales SET id = 2", ORDERS, "INSERT INTO orders VALUES (9, 'other')")
+    await adopted(connection)
+    await write(connection, "DELETE FROM shop.sales")
+    assert await rows(connection, feed, "op, key") == [
+        ("upsert", "1"),
+        ("delete", "1"),
+        ("upsert", "2"),
+        ("delete", "2"),
+    ]
+    with pytest.raises(errors.DuplicateObject, match="another table of that name"):
+        await watch(connection)
+
+
+async def test_a_drift_within_a_transaction_of_nested_statements(connection: Connection, once: str) -> None:
+    await write(
+        connection,
+        "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS"
+        " 'BEGIN UPDATE orders SET note = ''last'' WHERE note = ''first''; RETURN NULL; END'",
+        "CREATE TRIGGER again AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION again()",
+    )
+    feed = await watch(connection, "'orders'" + once)
+    async with connection.transaction():
+        await write(connection, "INSERT INTO orders VALUES (1, 'c', 'first')", "ALTER TABLE orders RENAME id TO number")
+        await write(
+            connection, "INSERT INTO orders VALUES (2, 'c', 'first')", "UPDATE orders SET number = 3 - number + 1"
+        )
+    last = {key: (op, note) for key, op, note in await rows(connection, feed, "key, op, image::json ->> 'note'")}
+    assert last == {"1": ("delete", None), "2": ("upsert", "last"), "3": ("upsert", "last")}
+
+
+async def test_a_drift_that_is_rolled_back_is_none(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    async with connection.transaction(force_rollback=True):
+        await write(connection, "ALTER TABLE orders DROP COLUMN id CASCADE", "INSERT INTO orders VALUES ('c')")
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "UPDATE orders SET id = 2")
+    assert await rows(connection, feed, "op, key") == [("upsert", "1"), ("delete", "1"), ("upsert", "2")]
+
+
+STOPS = [
+    ("ALTER TABLE orders DROP id CASCADE", "the column id of its key was dropped"),
+    ("ALTER TABLE orders DROP customer CASCADE", "the column customer of its key was dropped"),
+    ("ALTER TABLE orders DROP CONSTRAINT orders_pkey", "no unique index is left on its key (id)"),
+    (
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey, ADD PRIMARY KEY (id, customer)",
+        "no unique index is left on its key (id)",
+    ),
+    ("ALTER TABLE orders ALTER customer DROP NOT NULL", "the column customer of its key may be null"),
+    (
+        "DROP TRIGGER IF EXISTS changefeed_1_rekey ON orders; ALTER TABLE orders ALTER id TYPE text",
+        "the column id of its key became text",
+    ),
+]
+
+
+@pytest.mark.parametrize(("alteration", "problem"), STOPS, ids=[problem for _, problem in STOPS])
+async def test_what_capture_cannot_follow_stops_the_feed_and_fails_no_write(
+    connection: Connection, once: str, alteration: str, problem: str
+) -> None:
+    feed = await watch(connection, "'orders', partition_key => '{customer}'" + once)
+    await write(connection, "INSERT INTO orders (id, customer) VALUES (1, 'c'), (2, 'c')", alteration)
+    await write(connection, "UPDATE orders SET note = 'n'", "DELETE FROM orders WHERE note = 'other'")
+    await connection.execute("SELECT changefeed.check_feeds(); SELECT changefeed.check_feeds()")
+    assert await state(connection) == ("stopped", problem)
+    await write(connection, "UPDATE orders SET note = 'm'", "DELETE FROM orders", "TRUNCATE orders")
+    changes = await rows(connection, feed, "op, key, image")
+    assert ("stopped", "", problem) in changes
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="has stopped, changes are missing") as refusal:
+        await watch(connection, "'orders'")
+    assert "changefeed.unwatch" in str(refusal.value.diag.message_hint)
+
+
+async def test_a_key_that_has_become_null_fails_no_write(connection: Connection, once: str) -> None:
+    await write(connection, "ALTER TABLE orders ADD UNIQUE (customer, amount), ALTER amount SET NOT NULL")
+    feed = await watch(connection, "'orders', key => '{customer,amount}', partition_key => '{customer}'" + once)
+    await write(
+        connection, "ALTER TABLE orders ALTER customer DROP NOT NULL", "INSERT INTO orders VALUES (1, NULL, 'n', 5)"
+    )
+    await write(connection, "UPDATE orders SET note = 'm'", "DELETE FROM orders")
+    assert {row[0] for row in await rows(connection, feed, "op")} == {"stopped"}
+
+
+async def test_another_unique_index_on_the_key_is_as_good(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(
+        connection,
+        "CREATE UNIQUE INDEX newer ON orders (id)",
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey",
+        "INSERT INTO orders VALUES (1, 'c')",
+        "UPDATE orders SET id = 2",
+    )
+    await adopted(connection)
+    await write(connection, "UPDATE orders SET note = 'n'")
+    assert await rows(connection, feed, "op, key") == [
+        ("upsert", "1"),
+        ("delete", "1"),
+        ("upsert", "2"),
+        ("upsert", "2"),
+    ]
+
+
+async def test_a_dropped_table_stops_its_feed_and_one_of_its_name_is_another(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "DROP TABLE orders")
+    assert await state(connection) == ("stopped", "the table was dropped")
+    await connection.execute("SELECT changefeed.check_feeds(); SELECT changefeed.check_feeds()")
+    assert await rows(connection, feed, "op, image") == [
+        ("upsert", '{"id":1,"customer":"c","note":null,"amount":null}'),
+        ("stopped", "the table was dropped"),
+    ]
+    await write(connection, ORDERS, "INSERT INTO orders VALUES (1, 'c')")
+    with pytest.raises(errors.DuplicateObject) as refusal:
+        await watch(connection)
+    assert f"changefeed.drop_feed({feed})" in str(refusal.value.diag.message_hint)
+    await connection.execute("SELECT changefeed.drop_feed(%s)", (feed,))
+    left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'changefeed_log'::regnamespace"
+    assert await one(connection, left) == 0
+    assert await watch(connection) != feed
+
+
+@pytest.mark.parametrize(
+    ("statement", "problem"),
+    [
+        (
+            "ALTER TABLE orders DISABLE TRIGGER changefeed_1_insert",
+            "the trigger changefeed_1_insert of public.orders is disabled",
+        ),
+        ("DROP TRIGGER changefeed_1_delete ON orders", "the trigger changefeed_1_delete is missing"),
+    ],
+)
+async def test_a_trigger_that_does_not_fire_is_found(connection: Connection, statement: str, problem: str) -> None:
+    feed = await watch(connection)
+    await write(connection, statement)
+    await connection.execute("SELECT changefeed.check_feeds()")
+    assert await state(connection) == ("stopped", problem)
+    assert await rows(connection, feed, "op, image") == [("stopped", problem)]
+    await write(connection, "ALTER TABLE orders ENABLE TRIGGER ALL")
+    await connection.execute("SELECT changefeed.check_feeds()")
+    stopped = await one(connection, "SELECT stopped FROM changefeed.feeds")
+    assert stopped == (problem if "missing" in problem else None)
+    assert len(await rows(connection, feed)) == 1
