@@ -253,16 +253,20 @@ declare
     moved   text := format('(%s, %s) is distinct from (%s, %s)', pk_old, key_old, pk_new, key_new);
     event   text;
     changes text;
+    old_row text;
+    new_row text;
 begin
-    for event, changes in values
-        ('insert', format('select true, ''upsert'', %s, %s, %s', pk_new, key_new, image)),
-        ('delete', format('select false, ''delete'', %s, %s, null::text', pk_old, key_old)),
+    for event, changes, old_row, new_row in values
+        ('insert', format('select true, ''upsert'', %s, %s, %s', pk_new, key_new, image), null, '(select (new).*)'),
+        ('delete', format('select false, ''delete'', %s, %s, null::text', pk_old, key_old), '(select (old).*)', null),
         ('update', format('select false, ''delete'', %s, %s, null::text where %s union all '
-                          'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image))
+                          'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image),
+         '(select (old).*)', '(select (new).*)')
     loop
         perform changefeed.create_capture_function(f.feed_id, event, changefeed.pinned_settings(f),
             changefeed.if_drifted_row_sql(f, event)
-            || changefeed.append_sql(f.feed_id, changes)
+            || changefeed.unless_nested_sql(f, changefeed.append_sql(f.feed_id, changes),
+                changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, old_row, new_row)))
             || changefeed.mark_nested_sql(f.feed_id)
             || changefeed.doorbell_sql(f.feed_id, f.doorbell,
                                        'select ' || case event when 'delete' then pk_old else pk_new end));

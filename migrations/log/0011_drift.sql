@@ -168,10 +168,10 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
-    if current_setting('changefeed.nested_%1$s', true) = 'on' or %2$s then%4$s
+    if %1$s then%3$s
     end if;
-    if %3$s then%4$s
-    end if;$sql$, f.feed_id,
+    if %2$s then%3$s
+    end if;$sql$,
         string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source, u.number,
                           (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
         string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')

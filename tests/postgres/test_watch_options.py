@@ -255,6 +255,21 @@ async def test_a_row_of_a_partition_that_a_trigger_changed_again_ends_as_it_is(c
     assert last == {'["1","1"]': ("upsert", "last"), '["11","2"]': ("upsert", "last")}
 
 
+async def test_rows_that_a_cascade_deletes(connection: Connection) -> None:
+    await connection.execute(EVENTS)
+    await connection.execute("""
+        CREATE TABLE owners (id int PRIMARY KEY);
+        ALTER TABLE events ADD owner int REFERENCES owners ON DELETE CASCADE ON UPDATE CASCADE;
+        INSERT INTO owners VALUES (1), (2);
+        INSERT INTO events SELECT n, n, 'n', 1 + n % 2 FROM generate_series(1, 18) n
+    """)
+    feed = await watch(connection, "'events'")
+    await connection.execute("DELETE FROM owners WHERE id = 1")
+    await connection.execute("UPDATE owners SET id = 3")
+    changes = await rows(connection, feed, "op, image::json ->> 'owner'")
+    assert changes == [("delete", None)] * 9 + [("upsert", "3")] * 9
+
+
 # --- Replicated writes
 
 
