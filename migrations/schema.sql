@@ -76,33 +76,166 @@ CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) 
     from now
 $$;
 
-CREATE FUNCTION changefeed.check_options(source regclass, partition_key text[], image text, doorbell text) RETURNS void
+CREATE TABLE changefeed.feeds (
+    feed_id integer NOT NULL,
+    name text NOT NULL,
+    source oid,
+    image_mode text NOT NULL,
+    image_function text,
+    key_columns text[] NOT NULL,
+    key_types text[] NOT NULL,
+    partition_key_columns text[] NOT NULL,
+    doorbell text NOT NULL,
+    capture text DEFAULT 'statement'::text NOT NULL,
+    always boolean DEFAULT false NOT NULL,
+    key_numbers smallint[],
+    partition_key_numbers smallint[],
+    image_numbers smallint[],
+    text_forms text[],
+    shape text,
+    stopped text,
+    retention interval DEFAULT '7 days'::interval NOT NULL,
+    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
+    CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
+    CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
+    CONSTRAINT feeds_doorbell_check CHECK ((doorbell = ANY (ARRAY['notify'::text, 'poll'::text]))),
+    CONSTRAINT feeds_image_mode_check CHECK ((image_mode = ANY (ARRAY['captured'::text, 'current'::text, 'none'::text]))),
+    CONSTRAINT feeds_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
+    CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
+    CONSTRAINT feeds_retention_check CHECK (((retention >= '1 day'::interval) AND (retention <= '366 days'::interval)))
+);
+
+COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
+
+COMMENT ON COLUMN changefeed.feeds.source IS 'The watched table; null for a feed made of several.';
+
+COMMENT ON COLUMN changefeed.feeds.image_mode IS 'captured: the trigger stores the row; current: read with the page; none.';
+
+COMMENT ON COLUMN changefeed.feeds.image_function IS 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
+
+COMMENT ON COLUMN changefeed.feeds.capture IS 'Whether triggers fire once a statement or once a row.';
+
+COMMENT ON COLUMN changefeed.feeds.always IS 'Captured under session_replication_role = replica too.';
+
+COMMENT ON COLUMN changefeed.feeds.key_numbers IS 'attnum of the key columns, which a renamed column keeps; null without a source.';
+
+COMMENT ON COLUMN changefeed.feeds.image_numbers IS 'attnum of the columns of the image; null for all.';
+
+COMMENT ON COLUMN changefeed.feeds.text_forms IS 'How the key columns, then the partition key columns, are written.';
+
+COMMENT ON COLUMN changefeed.feeds.shape IS 'The table that the capture functions were made for.';
+
+COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured when check_feeds last looked; null if they were.';
+
+COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
+
+CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select coalesce(changefeed.key_problem(f), changefeed.trigger_problem(f)) $$;
+
+COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured; null if they are.';
+
+CREATE FUNCTION changefeed.check_feeds() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    if pg_is_in_recovery() or not pg_try_advisory_xact_lock(1667655788, 0) then
+        return;
+    end if;
+    for f in select * from changefeed.feeds loop
+        problem := changefeed.capture_problem(f);
+        if problem is distinct from f.stopped then
+            update changefeed.feeds set stopped = problem
+                where feed_id = f.feed_id and stopped is not distinct from f.stopped;
+            if found and problem is not null then
+                execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
+            end if;
+        elsif problem is null and changefeed.shape(f) <> f.shape then
+            perform changefeed.create_capture(f.feed_id);
+        end if;
+    end loop;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table has changed. Without harm.';
+
+CREATE FUNCTION changefeed.chosen_columns(source regclass, argument text, names text[]) RETURNS smallint[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
+    numbers smallint[] := changefeed.column_numbers(source, names);
     missing text;
 begin
-    if image is null or image not in ('captured', 'none') then
-        raise exception 'image is %', coalesce(quote_literal(image), 'null')
-            using errcode = 'invalid_parameter_value', hint = 'Choose captured or none.';
-    elsif doorbell is null or doorbell not in ('notify', 'poll') then
-        raise exception 'doorbell is %', coalesce(quote_literal(doorbell), 'null')
-            using errcode = 'invalid_parameter_value', hint = 'Choose notify or poll.';
-    elsif cardinality(partition_key) = 0 then
-        raise exception 'partition_key is empty'
-            using errcode = 'invalid_parameter_value', hint = 'Name columns, or leave it out for the primary key.';
+    if cardinality(names) = 0 or array_position(names, null) is not null
+        or cardinality(names) > (select count(distinct n) from unnest(names) n) then
+        raise exception '%: is empty, or names a column twice or null', argument
+            using errcode = 'invalid_parameter_value', hint = 'Name each column once, or leave the argument out.';
     end if;
-    select p into missing from unnest(partition_key) p
-        where not exists (select from pg_attribute a
-                          where a.attrelid = source and a.attname = p and a.attnum > 0 and not a.attisdropped
-                              and a.attnotnull)
-        limit 1;
+    select c.name into missing from unnest(names, numbers) c (name, number) where c.number is null limit 1;
     if found then
-        raise exception 'partition_key names %, which is not a NOT NULL column of %', quote_ident(missing), source
-            using errcode = 'undefined_column', hint = 'Name columns of the table that are never null.';
+        raise exception '%: % has no column %', argument, source, quote_ident(missing)
+            using errcode = 'undefined_column',
+                  hint = format('Its columns are %s.', (select string_agg(quote_ident(attname), ', ' order by attnum)
+                      from pg_attribute where attrelid = source and attnum > 0 and not attisdropped));
     end if;
+    return numbers;
 end;
+$$;
+
+CREATE FUNCTION changefeed.chosen_key(source regclass, key text[]) RETURNS smallint[]
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    numbers smallint[];
+begin
+    if key is null then
+        numbers := (select (indkey::smallint[])[0:indnkeyatts - 1] from pg_index where indrelid = source and indisprimary);
+        if numbers is null then
+            raise exception 'key: % has no primary key', source
+                using errcode = 'object_not_in_prerequisite_state',
+                      hint = 'Add a primary key, or name the columns of a unique index as key.';
+        end if;
+        return (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
+    end if;
+    numbers := changefeed.chosen_columns(source, 'key', key);
+    perform changefeed.refuse_nullable(source, 'key', numbers);
+    if changefeed.key_index(source, numbers) is null then
+        raise exception 'key: no unique index of % is on exactly (%)', source, array_to_string(key, ', ')
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = format('Run create unique index on %s (%s), without where, or name other columns.', source,
+                                (select string_agg(quote_ident(k), ', ') from unnest(key) k));
+    end if;
+    return numbers;
+end;
+$$;
+
+CREATE FUNCTION changefeed.column_names(source oid, numbers smallint[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select array_agg(a.attname::text order by k.place)
+    from unnest(numbers) with ordinality k (attnum, place)
+    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum and not a.attisdropped
+$$;
+
+CREATE FUNCTION changefeed.column_numbers(source oid, names text[]) RETURNS smallint[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select array_agg(a.attnum order by c.place)
+    from unnest(names) with ordinality c (name, place)
+    left join pg_attribute a on a.attrelid = source and a.attname = c.name and a.attnum > 0 and not a.attisdropped
 $$;
 
 CREATE FUNCTION changefeed.column_text(row_name text, column_name text, type regtype) RETURNS text
@@ -118,52 +251,23 @@ $$;
 CREATE FUNCTION changefeed.create_capture(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
 declare
-    f        changefeed.feeds;
-    settings text;
-    image    text;
-    bell_new text;
-    bell_old text;
-    key_new  text;
-    key_old  text;
-    pk_new   text;
-    pk_old   text;
+    f changefeed.feeds;
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
-    settings := changefeed.pinned_settings(f.source);
-    key_new := changefeed.key_text(f.source, 'n', f.key_columns);
-    key_old := changefeed.key_text(f.source, 'o', f.key_columns);
-    pk_new := changefeed.key_text(f.source, 'n', f.partition_key_columns);
-    pk_old := changefeed.key_text(f.source, 'o', f.partition_key_columns);
-    image := case f.image_mode when 'captured' then 'row_to_json(n.*)::text' else 'null::text' end;
-    bell_new := changefeed.if_found(changefeed.mark_nested_sql(feed)
-        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from new_rows n', pk_new)));
-    bell_old := changefeed.if_found(changefeed.mark_nested_sql(feed)
-        || changefeed.doorbell_sql(feed, f.doorbell, format('select %s from old_rows o', pk_old)));
-
-    perform changefeed.create_capture_function(feed, 'insert', settings, changefeed.unless_nested_sql(f,
-        changefeed.append_sql(feed, format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
-        changefeed.append_sql(feed, changefeed.settled_sql(f, image, false, true))) || bell_new);
-    perform changefeed.create_capture_function(feed, 'delete', settings, changefeed.unless_nested_sql(f,
-        changefeed.append_sql(feed, format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
-        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, false))) || bell_old);
-    perform changefeed.create_capture_function(feed, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
-    perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, feed));
-    perform changefeed.create_capture_function(feed, 'update', settings, changefeed.unless_nested_sql(f, format($sql$
-    if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
-    else%s
-    end if;$sql$, feed,
-        changefeed.append_sql(feed, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
-        changefeed.append_sql(feed, format(
-            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))),
-        changefeed.append_sql(feed, changefeed.settled_sql(f, image, true, true))) || bell_new);
+    update changefeed.feeds u set shape = changefeed.shape(u) where u.feed_id = feed returning u.* into strict f;
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
-    perform changefeed.create_triggers(f);
+    if f.capture = 'row' then
+        perform changefeed.create_row_capture(f);
+    else
+        perform changefeed.create_statement_capture(f);
+    end if;
 end;
-$_$;
+$$;
+
+COMMENT ON FUNCTION changefeed.create_capture(feed integer) IS 'Writes the trigger functions of a watched table, anew if they are there.';
 
 CREATE FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) RETURNS void
     LANGUAGE plpgsql
@@ -171,12 +275,13 @@ CREATE FUNCTION changefeed.create_capture_function(feed integer, event text, set
     AS $_$
 begin
     execute format($function$
-create function changefeed_log.capture_%1$s_%2$s() returns trigger
+create or replace function changefeed_log.capture_%1$s_%2$s() returns trigger
 language plpgsql security definer %3$s
 as $body$
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin%4$s
     return null;
 end;
@@ -261,7 +366,7 @@ begin
         create index on changefeed_log.log_%1$s (xid, seq);
         create index on changefeed_log.log_%1$s (partition_key, seq);
         create index on changefeed_log.log_%1$s (bucket, seq);
-        create index on changefeed_log.log_%1$s (seq) where op = 'truncate';
+        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -277,6 +382,80 @@ begin
     $sql$, feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+end;
+$_$;
+
+CREATE FUNCTION changefeed.create_row_capture(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    image   text := changefeed.image_of(f, 'new');
+    key_new text := changefeed.key_of(f, 'new');
+    key_old text := changefeed.key_of(f, 'old');
+    pk_new  text := changefeed.partition_key_of(f, 'new');
+    pk_old  text := changefeed.partition_key_of(f, 'old');
+    moved   text := format('(%s, %s) is distinct from (%s, %s)', pk_old, key_old, pk_new, key_new);
+    event   text;
+    changes text;
+    old_row text;
+    new_row text;
+begin
+    for event, changes, old_row, new_row in values
+        ('insert', format('select true, ''upsert'', %s, %s, %s', pk_new, key_new, image), null, '(select (new).*)'),
+        ('delete', format('select false, ''delete'', %s, %s, null::text', pk_old, key_old), '(select (old).*)', null),
+        ('update', format('select false, ''delete'', %s, %s, null::text where %s union all '
+                          'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image),
+         '(select (old).*)', '(select (new).*)')
+    loop
+        perform changefeed.create_capture_function(f.feed_id, event, changefeed.pinned_settings(f),
+            changefeed.if_drifted_row_sql(f, event)
+            || changefeed.unless_nested_sql(f, changefeed.append_sql(f.feed_id, changes),
+                changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, old_row, new_row)))
+            || changefeed.mark_nested_sql(f.feed_id)
+            || changefeed.doorbell_sql(f.feed_id, f.doorbell,
+                                       'select ' || case event when 'delete' then pk_old else pk_new end));
+    end loop;
+end;
+$$;
+
+CREATE FUNCTION changefeed.create_statement_capture(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    settings text := changefeed.pinned_settings(f);
+    image    text := changefeed.image_of(f, 'n');
+    key_new  text := changefeed.key_of(f, 'n');
+    key_old  text := changefeed.key_of(f, 'o');
+    pk_new   text := changefeed.partition_key_of(f, 'n');
+    pk_old   text := changefeed.partition_key_of(f, 'o');
+    bell_new text := changefeed.if_found(changefeed.mark_nested_sql(f.feed_id)
+        || changefeed.doorbell_sql(f.feed_id, f.doorbell, format('select %s from new_rows n', pk_new)));
+    bell_old text := changefeed.if_found(changefeed.mark_nested_sql(f.feed_id)
+        || changefeed.doorbell_sql(f.feed_id, f.doorbell, format('select %s from old_rows o', pk_old)));
+begin
+    perform changefeed.create_capture_function(f.feed_id, 'insert', settings,
+        changefeed.if_drifted_sql(f, null, 'new_rows') || changefeed.unless_nested_sql(f,
+        changefeed.append_sql(f.feed_id,
+            format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
+        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, null, 'new_rows'))) || bell_new);
+    perform changefeed.create_capture_function(f.feed_id, 'delete', settings,
+        changefeed.if_drifted_sql(f, 'old_rows', null) || changefeed.unless_nested_sql(f,
+        changefeed.append_sql(f.feed_id,
+            format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
+        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, 'old_rows', null))) || bell_old);
+    perform changefeed.create_capture_function(f.feed_id, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
+    perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, f.feed_id));
+    perform changefeed.create_capture_function(f.feed_id, 'update', settings,
+        changefeed.if_drifted_sql(f, 'old_rows', 'new_rows') || changefeed.unless_nested_sql(f, format($sql$
+    if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
+    else%s
+    end if;$sql$, f.feed_id,
+        changefeed.append_sql(f.feed_id, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
+        changefeed.append_sql(f.feed_id, format(
+            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))),
+        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, 'old_rows', 'new_rows'))) || bell_new);
 end;
 $_$;
 
@@ -349,40 +528,6 @@ begin
 end;
 $_$;
 
-CREATE TABLE changefeed.feeds (
-    feed_id integer NOT NULL,
-    name text NOT NULL,
-    source oid,
-    image_mode text NOT NULL,
-    image_function text,
-    key_columns text[] NOT NULL,
-    key_types text[] NOT NULL,
-    partition_key_columns text[] NOT NULL,
-    doorbell text NOT NULL,
-    retention interval DEFAULT '7 days'::interval NOT NULL,
-    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
-    CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
-    CONSTRAINT feeds_doorbell_check CHECK ((doorbell = ANY (ARRAY['notify'::text, 'poll'::text]))),
-    CONSTRAINT feeds_image_mode_check CHECK ((image_mode = ANY (ARRAY['captured'::text, 'current'::text, 'none'::text]))),
-    CONSTRAINT feeds_key_columns_check CHECK ((cardinality(key_columns) > 0)),
-    CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
-    CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
-    CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
-    CONSTRAINT feeds_retention_check CHECK (((retention >= '1 day'::interval) AND (retention <= '366 days'::interval)))
-);
-
-COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
-
-COMMENT ON COLUMN changefeed.feeds.source IS 'The watched table; null for a feed made of several.';
-
-COMMENT ON COLUMN changefeed.feeds.image_mode IS 'captured: the trigger stores the row; current: read with the page; none.';
-
-COMMENT ON COLUMN changefeed.feeds.image_function IS 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
-
-COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
-
 CREATE FUNCTION changefeed.create_triggers(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -392,23 +537,67 @@ declare
     -- By bytes: 1.0 and 1.00 are equal but are two texts.
     rekeyed text := (select format('pg_catalog.record_image_ne(row(%s), row(%s))', string_agg(format('old.%I', c), ', '),
                                    string_agg(format('new.%I', c), ', '))
-                     from (select distinct unnest(f.key_columns || f.partition_key_columns)) u (c));
+                     from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
 begin
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
-        execute format('create trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s for each statement '
+        execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
                        'execute function changefeed_log.capture_%1$s_%2$s()',
                        f.feed_id, event, f.source::regclass,
-                       case event
-                           when 'insert' then 'referencing new table as new_rows'
-                           when 'update' then 'referencing old table as old_rows new table as new_rows'
-                           when 'delete' then 'referencing old table as old_rows'
-                           else ''
+                       case
+                           when event = 'truncate' then 'for each statement'
+                           when f.capture = 'row' then 'for each row'
+                           when event = 'insert' then 'referencing new table as new_rows for each statement'
+                           when event = 'update'
+                               then 'referencing old table as old_rows new table as new_rows for each statement'
+                           when event = 'delete' then 'referencing old table as old_rows for each statement'
                        end);
+        if f.always then
+            execute format('alter table %3$s enable always trigger changefeed_%1$s_%2$s', f.feed_id, event, f.source::regclass);
+        end if;
     end loop;
-    execute format('create trigger changefeed_%1$s_rekey after update on %2$s for each row when (%3$s) '
-                   'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
+    if f.capture = 'statement' then
+        execute format('create or replace trigger changefeed_%1$s_rekey after update on %2$s for each row when (%3$s) '
+                       'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
+    end if;
 end;
 $_$;
+
+CREATE FUNCTION changefeed.create_watched(wanted changefeed.feeds) RETURNS integer
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    keys text[] := changefeed.column_names(wanted.source, wanted.key_numbers);
+    feed integer;
+begin
+    -- Waits for writers under way before the feed begins: what they write is not captured.
+    begin
+        execute format('lock table %s in share row exclusive mode', wanted.source::regclass);
+    exception when lock_not_available then
+        raise exception 'source: % is being written to by a transaction that does not end', wanted.name
+            using errcode = 'lock_not_available', hint = 'Nothing was changed. Watch it again when the transaction has ended.';
+    end;
+    -- Another call may have been first.
+    feed := changefeed.same_feed(wanted);
+    if feed is not null then
+        return feed;
+    end if;
+    feed := changefeed.create_feed(
+        wanted.name, wanted.source::regclass, wanted.image_mode, null, keys,
+        (select array_agg(changefeed.key_type(a.atttypid) order by k.place)
+         from unnest(wanted.key_numbers) with ordinality k (number, place)
+         join pg_attribute a on a.attrelid = wanted.source and a.attnum = k.number),
+        changefeed.column_names(wanted.source, wanted.partition_key_numbers), wanted.doorbell);
+    update changefeed.feeds f
+        set (capture, always, key_numbers, partition_key_numbers, image_numbers, text_forms) = (
+            wanted.capture, wanted.always, wanted.key_numbers, wanted.partition_key_numbers, wanted.image_numbers,
+            changefeed.text_forms(wanted.source, wanted.key_numbers || wanted.partition_key_numbers))
+        where f.feed_id = feed returning f.* into wanted;
+    perform changefeed.create_capture(feed);
+    perform changefeed.create_triggers(wanted);
+    return feed;
+end;
+$$;
 
 CREATE FUNCTION changefeed.days(feed integer) RETURNS TABLE(part text, name text, state text, starts timestamp with time zone, ends timestamp with time zone, bytes bigint, empty boolean, newest timestamp with time zone, first_tick bigint, last_tick bigint, next_tick_at timestamp with time zone, writers text[])
     LANGUAGE plpgsql
@@ -505,35 +694,117 @@ COMMENT ON FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partiti
 CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    SET client_min_messages TO 'warning'
     AS $_$
+declare
+    capture regprocedure;
 begin
     delete from changefeed.feeds where feed_id = feed;
     if not found then
-        raise exception 'there is no feed %', feed using errcode = 'undefined_object';
+        raise exception 'there is no feed %', feed
+            using errcode = 'undefined_object', hint = 'changefeed feeds lists what there is.';
     end if;
+    for capture in
+        select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
+            and starts_with(proname, format('capture_%s_', feed))
+    loop
+        execute format('drop function %s cascade', capture);
+    end loop;
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
     execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
 end;
 $_$;
 
-COMMENT ON FUNCTION changefeed.drop_feed(feed integer) IS 'Removes a feed whole, its history with it; capture must be gone before.';
+COMMENT ON FUNCTION changefeed.drop_feed(feed integer) IS 'Removes a feed whole: its triggers, its log and its history.';
 
-CREATE FUNCTION changefeed.equality(source regclass, column_name text) RETURNS text
+CREATE FUNCTION changefeed.equality(key_index oid, number smallint) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select format('operator(%I.%s)', s.nspname, o.oprname)
     from pg_index i
     cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
-    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attname = column_name
     join pg_opclass c on c.oid = k.opclass
     join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
         and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
     join pg_operator o on o.oid = m.amopopr
     join pg_namespace s on s.oid = o.oprnamespace
-    where i.indrelid = source and i.indisprimary
+    where i.indexrelid = key_index and k.attnum = number
 $$;
+
+COMMENT ON FUNCTION changefeed.equality(key_index oid, number smallint) IS 'The operator by which a unique index says that two values of a column are equal.';
+
+CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name text, source text, key text[], partition_key text[], image text, image_columns text[], doorbell text, capture text, always boolean, retention interval, state text, problem text, remedy text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
+        changefeed.column_names(f.source, f.image_numbers), f.doorbell, f.capture, f.always, f.retention,
+        case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
+        coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
+        case
+            when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem like '% is disabled' then
+                'alter table ... enable trigger, then read the source again and start from now: changes are missing'
+            when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
+                'and read it once', f.name)
+        end
+    from changefeed.feeds f
+    left join pg_class c on c.oid = f.source
+    cross join lateral (select changefeed.capture_problem(f)) p (problem)
+    cross join lateral (select f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)) d (drifted)
+    order by f.name
+$$;
+
+COMMENT ON FUNCTION changefeed.feed_states() IS 'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';
+
+CREATE FUNCTION changefeed.has_drifted(feed integer, shape text) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f changefeed.feeds;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    return changefeed.shape(f) is distinct from shape
+        or f.capture = 'statement' and not exists (
+            select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
+                and tgenabled in ('O', 'A'));
+end;
+$$;
+
+CREATE FUNCTION changefeed.if_drifted_row_sql(f changefeed.feeds, event text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    if %1$s then%3$s
+    end if;
+    if %2$s then%3$s
+    end if;$sql$,
+        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source, u.number,
+                          (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
+        string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')
+            filter (where u.number = any (f.key_numbers || f.partition_key_numbers)),
+        changefeed.settle_sql(f, case when event <> 'insert' then '(select ($1).*)' end,
+                              case when event <> 'delete' then '(select ($2).*)' end, ' using old, new'))
+    from (select distinct unnest(f.key_numbers || f.partition_key_numbers || f.image_numbers)) u (number)
+    left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
+$_$;
+
+CREATE FUNCTION changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    if changefeed.has_drifted(%1$s, %2$L) or exists (select from %3$s where false) then%4$s
+    end if;$sql$, f.feed_id, changefeed.shape(f), coalesce(new_rows, old_rows),
+        changefeed.settle_sql(f, old_rows, new_rows, ''))
+$_$;
+
+COMMENT ON FUNCTION changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) IS 'PL/pgSQL that captures, in place of what follows, where the table is not as it was when the function was made.';
 
 CREATE FUNCTION changefeed.if_found(statements text) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -546,6 +817,71 @@ CREATE FUNCTION changefeed.if_found(statements text) RETURNS text
 $_$;
 
 COMMENT ON FUNCTION changefeed.if_found(statements text) IS 'PL/pgSQL that goes on only if something was appended: statement triggers fire for statements without rows too.';
+
+CREATE FUNCTION changefeed.image_of(f changefeed.feeds, row_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when f.image_mode = 'none' then 'null::text'
+        when f.image_numbers is null and bool_and(a.attgenerated <> 'v') then format('row_to_json(%I.*)::text', row_name)
+        else format('(select row_to_json(i) from (select %s) i)::text',
+            string_agg(format('%I.%I', row_name, a.attname), ', ' order by a.attnum)
+                filter (where a.attgenerated <> 'v' and (f.image_numbers is null or a.attnum = any (f.image_numbers))))
+    end
+    from pg_attribute a where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
+$$;
+
+CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select i.indexrelid
+    from pg_index i
+    where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
+    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    limit 1
+$$;
+
+CREATE FUNCTION changefeed.key_of(f changefeed.feeds, row_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.key_numbers)) $$;
+
+CREATE FUNCTION changefeed.key_problem(f changefeed.feeds) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    k record;
+begin
+    if f.source is null then
+        return null;
+    elsif not exists (select from pg_class where oid = f.source) then
+        return 'the table was dropped';
+    end if;
+    for k in
+        select c.name, c.form, a.attnum, a.attnotnull, a.atttypid
+        from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
+            c (name, number, form)
+        left join pg_attribute a on a.attrelid = f.source and a.attnum = c.number and not a.attisdropped
+    loop
+        if k.attnum is null then
+            return format('the column %I of its key was dropped', k.name);
+        elsif not k.attnotnull then
+            return format('the column %I of its key may be null', k.name);
+        elsif changefeed.text_form(k.atttypid) <> k.form then
+            return format('the column %I of its key became %s', k.name, format_type(k.atttypid, null));
+        end if;
+    end loop;
+    if changefeed.key_index(f.source, f.key_numbers) is null then
+        return format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', '));
+    end if;
+    return null;
+end;
+$$;
 
 CREATE FUNCTION changefeed.key_text(source regclass, row_name text, columns text[]) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -651,26 +987,109 @@ CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, ke
     $sql$, pk_new, key_new, image, pk_old, key_old)
 $_$;
 
-CREATE FUNCTION changefeed.pinned_settings(source regclass) RETURNS text
+CREATE FUNCTION changefeed.partition_key_of(f changefeed.feeds, row_name text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.partition_key_numbers)) $$;
+
+CREATE FUNCTION changefeed.pin_settings() RETURNS text[]
+    LANGUAGE plpgsql
+    AS $$
+declare
+    were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
+        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']) s (name));
+begin
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'off']);
+    return were;
+end;
+$$;
+
+CREATE FUNCTION changefeed.pinned_settings(f changefeed.feeds) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select 'set search_path = pg_catalog, pg_temp' || case when exists (
+    select 'set search_path = pg_catalog, pg_temp' || case when f.capture = 'row' or exists (
         select from pg_attribute a join pg_type t on t.oid = a.atttypid
-        where a.attrelid = source and a.attnum > 0 and not a.attisdropped
+        where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
             and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
             and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
     ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
            ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
 $$;
 
-CREATE FUNCTION changefeed.primary_key(source regclass) RETURNS text[]
-    LANGUAGE sql STABLE
+CREATE FUNCTION changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) RETURNS void
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select array_agg(a.attname::text order by k.place)
-    from pg_index i, unnest(i.indkey::smallint[]) with ordinality k (attnum, place), pg_attribute a
-    where i.indrelid = source and i.indisprimary and a.attrelid = source and a.attnum = k.attnum
+declare
+    nullable text;
+begin
+    select quote_ident(attname) into nullable from pg_attribute
+        where attrelid = source and attnum = any (numbers) and not attnotnull limit 1;
+    if found then
+        raise exception '%: the column % of % may be null', argument, nullable, source
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Run alter table %s alter column %s set not null, or name other columns.', source, nullable);
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.refuse_options(source regclass, image text, image_columns text[], doorbell text, always boolean) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if image is null or image not in ('captured', 'none') then
+        raise exception 'image is %', coalesce(quote_literal(image), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'Choose captured or none.';
+    elsif doorbell is null or doorbell not in ('notify', 'poll') then
+        raise exception 'doorbell is %', coalesce(quote_literal(doorbell), 'null')
+            using errcode = 'invalid_parameter_value', hint = 'Choose notify or poll.';
+    elsif always is null then
+        raise exception 'always is null' using errcode = 'invalid_parameter_value', hint = 'Choose true or false.';
+    elsif image = 'none' and image_columns is not null then
+        raise exception 'image_columns: there is no image'
+            using errcode = 'invalid_parameter_value', hint = 'Leave image_columns out, or choose image => ''captured''.';
+    elsif image = 'captured' and exists (
+        select from pg_attribute where attrelid = source and attgenerated = 'v' and not attisdropped
+            and (image_columns is null or attname = any (image_columns))) then
+        raise exception 'image: % has a virtual generated column, which triggers do not see', source
+            using errcode = 'feature_not_supported',
+                  hint = 'Make the column stored, or name the other columns as image_columns.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.refuse_retention(retention interval) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if retention is null or retention not between '1 day' and '366 days' then
+        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
+                         'once an hour.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.refuse_stopped(source regclass) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    known   changefeed.feeds;
+    problem text;
+begin
+    select * into known from changefeed.feeds f where f.source = refuse_stopped.source;
+    problem := changefeed.capture_problem(known);
+    if known.feed_id is not null and problem is not null then
+        raise exception '% has stopped, changes are missing: %', known.name, problem
+            using errcode = 'object_not_in_prerequisite_state',
+                  hint = 'Call changefeed.unwatch, then changefeed.watch: the new feed refuses the tokens of the old one.';
+    end if;
+end;
 $$;
 
 CREATE FUNCTION changefeed.refuse_unwatchable(source regclass) RETURNS void
@@ -678,34 +1097,63 @@ CREATE FUNCTION changefeed.refuse_unwatchable(source regclass) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    c pg_class;
+    c    pg_class;
+    part regclass;
 begin
-    select * into strict c from pg_class where oid = source;
-    if c.relnamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace, 'pg_catalog'::regnamespace) then
-        raise exception '% belongs to the change feeds or to PostgreSQL itself', source
+    select * into c from pg_class where oid = source;
+    if c.oid is null then
+        raise exception 'source: there is no such table'
+            using errcode = 'undefined_table', hint = 'Name the table with its schema, such as public.orders.';
+    elsif c.relnamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace, 'pg_catalog'::regnamespace,
+                             'information_schema'::regnamespace) then
+        raise exception 'source: % belongs to the change feeds or to PostgreSQL itself', source
             using errcode = 'wrong_object_type', hint = 'Watch a table of the application.';
-    elsif c.relkind = 'p' or c.relispartition then
-        raise exception '% is partitioned or a partition', source
-            using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
-    elsif c.relkind <> 'r' then
-        raise exception '% is not a table', source
+    elsif c.relkind in ('v', 'm') then
+        raise exception 'source: % is a view, not a table', source
+            using errcode = 'wrong_object_type', hint = 'Watch the tables that the view reads.';
+    elsif c.relkind = 'f' then
+        raise exception 'source: % is a foreign table, not a table of this database', source
+            using errcode = 'wrong_object_type', hint = 'Watch the table in the database that holds its rows.';
+    elsif c.relkind not in ('r', 'p') then
+        raise exception 'source: % is not a table', source
             using errcode = 'wrong_object_type', hint = 'Watch the table that holds the rows.';
     elsif c.relpersistence = 't' then
-        raise exception '% is a temporary table', source
+        raise exception 'source: % is a temporary table', source
             using errcode = 'wrong_object_type', hint = 'Watch a permanent table.';
     elsif c.relpersistence = 'u' then
-        raise exception '% is unlogged: a crash empties it without a change', source
-            using errcode = 'wrong_object_type', hint = 'alter table ... set logged, then watch it.';
-    elsif exists (select from pg_attribute where attrelid = source and attgenerated = 'v' and not attisdropped) then
-        raise exception '% has a virtual generated column, which triggers do not see', source
-            using errcode = 'feature_not_supported', hint = 'Make the column stored, then watch the table.';
-    elsif exists (select from pg_inherits where inhrelid = source or inhparent = source) then
-        raise exception '% takes part in inheritance', source
-            using errcode = 'feature_not_supported', hint = 'Only plain tables can be watched in this version.';
-    elsif not exists (select from pg_index where indrelid = source and indisprimary) then
-        raise exception '% has no primary key', source
-            using errcode = 'object_not_in_prerequisite_state', hint = 'Add a primary key, then watch the table.';
+        raise exception 'source: % is unlogged: a crash empties it without a change', source
+            using errcode = 'wrong_object_type', hint = format('Run alter table %s set logged, then watch it.', source);
+    elsif c.relispartition then
+        raise exception 'source: % is a partition', source
+            using errcode = 'wrong_object_type',
+                  hint = format('Watch the whole table, %s: its feed has the changes of every partition.',
+                                pg_partition_root(source));
+    elsif c.relkind = 'r' and exists (select from pg_inherits where inhrelid = source or inhparent = source) then
+        raise exception 'source: % takes part in inheritance, where no key is unique', source
+            using errcode = 'feature_not_supported', hint = 'Make it a partitioned table, then watch it.';
     end if;
+    select p.relid into part from pg_partition_tree(source) p join pg_class l on l.oid = p.relid
+        where l.relkind not in ('r', 'p') or l.relpersistence <> 'p' limit 1;
+    if found then
+        raise exception 'source: the partition % is foreign, unlogged or temporary: its changes could be missed', part
+            using errcode = 'wrong_object_type', hint = 'Detach it, or make it a permanent table, then watch the whole.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.renew_capture(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f changefeed.feeds;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    execute format('lock table %s in share row exclusive mode', f.source::regclass);
+    -- Two who write a function at once would fail.
+    perform pg_advisory_xact_lock(1667655788, 0);
+    perform changefeed.create_capture(feed);
+    perform changefeed.create_triggers(f);
 end;
 $$;
 
@@ -730,27 +1178,44 @@ begin
 end;
 $_$;
 
-CREATE FUNCTION changefeed.same_feed(known changefeed.feeds, source regclass, keys text[], partition_key text[], image text, doorbell text) RETURNS integer
+CREATE FUNCTION changefeed.restore_settings(were text[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+begin
+    perform pg_catalog.set_config(s.name, s.value, true)
+        from rows from (
+            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']),
+            pg_catalog.unnest(were)) s (name, value);
+end;
+$$;
+
+CREATE FUNCTION changefeed.same_feed(wanted changefeed.feeds) RETURNS integer
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    known changefeed.feeds;
+    other text;
 begin
-    if known.source is distinct from source::oid then
+    select * into known from changefeed.feeds f where f.source = wanted.source or f.name = wanted.name
+        order by f.source is distinct from wanted.source limit 1;
+    if known.feed_id is null then
+        return null;
+    elsif known.source is distinct from wanted.source then
         raise exception 'the feed % belongs to another table of that name, which is gone or was renamed', known.name
             using errcode = 'duplicate_object',
                   hint = format('select changefeed.drop_feed(%s) removes it with its history; then watch again.', known.feed_id);
-    elsif (known.key_columns, known.partition_key_columns, known.image_mode, known.doorbell)
-            is distinct from (keys, partition_key, image, doorbell) then
-        raise exception '% is watched with other options', known.name
-            using errcode = 'duplicate_object', hint = 'Call changefeed.unwatch first; this ends the old feed''s history.';
     end if;
-    if 5 > (select count(*) from pg_trigger t join pg_proc p on p.oid = t.tgfoid
-            where t.tgrelid = source and t.tgenabled in ('O', 'A') and p.pronamespace = 'changefeed_log'::regnamespace
-                and p.proname in (select format('capture_%s_%s', known.feed_id, e)
-                                  from unnest(array ['insert', 'update', 'delete', 'truncate', 'rekey']) e)) then
-        raise exception '% has lost triggers of its feed, or they are disabled: changes are missing', known.name
-            using errcode = 'object_not_in_prerequisite_state',
-                  hint = 'Call changefeed.unwatch, then changefeed.watch: the new feed refuses the tokens of the old one.';
+    other := case
+        when known.key_numbers <> wanted.key_numbers then 'key'
+        when known.partition_key_numbers <> wanted.partition_key_numbers then 'partition_key'
+        when known.image_mode <> wanted.image_mode then 'image'
+        when known.image_numbers is distinct from wanted.image_numbers then 'image_columns'
+        when known.doorbell <> wanted.doorbell then 'doorbell'
+        when known.always <> wanted.always then 'always' end;
+    if other is not null then
+        raise exception '%: % is watched with another one', other, known.name
+            using errcode = 'duplicate_object', hint = 'Call changefeed.unwatch first; this ends the old feed''s history.';
     end if;
     return known.feed_id;
 end;
@@ -768,12 +1233,7 @@ CREATE FUNCTION changefeed.set_retention(feed text, retention interval) RETURNS 
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    if retention is null or retention not between '1 day' and '366 days' then
-        raise exception 'retention is %', coalesce(quote_literal(retention), 'null')
-            using errcode = 'invalid_parameter_value',
-                  hint = 'Choose 1 day to 366 days: history is dropped by whole days, and the tokens of an idle feed move '
-                         'once an hour.';
-    end if;
+    perform changefeed.refuse_retention(retention);
     update changefeed.feeds f set retention = set_retention.retention where f.name = feed;
     if not found then
         raise exception 'there is no feed %', quote_literal(feed)
@@ -784,19 +1244,54 @@ $$;
 
 COMMENT ON FUNCTION changefeed.set_retention(feed text, retention interval) IS 'How long the history of a feed is kept, 1 to 366 days. A shorter one lets the next retention run drop more.';
 
-CREATE FUNCTION changefeed.settled_sql(f changefeed.feeds, image text, has_old boolean, has_new boolean) RETURNS text
+CREATE FUNCTION changefeed.settle_sql(f changefeed.feeds, old_rows text, new_rows text, using_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        settings_were := changefeed.pin_settings();
+        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
+        get diagnostics beat = row_count;
+        perform changefeed.restore_settings(settings_were);
+        if beat > 0 then%5$s
+        end if;
+        return null;$sql$, f.feed_id, old_rows, new_rows, using_sql,
+        coalesce(nullif(changefeed.doorbell_sql(f.feed_id, f.doorbell, 'select null::text'), ''), ' null;'))
+$_$;
+
+CREATE FUNCTION changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.capture_problem(f);
+    if problem is not null then
+        return changefeed.stop_sql(feed, problem,
+            concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
+    end if;
+    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows));
+end;
+$$;
+
+CREATE FUNCTION changefeed.settled_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    columns text := (select string_agg(format('%I', c), ', ') from unnest(f.key_columns) c);
-    same    text := (select string_agg(format('n.%1$I %2$s t.%1$I', c, changefeed.equality(f.source, c)), ' and ')
-                     from unnest(f.key_columns) c);
+    unique_index oid := changefeed.key_index(f.source, f.key_numbers);
+    columns text := (select string_agg(format('%I', c), ', ')
+                     from unnest(changefeed.column_names(f.source, f.key_numbers)) c);
+    same    text := (select string_agg(format('n.%1$I %2$s t.%1$I', c.name, changefeed.equality(unique_index, c.number)), ' and ')
+                     from unnest(changefeed.column_names(f.source, f.key_numbers), f.key_numbers) c (name, number));
     touched text := concat_ws(' union all ',
-        case when has_old then format('select o.*, %s as partition_key_, %s as key_, true as was_ from old_rows o',
-            changefeed.key_text(f.source, 'o', f.partition_key_columns), changefeed.key_text(f.source, 'o', f.key_columns)) end,
-        case when has_new then format('select n.*, %s as partition_key_, %s as key_, false as was_ from new_rows n',
-            changefeed.key_text(f.source, 'n', f.partition_key_columns), changefeed.key_text(f.source, 'n', f.key_columns)) end);
+        case when old_rows is not null then format('select o.*, %s as partition_key_, %s as key_, true as was_ from %s o',
+            changefeed.partition_key_of(f, 'o'), changefeed.key_of(f, 'o'), old_rows) end,
+        case when new_rows is not null then format('select n.*, %s as partition_key_, %s as key_, false as was_ from %s n',
+            changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), new_rows) end);
 begin
     return format($sql$
         with touched as (
@@ -812,10 +1307,20 @@ begin
         select not bool_or(was_ and partition_key = touched_partition_key and key = touched_key), 'upsert',
                partition_key, key, min(image)
         from now where key is not null group by partition_key, key
-    $sql$, columns, touched, changefeed.key_text(f.source, 'n', f.partition_key_columns),
-        changefeed.key_text(f.source, 'n', f.key_columns), image, f.source::regclass, same);
+    $sql$, columns, touched, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'),
+        changefeed.image_of(f, 'n'), f.source::regclass, same);
 end;
 $_$;
+
+CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.key_problem(f), (
+        select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
+        from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
+    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+$$;
 
 CREATE FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer DEFAULT NULL::integer) RETURNS SETOF changefeed.partitions
     LANGUAGE plpgsql
@@ -841,6 +1346,34 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer) IS 'Retires a physical partition and starts two in its place, the upper one from first_bucket on (default: the middle). Needs a transaction of its own. Answers the new ones.';
+
+CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::text from (%s limit 1) r',
+                                              problem, rows_sql))
+$$;
+
+CREATE FUNCTION changefeed.text_form(type oid) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
+        when type in ('text'::regtype, 'varchar'::regtype) then 'text'
+        else format_type(type, null)
+    end
+$$;
+
+CREATE FUNCTION changefeed.text_forms(source oid, numbers smallint[]) RETURNS text[]
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select array_agg(changefeed.text_form(a.atttypid) order by k.place)
+    from unnest(numbers) with ordinality k (attnum, place)
+    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum
+$$;
 
 CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
     LANGUAGE plpgsql
@@ -868,6 +1401,23 @@ $$;
 
 COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
 
+CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
+        else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
+    end
+    from pg_proc p
+    left join pg_trigger t on t.tgfoid = p.oid
+    where p.pronamespace = 'changefeed_log'::regnamespace and starts_with(p.proname, format('capture_%s_', f.feed_id))
+        and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+        and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
+    order by t.oid nulls first
+    limit 1
+$$;
+
 CREATE FUNCTION changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -891,60 +1441,60 @@ CREATE FUNCTION changefeed.unwatch(source regclass) RETURNS void
     SET lock_timeout TO '5s'
     AS $$
 declare
-    feed  integer;
-    event text;
+    feed integer := (select feed_id from changefeed.feeds f where f.source = unwatch.source);
 begin
-    select feed_id into feed from changefeed.feeds f where f.source = unwatch.source;
     if feed is null then
-        raise exception '% is not watched', source
+        raise exception 'source: % is not watched', source
             using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists what is.';
     end if;
-    foreach event in array array ['insert', 'update', 'delete', 'truncate', 'rekey'] loop
-        execute format('drop trigger if exists changefeed_%s_%s on %s', feed, event, unwatch.source);
-        execute format('drop function changefeed_log.capture_%s_%s()', feed, event);
-    end loop;
     perform changefeed.drop_feed(feed);
 end;
 $$;
 
 COMMENT ON FUNCTION changefeed.unwatch(source regclass) IS 'Ends the feed of a table: its triggers, its log and its history.';
 
-CREATE FUNCTION changefeed.watch(source regclass, partition_key text[] DEFAULT NULL::text[], image text DEFAULT 'captured'::text, doorbell text DEFAULT 'notify'::text) RETURNS integer
+CREATE FUNCTION changefeed.watch(source regclass, partition_key text[] DEFAULT NULL::text[], image text DEFAULT 'captured'::text, doorbell text DEFAULT 'notify'::text, key text[] DEFAULT NULL::text[], image_columns text[] DEFAULT NULL::text[], always boolean DEFAULT false, retention interval DEFAULT NULL::interval) RETURNS integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '5s'
     AS $$
 declare
-    table_name text := (select format('%s.%s', n.nspname, c.relname)
-                        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = watch.source);
-    keys       text[];
-    wanted     text[];
-    known      changefeed.feeds;
-    feed       integer;
+    wanted changefeed.feeds;
+    feed   integer;
 begin
     perform changefeed.refuse_unwatchable(watch.source);
-    keys := changefeed.primary_key(watch.source);
-    wanted := coalesce(partition_key, keys);
-    perform changefeed.check_options(watch.source, wanted, image, doorbell);
-    perform pg_advisory_xact_lock(1667655787, 0);
-    select * into known from changefeed.feeds f where f.source = watch.source or f.name = table_name;
-    if known.feed_id is not null then
-        return changefeed.same_feed(known, watch.source, keys, wanted, image, doorbell);
+    perform changefeed.refuse_stopped(watch.source);
+    perform changefeed.refuse_options(watch.source, image, image_columns, doorbell, always);
+    perform changefeed.refuse_retention(coalesce(retention, '7 days'));
+    select format('%s.%s', n.nspname, c.relname), case when always or c.relkind = 'p' then 'row' else 'statement' end
+        into wanted.name, wanted.capture
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = watch.source;
+    wanted.source := watch.source;
+    wanted.image_mode := image;
+    wanted.doorbell := doorbell;
+    wanted.always := always;
+    wanted.key_numbers := changefeed.chosen_key(watch.source, key);
+    wanted.partition_key_numbers := wanted.key_numbers;
+    if partition_key is not null then
+        wanted.partition_key_numbers := changefeed.chosen_columns(watch.source, 'partition_key', partition_key);
+        perform changefeed.refuse_nullable(watch.source, 'partition_key', wanted.partition_key_numbers);
     end if;
-    -- Waits for writers under way before the feed begins: what they write is not captured.
-    execute format('lock table %s in share row exclusive mode', watch.source);
-    feed := changefeed.create_feed(
-        table_name, watch.source, image, null, keys,
-        (select array_agg(changefeed.key_type(a.atttypid) order by k.place)
-         from unnest(keys) with ordinality k (name, place)
-         join pg_attribute a on a.attrelid = watch.source and a.attname = k.name),
-        wanted, doorbell);
-    perform changefeed.create_capture(feed);
+    if image_columns is not null then
+        wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);
+    end if;
+    feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
+    if changefeed.has_drifted(feed, (select f.shape from changefeed.feeds f where f.feed_id = feed)) then
+        perform changefeed.renew_capture(feed);
+    end if;
+    -- An UPDATE of no row takes a lock all the same.
+    if retention <> (select f.retention from changefeed.feeds f where f.feed_id = feed) then
+        update changefeed.feeds f set retention = watch.retention where f.feed_id = feed;
+    end if;
     return feed;
 end;
 $$;
 
-COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text) IS 'Makes a feed of a plain table with a primary key and answers its id; again without harm. image: captured or none. doorbell: notify or poll.';
+COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text, key text[], image_columns text[], always boolean, retention interval) IS 'Makes a feed of a table and answers its id; again without harm. key: the primary key unless given. partition_key: the key unless given. image: captured or none. image_columns: all unless given. doorbell: notify or poll. always: under session_replication_role = replica too. retention: 7 days unless given.';
 
 CREATE FUNCTION changefeed.writers(relation regclass) RETURNS text[]
     LANGUAGE sql STABLE
@@ -974,6 +1524,7 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1008,6 +1559,7 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_insert() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1042,6 +1594,7 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_truncate() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1076,6 +1629,7 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_update() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1110,6 +1664,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_delete() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1138,6 +1693,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_insert() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1167,6 +1723,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_truncate() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1190,6 +1747,7 @@ CREATE FUNCTION changefeed_log.capture_1_files_update() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1231,6 +1789,7 @@ CREATE FUNCTION changefeed_log.capture_1_runs_delete() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1271,6 +1830,7 @@ CREATE FUNCTION changefeed_log.capture_1_runs_insert() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1311,6 +1871,7 @@ CREATE FUNCTION changefeed_log.capture_1_runs_truncate() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1351,6 +1912,7 @@ CREATE FUNCTION changefeed_log.capture_1_runs_update() RETURNS trigger
 declare
     beat bigint;
     row_security_was text;
+    settings_were text[];
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
@@ -1655,7 +2217,7 @@ CREATE INDEX log_1_partition_key_seq_idx ON ONLY changefeed_log.log_1 USING btre
 
 CREATE INDEX log_1_seq_idx ON ONLY changefeed_log.log_1 USING btree (seq);
 
-CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE (op = 'truncate'::text);
+CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE (op = ANY (ARRAY['truncate'::text, 'stopped'::text]));
 
 CREATE INDEX log_1_xid_seq_idx ON ONLY changefeed_log.log_1 USING btree (xid, seq);
 

@@ -265,6 +265,8 @@ declare
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
+    -- Two who write a function at once would fail.
+    perform pg_advisory_xact_lock(1667655788, 0);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
 end;

@@ -217,6 +217,9 @@ declare
     f       changefeed.feeds;
     problem text;
 begin
+    if pg_is_in_recovery() or not pg_try_advisory_xact_lock(1667655788, 0) then
+        return;
+    end if;
     for f in select * from changefeed.feeds loop
         problem := changefeed.capture_problem(f);
         if problem is distinct from f.stopped then

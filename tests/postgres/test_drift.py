@@ -1,12 +1,18 @@
 """What becomes of a feed when its table is altered: it follows, or it stops and says so. No write ever fails."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from datetime import timedelta
 
 import psycopg
 import pytest
 from psycopg import errors
 
+from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.model import After, Beginning, LogicalPartition, Now, PartitionId, PhysicalPartition, Scope
+from changefeed_gateway.providers.postgres.provider import PostgresOptions
 from tests.postgres.conftest import Connection
+from tests.postgres.reading import WHOLE, address, open_provider, page_read
 from tests.postgres.test_watch import rows, watch
 
 ORDERS = "CREATE TABLE orders (id int PRIMARY KEY, customer text NOT NULL, note text, amount int)"
@@ -303,3 +309,68 @@ async def test_a_trigger_that_does_not_fire_is_found(connection: Connection, sta
     stopped = await one(connection, "SELECT stopped FROM changefeed.feeds")
     assert stopped == (problem if "missing" in problem else None)
     assert len(await rows(connection, feed)) == 1
+
+
+# --- What readers are told
+
+
+@pytest.mark.parametrize("scope", [WHOLE, LogicalPartition("c"), PhysicalPartition(PartitionId("0-255"))], ids=repr)
+@pytest.mark.req("P6")
+async def test_a_reader_gets_all_that_was_captured_and_then_the_gap(
+    connection: Connection, log_database: str, scope: Scope
+) -> None:
+    await watch(connection, "'orders', partition_key => '{customer}'")
+    await write(connection, "INSERT INTO orders VALUES (1, 'c'), (2, 'c')")
+    await write(connection, "ALTER TABLE orders DROP CONSTRAINT orders_pkey", "DELETE FROM orders")
+    async with open_provider(log_database) as provider:
+        feed = await provider.open_feed(address("public.orders"))
+        page = await provider.read_page(feed, page_read(Beginning(), scope=scope))
+        assert [change.key.components[0].value for change in page.changes] == ["1", "2"]
+        assert page.more_available
+        for _ in range(2):
+            with pytest.raises(HistoryGap, match=r"no unique index is left on its key \(id\).*changefeed doctor"):
+                await provider.read_page(feed, page_read(After(page.cursor), scope=scope))
+
+
+QUICK = PostgresOptions(check_cadence=timedelta(milliseconds=50))
+
+
+@pytest.mark.req("P6")
+async def test_a_table_that_is_dropped_ends_the_reads_that_wait(connection: Connection, log_database: str) -> None:
+    await watch(connection)
+    async with open_provider(log_database, QUICK) as provider:
+        feed = await provider.open_feed(address("public.orders"))
+        waiting = asyncio.create_task(provider.read_page(feed, page_read(Now(), wait=60)))
+        await provider.read_page(feed, page_read(Now()))
+        await write(connection, "DROP TABLE orders")
+        with pytest.raises(HistoryGap, match="the table was dropped"):
+            await waiting
+        feed = await provider.open_feed(address("public.orders"))
+        with pytest.raises(HistoryGap, match="the table was dropped"):
+            await provider.read_page(feed, page_read(Now()))
+
+
+async def test_the_gateway_fits_capture_to_an_altered_table(connection: Connection, log_database: str) -> None:
+    await watch(connection)
+    await write(connection, "ALTER TABLE orders RENAME id TO number")
+    async with open_provider(log_database, QUICK) as provider:
+        feed = await provider.open_feed(address("public.orders"))
+        async with asyncio.timeout(30):
+            while await state(connection) != ("capturing", None):
+                await connection.execute("SELECT pg_sleep(0.02)")
+        await write(connection, "INSERT INTO orders VALUES (1, 'c')")
+        page = await provider.read_page(feed, page_read(Beginning()))
+        assert [change.key.components[0][:2] for change in page.changes] == [("id", "1")]
+
+
+async def test_after_the_remedy_a_reader_starts_from_now(connection: Connection, log_database: str) -> None:
+    await watch(connection)
+    await write(connection, "ALTER TABLE orders DISABLE TRIGGER changefeed_1_insert", "SELECT changefeed.check_feeds()")
+    await write(connection, "ALTER TABLE orders ENABLE TRIGGER changefeed_1_insert", "SELECT changefeed.check_feeds()")
+    async with open_provider(log_database) as provider:
+        feed = await provider.open_feed(address("public.orders"))
+        with pytest.raises(HistoryGap):
+            await provider.read_page(feed, page_read(Beginning()))
+        start = await provider.read_page(feed, page_read(Now()))
+        await write(connection, "INSERT INTO orders VALUES (1, 'c')")
+        assert len((await provider.read_page(feed, page_read(After(start.cursor)))).changes) == 1

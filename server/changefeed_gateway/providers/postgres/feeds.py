@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from changefeed_gateway.core.errors import FeedNotProvisioned, InternalFailure, NotFound, Reason
+from changefeed_gateway.core.errors import FeedNotProvisioned, HistoryGap, InternalFailure, NotFound, Reason
 from changefeed_gateway.core.model import Address, KeyType
 from changefeed_gateway.providers.postgres.connections import Connection, DatabaseId
 from changefeed_gateway.providers.postgres.errors import MIGRATE
@@ -37,6 +37,8 @@ class FeedDefinition:
     key_types: tuple[KeyType, ...]
     doorbell: str
     retention: timedelta
+    stopped: str | None
+    """Why its changes are not captured any more."""
     incarnation: str
     """Changes whenever stored positions mean something else: a clone, a restore, a re-created database or feed."""
     database: DatabaseId
@@ -62,6 +64,7 @@ class _Found:
     key_types: list[str]
     doorbell: str
     retention: timedelta
+    stopped: str | None
     incarnation: UUID
     created_at: datetime
 
@@ -70,7 +73,7 @@ _LOOK_UP: Final = """
 SELECT c.system_identifier, d.oid::bigint AS database_oid, d.datname AS database, pg_is_in_recovery() AS standby,
        to_regclass('changefeed_log.log_' || f.feed_id)::oid::bigint AS log_oid,
        f.feed_id, f.name, f.image_mode, f.image_function, f.key_columns, f.key_types, f.doorbell, f.retention,
-       f.incarnation, f.created_at
+       f.stopped, f.incarnation, f.created_at
 FROM pg_control_system() c
 JOIN pg_database d ON d.datname = current_database()
 LEFT JOIN changefeed.feeds f ON f.name = %s
@@ -106,6 +109,14 @@ async def look_up(connection: Connection, address: Address) -> tuple[Address, Fe
     return full, _definition(found)
 
 
+def capture_stopped(feed: str, problem: str) -> HistoryGap:
+    """What a reader is told who comes to where a feed's capture stopped."""
+    return HistoryGap(
+        f"capture of {feed} stopped here, and changes are missing: {problem}; `changefeed doctor` says the remedy, then"
+        " read the source again and restart from now"
+    )
+
+
 async def _why_not(connection: Connection, collection: str) -> FeedNotProvisioned | NotFound:
     row = await (await connection.execute(_TABLE_EXISTS, (collection,))).fetchone()
     if row is not None and row[0]:
@@ -129,6 +140,7 @@ def _definition(found: _Found) -> FeedDefinition:
         key_types=tuple(map(KeyType, found.key_types)),
         doorbell=found.doorbell,
         retention=found.retention,
+        stopped=found.stopped,
         incarnation="/".join(map(str, (*place, found.incarnation))),
         database=DatabaseId(found.system_identifier, found.database_oid),
         created_at=found.created_at,

@@ -33,9 +33,9 @@ from changefeed_gateway.providers.postgres.cursor import (
     decode_position,
     encode_position,
 )
-from changefeed_gateway.providers.postgres.feeds import FeedDefinition
+from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_stopped
 from changefeed_gateway.providers.postgres.images import ImageReader
-from changefeed_gateway.providers.postgres.mapping import SEQ, ChangeMaker
+from changefeed_gateway.providers.postgres.mapping import IMAGE, SEQ, ChangeMaker, captured
 from changefeed_gateway.providers.postgres.partitions import BucketPartition, Buckets, Topology
 from changefeed_gateway.providers.postgres.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.statements import Statements
@@ -124,6 +124,8 @@ class FeedLog:
         """The position to read after, and up to where there is something to read."""
         match read.start:
             case Now():
+                if self.definition.stopped is not None:
+                    raise capture_stopped(self.definition.name, self.definition.stopped)
                 newest = await self.ticker.refresh()
                 position = Position(newest.id)
             case Beginning():
@@ -242,7 +244,10 @@ class FeedLog:
     # --- What makes a page
 
     async def _page(self, read: PageRead, start: Position, stretch: Stretch, view: View) -> Page:
-        shown = await self._images.illustrate(stretch.rows[: read.max_changes], read)
+        rows = captured(stretch.rows[: read.max_changes])
+        if stretch.rows and not rows and read.max_changes:
+            raise capture_stopped(self.definition.name, stretch.rows[0][IMAGE] or "")
+        shown = await self._images.illustrate(rows, read)
         cursors = RowCursors(
             stretch.ticks,
             [row[SEQ] for row in stretch.rows],

@@ -185,6 +185,11 @@ def _moved(row: Row, partition_key: str) -> Row:
     return seq, xid, changed_at, op, created, partition_key, key, image, image_bytes, bucket, annotations
 
 
+def captured(rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows before the first mark of a capture that has stopped."""
+    return next((rows[:index] for index, row in enumerate(rows) if row[OP] == "stopped"), rows)
+
+
 def rows_within(sizes: Sequence[int], max_bytes: int, max_item_bytes: int) -> int:
     """How many of the first rows fit, by the bytes of their items; an item that is left out weighs nothing.
 

@@ -1,10 +1,10 @@
 """PostgreSQL as a provider of change feeds: the log that triggers write, cut into batches by ticks."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, LiteralString
 
 import structlog
 
@@ -59,6 +59,8 @@ class PostgresOptions:
     cadence: Cadence = field(default_factory=Cadence)
     idle_cadence: timedelta = timedelta(seconds=1)
     """How often ticks are made for feeds that nobody reads."""
+    check_cadence: timedelta = timedelta(seconds=10)
+    """How often capture is looked over: whether it goes on, and fits its tables."""
     retention_interval: timedelta | None = None
     """Time between two retention runs; none leaves them to others."""
     probe_interval: timedelta = timedelta(seconds=15)
@@ -91,8 +93,7 @@ class PostgresProvider:
         self._logs: dict[str, FeedLog] = {}
         self._starting = asyncio.Lock()
         self._closed = False
-        self._idle_ticks: asyncio.Task[None] | None = None
-        self._retention: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def provider_id(self) -> str:
@@ -106,15 +107,20 @@ class PostgresProvider:
         """
         if self._closed:
             raise closing()
-        if self._idle_ticks is not None:
+        if self._tasks:
             return
         async with self._starting:
             await self._connections.open()
             self.doorbell.start()
-            if self._idle_ticks is None:
-                self._idle_ticks = asyncio.create_task(self._make_idle_ticks())
-                if (interval := self._options.retention_interval) is not None:
-                    self._retention = asyncio.create_task(keep_running(self._dsn, interval))
+            if not self._tasks:
+                self._tasks = [asyncio.create_task(work) for work in self._work()]
+
+    def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """What goes on whether somebody reads or not: times without a reader can be started from too."""
+        yield self._keep_doing("CALL changefeed.tick_all()", self._options.idle_cadence)
+        yield self._keep_doing("SELECT changefeed.check_feeds()", self._options.check_cadence)
+        if (interval := self._options.retention_interval) is not None:
+            yield keep_running(self._dsn, interval)
 
     async def open_feed(self, address: Address) -> Feed:
         """Look the collection up by its name in changefeed.feeds: "documents", "public.orders"."""
@@ -160,10 +166,9 @@ class PostgresProvider:
     async def aclose(self) -> None:
         """Stop everything; idempotent."""
         self._closed = True
-        for task in (self._idle_ticks, self._retention):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+        for task in self._tasks:
+            task.cancel()
+            await asyncio.wait({task})
         await self.doorbell.aclose()
         for log in self._logs.values():
             await log.aclose()
@@ -203,21 +208,20 @@ class PostgresProvider:
             if feed_id in (None, log.definition.feed_id):
                 log.ticker.ring()
 
-    async def _make_idle_ticks(self) -> None:
-        """Give every feed of the database its ticks, so that times without a reader can be started from too."""
-        pause = self._options.idle_cadence.total_seconds()
+    async def _keep_doing(self, statement: LiteralString, pause: timedelta) -> None:
+        """Run a statement again and again; a database that is away is waited for."""
 
         async def work(connection: Connection) -> None:
-            await connection.execute("CALL changefeed.tick_all()")
+            await connection.execute(statement)
 
         failing = False
         while True:
-            await asyncio.sleep(pause if not failing else 5 * pause)
+            await asyncio.sleep(pause.total_seconds() * (5 if failing else 1))
             try:
                 await self._connections.run(work)
             except ChangeFeedError as error:
                 if not failing:
-                    _log.warning("no idle ticks for now", reason=error.reason)
+                    _log.warning("failing for now", statement=statement, reason=error.reason)
                 failing = True
             else:
                 failing = False

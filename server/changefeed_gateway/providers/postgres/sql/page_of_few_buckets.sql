@@ -11,7 +11,7 @@ FROM (
         SELECT * FROM {log} r
         WHERE (r.bucket, r.seq) > (b.bucket, %(after)s) AND (r.bucket, r.seq) <= (b.bucket, %(upper)s)
           AND r.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(r.xid, %(to_snapshot)s::pg_snapshot)
-          AND r.op <> 'truncate'
+          AND r.op NOT IN ('truncate', 'stopped')
         ORDER BY r.bucket, r.seq LIMIT %(limit)s
      ) l)
     UNION ALL
@@ -26,15 +26,15 @@ FROM (
                WHERE t.id <= %(base)s
                  AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
                ORDER BY t.id DESC LIMIT 1)))
-          AND (r.bucket, r.seq) <= (b.bucket, %(upper)s) AND r.op <> 'truncate'
+          AND (r.bucket, r.seq) <= (b.bucket, %(upper)s) AND r.op NOT IN ('truncate', 'stopped')
         ORDER BY r.bucket, r.seq LIMIT %(limit)s
      ) l)
     UNION ALL
-    -- Truncations concern every bucket.
+    -- Truncations, and an end of capture, concern every bucket.
     (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
             octet_length(l.image) AS image_bytes, l.bucket, l.annotations
      FROM {log} l
-     WHERE l.op = 'truncate' AND l.seq > %(after_finished)s
+     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s
        AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
                 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
             OR l.xid = ANY(%(finished)s::text[]::xid8[]))
