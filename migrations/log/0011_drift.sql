@@ -246,7 +246,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
-        changefeed.column_names(f.source, f.image_numbers), f.doorbell, f.capture, f.always, f.retention,
+        array_remove(changefeed.column_names(f.source, f.image_numbers), null), f.doorbell, f.capture, f.always, f.retention,
         case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
         coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
         case

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from changefeed_gateway.providers.dynamodb.doctor import Finding as DynamoDBFinding
     from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
     from changefeed_gateway.providers.postgres.doctor import Finding
+    from changefeed_gateway.providers.postgres.operations import WatchOptions
 
 _LAST_GRACE: Final = timedelta(seconds=1)
 """For what is still open when the gateway is taken down without a drain before."""
@@ -205,15 +206,35 @@ async def migrate(settings: Settings, name: str, *, documents: bool) -> list[str
     return [migration.file for migration in applied]
 
 
-async def watch(
-    settings: Settings, name: str, table: str, *, partition_key: Sequence[str], image: str, doorbell: str
-) -> str:
+async def watch(settings: Settings, name: str, table: str, **options: "Unpack[WatchOptions]") -> str:
     """Make a feed of a table; answers its collection. Raises OperatorError."""
     with _extra("postgres"):
         from changefeed_gateway.providers.postgres import operations
     try:
         async with database(settings, name) as place:
-            return await operations.watch(place, table, partition_key=partition_key, image=image, doorbell=doorbell)
+            return await operations.watch(place, table, **options)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
+async def unwatch(settings: Settings, name: str, table: str) -> str:
+    """End the feed of a table with its history; answers its collection. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations
+    try:
+        async with database(settings, name) as place:
+            return await operations.unwatch(place, table)
+    except operations.OperationError as error:
+        raise OperatorError(str(error)) from error
+
+
+async def feeds(settings: Settings, name: str) -> list[dict[str, Any]]:
+    """Every feed of a connection, its options and its state. Raises OperatorError."""
+    with _extra("postgres"):
+        from changefeed_gateway.providers.postgres import operations
+    try:
+        async with database(settings, name) as place:
+            return [operations.as_json(feed) for feed in await operations.feed_states(place)]
     except operations.OperationError as error:
         raise OperatorError(str(error)) from error
 

@@ -182,6 +182,69 @@ async def test_partitions_are_split_and_merged(gateway: GatewayProcess) -> None:
     assert "child is 0-255@" in merged.out
 
 
+async def test_feeds_are_listed_altered_and_ended(gateway: GatewayProcess) -> None:
+    gateway.execute("CREATE TABLE public.lines (id int PRIMARY KEY, shop int NOT NULL, code text NOT NULL UNIQUE)")
+    options = "--key code --partition-key shop --image-column id --image-column shop --always --retention 3d"
+    watched = await gateway.cli.run("watch", "public.lines", *options.split(), "--doorbell", "poll")
+    assert watched.code == 0, watched.err
+    listed = await gateway.cli.run("feeds", "--json")
+    assert listed.code == 0
+    (lines,) = [record for record in listed.records if record["name"] == "public.lines"]
+    assert lines == {
+        **{"type": "feed", "name": "public.lines", "source": "public.lines", "key": ["code"]},
+        **{"partition_key": ["shop"], "image": "captured", "image_columns": ["id", "shop"], "doorbell": "poll"},
+        **{"capture": "row", "always": True, "retention": 3 * 86400.0, "state": "capturing"},
+        **{"problem": None, "remedy": None},
+    }
+    gateway.execute("DROP TABLE public.lines")
+    stopped = await gateway.cli.run("feeds")
+    assert stopped.code == 11
+    assert "the table was dropped - changefeed unwatch public.lines" in stopped.out
+    doctor = await gateway.cli.run("doctor", "--json")
+    wrong = {record["subject"]: record for record in doctor.records if not record["healthy"]}
+    assert wrong["main: capture of public.lines"]["detail"] == "stopped: the table was dropped"
+    assert "changefeed unwatch public.lines" in wrong["main: capture of public.lines"]["remedy"]
+    assert (await gateway.cli.run("unwatch", "public.lines")).code == 0
+    assert "public.lines" not in (await gateway.cli.run("feeds")).out
+    refused = await gateway.cli.run("unwatch", "public.lines")
+    assert (refused.code, "changefeed feeds" in refused.err) == (9, True)
+
+
+async def test_a_watch_that_is_refused_names_the_field(gateway: GatewayProcess) -> None:
+    gateway.execute("CREATE TABLE public.lines (id int PRIMARY KEY, note text)")
+    for option, value, field in (
+        ("--key", "note", "key: "),
+        ("--image-column", "nothing", "image_columns: "),
+        ("--partition-key", "note", "partition_key: "),
+        ("--retention", "1h", "retention is "),
+    ):
+        refused = await gateway.cli.run("watch", "public.lines", *(option, value))
+        assert refused.code == 9
+        assert field in refused.err
+    assert (await gateway.cli.run("watch", "public.lines", "--retention", "soon")).code == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [("", 3, "public.lines is not watched"), ("DROP TABLE public.lines", 4, "no collection 'public.lines'")],
+)
+@pytest.mark.req("E5")
+async def test_a_feed_that_ends_while_it_streams(gateway: GatewayProcess, more: str, code: int, message: str) -> None:
+    gateway.execute("CREATE TABLE public.lines (id int PRIMARY KEY)")
+    await gateway.cli.run("watch", "public.lines")
+    tail = await gateway.cli.start("tail", "main/public.lines", "--from", "beginning", "--json")
+    gateway.execute("INSERT INTO public.lines VALUES (1)")
+    assert tail.stdout is not None
+    async with asyncio.timeout(60):
+        async for line in tail.stdout:
+            if json.loads(line)["type"] == "change":
+                break
+    gateway.execute(f"SELECT changefeed.unwatch('public.lines'); {more}")
+    ended = await finished(tail)
+    assert ended.code == code
+    assert message in ended.err
+
+
 async def test_doctor_finds_what_is_wrong(gateway: GatewayProcess) -> None:
     healthy = await gateway.cli.run("doctor", "--json")
     assert healthy.code == 0, healthy.out

@@ -10,11 +10,12 @@ from changefeed_gateway.cli import config, partitions, retention, token
 from changefeed_gateway.cli.capabilities import capabilities
 from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
+from changefeed_gateway.cli.feeds import feeds
 from changefeed_gateway.cli.migrate import migrate
 from changefeed_gateway.cli.read import read
 from changefeed_gateway.cli.serve import serve
 from changefeed_gateway.cli.tail import tail
-from changefeed_gateway.cli.watch import watch
+from changefeed_gateway.cli.watch import unwatch, watch
 from changefeed_gateway.settings import LoggingSettings
 
 app = typer.Typer(
@@ -43,7 +44,7 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (demo, serve, migrate, watch, read, tail, capabilities, doctor):
+for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, capabilities, doctor):
     app.command()(command)
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(retention.app, name="retention")

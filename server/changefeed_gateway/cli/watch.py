@@ -1,6 +1,7 @@
-"""`changefeed watch`: make a feed of a table."""
+"""`changefeed watch` and `changefeed unwatch`: make a feed of a table, and end it."""
 
 import asyncio
+from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from changefeed_gateway.cli.arguments import Config, Connection, chosen_connecti
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import err, out
 from changefeed_gateway.settings import load_settings
+from changefeed_gateway.settings.values import parse_duration
 
 
 class Image(StrEnum):
@@ -27,20 +29,42 @@ class Doorbell(StrEnum):
     POLL = "poll"
 
 
+def _retention(value: str) -> timedelta:
+    try:
+        return parse_duration(value)
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{value!r} is not a duration such as 14d") from None
+
+
 def watch(
     table: Annotated[str, typer.Argument(help="The table, such as public.orders.")],
+    key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column of a unique key, repeatable. [default: the primary key]"),
+    ] = None,
     partition_key: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="Column of the partition key, repeatable. [default: the primary key]"),
+        typer.Option(metavar="COLUMN", help="Column of the partition key, repeatable. [default: the key]"),
     ] = None,
     image: Annotated[Image, typer.Option(help="Whether the log keeps the row.")] = Image.CAPTURED,
+    image_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column that the log keeps, repeatable. [default: all]"),
+    ] = None,
     doorbell: Annotated[
         Doorbell, typer.Option(help="poll where NOTIFY is not possible: prepared transactions, poolers.")
     ] = Doorbell.NOTIFY,
+    always: Annotated[
+        bool, typer.Option("--always", help="Also what is written as a replica, by logical replication.")
+    ] = False,
+    retention: Annotated[
+        timedelta | None,
+        typer.Option(metavar="DURATION", parser=_retention, help="How long history is kept. [default: 7d]"),
+    ] = None,
     connection: Connection = None,
     config: Config = None,
 ) -> None:
-    """Make a feed of a plain table with a primary key. Again without harm."""
+    """Make a feed of a table. Again without harm."""
     with exits():
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
@@ -50,9 +74,27 @@ def watch(
                     settings,
                     name,
                     table,
+                    key=key or (),
                     partition_key=partition_key or (),
                     image=image.value,
+                    image_columns=image_column or (),
                     doorbell=doorbell.value,
+                    always=always,
+                    retention=retention,
                 )
             )
         out.print(f"watched: changefeed tail {name}/{collection}", markup=False)
+
+
+def unwatch(
+    table: Annotated[str, typer.Argument(help="The table, or a feed whose table is gone, such as public.orders.")],
+    connection: Connection = None,
+    config: Config = None,
+) -> None:
+    """End the feed of a table, and its history with it. The table stays as it is."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        with err.status(f"ending the feed of {table}"):
+            collection = asyncio.run(gateway.unwatch(settings, name, table))
+        out.print(f"ended: {name}/{collection}, its history and its tokens", markup=False)

@@ -113,21 +113,13 @@ async def _migrations(dsn: str) -> AsyncIterator[Finding]:
 class _Feed:
     id: int
     name: str
-    triggers: int
-    disabled: int
+    capture: str
+    state: str
+    problem: str | None
+    remedy: str | None
 
 
-_FEEDS: Final = """
-    SELECT f.feed_id AS id, f.name,
-        (SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-         WHERE p.pronamespace = 'changefeed_log'::regnamespace AND p.proname LIKE format('capture\\_%s\\_%%', f.feed_id)
-        ) AS triggers,
-        (SELECT count(*) FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-         WHERE p.pronamespace = 'changefeed_log'::regnamespace AND p.proname LIKE format('capture\\_%s\\_%%', f.feed_id)
-             AND t.tgenabled = 'D'
-        ) AS disabled
-    FROM changefeed.feeds f ORDER BY f.feed_id
-"""
+_FEEDS: Final = "SELECT feed_id AS id, name, capture, state, problem, remedy FROM changefeed.feed_states()"
 
 
 async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator[Finding]:
@@ -146,14 +138,12 @@ async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator
 
 
 def _capture(feed: _Feed) -> Finding:
-    subject = f"capture of {feed.name}"
-    if feed.triggers == 0:
-        detail, remedy = "no trigger", "the table was dropped or re-created: drop the feed and watch it again"
-    elif feed.disabled:
-        detail, remedy = f"{feed.disabled} triggers disabled", "ALTER TABLE ... ENABLE TRIGGER on the table"
-    else:
-        return Finding(subject=subject, healthy=True, detail=f"{feed.triggers} triggers")
-    return Finding(subject=subject, healthy=False, detail=detail, remedy=remedy)
+    return Finding(
+        subject=f"capture of {feed.name}",
+        healthy=feed.state == "capturing",
+        detail=f"{feed.state}: {feed.problem}" if feed.problem else f"{feed.state}, once a {feed.capture}",
+        remedy=feed.remedy or "",
+    )
 
 
 async def _retention(dsn: str) -> AsyncIterator[Finding]:

@@ -1,25 +1,88 @@
 """What an operator asks of a database beside migrations."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, Final, TypedDict, Unpack
 
 import psycopg
+from psycopg.rows import class_row
 
 
 class OperationError(Exception):
     """The database refused; the message says why and, where it knows, what to do instead."""
 
 
-async def watch(
-    dsn: str, table: str, *, partition_key: Sequence[str] = (), image: str = "captured", doorbell: str = "notify"
-) -> str:
-    """Make a feed of a plain table; again without harm. Answers the collection's name. Raises OperationError."""
+class WatchOptions(TypedDict, total=False):
+    """Options of `changefeed.watch`; what is left out is the default there."""
+
+    key: Sequence[str]
+    partition_key: Sequence[str]
+    image: str
+    """captured or none"""
+    image_columns: Sequence[str]
+    doorbell: str
+    """notify or poll"""
+    always: bool
+    """Also what is written as a replica."""
+    retention: timedelta | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedState:
+    """One row of `changefeed.feed_states()`; `source` is None for a feed of several tables, or of one that is gone."""
+
+    name: str
+    source: str | None
+    key: list[str]
+    partition_key: list[str]
+    image: str
+    image_columns: list[str] | None
+    doorbell: str
+    capture: str
+    always: bool
+    retention: timedelta
+    state: str
+    problem: str | None
+    remedy: str | None
+
+
+_WATCH: Final = """
+SELECT changefeed.watch(%(table)s::regclass, key => %(key)s::text[], partition_key => %(partition_key)s::text[],
+    image => %(image)s, image_columns => %(image_columns)s::text[], doorbell => %(doorbell)s, always => %(always)s,
+    retention => %(retention)s)
+"""
+
+_FEED_STATES: Final = """
+SELECT name, source, key, partition_key, image, image_columns, doorbell, capture, always, retention,
+       state, problem, remedy
+FROM changefeed.feed_states()
+"""
+
+# By the feed's name also where its table is gone.
+_UNWATCH: Final = """
+WITH feed AS (
+    SELECT feed_id, name FROM changefeed.feeds WHERE name = %(table)s OR source = to_regclass(%(table)s)
+    ORDER BY name = %(table)s DESC LIMIT 1)
+SELECT name, changefeed.drop_feed(feed_id) FROM feed
+"""
+
+
+async def watch(dsn: str, table: str, **options: Unpack[WatchOptions]) -> str:
+    """Make a feed of a table; again without harm. Answers the collection's name. Raises OperationError."""
+    arguments = {
+        "table": table,
+        "key": list(options.get("key", ())) or None,
+        "partition_key": list(options.get("partition_key", ())) or None,
+        "image": options.get("image", "captured"),
+        "image_columns": list(options.get("image_columns", ())) or None,
+        "doorbell": options.get("doorbell", "notify"),
+        "always": options.get("always", False),
+        "retention": options.get("retention"),
+    }
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            cursor = await connection.execute(
-                "SELECT changefeed.watch(%s::regclass, %s::text[], %s, %s)",
-                (table, list(partition_key) or None, image, doorbell),
-            )
-            feed = await cursor.fetchone()
+            feed = await (await connection.execute(_WATCH, arguments)).fetchone()
             cursor = await connection.execute("SELECT name FROM changefeed.feeds WHERE feed_id = %s", feed)
             row = await cursor.fetchone()
     except psycopg.Error as error:
@@ -53,6 +116,33 @@ async def _replace_partitions(dsn: str, statement: str, arguments: Sequence[obje
     except psycopg.Error as error:
         raise refused(error) from error
     return [str(row[0]) for row in rows]
+
+
+async def unwatch(dsn: str, table: str) -> str:
+    """End the feed of a table, or a feed whose table is gone; answers its name. Raises OperationError."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            row = await (await connection.execute(_UNWATCH, {"table": table})).fetchone()
+    except psycopg.Error as error:
+        raise refused(error) from error
+    if row is None:
+        raise OperationError(f"{table} is not watched. `changefeed feeds` lists what is")
+    return str(row[0])
+
+
+async def feed_states(dsn: str) -> list[FeedState]:
+    """Every feed, by name. Raises OperationError."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=class_row(FeedState))
+            return await (await cursor.execute(_FEED_STATES)).fetchall()
+    except psycopg.Error as error:
+        raise refused(error) from error
+
+
+def as_json(feed: FeedState) -> dict[str, Any]:
+    """A feed for a JSON line; retention in seconds."""
+    return {**asdict(feed), "retention": feed.retention.total_seconds()}
 
 
 def refused(error: psycopg.Error) -> OperationError:

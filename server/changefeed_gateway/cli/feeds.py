@@ -1,0 +1,51 @@
+"""`changefeed feeds`: what is captured, how, and whether it is."""
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from changefeed_gateway import app as gateway
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
+from changefeed_gateway.cli.exits import ExitCode, exits
+from changefeed_gateway.cli.output import err, out, print_json, print_table
+from changefeed_gateway.settings import load_settings
+from changefeed_gateway.settings.values import format_duration
+
+
+def feeds(connection: Connection = None, config: Config = None, json: Json = False) -> None:
+    """List the feeds of a PostgreSQL database: table, key, image, state, retention."""
+    with exits():
+        settings = load_settings(config)
+        name = chosen_connection(settings, connection)
+        with err.status(f"feeds of {name}"):
+            found = asyncio.run(gateway.feeds(settings, name))
+        if json:
+            for feed in found:
+                print_json("feed", feed)
+        else:
+            _show(found)
+    raise typer.Exit(ExitCode.UNHEALTHY if any(feed["state"] == "stopped" for feed in found) else ExitCode.OK)
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    rows = [
+        [
+            feed["name"],
+            feed["source"] or "",
+            " ".join(feed["key"]),
+            " ".join(feed["partition_key"]),
+            " ".join(feed["image_columns"] or [feed["image"]]),
+            feed["capture"] + (", always" if feed["always"] else ""),
+            feed["doorbell"],
+            format_duration(timedelta(seconds=feed["retention"])),
+            feed["state"],
+        ]
+        for feed in found
+    ]
+    print_table(["feed", "table", "key", "partition key", "image", "capture", "doorbell", "retention", "state"], rows)
+    for feed in found:
+        if feed["problem"]:
+            out.print(Text(f"{feed['name']}: {feed['problem']} - {feed['remedy']}", "yellow"), soft_wrap=True)
