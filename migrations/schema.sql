@@ -53,7 +53,7 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS te
     select format($sql$
     insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $_$;
 
@@ -167,6 +167,31 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table has changed. Without harm.';
+
+CREATE FUNCTION changefeed.checked_annotations(annotations text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found text;
+begin
+    if octet_length(annotations) > 1024 then
+        raise exception 'changefeed.annotations has % bytes', octet_length(annotations)
+            using errcode = 'invalid_parameter_value', hint = 'Set a JSON object of at most 1024 bytes.';
+    end if;
+    begin
+        found := json_typeof(annotations::json);
+    exception when invalid_text_representation then
+        found := 'no JSON';
+    end;
+    if found <> 'object' then
+        raise exception 'changefeed.annotations is %, not a JSON object', found
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Set an object such as {"actor": "..."}, or an empty text for none.';
+    end if;
+    return annotations;
+end;
+$$;
 
 CREATE FUNCTION changefeed.chosen_columns(source regclass, argument text, names text[]) RETURNS smallint[]
     LANGUAGE plpgsql STABLE
@@ -741,7 +766,7 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
-        changefeed.column_names(f.source, f.image_numbers), f.doorbell, f.capture, f.always, f.retention,
+        array_remove(changefeed.column_names(f.source, f.image_numbers), null), f.doorbell, f.capture, f.always, f.retention,
         case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
         coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
         case
@@ -1528,7 +1553,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
@@ -1563,7 +1588,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
@@ -1598,7 +1623,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
@@ -1633,7 +1658,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
@@ -1668,7 +1693,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
             select false, 'delete', o.workspace_id::text, o.id::text, null::text from old_rows o where o.kind = 'document'
         ) c (created, op, partition_key, key, image);
@@ -1697,7 +1722,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
             select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
             from new_rows n where n.kind = 'document'
@@ -1727,7 +1752,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (select false, 'truncate', '', '', null::text) c (created, op, partition_key, key, image);
     beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
     if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
@@ -1751,7 +1776,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
@@ -1793,7 +1818,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1834,7 +1859,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1875,7 +1900,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1916,7 +1941,7 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (

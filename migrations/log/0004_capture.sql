@@ -19,6 +19,34 @@ $$;
 comment on function changefeed.doorbell_sql(integer, text, text) is
     'PL/pgSQL that rings the doorbell of a feed; needs a variable "beat bigint". partition_key_sql: a query of one text.';
 
+-- What a transaction says of itself by set_config('changefeed.annotations', ..., true). Nothing of it is repeated in an
+-- error: it may name a person.
+create function changefeed.checked_annotations(annotations text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found text;
+begin
+    if octet_length(annotations) > 1024 then
+        raise exception 'changefeed.annotations has % bytes', octet_length(annotations)
+            using errcode = 'invalid_parameter_value', hint = 'Set a JSON object of at most 1024 bytes.';
+    end if;
+    begin
+        found := json_typeof(annotations::json);
+    exception when invalid_text_representation then
+        found := 'no JSON';
+    end;
+    if found <> 'object' then
+        raise exception 'changefeed.annotations is %, not a JSON object', found
+            using errcode = 'invalid_parameter_value',
+                  hint = 'Set an object such as {"actor": "..."}, or an empty text for none.';
+    end if;
+    return annotations;
+end;
+$$;
+
+-- Annotations in a subquery: looked at once a statement.
 create function changefeed.append_sql(feed integer, changes_sql text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -26,7 +54,7 @@ as $$
     select format($sql$
     insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           nullif(current_setting('changefeed.annotations', true), '')
+           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $$;
 comment on function changefeed.append_sql(integer, text) is
