@@ -53,7 +53,8 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS te
     select format($sql$
     insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $_$;
 
@@ -1553,7 +1554,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
@@ -1588,7 +1590,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
@@ -1623,7 +1626,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
@@ -1658,7 +1662,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
@@ -1693,7 +1698,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
             select false, 'delete', o.workspace_id::text, o.id::text, null::text from old_rows o where o.kind = 'document'
         ) c (created, op, partition_key, key, image);
@@ -1722,7 +1728,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
             select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
             from new_rows n where n.kind = 'document'
@@ -1752,7 +1759,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (select false, 'truncate', '', '', null::text) c (created, op, partition_key, key, image);
     beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
     if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
@@ -1776,7 +1784,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
@@ -1818,7 +1827,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1859,7 +1869,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1900,7 +1911,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (
@@ -1941,7 +1953,8 @@ declare
 begin
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (
         select false, 'upsert', f.workspace_id::text, f.id::text, null::text
         from (select distinct u.file_id from (

@@ -54,7 +54,8 @@ as $$
     select format($sql$
     insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select changefeed.checked_annotations(a) from current_setting('changefeed.annotations', true) a where a <> '')
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
     from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
 $$;
 comment on function changefeed.append_sql(integer, text) is
