@@ -137,7 +137,7 @@ COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ select coalesce(changefeed.key_problem(f), changefeed.trigger_problem(f)) $$;
+    AS $$ select coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f)) $$;
 
 COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured; null if they are.';
 
@@ -768,10 +768,16 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
     AS $$
     select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
         array_remove(changefeed.column_names(f.source, f.image_numbers), null), f.doorbell, f.capture, f.always, f.retention,
-        case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
-        coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
+        case when p.problem is not null then 'stopped' when d.drifted or v.name is not null then 'drifted'
+            else 'capturing' end,
+        case when p.problem is not null then p.problem
+            when d.drifted then 'the table was altered: capture follows more slowly'
+            when v.name is not null then format('the images leave out the column %I, which is generated when it is read', v.name)
+        end,
         case
             when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem is null and v.name is not null then
+                'make the column stored, or unwatch the table and name the others as image_columns'
             when p.problem like '% is disabled' then
                 'alter table ... enable trigger, then read the source again and start from now: changes are missing'
             when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
@@ -781,6 +787,10 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
     left join pg_class c on c.oid = f.source
     cross join lateral (select changefeed.capture_problem(f)) p (problem)
     cross join lateral (select f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)) d (drifted)
+    left join lateral (
+        select min(a.attname) from pg_attribute a
+        where a.attrelid = f.source and a.attgenerated = 'v' and not a.attisdropped and f.image_mode = 'captured'
+            and (f.image_numbers is null or a.attnum = any (f.image_numbers))) v (name) on true
     order by f.name
 $$;
 
@@ -875,39 +885,6 @@ CREATE FUNCTION changefeed.key_of(f changefeed.feeds, row_name text) RETURNS tex
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.key_numbers)) $$;
-
-CREATE FUNCTION changefeed.key_problem(f changefeed.feeds) RETURNS text
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    k record;
-begin
-    if f.source is null then
-        return null;
-    elsif not exists (select from pg_class where oid = f.source) then
-        return 'the table was dropped';
-    end if;
-    for k in
-        select c.name, c.form, a.attnum, a.attnotnull, a.atttypid
-        from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
-            c (name, number, form)
-        left join pg_attribute a on a.attrelid = f.source and a.attnum = c.number and not a.attisdropped
-    loop
-        if k.attnum is null then
-            return format('the column %I of its key was dropped', k.name);
-        elsif not k.attnotnull then
-            return format('the column %I of its key may be null', k.name);
-        elsif changefeed.text_form(k.atttypid) <> k.form then
-            return format('the column %I of its key became %s', k.name, format_type(k.atttypid, null));
-        end if;
-    end loop;
-    if changefeed.key_index(f.source, f.key_numbers) is null then
-        return format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', '));
-    end if;
-    return null;
-end;
-$$;
 
 CREATE FUNCTION changefeed.key_text(source regclass, row_name text, columns text[]) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -1342,7 +1319,7 @@ CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.key_problem(f), (
+    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
         select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
         from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
@@ -1379,6 +1356,49 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
     AS $$
     select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::text from (%s limit 1) r',
                                               problem, rows_sql))
+$$;
+
+CREATE FUNCTION changefeed.table_problem(f changefeed.feeds) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    c pg_class;
+    k record;
+begin
+    if f.source is null then
+        return null;
+    end if;
+    select * into c from pg_class where oid = f.source;
+    if c.oid is null then
+        return 'the table was dropped';
+    elsif c.relpersistence <> 'p' then
+        return 'the table became unlogged: a crash empties it without a change';
+    elsif f.capture = 'statement' and c.relispartition then
+        return format('the table became a partition of %s', pg_partition_root(f.source));
+    elsif c.relkind = 'r' and not c.relispartition
+        and exists (select from pg_inherits where inhrelid = f.source or inhparent = f.source) then
+        return 'the table takes part in inheritance, where no key is unique';
+    end if;
+    for k in
+        select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
+        from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
+            u (name, number, form)
+        left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
+    loop
+        if k.attnum is null then
+            return format('the column %I of its key was dropped', k.name);
+        elsif not k.attnotnull then
+            return format('the column %I of its key may be null', k.name);
+        elsif changefeed.text_form(k.atttypid) <> k.form then
+            return format('the column %I of its key became %s', k.name, format_type(k.atttypid, null));
+        end if;
+    end loop;
+    if changefeed.key_index(f.source, f.key_numbers) is null then
+        return format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', '));
+    end if;
+    return null;
+end;
 $$;
 
 CREATE FUNCTION changefeed.text_form(type oid) RETURNS text
@@ -1488,8 +1508,8 @@ declare
     wanted changefeed.feeds;
     feed   integer;
 begin
-    perform changefeed.refuse_unwatchable(watch.source);
     perform changefeed.refuse_stopped(watch.source);
+    perform changefeed.refuse_unwatchable(watch.source);
     perform changefeed.refuse_options(watch.source, image, image_columns, doorbell, always);
     perform changefeed.refuse_retention(coalesce(retention, '7 days'));
     select format('%s.%s', n.nspname, c.relname), case when always or c.relkind = 'p' then 'row' else 'statement' end

@@ -182,8 +182,8 @@ declare
     wanted changefeed.feeds;
     feed   integer;
 begin
-    perform changefeed.refuse_unwatchable(watch.source);
     perform changefeed.refuse_stopped(watch.source);
+    perform changefeed.refuse_unwatchable(watch.source);
     perform changefeed.refuse_options(watch.source, image, image_columns, doorbell, always);
     perform changefeed.refuse_retention(coalesce(retention, '7 days'));
     select format('%s.%s', n.nspname, c.relname), case when always or c.relkind = 'p' then 'row' else 'statement' end

@@ -22,23 +22,34 @@ as $$
     left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum
 $$;
 
-create function changefeed.key_problem(f changefeed.feeds) returns text
+-- What stands in the way of capture, in the table itself.
+create function changefeed.table_problem(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    c pg_class;
     k record;
 begin
     if f.source is null then
         return null;
-    elsif not exists (select from pg_class where oid = f.source) then
+    end if;
+    select * into c from pg_class where oid = f.source;
+    if c.oid is null then
         return 'the table was dropped';
+    elsif c.relpersistence <> 'p' then
+        return 'the table became unlogged: a crash empties it without a change';
+    elsif f.capture = 'statement' and c.relispartition then
+        return format('the table became a partition of %s', pg_partition_root(f.source));
+    elsif c.relkind = 'r' and not c.relispartition
+        and exists (select from pg_inherits where inhrelid = f.source or inhparent = f.source) then
+        return 'the table takes part in inheritance, where no key is unique';
     end if;
     for k in
-        select c.name, c.form, a.attnum, a.attnotnull, a.atttypid
+        select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
         from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
-            c (name, number, form)
-        left join pg_attribute a on a.attrelid = f.source and a.attnum = c.number and not a.attisdropped
+            u (name, number, form)
+        left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
     loop
         if k.attnum is null then
             return format('the column %I of its key was dropped', k.name);
@@ -76,7 +87,7 @@ $$;
 create function changefeed.capture_problem(f changefeed.feeds) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
-as $$ select coalesce(changefeed.key_problem(f), changefeed.trigger_problem(f)) $$;
+as $$ select coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f)) $$;
 comment on function changefeed.capture_problem(changefeed.feeds) is 'Why changes are not captured; null if they are.';
 
 -- All that the text of a capture function relies on.
@@ -84,7 +95,7 @@ create function changefeed.shape(f changefeed.feeds) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.key_problem(f), (
+    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
         select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
         from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
     from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
@@ -247,10 +258,16 @@ set search_path = pg_catalog, pg_temp
 as $$
     select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
         array_remove(changefeed.column_names(f.source, f.image_numbers), null), f.doorbell, f.capture, f.always, f.retention,
-        case when p.problem is not null then 'stopped' when d.drifted then 'drifted' else 'capturing' end,
-        coalesce(p.problem, case when d.drifted then 'the table was altered: capture follows more slowly' end),
+        case when p.problem is not null then 'stopped' when d.drifted or v.name is not null then 'drifted'
+            else 'capturing' end,
+        case when p.problem is not null then p.problem
+            when d.drifted then 'the table was altered: capture follows more slowly'
+            when v.name is not null then format('the images leave out the column %I, which is generated when it is read', v.name)
+        end,
         case
             when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem is null and v.name is not null then
+                'make the column stored, or unwatch the table and name the others as image_columns'
             when p.problem like '% is disabled' then
                 'alter table ... enable trigger, then read the source again and start from now: changes are missing'
             when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
@@ -260,6 +277,10 @@ as $$
     left join pg_class c on c.oid = f.source
     cross join lateral (select changefeed.capture_problem(f)) p (problem)
     cross join lateral (select f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)) d (drifted)
+    left join lateral (
+        select min(a.attname) from pg_attribute a
+        where a.attrelid = f.source and a.attgenerated = 'v' and not a.attisdropped and f.image_mode = 'captured'
+            and (f.image_numbers is null or a.attnum = any (f.image_numbers))) v (name) on true
     order by f.name
 $$;
 comment on function changefeed.feed_states() is

@@ -216,6 +216,11 @@ STOPS = [
         "no unique index is left on its key (id)",
     ),
     ("ALTER TABLE orders ALTER customer DROP NOT NULL", "the column customer of its key may be null"),
+    ("ALTER TABLE orders SET UNLOGGED", "the table became unlogged: a crash empties it without a change"),
+    (
+        "CREATE TABLE later () INHERITS (orders)",
+        "the table takes part in inheritance, where no key is unique",
+    ),
     (
         "DROP TRIGGER IF EXISTS changefeed_1_rekey ON orders; ALTER TABLE orders ALTER id TYPE text",
         "the column id of its key became text",
@@ -267,6 +272,36 @@ async def test_another_unique_index_on_the_key_is_as_good(connection: Connection
         ("upsert", "2"),
         ("upsert", "2"),
     ]
+
+
+async def test_a_table_that_becomes_a_partition(connection: Connection, once: str) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(
+        connection,
+        "CREATE TABLE sales (LIKE orders) PARTITION BY RANGE (id)",
+        "ALTER TABLE sales ATTACH PARTITION orders FOR VALUES FROM (0) TO (9)",
+        "INSERT INTO sales VALUES (1, 'c')",
+        "SELECT changefeed.check_feeds()",
+    )
+    # Triggers of statements do not see what is written to the whole; those of rows do.
+    assert await state(connection) == (
+        ("capturing", None) if once else ("stopped", "the table became a partition of public.sales")
+    )
+    assert [op for (op,) in await rows(connection, feed, "op")] == ["upsert" if once else "stopped"]
+
+
+async def test_a_generated_column_that_no_trigger_sees(connection: Connection, once: str) -> None:
+    if connection.info.server_version < 180000:
+        with pytest.raises(errors.SyntaxError):
+            await write(connection, "ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
+        return
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "ALTER TABLE orders ADD twice int GENERATED ALWAYS AS (id * 2) VIRTUAL")
+    await connection.execute("SELECT changefeed.check_feeds()")
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')")
+    assert await images(connection, feed) == [{"id": 1, "customer": "c", "note": None, "amount": None}]
+    drifted = ("drifted", "the images leave out the column twice, which is generated when it is read")
+    assert await state(connection) == drifted
 
 
 async def test_a_dropped_table_stops_its_feed_and_one_of_its_name_is_another(connection: Connection, once: str) -> None:

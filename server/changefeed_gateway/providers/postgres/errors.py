@@ -131,7 +131,8 @@ def connection_lost(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    # 0A000: a prepared statement outlived a change of its tables. XX000: a table was dropped after its name was resolved.
+    # 0A000: a prepared statement outlived a change of its tables.
+    # XX000: a table was dropped after its name was resolved.
     return state.startswith("08") or state in ("57P01", "57P02", "57P05", "0A000", "XX000")
 
 
