@@ -135,9 +135,13 @@ COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured whe
 COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
 
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ select coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f)) $$;
+    AS $$
+begin
+    return coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f));
+end;
+$$;
 
 COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured; null if they are.';
 
@@ -869,16 +873,20 @@ CREATE FUNCTION changefeed.image_of(f changefeed.feeds, row_name text) RETURNS t
 $$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select i.indexrelid
-    from pg_index i
-    where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
-        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
-        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
-    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
-    limit 1
+begin
+    return (
+        select i.indexrelid
+        from pg_index i
+        where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+            and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
+            and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
+        order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+        limit 1
+    );
+end;
 $$;
 
 CREATE FUNCTION changefeed.key_of(f changefeed.feeds, row_name text) RETURNS text
@@ -1316,13 +1324,17 @@ end;
 $_$;
 
 CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
-        select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
-        from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+begin
+    return (
+        select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
+            select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
+            from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+    );
+end;
 $$;
 
 CREATE FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer DEFAULT NULL::integer) RETURNS SETOF changefeed.partitions
@@ -1376,15 +1388,17 @@ begin
         return 'the table became unlogged: a crash empties it without a change';
     elsif f.capture = 'statement' and c.relispartition then
         return format('the table became a partition of %s', pg_partition_root(f.source));
-    elsif c.relkind = 'r' and not c.relispartition
-        and exists (select from pg_inherits where inhrelid = f.source or inhparent = f.source) then
+    elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
+            or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
     end if;
     for k in
         select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
         from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
             u (name, number, form)
-        left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
+        left join lateral (
+            select * from pg_attribute p where p.attrelid = f.source and p.attnum = u.number and not p.attisdropped offset 0
+        ) a on true
     loop
         if k.attnum is null then
             return format('the column %I of its key was dropped', k.name);
@@ -1402,14 +1416,18 @@ end;
 $$;
 
 CREATE FUNCTION changefeed.text_form(type oid) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select case
-        when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
-        when type in ('text'::regtype, 'varchar'::regtype) then 'text'
-        else format_type(type, null)
-    end
+begin
+    return (
+        select case
+            when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
+            when type in ('text'::regtype, 'varchar'::regtype) then 'text'
+            else format_type(type, null)
+        end
+    );
+end;
 $$;
 
 CREATE FUNCTION changefeed.text_forms(source oid, numbers smallint[]) RETURNS text[]
@@ -1448,20 +1466,25 @@ $$;
 COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
 
 CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select case
-        when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
-        else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
-    end
-    from pg_proc p
-    left join pg_trigger t on t.tgfoid = p.oid
-    where p.pronamespace = 'changefeed_log'::regnamespace and starts_with(p.proname, format('capture_%s_', f.feed_id))
-        and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
-        and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
-    order by t.oid nulls first
-    limit 1
+begin
+    return (
+        select case
+            when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
+            else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
+        end
+        from pg_proc p
+        left join pg_trigger t on t.tgfoid = p.oid
+        where p.pronamespace = 'changefeed_log'::regnamespace and p.proname > format('capture_%s_', f.feed_id)::name
+                and p.proname < format('capture_%s`', f.feed_id)::name
+            and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+            and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
+        order by t.oid nulls first
+        limit 1
+    );
+end;
 $$;
 
 CREATE FUNCTION changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) RETURNS text

@@ -81,16 +81,20 @@ $$;
 
 -- A unique index on exactly these columns, the primary key if it is one; null if there is none.
 create function changefeed.key_index(source oid, numbers smallint[]) returns oid
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select i.indexrelid
-    from pg_index i
-    where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
-        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
-        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
-    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
-    limit 1
+begin
+    return (
+        select i.indexrelid
+        from pg_index i
+        where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+            and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
+            and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
+        order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+        limit 1
+    );
+end;
 $$;
 
 -- By its schema: the pinned search_path does not see an extension's.

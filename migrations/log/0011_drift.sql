@@ -3,14 +3,18 @@
 
 -- Types whose texts of one value are the same: a key that changes between them stays the same key.
 create function changefeed.text_form(type oid) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case
-        when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
-        when type in ('text'::regtype, 'varchar'::regtype) then 'text'
-        else format_type(type, null)
-    end
+begin
+    return (
+        select case
+            when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
+            when type in ('text'::regtype, 'varchar'::regtype) then 'text'
+            else format_type(type, null)
+        end
+    );
+end;
 $$;
 
 create function changefeed.text_forms(source oid, numbers smallint[]) returns text[]
@@ -41,15 +45,17 @@ begin
         return 'the table became unlogged: a crash empties it without a change';
     elsif f.capture = 'statement' and c.relispartition then
         return format('the table became a partition of %s', pg_partition_root(f.source));
-    elsif c.relkind = 'r' and not c.relispartition
-        and exists (select from pg_inherits where inhrelid = f.source or inhparent = f.source) then
+    elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
+            or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
     end if;
     for k in
         select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
         from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
             u (name, number, form)
-        left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
+        left join lateral (
+            select * from pg_attribute p where p.attrelid = f.source and p.attnum = u.number and not p.attisdropped offset 0
+        ) a on true
     loop
         if k.attnum is null then
             return format('the column %I of its key was dropped', k.name);
@@ -66,39 +72,53 @@ begin
 end;
 $$;
 
--- rekey is left out: without it, keys are looked up.
+-- In PL/pgSQL, which keeps its plans: it is asked of every feed, again and again. The names begin with capture_<id>_,
+-- and "`" follows "_". rekey is left out: without it, keys are looked up.
 create function changefeed.trigger_problem(f changefeed.feeds) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case
-        when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
-        else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
-    end
-    from pg_proc p
-    left join pg_trigger t on t.tgfoid = p.oid
-    where p.pronamespace = 'changefeed_log'::regnamespace and starts_with(p.proname, format('capture_%s_', f.feed_id))
-        and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
-        and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
-    order by t.oid nulls first
-    limit 1
+begin
+    return (
+        select case
+            when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
+            else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
+        end
+        from pg_proc p
+        left join pg_trigger t on t.tgfoid = p.oid
+        where p.pronamespace = 'changefeed_log'::regnamespace and p.proname > format('capture_%s_', f.feed_id)::name
+                and p.proname < format('capture_%s`', f.feed_id)::name
+            and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+            and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
+        order by t.oid nulls first
+        limit 1
+    );
+end;
 $$;
 
 create function changefeed.capture_problem(f changefeed.feeds) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
-as $$ select coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f)) $$;
+as $$
+begin
+    return coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f));
+end;
+$$;
 comment on function changefeed.capture_problem(changefeed.feeds) is 'Why changes are not captured; null if they are.';
 
 -- All that the text of a capture function relies on.
 create function changefeed.shape(f changefeed.feeds) returns text
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
-        select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
-        from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
-    from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+begin
+    return (
+        select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
+            select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
+            from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
+        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+    );
+end;
 $$;
 
 -- Called immutable, so that it is asked once, when a plan is made. PostgreSQL makes the plan anew after any change of the
