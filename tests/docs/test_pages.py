@@ -65,19 +65,22 @@ def test_files_that_architecture_walks_through_exist() -> None:
 
 
 async def test_the_sql_of_the_postgres_page_runs(postgres: PostgresForTests) -> None:
-    (watching,) = blocks(DOCS / "providers/postgres.md", "sql")
+    watching, retyping, annotating = blocks(DOCS / "providers/postgres.md", "sql")
     sizing = re.search(r"`(select pg_size_pretty.*?)`", (DOCS / "providers/postgres.md").read_text(), re.DOTALL)
     assert sizing
     dsn = await postgres.fresh(LOG)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
         await connection.execute(
-            "CREATE TABLE lines (order_id int NOT NULL, number int NOT NULL, PRIMARY KEY (order_id, number))"
+            "CREATE TABLE orders (id int PRIMARY KEY, note text); INSERT INTO orders VALUES (1);"
+            "CREATE TABLE lines (order_id int NOT NULL, number int NOT NULL, PRIMARY KEY (order_id, number));"
+            "CREATE TABLE events (code text NOT NULL UNIQUE, state text, note text)"
         )
-        for statement in watching.text.splitlines():
-            await connection.execute(statement.encode())
-        feeds = await (await connection.execute("SELECT name FROM changefeed.feeds")).fetchall()
-        assert feeds == [("public.orders",)]
+        for block in (watching, retyping, annotating):
+            await connection.execute(block.text.encode())
+        feeds = await (await connection.execute("SELECT name, state FROM changefeed.feed_states()")).fetchall()
+        assert feeds == [("public.events", "capturing"), ("public.orders", "capturing")]
+        changes = await (await connection.execute("SELECT image, annotations FROM changefeed_log.log_1")).fetchall()
+        assert changes == [('{"id":1,"note":"paid"}', '{"actor": "ann"}')]
         size = await (await connection.execute(sizing[1].encode())).fetchone()
         assert size
         assert size[0]
