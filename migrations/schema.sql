@@ -46,37 +46,6 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-    insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
-$_$;
-
-COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
-
-CREATE FUNCTION changefeed.bucket(key text) RETURNS smallint
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    AS $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
-
-COMMENT ON FUNCTION changefeed.bucket(key text) IS 'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
-
-CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    with now as materialized (select pg_current_snapshot() as snapshot)
-    select exists (select from pg_snapshot_xip(seen) x where x < tick_xid and pg_visible_in_snapshot(x, now.snapshot))
-        or least(tick_xid, pg_snapshot_xmax(now.snapshot))::text::bigint - pg_snapshot_xmax(seen)::text::bigint
-            > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
-    from now
-$$;
-
 CREATE TABLE changefeed.feeds (
     feed_id integer NOT NULL,
     name text NOT NULL,
@@ -134,6 +103,51 @@ COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured whe
 
 COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
 
+CREATE FUNCTION changefeed.adopt(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    execute format('lock table %s in access share mode nowait', f.source::regclass);
+    if changefeed.table_problem(f) is null then
+        perform changefeed.create_capture(f.feed_id);
+    end if;
+exception when lock_not_available or undefined_table then
+    return;
+end;
+$$;
+
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+    insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
+           (select case when current_setting('changefeed.annotations', true) <> ''
+                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
+    from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
+$_$;
+
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
+
+CREATE FUNCTION changefeed.bucket(key text) RETURNS smallint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
+
+COMMENT ON FUNCTION changefeed.bucket(key text) IS 'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
+
+CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    with now as materialized (select pg_current_snapshot() as snapshot)
+    select exists (select from pg_snapshot_xip(seen) x where x < tick_xid and pg_visible_in_snapshot(x, now.snapshot))
+        or least(tick_xid, pg_snapshot_xmax(now.snapshot))::text::bigint - pg_snapshot_xmax(seen)::text::bigint
+            > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
+    from now
+$$;
+
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -165,7 +179,7 @@ begin
                 execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
             end if;
         elsif problem is null and changefeed.shape(f) <> f.shape then
-            perform changefeed.create_capture(f.feed_id);
+            perform changefeed.adopt(f);
         end if;
     end loop;
 end;
@@ -808,6 +822,7 @@ declare
     f changefeed.feeds;
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
+    perform changefeed.refuse_old_snapshot(f);
     return changefeed.shape(f) is distinct from shape
         or f.capture = 'statement' and not exists (
             select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
@@ -1041,6 +1056,25 @@ begin
         raise exception '%: the column % of % may be null', argument, nullable, source
             using errcode = 'invalid_parameter_value',
                   hint = format('Run alter table %s alter column %s set not null, or name other columns.', source, nullable);
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.refuse_old_snapshot(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if exists (
+        select from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
+        join pg_attribute a on a.attrelid = c.oid and not a.attisdropped
+            and a.attnum = any (f.key_numbers || f.partition_key_numbers || f.image_numbers)
+        where c.oid = f.source and (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity
+            is distinct from format('%I.%I.%I', n.nspname, c.relname, a.attname)
+    ) then
+        raise exception '% was altered after this transaction took its snapshot', f.name
+            using errcode = 'serialization_failure', hint = 'Try the transaction again.';
     end if;
 end;
 $$;
@@ -1279,6 +1313,7 @@ declare
     problem text;
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
+    perform changefeed.refuse_old_snapshot(f);
     problem := changefeed.capture_problem(f);
     if problem is not null then
         return changefeed.stop_sql(feed, problem,

@@ -121,6 +121,27 @@ begin
 end;
 $$;
 
+-- Functions that name an object read the catalogue as it is; queries, as the transaction's snapshot shows it. SQL that
+-- is made from an old one would fail.
+create function changefeed.refuse_old_snapshot(f changefeed.feeds) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select from pg_class c
+        join pg_namespace n on n.oid = c.relnamespace
+        join pg_attribute a on a.attrelid = c.oid and not a.attisdropped
+            and a.attnum = any (f.key_numbers || f.partition_key_numbers || f.image_numbers)
+        where c.oid = f.source and (pg_identify_object('pg_class'::regclass, c.oid, a.attnum)).identity
+            is distinct from format('%I.%I.%I', n.nspname, c.relname, a.attname)
+    ) then
+        raise exception '% was altered after this transaction took its snapshot', f.name
+            using errcode = 'serialization_failure', hint = 'Try the transaction again.';
+    end if;
+end;
+$$;
+
 -- Called immutable, so that it is asked once, when a plan is made. PostgreSQL makes the plan anew after any change of the
 -- table that the plan names, by the transition table.
 create function changefeed.has_drifted(feed integer, shape text) returns boolean
@@ -131,6 +152,7 @@ declare
     f changefeed.feeds;
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
+    perform changefeed.refuse_old_snapshot(f);
     return changefeed.shape(f) is distinct from shape
         or f.capture = 'statement' and not exists (
             select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
@@ -157,6 +179,7 @@ declare
     problem text;
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
+    perform changefeed.refuse_old_snapshot(f);
     problem := changefeed.capture_problem(f);
     if problem is not null then
         return changefeed.stop_sql(feed, problem,
@@ -238,6 +261,21 @@ begin
 end;
 $$;
 
+-- The lock keeps the table as it is until the functions are written. Where it is not to be had at once, next time.
+create function changefeed.adopt(f changefeed.feeds) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('lock table %s in access share mode nowait', f.source::regclass);
+    if changefeed.table_problem(f) is null then
+        perform changefeed.create_capture(f.feed_id);
+    end if;
+exception when lock_not_available or undefined_table then
+    return;
+end;
+$$;
+
 -- What no trigger can notice is noticed from outside: a dropped table, a disabled trigger. Capture that has drifted is
 -- written anew for the table as it is.
 create function changefeed.check_feeds() returns void
@@ -260,7 +298,7 @@ begin
                 execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
             end if;
         elsif problem is null and changefeed.shape(f) <> f.shape then
-            perform changefeed.create_capture(f.feed_id);
+            perform changefeed.adopt(f);
         end if;
     end loop;
 end;

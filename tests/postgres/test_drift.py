@@ -207,6 +207,24 @@ async def test_a_drift_that_is_rolled_back_is_none(connection: Connection, once:
     assert await rows(connection, feed, "op, key") == [("upsert", "1"), ("delete", "1"), ("upsert", "2")]
 
 
+@pytest.mark.parametrize("level", ["REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_transaction_older_than_the_alteration_is_to_be_tried_again(
+    connection: Connection, log_database: str, once: str, level: str
+) -> None:
+    feed = await watch(connection, "'orders'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')")
+    async with await psycopg.AsyncConnection.connect(log_database) as older:
+        await write(older, f"SET TRANSACTION ISOLATION LEVEL {level}", "SELECT 1")
+        await write(connection, "ALTER TABLE orders RENAME id TO number")
+        with pytest.raises(
+            errors.SerializationFailure, match=r"public\.orders was altered after this transaction took"
+        ):
+            await write(older, "UPDATE orders SET note = 'n'")
+        await older.rollback()
+        await write(older, f"SET TRANSACTION ISOLATION LEVEL {level}", "UPDATE orders SET note = 'n'")
+    assert await rows(connection, feed, "op, key") == [("upsert", "1"), ("upsert", "1")]
+
+
 STOPS = [
     ("ALTER TABLE orders DROP id CASCADE", "the column id of its key was dropped"),
     ("ALTER TABLE orders DROP customer CASCADE", "the column customer of its key was dropped"),
