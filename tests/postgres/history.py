@@ -3,6 +3,21 @@
 from datetime import timedelta
 
 from tests.postgres.conftest import Connection
+from tests.postgres.shop import Shop
+
+DAY = timedelta(days=1)
+RETAINED = [6, 5, 4, 3, 2, 1]
+"""What `grow_old` made less than seven days ago, by the number of days."""
+
+
+async def grow_old(shop: Shop, *, days: int = 10) -> None:
+    """One change and one tick a day, the oldest `days` days ago; change n was made n days ago."""
+    await live_since(shop.connection, days + 1)
+    for number in range(days, 0, -1):
+        await age(shop.connection, DAY)
+        await shop.insert(number)
+        await shop.tick()
+    await age(shop.connection, DAY)
 
 
 async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahead: int = 14) -> None:

@@ -13,13 +13,9 @@ from changefeed_gateway.core.model import After, AtTime, Beginning
 from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.operations import OperationError
 from changefeed_gateway.providers.postgres.retention_plan import Action, Part, days_ahead, next_step
-from tests.postgres.history import age, live_since, partitions
+from tests.postgres.history import DAY, RETAINED, age, grow_old, live_since, partitions
 from tests.postgres.reading import open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
-
-DAY = timedelta(days=1)
-RETAINED = [6, 5, 4, 3, 2, 1]
-"""What `grow_old` made less than seven days ago, by the number of days."""
 
 
 @pytest.fixture
@@ -47,16 +43,6 @@ async def check_cover(shop: Shop) -> None:
         assert (days[0].name, days[-1].name) == (f"{part.value}_1_past", f"{part.value}_1_future")
         assert all(a.ends == b.starts for a, b in pairwise(days))
         assert days_ahead(facts, part) >= 8
-
-
-async def grow_old(shop: Shop, *, days: int = 10) -> None:
-    """One change and one tick a day, the oldest `days` days ago; change n was made n days ago."""
-    await live_since(shop.connection, days + 1)
-    for number in range(days, 0, -1):
-        await age(shop.connection, DAY)
-        await shop.insert(number)
-        await shop.tick()
-    await age(shop.connection, DAY)
 
 
 async def test_a_new_feed_needs_nothing(shop: Shop) -> None:

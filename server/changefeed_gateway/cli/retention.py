@@ -64,7 +64,7 @@ def set_(
         try:
             chosen = parse_duration(retention)
         except (ValueError, OverflowError):
-            raise typer.BadParameter(f"{retention!r} is not a duration such as 14d") from None
+            raise typer.BadParameter(f"{retention!r} is not a duration such as 14d", param_hint="RETENTION") from None
         asyncio.run(gateway.set_retention(settings, name, feed, chosen))
         out.print(f"{feed}: history is kept for {format_duration(chosen)}", markup=False)
 

@@ -148,7 +148,7 @@ def as_json(feed: FeedState) -> dict[str, Any]:
 def refused(error: psycopg.Error) -> OperationError:
     """Say an error of the database in its own words: an operator's commands handle names, not documents."""
     parts = [error.diag.message_primary or str(error).strip()]
-    if error.sqlstate in ("3F000", "42883"):
+    if error.sqlstate in ("3F000", "42883") or 'relation "changefeed.' in parts[0]:
         parts.append("The change log is not installed: run `changefeed migrate`.")
     elif error.diag.message_hint:
         parts.append(error.diag.message_hint)
