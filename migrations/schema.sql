@@ -666,23 +666,27 @@ begin
         state := case when day.pending then 'leaving' when day.attached then 'attached' else 'detached' end;
         starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
         ends := substring(day.bound from 'TO \(''([^'']+)''\)');
-        -- Before the rows: who commits in between is found by one of the two.
-        writers := changefeed.writers(day.oid);
-        bytes := pg_total_relation_size(day.oid);
-        execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
-        newest := null;
-        first_tick := null;
-        last_tick := null;
-        next_tick_at := null;
-        if not empty and part = 'log' and ends is null then
-            execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
-        elsif not empty and part = 'tick' then
-            execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
-                into first_tick, last_tick, newest;
-            -- One that claims a time to come was made by a clock that was wrong.
-            execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
-                           'order by id limit 1', feed) into next_tick_at using last_tick;
-        end if;
+        begin
+            -- Before the rows: who commits in between is found by one of the two.
+            writers := changefeed.writers(day.oid);
+            bytes := pg_total_relation_size(day.oid);
+            execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
+            newest := null;
+            first_tick := null;
+            last_tick := null;
+            next_tick_at := null;
+            if not empty and part = 'log' and ends is null then
+                execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
+            elsif not empty and part = 'tick' then
+                execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
+                    into first_tick, last_tick, newest;
+                -- One that claims a time to come was made by a clock that was wrong.
+                execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
+                               'order by id limit 1', feed) into next_tick_at using last_tick;
+            end if;
+        exception when undefined_table then
+            continue;  -- A run at the same time has dropped it.
+        end;
         return next;
     end loop;
 end;
@@ -707,9 +711,13 @@ begin
         where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
             and starts_with(c.relname, format('log_%s_', feed))
     loop
-        execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
-                       'or exists (select from pg_snapshot_xip($1) x join changefeed_log.%1$I l on l.xid = x)', day)
-            into needed using seen;
+        begin
+            execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
+                           'or exists (select from pg_snapshot_xip($1) x join changefeed_log.%1$I l on l.xid = x)', day)
+                into needed using seen;
+        exception when undefined_table then
+            continue;  -- As above.
+        end;
         if needed is not false then
             return next day;
         end if;
