@@ -9,12 +9,12 @@ import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import CheckpointExpired
-from changefeed_gateway.core.model import After, AtTime, Beginning
+from changefeed_gateway.core.model import After, AtTime, Beginning, Page
 from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.operations import OperationError
 from changefeed_gateway.providers.postgres.retention_plan import Action, Part, days_ahead, next_step
 from tests.postgres.history import DAY, RETAINED, age, grow_old, live_since, partitions
-from tests.postgres.reading import open_provider, page_read
+from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
 
@@ -267,3 +267,110 @@ async def test_an_idle_feed_keeps_a_tick_and_its_readers_stay(shop: Shop) -> Non
     facts = done.facts
     assert facts is not None
     assert facts.now - facts.newest_tick_at < timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("table", ["log_1", "tick_1"])
+async def test_a_day_that_an_open_transaction_has_written_to_stays_until_it_ends(shop: Shop, table: str) -> None:
+    """It may write there again; and a row of its own that nobody sees would go with the day."""
+    await grow_old(shop)
+    day = min(await partitions(shop.connection, table))
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute(
+            f"UPDATE changefeed_log.{day} SET xid = xid".encode()
+            if table == "log_1"
+            else f"UPDATE changefeed_log.{day} SET at = at".encode()
+        )
+        done = await run(shop)
+        [blocked] = [o for o in done.obstacles if o.day == day]
+        assert blocked.alarm
+        assert f"pid {writer.info.backend_pid}, transaction since" in blocked.reason
+        assert blocked.remedy == "end that transaction"
+        assert day in await partitions(shop.connection, table)
+        await writer.rollback()
+    assert not (await run(shop)).obstacles
+    assert day not in await partitions(shop.connection, table)
+    assert keys(await shop.page(Beginning())) == RETAINED
+
+
+@pytest.mark.req("P1", "P6")
+async def test_a_prepared_transaction_keeps_the_day_that_it_wrote_to(shop: Shop) -> None:
+    await live_since(shop.connection, 12)
+    # One that rings the doorbell cannot be prepared, so its rows are written as a feed with `poll` has them written.
+    await shop.connection.execute("UPDATE changefeed.feeds SET doorbell = 'poll'")
+    await shop.connection.execute("CREATE TABLE lines (id int PRIMARY KEY)")
+    await shop.connection.execute("SELECT changefeed.watch('lines', doorbell => 'poll')")
+    await live_since(shop.connection, 12, 2)
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO lines VALUES (1)")
+        await writer.execute("UPDATE changefeed_log.log_2 SET changed_at = changed_at - interval '10 days'")
+        await writer.execute("PREPARE TRANSACTION 'forgotten'")
+        await writer.commit()
+        await shop.connection.execute("SELECT changefeed.tick(2, true)")
+        await age(shop.connection, 9 * DAY, 2)
+        await shop.connection.execute("SELECT changefeed.tick(2, true)")
+        day = f"log_2_{datetime.now(UTC) - 10 * DAY:%Y%m%d}"
+        _, lines = await retention.run(shop.dsn)
+        assert lines.problem == ""
+        [blocked] = [o for o in lines.obstacles if o.day == day]
+        assert blocked.alarm
+        assert blocked.reason.startswith(
+            "written to by a transaction that is still open: prepared transaction 'forgotten'"
+        )
+        assert day in await partitions(shop.connection, "log_2")
+        await shop.connection.execute("COMMIT PREPARED 'forgotten'")
+    feed = await shop.provider.open_feed(address("public.lines"))
+    assert keys(await shop.provider.read_page(feed, page_read(Beginning()))) == [1]
+    _, lines = await retention.run(shop.dsn)
+    assert "committed much later" in next(o.reason for o in lines.obstacles if o.day == day)
+    assert keys(await shop.provider.read_page(feed, page_read(Beginning()))) == [1]
+
+
+@pytest.mark.req("P1", "P6")
+async def test_rows_dated_before_the_first_day_raise_an_alarm_and_go_when_nobody_needs_them(shop: Shop) -> None:
+    await live_since(shop.connection, 12)
+    start = (await shop.page(Beginning(), size=0)).cursor
+    await shop.insert(1)
+    # The clock was behind when it was written.
+    await shop.connection.execute("UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '30 days'")
+    await shop.tick()
+    done = await run(shop)
+    [past] = done.obstacles
+    assert (past.day, past.alarm) == ("log_1_past", True)
+    assert "the server's clock was behind" in past.reason
+    assert keys(await shop.page(After(start))) == [1]
+    for _ in range(9):
+        await age(shop.connection, DAY)
+        await live_since(shop.connection, 12)
+        await shop.tick(force=True)
+        done = await run(shop)
+    assert not done.obstacles
+    cursor = await shop.connection.execute("SELECT count(*) FROM changefeed_log.log_1")
+    assert await cursor.fetchone() == (0,)
+
+
+@pytest.mark.req("P6")
+async def test_a_token_lives_as_long_as_its_page_forecast(shop: Shop) -> None:
+    """Whole days pass, so a forecast for n days later is the same moment of that day."""
+    await retention.set_retention(shop.dsn, "public.orders", 2 * DAY)
+    shop.feed = await shop.provider.open_feed(shop.feed.address)
+    await live_since(shop.connection, 8)
+    tokens: list[tuple[int, Page]] = []
+    expired = 0
+    for today in range(6):
+        await shop.insert(today)
+        tokens.append((today, await shop.page(Beginning())))
+        await run(shop)
+        # Another gateway, which does not know the ticks by heart.
+        async with open_provider(shop.dsn, QUIET) as other:
+            for made, page in tokens:
+                assert page.expire_time is not None
+                alive = datetime.now(UTC) < page.expire_time - (today - made) * DAY
+                try:
+                    later = await other.read_page(shop.feed, page_read(After(page.cursor)))
+                except CheckpointExpired:
+                    assert not alive
+                    expired += 1
+                else:
+                    assert keys(later) == list(range(made + 1, today + 1))
+        await age(shop.connection, DAY)
+    assert expired

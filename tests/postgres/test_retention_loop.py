@@ -43,7 +43,7 @@ async def rows(shop: Shop, query: str) -> list[int]:
 async def until_something(shop: Shop, query: str) -> list[int]:
     async with asyncio.timeout(60):
         # The server has no event for this.
-        while not (found := await rows(shop, query)):
+        while not (found := await rows(shop, query)):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     return found
 
