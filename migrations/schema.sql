@@ -1031,9 +1031,9 @@ CREATE FUNCTION changefeed.pin_settings() RETURNS text[]
     AS $$
 declare
     were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
-        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']) s (name));
+        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'off']);
     return were;
 end;
 $$;
@@ -1048,7 +1048,7 @@ CREATE FUNCTION changefeed.pinned_settings(f changefeed.feeds) RETURNS text
             and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
             and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
     ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
-           ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
+           ' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C''' else '' end
 $$;
 
 CREATE FUNCTION changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) RETURNS void
@@ -1237,7 +1237,7 @@ CREATE FUNCTION changefeed.restore_settings(were text[]) RETURNS void
 begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
-            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']),
+            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;

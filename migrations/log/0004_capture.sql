@@ -85,7 +85,7 @@ as $$
             and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
             and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
     ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
-           ' set bytea_output = ''hex'' set extra_float_digits = 1' else '' end
+           ' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C''' else '' end
 $$;
 
 -- SQL for parts of a change, from a row variable.

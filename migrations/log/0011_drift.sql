@@ -243,9 +243,9 @@ language plpgsql
 as $$
 declare
     were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
-        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']) s (name));
+        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'off']);
     return were;
 end;
 $$;
@@ -256,7 +256,7 @@ as $$
 begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
-            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'row_security']),
+            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;
