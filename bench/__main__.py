@@ -1,10 +1,17 @@
-"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `partitions` or `retention`."""
+"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `partitions` or `retention`."""
 
 import argparse
 
-from bench import core, dynamodb, fanout, partitions, retention
+from bench import core, dynamodb, fanout, idle, partitions, retention
 
-PARTS = {"core": core, "dynamodb": dynamodb, "fanout": fanout, "partitions": partitions, "retention": retention}
+PARTS = {
+    "core": core,
+    "dynamodb": dynamodb,
+    "fanout": fanout,
+    "idle": idle,
+    "partitions": partitions,
+    "retention": retention,
+}
 
 
 def main() -> None:

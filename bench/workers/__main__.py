@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.processes import Answer
 
-_MODULES = ("ceiling", "drain", "fan", "keyset", "latency")
+_MODULES = ("ceiling", "drain", "fan", "idle", "keyset", "latency")
 Job = dict[str, object]
 
 

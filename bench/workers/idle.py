@@ -1,0 +1,59 @@
+"""One subscriber on each of many feeds, in one process."""
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+
+import grpc.aio
+from google.protobuf import duration_pb2
+
+from bench.processes import Answer
+from bench.workers.control import ready, when_told_to_finish
+from bench.workers.drain import Stub, address
+from bench.workers.latency import summary
+from changefeed.v1 import position_pb2, subscribe_pb2
+
+_GRACE_SECONDS = 2.0
+"""How long the last changes may take to arrive."""
+
+
+def listen(target: str, collections: Sequence[str], heartbeat: int) -> Answer:
+    """Subscribe to each from now on, and tell how old each change is that arrives until told to finish."""
+    return asyncio.run(_listen(target, collections, heartbeat))
+
+
+async def _listen(target: str, collections: Sequence[str], heartbeat: int) -> Answer:
+    ages: list[float] = []
+    open_streams = [asyncio.Event() for _ in collections]
+    finished = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    async with grpc.aio.insecure_channel(target) as channel:
+        following = [
+            asyncio.create_task(_follow(Stub(channel), collection, heartbeat, opened, ages))
+            for collection, opened in zip(collections, open_streams, strict=True)
+        ]
+        for opened in open_streams:
+            await opened.wait()
+        await asyncio.to_thread(ready)
+        when_told_to_finish(lambda: loop.call_soon_threadsafe(finished.set))
+        await finished.wait()
+        await asyncio.sleep(_GRACE_SECONDS)
+        ended = sum(task.done() for task in following)
+        for task in following:
+            task.cancel()
+        await asyncio.wait(following)
+    return {"closed_streams": ended, **(summary(ages) if ages else {"measured": 0})}
+
+
+async def _follow(stub: Stub, collection: str, heartbeat: int, opened: asyncio.Event, ages: list[float]) -> None:
+    request = subscribe_pb2.SubscribeRequest(
+        address=address(collection),
+        start_position=position_pb2.StartPosition(now=position_pb2.Now()),
+        heartbeat_interval=duration_pb2.Duration(seconds=heartbeat),
+    )
+    async for message in stub.Subscribe(request):
+        opened.set()
+        if message.WhichOneof("content") == "batch":
+            now = time.time_ns()
+            ages += [(now - json.loads(event.new_item_json)["stamp"]) / 1e6 for event in message.batch.events]
