@@ -4,15 +4,20 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import grpc.aio
 from google.protobuf import duration_pb2
 
 from bench.processes import Answer
 from bench.workers.control import ready, when_told_to_finish
-from bench.workers.drain import Stub, address
+from bench.workers.drain import address
 from bench.workers.latency import summary
 from changefeed.v1 import position_pb2, subscribe_pb2
+from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
+
+if TYPE_CHECKING:
+    from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
 
 _GRACE_SECONDS = 2.0
 """How long the last changes may take to arrive."""
@@ -29,8 +34,9 @@ async def _listen(target: str, collections: Sequence[str], heartbeat: int) -> An
     finished = asyncio.Event()
     loop = asyncio.get_running_loop()
     async with grpc.aio.insecure_channel(target) as channel:
+        stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(channel)
         following = [
-            asyncio.create_task(_follow(Stub(channel), collection, heartbeat, opened, ages))
+            asyncio.create_task(_follow(stub, collection, heartbeat, opened, ages))
             for collection, opened in zip(collections, open_streams, strict=True)
         ]
         for opened in open_streams:
@@ -46,7 +52,9 @@ async def _listen(target: str, collections: Sequence[str], heartbeat: int) -> An
     return {"closed_streams": ended, **(summary(ages) if ages else {"measured": 0})}
 
 
-async def _follow(stub: Stub, collection: str, heartbeat: int, opened: asyncio.Event, ages: list[float]) -> None:
+async def _follow(
+    stub: "ChangeFeedServiceAsyncStub", collection: str, heartbeat: int, opened: asyncio.Event, ages: list[float]
+) -> None:
     request = subscribe_pb2.SubscribeRequest(
         address=address(collection),
         start_position=position_pb2.StartPosition(now=position_pb2.Now()),

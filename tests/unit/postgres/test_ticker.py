@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -16,8 +17,11 @@ BRISK = Cadence(
     shortest_poll=timedelta(milliseconds=1),
     longest_poll=timedelta(milliseconds=8),
     quiet_poll=timedelta(milliseconds=100),
+    lone_poll=timedelta(milliseconds=100),
     outage_patience=timedelta(milliseconds=300),
 )
+
+LONE = replace(BRISK, lone_poll=timedelta(minutes=1))
 
 
 def tick(number: int) -> Tick:
@@ -85,6 +89,37 @@ async def test_the_safety_poll_finds_what_no_ring_told() -> None:
         await database.until_asked(lambda asked: asked == 1)
         database.newest = 2
         assert await waiting == tick(2)
+
+
+@pytest.mark.parametrize(
+    ("last_seq", "topology", "heard"), [(2, 0, True), (0, 0, True), (-1, 0, True), (1, 2, True), (1, 0, False)]
+)
+async def test_a_quiet_feed_asks_once_its_sequence_shows_something_else(
+    last_seq: int, topology: int, heard: bool
+) -> None:
+    async with ticking(LONE) as (database, ticker):
+        waiting = asyncio.create_task(ticker.wait(1, 5))
+        await database.until_asked(lambda asked: asked == 1)
+        for _ in range(20):
+            await asyncio.sleep(0.01)
+            ticker.compare(1, 0, asyncio.get_running_loop().time(), heard=True)
+        assert database.asked == 1
+        database.newest = 2
+        ticker.compare(last_seq, topology, asyncio.get_running_loop().time(), heard=heard)
+        assert await waiting == tick(2)
+
+
+async def test_an_empty_wait_rests_on_what_was_seen_of_the_sequence() -> None:
+    """Without an answer for so long it would be a failure."""
+    async with ticking(LONE) as (database, ticker):
+        await ticker.refresh()
+        waiting = [asyncio.create_task(ticker.wait(1, 0.4)) for _ in range(2)]
+        await database.until_asked(lambda asked: asked == 2)
+        database.error = TransientFailure("away")
+        await asyncio.sleep(0.1)
+        ticker.compare(1, 0, asyncio.get_running_loop().time(), heard=True)
+        assert await asyncio.gather(*waiting) == [None, None]
+        assert await ticker.recent() == tick(1)
 
 
 async def test_outstanding_changes_are_polled_fast_and_then_slower() -> None:

@@ -123,14 +123,16 @@ class Connections:
         await self._repair()
         return await self._run_once(work)
 
-    async def fetch(self, statement: str, arguments: Mapping[str, Any]) -> list[Any]:
+    async def fetch(
+        self, statement: str, arguments: Mapping[str, Any], *, within: timedelta | None = None
+    ) -> list[Any]:
         """All rows of one prepared statement; errors as `run` has them."""
 
         async def work(connection: Connection) -> list[Any]:
             cursor = connection.cursor(binary=True)
             return await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
 
-        return await self.run(work)
+        return await self.run(work, within=within)
 
     async def _run_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         connection = await self._take()

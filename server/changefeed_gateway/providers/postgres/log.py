@@ -46,7 +46,7 @@ from changefeed_gateway.providers.postgres.window import TickWindow, expired, to
 
 _FIRST_TICK: Final = 1
 
-_FOR_A_TICK: Final = timedelta(seconds=5)
+FOR_A_TICK: Final = timedelta(seconds=5)
 """Time to answer for a statement that takes a millisecond; then it is asked anew."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -227,9 +227,9 @@ class FeedLog:
             row = await cursor.fetchone()
             if row is None:
                 raise expired()
-            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self._can_hear())
+            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self.can_hear())
 
-        answer = await self._connections.run(work, within=_FOR_A_TICK)
+        answer = await self._connections.run(work, within=FOR_A_TICK)
         known = self.ticker.newest
         if known is not None and answer.newest.id <= known.id and answer.newest != known:
             _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
@@ -238,7 +238,8 @@ class FeedLog:
         self._window.add([answer.newest])
         return answer
 
-    def _can_hear(self) -> bool:
+    def can_hear(self) -> bool:
+        """Whether a change rings the doorbell, and the doorbell is heard."""
         return self.definition.doorbell == "notify" and self._listening()
 
     # --- What makes a page

@@ -30,6 +30,7 @@ from changefeed_gateway.providers.postgres.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log import FeedLog
 from changefeed_gateway.providers.postgres.retention import keep_running
+from changefeed_gateway.providers.postgres.sequences import SequenceWatch
 from changefeed_gateway.providers.postgres.ticker import Cadence, closing
 
 _DEFINITION: Final = "definition"
@@ -45,6 +46,7 @@ _CURRENT_ITEMS: Final = PortabilityWarning(
     message="a change carries its item as it was when the page was read: at least as new as the change; an item that"
     " was deleted by then is left out",
 )
+
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -117,9 +119,10 @@ class PostgresProvider:
 
     def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on whether somebody reads or not: times without a reader can be started from too."""
-        yield self._keep_doing("CALL changefeed.tick_all()", self._options.idle_cadence)
-        yield self._keep_doing("SELECT changefeed.check_feeds()", self._options.check_cadence)
-        if (interval := self._options.retention_interval) is not None:
+        options = self._options
+        yield SequenceWatch(self._connections, self._logs.values, options.cadence, options.idle_cadence).run()
+        yield self._keep_doing("SELECT changefeed.check_feeds()", options.check_cadence)
+        if (interval := options.retention_interval) is not None:
             yield keep_running(self._dsn, interval)
 
     async def open_feed(self, address: Address) -> Feed:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Self
+from typing import Final, Self
 
 from psycopg import sql
 
@@ -13,6 +13,10 @@ _PACKAGE = "changefeed_gateway.providers.postgres"
 @cache
 def _text(name: str) -> str:
     return files(_PACKAGE).joinpath("sql", f"{name}.sql").read_text(encoding="utf-8")
+
+
+SEQUENCES: Final = _text("sequences")
+TICK_OF_FEED: Final = _text("tick_of_feed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Makes the ticks of one feed while somebody waits for changes, and wakes all who wait by one event."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ class Cadence:
     shortest_poll: timedelta = timedelta(microseconds=500)
     longest_poll: timedelta = timedelta(milliseconds=50)
     quiet_poll: timedelta = timedelta(seconds=1)
-    """The safety net under the doorbell."""
+    """How often the sequences of quiet feeds are looked at: the safety net under the doorbell."""
+    lone_poll: timedelta = timedelta(seconds=60)
+    """A quiet feed asks for itself at least so often: no sequence shows that its newest tick grows old."""
     outage_patience: timedelta = timedelta(seconds=10)
     """How long a failing database is sat out."""
 
@@ -59,6 +62,7 @@ class Ticker:
         self._ask = ask
         self._not_before = 0.0
         self._answered_at = 0.0
+        self._quiet = False
         self._rung = asyncio.Event()
         self._news: asyncio.Future[ChangeFeedError | None] | None = None
         self._waiting = 0
@@ -69,6 +73,23 @@ class Ticker:
         """Say that there may be news: whoever waits is served at once."""
         self._rung.set()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether anybody waits for news."""
+        return self._waiting > 0
+
+    def compare(self, last_seq: int, topology: int, at: float, *, heard: bool) -> None:
+        """Take in what was seen from outside: the sequence's last number, the last change of partitions, and when.
+
+        A quiet feed rests on it: it is as good as an answer, or a ring where it differs or rings are not heard.
+        """
+        if not self._quiet or self.newest is None:
+            return
+        if heard and last_seq == self.newest.last_seq and topology <= self.newest.id:
+            self._answered_at = max(self._answered_at, at)
+        else:
+            self.ring()
+
     async def refresh(self) -> Tick:
         """The newest tick, once everything committed before the call has one.
 
@@ -76,7 +97,7 @@ class Ticker:
         """
         return (await self._ask_patiently()).newest
 
-    async def recent(self, seconds: float = 1.0) -> Tick:
+    async def recent(self, seconds: float = 2.0) -> Tick:
         """The newest tick as of some seconds ago at most."""
         if self.newest is not None and _now() - self._answered_at <= seconds:
             return self.newest
@@ -117,7 +138,7 @@ class Ticker:
         await asyncio.sleep(max(0.0, self._not_before - _now()))
         begin = _now()
         answer = await self._ask()
-        self._answered_at = _now()
+        self._answered_at, self._quiet = _now(), answer.quiet
         if answer.newest != self.newest:
             self._not_before = begin + self._cadence.interval.total_seconds()
             self.newest = answer.newest
@@ -169,7 +190,11 @@ class Ticker:
                     return
                 continue
             poll = shortest if rung or answer.newest != before else min(2 * poll, longest)
-            await self._rest(self._cadence.quiet_poll.total_seconds() if answer.quiet else poll)
+            await self._rest(self._lone_poll() if answer.quiet else poll)
+
+    def _lone_poll(self) -> float:
+        """Seconds; drawn, so that feeds that began together do not ask together."""
+        return random.uniform(0.5, 1) * self._cadence.lone_poll.total_seconds()  # noqa: S311
 
     async def _rest(self, seconds: float) -> None:
         """Pause until the bell rings."""
