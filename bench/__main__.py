@@ -1,14 +1,15 @@
-"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `partitions` or `retention`."""
+"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `large`, `partitions` or `retention`."""
 
 import argparse
 
-from bench import core, dynamodb, fanout, idle, partitions, retention
+from bench import core, dynamodb, fanout, idle, large, partitions, retention
 
 PARTS = {
     "core": core,
     "dynamodb": dynamodb,
     "fanout": fanout,
     "idle": idle,
+    "large": large,
     "partitions": partitions,
     "retention": retention,
 }
