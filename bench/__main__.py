@@ -1,8 +1,8 @@
-"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `large`, `partitions` or `retention`."""
+"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `large`, `partitions`, `resume` or `retention`."""
 
 import argparse
 
-from bench import core, dynamodb, fanout, idle, large, partitions, retention
+from bench import core, dynamodb, fanout, idle, large, partitions, resume, retention
 
 PARTS = {
     "core": core,
@@ -11,6 +11,7 @@ PARTS = {
     "idle": idle,
     "large": large,
     "partitions": partitions,
+    "resume": resume,
     "retention": retention,
 }
 

@@ -85,6 +85,11 @@ class Database:
     ) -> None:
         self._server.stop()
 
+    def restart(self) -> None:
+        """Stop and start the server: its buffers are empty afterwards."""
+        self._server.stop()
+        self._server.start()
+
     @property
     def dsn(self) -> str:
         """Connection string of the database."""

@@ -1,4 +1,4 @@
-"""One transaction of millions of rows: the gateway's memory while it is drained, and another feed's stream beside it."""
+"""One transaction of millions of rows: the gateway's memory during its drain, and another feed's stream beside it."""
 
 import argparse
 import time
