@@ -1,4 +1,4 @@
-"""Measures the gateway: `python -m bench core`, `dynamodb`, `fanout`, `idle`, `large`, `partitions`, `resume` or `retention`."""
+"""Measures the gateway: `python -m bench` lists the parts."""
 
 import argparse
 
