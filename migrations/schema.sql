@@ -46,77 +46,6 @@ begin
 end;
 $$;
 
-CREATE TABLE changefeed.feeds (
-    feed_id integer NOT NULL,
-    name text NOT NULL,
-    source oid,
-    image_mode text NOT NULL,
-    image_function text,
-    key_columns text[] NOT NULL,
-    key_types text[] NOT NULL,
-    partition_key_columns text[] NOT NULL,
-    doorbell text NOT NULL,
-    capture text DEFAULT 'statement'::text NOT NULL,
-    always boolean DEFAULT false NOT NULL,
-    key_numbers smallint[],
-    partition_key_numbers smallint[],
-    image_numbers smallint[],
-    text_forms text[],
-    shape text,
-    stopped text,
-    retention interval DEFAULT '7 days'::interval NOT NULL,
-    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
-    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
-    CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
-    CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
-    CONSTRAINT feeds_doorbell_check CHECK ((doorbell = ANY (ARRAY['notify'::text, 'poll'::text]))),
-    CONSTRAINT feeds_image_mode_check CHECK ((image_mode = ANY (ARRAY['captured'::text, 'current'::text, 'none'::text]))),
-    CONSTRAINT feeds_key_columns_check CHECK ((cardinality(key_columns) > 0)),
-    CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
-    CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
-    CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
-    CONSTRAINT feeds_retention_check CHECK (((retention >= '1 day'::interval) AND (retention <= '366 days'::interval)))
-);
-
-COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
-
-COMMENT ON COLUMN changefeed.feeds.source IS 'The watched table; null for a feed made of several.';
-
-COMMENT ON COLUMN changefeed.feeds.image_mode IS 'captured: the trigger stores the row; current: read with the page; none.';
-
-COMMENT ON COLUMN changefeed.feeds.image_function IS 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
-
-COMMENT ON COLUMN changefeed.feeds.capture IS 'Whether triggers fire once a statement or once a row.';
-
-COMMENT ON COLUMN changefeed.feeds.always IS 'Captured under session_replication_role = replica too.';
-
-COMMENT ON COLUMN changefeed.feeds.key_numbers IS 'attnum of the key columns, which a renamed column keeps; null without a source.';
-
-COMMENT ON COLUMN changefeed.feeds.image_numbers IS 'attnum of the columns of the image; null for all.';
-
-COMMENT ON COLUMN changefeed.feeds.text_forms IS 'How the key columns, then the partition key columns, are written.';
-
-COMMENT ON COLUMN changefeed.feeds.shape IS 'The table that the capture functions were made for.';
-
-COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured when check_feeds last looked; null if they were.';
-
-COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
-
-CREATE FUNCTION changefeed.adopt(f changefeed.feeds) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    execute format('lock table %s in access share mode nowait', f.source::regclass);
-    if changefeed.table_problem(f) is null then
-        perform changefeed.create_capture(f.feed_id);
-    end if;
-exception when lock_not_available or undefined_table then
-    return;
-end;
-$$;
-
 CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -147,6 +76,69 @@ CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) 
             > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
     from now
 $$;
+
+CREATE TABLE changefeed.feeds (
+    feed_id integer NOT NULL,
+    name text NOT NULL,
+    source regclass,
+    source_oid oid,
+    image_mode text NOT NULL,
+    image_function text,
+    key_columns text[] NOT NULL,
+    key_types text[] NOT NULL,
+    partition_key_columns text[] NOT NULL,
+    doorbell text NOT NULL,
+    capture text DEFAULT 'statement'::text NOT NULL,
+    always boolean DEFAULT false NOT NULL,
+    key_numbers smallint[],
+    partition_key_numbers smallint[],
+    image_numbers smallint[],
+    image_columns text[],
+    text_forms text[],
+    shape text,
+    stopped text,
+    retention interval DEFAULT '7 days'::interval NOT NULL,
+    incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
+    CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
+    CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
+    CONSTRAINT feeds_doorbell_check CHECK ((doorbell = ANY (ARRAY['notify'::text, 'poll'::text]))),
+    CONSTRAINT feeds_image_mode_check CHECK ((image_mode = ANY (ARRAY['captured'::text, 'current'::text, 'none'::text]))),
+    CONSTRAINT feeds_key_columns_check CHECK ((cardinality(key_columns) > 0)),
+    CONSTRAINT feeds_key_types_check CHECK ((key_types <@ ARRAY['string'::text, 'number'::text, 'boolean'::text, 'binary'::text])),
+    CONSTRAINT feeds_name_check CHECK ((name <> ''::text)),
+    CONSTRAINT feeds_partition_key_columns_check CHECK ((cardinality(partition_key_columns) > 0)),
+    CONSTRAINT feeds_retention_check CHECK (((retention >= '1 day'::interval) AND (retention <= '366 days'::interval)))
+);
+
+COMMENT ON TABLE changefeed.feeds IS 'One row a feed; its log is changefeed_log.log_<feed_id>.';
+
+COMMENT ON COLUMN changefeed.feeds.source IS 'The watched table, which a dump names; null for a feed made of several.';
+
+COMMENT ON COLUMN changefeed.feeds.source_oid IS 'The table that the numbers of columns are of: a restored one has another.';
+
+COMMENT ON COLUMN changefeed.feeds.image_mode IS 'captured: the trigger stores the row; current: read with the page; none.';
+
+COMMENT ON COLUMN changefeed.feeds.image_function IS 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
+
+COMMENT ON COLUMN changefeed.feeds.capture IS 'Whether triggers fire once a statement or once a row.';
+
+COMMENT ON COLUMN changefeed.feeds.always IS 'Captured under session_replication_role = replica too.';
+
+COMMENT ON COLUMN changefeed.feeds.key_numbers IS 'attnum of the key columns, which a renamed column keeps; null without a source.';
+
+COMMENT ON COLUMN changefeed.feeds.image_numbers IS 'attnum of the columns of the image; null for all.';
+
+COMMENT ON COLUMN changefeed.feeds.image_columns IS 'The columns of the image when the table was watched; null for all.';
+
+COMMENT ON COLUMN changefeed.feeds.text_forms IS 'How the key columns, then the partition key columns, are written.';
+
+COMMENT ON COLUMN changefeed.feeds.shape IS 'The table that the capture functions were made for.';
+
+COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured when check_feeds last looked; null if they were.';
+
+COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
 
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -179,7 +171,7 @@ begin
                 execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
             end if;
         elsif problem is null and changefeed.shape(f) <> f.shape then
-            perform changefeed.adopt(f);
+            perform changefeed.fit_capture(f);
         end if;
     end loop;
 end;
@@ -299,7 +291,8 @@ CREATE FUNCTION changefeed.create_capture(feed integer) RETURNS void
 declare
     f changefeed.feeds;
 begin
-    update changefeed.feeds u set shape = changefeed.shape(u) where u.feed_id = feed returning u.* into strict f;
+    update changefeed.feeds u set shape = changefeed.shape(u), source_oid = u.source where u.feed_id = feed
+        returning u.* into strict f;
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
@@ -633,8 +626,9 @@ begin
          join pg_attribute a on a.attrelid = wanted.source and a.attnum = k.number),
         changefeed.column_names(wanted.source, wanted.partition_key_numbers), wanted.doorbell);
     update changefeed.feeds f
-        set (capture, always, key_numbers, partition_key_numbers, image_numbers, text_forms) = (
+        set (capture, always, key_numbers, partition_key_numbers, image_numbers, image_columns, text_forms) = (
             wanted.capture, wanted.always, wanted.key_numbers, wanted.partition_key_numbers, wanted.image_numbers,
+            changefeed.column_names(wanted.source, wanted.image_numbers),
             changefeed.text_forms(wanted.source, wanted.key_numbers || wanted.partition_key_numbers))
         where f.feed_id = feed returning f.* into wanted;
     perform changefeed.create_capture(feed);
@@ -801,7 +795,8 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
             when v.name is not null then format('the images leave out the column %I, which is generated when it is read', v.name)
         end,
         case
-            when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem is null and d.drifted then 
+                'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
             when p.problem is null and v.name is not null then
                 'make the column stored, or unwatch the table and name the others as image_columns'
             when p.problem like '% is disabled' then
@@ -821,6 +816,20 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
 $$;
 
 COMMENT ON FUNCTION changefeed.feed_states() IS 'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';
+
+CREATE FUNCTION changefeed.fit_capture(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    execute format('lock table %s in access share mode nowait', f.source::regclass);
+    if changefeed.table_problem(f) is null then
+        perform changefeed.create_capture(f.feed_id);
+    end if;
+exception when lock_not_available or undefined_table then
+    return;
+end;
+$$;
 
 CREATE FUNCTION changefeed.has_drifted(feed integer, shape text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
@@ -847,7 +856,7 @@ CREATE FUNCTION changefeed.if_drifted_row_sql(f changefeed.feeds, event text) RE
     end if;
     if %2$s then%3$s
     end if;$sql$,
-        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source, u.number,
+        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source::oid, u.number,
                           (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
         string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')
             filter (where u.number = any (f.key_numbers || f.partition_key_numbers)),
@@ -1372,7 +1381,7 @@ CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
     AS $$
 begin
     return (
-        select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
+        select md5(concat_ws(' ', c.oid, n.nspname, c.relname, changefeed.table_problem(f), (
             select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
             from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
@@ -1434,6 +1443,9 @@ begin
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
             or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
+    elsif f.source_oid <> f.source and changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers || f.image_numbers)
+            is distinct from f.key_columns || f.partition_key_columns || f.image_columns then
+        return 'the table was restored, and its columns are numbered anew';
     end if;
     for k in
         select u.name, u.form, a.attnum, a.attnotnull, a.atttypid

@@ -19,7 +19,8 @@ comment on table changefeed.migrations is 'What `changefeed migrate` applied, an
 create table changefeed.feeds (
     feed_id               integer generated always as identity primary key,
     name                  text not null unique check (name <> ''),
-    source                oid,
+    source                regclass,
+    source_oid            oid,
     image_mode            text not null check (image_mode in ('captured', 'current', 'none')),
     image_function        text check ((image_mode = 'current') = (image_function is not null)),
     key_columns           text[] not null check (cardinality(key_columns) > 0),
@@ -31,6 +32,7 @@ create table changefeed.feeds (
     key_numbers           smallint[],
     partition_key_numbers smallint[],
     image_numbers         smallint[],
+    image_columns         text[],
     text_forms            text[],
     shape                 text,
     stopped               text,
@@ -40,12 +42,14 @@ create table changefeed.feeds (
     check (cardinality(key_columns) = cardinality(key_types))
 );
 comment on table changefeed.feeds is 'One row a feed; its log is changefeed_log.log_<feed_id>.';
-comment on column changefeed.feeds.source is 'The watched table; null for a feed made of several.';
+comment on column changefeed.feeds.source is 'The watched table, which a dump names; null for a feed made of several.';
+comment on column changefeed.feeds.source_oid is 'The table that the numbers of columns are of: a restored one has another.';
 comment on column changefeed.feeds.image_mode is 'captured: the trigger stores the row; current: read with the page; none.';
 comment on column changefeed.feeds.image_function is 'Takes text[] of keys, returns key, partition_key, image of those that exist now.';
 comment on column changefeed.feeds.capture is 'Whether triggers fire once a statement or once a row.';
 comment on column changefeed.feeds.always is 'Captured under session_replication_role = replica too.';
 comment on column changefeed.feeds.key_numbers is 'attnum of the key columns, which a renamed column keeps; null without a source.';
+comment on column changefeed.feeds.image_columns is 'The columns of the image when the table was watched; null for all.';
 comment on column changefeed.feeds.image_numbers is 'attnum of the columns of the image; null for all.';
 comment on column changefeed.feeds.text_forms is 'How the key columns, then the partition key columns, are written.';
 comment on column changefeed.feeds.shape is 'The table that the capture functions were made for.';

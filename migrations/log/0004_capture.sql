@@ -310,7 +310,8 @@ as $create$
 declare
     f changefeed.feeds;
 begin
-    update changefeed.feeds u set shape = changefeed.shape(u) where u.feed_id = feed returning u.* into strict f;
+    update changefeed.feeds u set shape = changefeed.shape(u), source_oid = u.source where u.feed_id = feed
+        returning u.* into strict f;
     perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
         || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));

@@ -245,8 +245,9 @@ begin
          join pg_attribute a on a.attrelid = wanted.source and a.attnum = k.number),
         changefeed.column_names(wanted.source, wanted.partition_key_numbers), wanted.doorbell);
     update changefeed.feeds f
-        set (capture, always, key_numbers, partition_key_numbers, image_numbers, text_forms) = (
+        set (capture, always, key_numbers, partition_key_numbers, image_numbers, image_columns, text_forms) = (
             wanted.capture, wanted.always, wanted.key_numbers, wanted.partition_key_numbers, wanted.image_numbers,
+            changefeed.column_names(wanted.source, wanted.image_numbers),
             changefeed.text_forms(wanted.source, wanted.key_numbers || wanted.partition_key_numbers))
         where f.feed_id = feed returning f.* into wanted;
     perform changefeed.create_capture(feed);

@@ -48,6 +48,9 @@ begin
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
             or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
+    elsif f.source_oid <> f.source and changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers || f.image_numbers)
+            is distinct from f.key_columns || f.partition_key_columns || f.image_columns then
+        return 'the table was restored, and its columns are numbered anew';
     end if;
     for k in
         select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
@@ -113,7 +116,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     return (
-        select md5(concat_ws(' ', n.nspname, c.relname, changefeed.table_problem(f), (
+        select md5(concat_ws(' ', c.oid, n.nspname, c.relname, changefeed.table_problem(f), (
             select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
             from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
         from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
@@ -226,7 +229,7 @@ as $$
     end if;
     if %2$s then%3$s
     end if;$sql$,
-        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source, u.number,
+        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source::oid, u.number,
                           (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
         string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')
             filter (where u.number = any (f.key_numbers || f.partition_key_numbers)),
@@ -262,7 +265,7 @@ end;
 $$;
 
 -- The lock keeps the table as it is until the functions are written. Where it is not to be had at once, next time.
-create function changefeed.adopt(f changefeed.feeds) returns void
+create function changefeed.fit_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -298,7 +301,7 @@ begin
                 execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
             end if;
         elsif problem is null and changefeed.shape(f) <> f.shape then
-            perform changefeed.adopt(f);
+            perform changefeed.fit_capture(f);
         end if;
     end loop;
 end;
@@ -323,7 +326,8 @@ as $$
             when v.name is not null then format('the images leave out the column %I, which is generated when it is read', v.name)
         end,
         case
-            when p.problem is null and d.drifted then format('select changefeed.watch(''%s'', ...) with its options again', f.name)
+            when p.problem is null and d.drifted then 
+                'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
             when p.problem is null and v.name is not null then
                 'make the column stored, or unwatch the table and name the others as image_columns'
             when p.problem like '% is disabled' then

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -10,7 +11,9 @@ from psycopg import errors
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.model import After, Beginning, LogicalPartition, Now, PartitionId, PhysicalPartition, Scope
+from changefeed_gateway.providers.postgres.embedded_host import find_binaries
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
+from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import WHOLE, address, open_provider, page_read
 from tests.postgres.test_watch import rows, watch
@@ -362,6 +365,61 @@ async def test_a_trigger_that_does_not_fire_is_found(connection: Connection, sta
     stopped = await one(connection, "SELECT stopped FROM changefeed.feeds")
     assert stopped == (problem if "missing" in problem else None)
     assert len(await rows(connection, feed)) == 1
+
+
+# --- A copy
+
+
+async def restored(postgres: PostgresForTests, dsn: str) -> str:
+    """A copy by pg_dump and pg_restore."""
+    target = await postgres.fresh("template1")
+    binaries = find_binaries(postgres.server.data_directory)
+    with TemporaryDirectory(prefix="changefeed-tests-") as directory:
+        for program, *arguments in (
+            ("pg_dump", "--format=custom", f"--file={directory}/dump", dsn),
+            ("pg_restore", "--exit-on-error", "-d", target, f"{directory}/dump"),
+        ):
+            process = await asyncio.create_subprocess_exec(str(binaries / program), *arguments)
+            assert await process.wait() == 0, program
+    return target
+
+
+async def test_a_restored_table_is_captured_from_its_first_write_on(
+    connection: Connection, log_database: str, postgres: PostgresForTests, once: str
+) -> None:
+    feed = await watch(connection, "'orders', partition_key => '{customer}', image_columns => '{id,note}'" + once)
+    await write(connection, "INSERT INTO orders VALUES (1, 'c')", "ALTER TABLE orders DROP amount")
+    copy = await restored(postgres, log_database)
+    async with await psycopg.AsyncConnection.connect(copy, autocommit=True) as other:
+        await write(other, "INSERT INTO orders VALUES (2, 'd', 'n')")
+        await adopted(other)
+        await write(other, "DELETE FROM orders WHERE id = 2")
+        assert await rows(other, feed, CHANGE) == [
+            ("upsert", True, "c", "1", '{"id":1,"note":null}'),
+            ("upsert", True, "d", "2", '{"id":2,"note":"n"}'),
+            ("delete", False, "d", "2", None),
+        ]
+    await postgres.drop(copy)
+
+
+@pytest.mark.parametrize(
+    "options", ["'orders', partition_key => '{customer}'", "'orders', image_columns => '{customer}'"]
+)
+async def test_columns_that_a_dump_has_numbered_anew_are_not_taken_for_others(
+    connection: Connection, log_database: str, postgres: PostgresForTests, once: str, options: str
+) -> None:
+    await write(connection, "DROP TABLE orders")
+    await write(
+        connection, "CREATE TABLE orders (gone int, id int PRIMARY KEY, customer text NOT NULL, x text NOT NULL)"
+    )
+    await write(connection, "ALTER TABLE orders DROP gone")
+    feed = await watch(connection, options + once)
+    copy = await restored(postgres, log_database)
+    async with await psycopg.AsyncConnection.connect(copy, autocommit=True) as other:
+        await write(other, "INSERT INTO orders VALUES (2, 'd', 'x')", "SELECT changefeed.check_feeds()")
+        assert await state(other) == ("stopped", "the table was restored, and its columns are numbered anew")
+        assert {op for (op,) in await rows(other, feed, "op")} == {"stopped"}
+    await postgres.drop(copy)
 
 
 # --- What readers are told
