@@ -1,8 +1,10 @@
 """What every built-in type looks like in an image, and that its values survive the way through JSON exactly."""
 
 import json
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -167,3 +169,45 @@ async def test_every_value_survives_exactly(connection: Connection, log_database
         )
         lost += [(column.type, *row) for row in await cursor.fetchall()]
     assert lost == []
+
+
+PAGE = Path(__file__).parents[2] / "docs/providers/postgres.md"
+ROW = re.compile(r"^\| (?P<types>[^|]+) \| `(?P<stored>[^`]+)` \| `(?P<image>[^`]+)` \|$", re.MULTILINE)
+NAMED = {"an enum": "mood", "a domain over `numeric`": "positive", "a composite type": "pair"}
+
+
+def documented() -> list[tuple[str, str, str]]:
+    """Type, literal and JSON of every row of the table in the docs."""
+    section = PAGE.read_text().split("## Types in the image")[1].split("\n## ")[0]
+    return [
+        (type_, row["stored"], row["image"])
+        for row in ROW.finditer(section)
+        for type_ in ([NAMED[row["types"]]] if row["types"] in NAMED else re.findall("`([^`]+)`", row["types"]))
+    ]
+
+
+async def test_images_look_as_the_docs_say(connection: Connection, log_database: str) -> None:
+    await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+    rows = documented()
+    assert len(rows) > 50
+    for number, (type_, stored, _) in enumerate(rows):
+        await connection.execute(f"CREATE TABLE t{number} (id int PRIMARY KEY, v {type_})".encode())
+        await connection.execute("SELECT changefeed.watch(%s::regclass)", (f"t{number}",))
+        await connection.execute(f"INSERT INTO t{number} VALUES (1, %s)".encode(), (stored,))
+    seen = [(t, s, (await images(log_database, f"public.t{n}"))[0]) for n, (t, s, _) in enumerate(rows)]
+    assert seen == [(t, s, f'{{"id":1,"v":{image}}}') for t, s, image in rows]
+
+
+async def test_the_limits_that_the_docs_name(connection: Connection, log_database: str) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY, j json, b jsonb, a int[])")
+    await connection.execute("SELECT changefeed.watch('t')")
+    await connection.execute(
+        """INSERT INTO t VALUES (1, 'null', 'null', '[2:3]={1,2}'), (2, '"\\u0000"', NULL, NULL)"""
+    )
+    first, second = await images(log_database, "public.t")
+    assert first == '{"id":1,"j":null,"b":null,"a":[1,2]}'
+    assert json.loads(second)["j"] == "\0"
+    read = "SELECT j IS NULL, b IS NULL, a::text FROM json_populate_record(null::t, %s::json)"
+    assert await (await connection.execute(read, (first,))).fetchone() == (True, True, "{1,2}")
+    with pytest.raises(psycopg.errors.UntranslatableCharacter):
+        await connection.execute(read, (second,))
