@@ -12,7 +12,10 @@ from changefeed_gateway.core.errors import CheckpointExpired
 from changefeed_gateway.core.model import After, AtTime, Beginning, Page
 from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.operations import OperationError
-from changefeed_gateway.providers.postgres.retention_plan import Action, Part, days_ahead, next_step
+from changefeed_gateway.providers.postgres.retention_days import Part, days_ahead
+from changefeed_gateway.providers.postgres.retention_plan import Action, next_step
+from changefeed_gateway.providers.postgres.retention_reading import read_days
+from changefeed_gateway.providers.postgres.retention_steps import execute
 from tests.postgres.history import DAY, RETAINED, age, grow_old, live_since, partitions
 from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
@@ -36,7 +39,7 @@ async def run(shop: Shop) -> retention.FeedRetention:
 async def check_cover(shop: Shop) -> None:
     """No time is without a table, nothing is left lying about, and an idle feed has a tick."""
     for part in Part:
-        facts = await retention.read_days(shop.connection, 1)
+        facts = await read_days(shop.connection, 1)
         days = [d for d in facts.days if d.part is part]
         assert all(d.state.value == "attached" for d in days)
         days.sort(key=lambda d: d.starts)
@@ -101,9 +104,9 @@ async def test_a_run_that_died_after_any_step_is_finished_by_the_next(shop: Shop
     await grow_old(shop)
     await live_since(shop.connection, 11, ahead=4)
     for _ in range(stop_after):
-        step = next_step(await retention.read_days(shop.connection, 1))
+        step = next_step(await read_days(shop.connection, 1))
         assert step is not None
-        await retention.execute(shop.connection, 1, step)
+        await execute(shop.connection, 1, step)
     await run(shop)
     assert keys(await shop.page(Beginning())) == RETAINED
 
@@ -132,7 +135,7 @@ async def test_days_that_ran_out_are_made_again_and_nothing_of_the_overflow_is_l
     await live_since(shop.connection, 10, ahead=-3)
     await shop.insert(1)
     await shop.tick()
-    facts = await retention.read_days(shop.connection, 1)
+    facts = await read_days(shop.connection, 1)
     [looked] = await retention.examine(shop.dsn)
     assert [o.day for o in looked.obstacles if o.alarm] == ["tick_1_future", "log_1_future"]
     assert all("retention run" in o.remedy for o in looked.obstacles)
@@ -198,10 +201,10 @@ async def test_expiry_is_decided_inside_a_read_that_a_drop_overtakes(shop: Shop)
                     assert keys(page) == everything[: len(keys(page))]
                     assert len(keys(page)) == min(size, 10)
                     outcomes.append("whole")
-            step = next_step(await retention.read_days(shop.connection, 1))
+            step = next_step(await read_days(shop.connection, 1))
             if step is None:
                 break
-            await retention.execute(shop.connection, 1, step)
+            await execute(shop.connection, 1, step)
     assert outcomes[0] == "whole"
     assert outcomes[-1] == "expired"
     assert outcomes == sorted(outcomes, reverse=True)

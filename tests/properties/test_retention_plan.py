@@ -6,20 +6,17 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from changefeed_gateway.providers.postgres.retention_plan import (
+from changefeed_gateway.providers.postgres.retention_days import (
     ALWAYS,
     NEVER,
-    Action,
     Day,
     FeedDays,
     Part,
     State,
-    after,
     day_name,
     days_ahead,
-    next_step,
-    oldest_to_stay,
 )
+from changefeed_gateway.providers.postgres.retention_plan import Action, after, next_step, oldest_to_stay
 
 DAY = timedelta(days=1)
 BASE = datetime(2026, 6, 1, tzinfo=UTC)

@@ -1,46 +1,29 @@
-"""Carries retention out: reads what a feed holds, does the planned steps, says what is in the way."""
+"""Retention of a database's feeds: runs, looks, and the gateway's own loop."""
 
 import asyncio
 import random
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import psycopg
 import structlog
 from psycopg import sql
-from psycopg.rows import class_row
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from changefeed_gateway.providers.postgres.connections import Connection, transport_options
 from changefeed_gateway.providers.postgres.operations import OperationError, refused
-from changefeed_gateway.providers.postgres.retention_plan import (
-    ALWAYS,
-    NEVER,
-    Action,
-    Day,
-    FeedDays,
-    Obstacle,
-    Part,
-    State,
-    Step,
-    days_ahead,
-    next_step,
-    obstacles,
-    oldest_to_stay,
-    plan,
-)
+from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, FeedDays, Part, State, days_ahead
+from changefeed_gateway.providers.postgres.retention_obstacles import Obstacle, obstacles
+from changefeed_gateway.providers.postgres.retention_plan import Step, next_step, plan
+from changefeed_gateway.providers.postgres.retention_reading import read_days
+from changefeed_gateway.providers.postgres.retention_steps import execute
 
 _LOCK: Final = 1667655788
 """Advisory lock, with the feed's id: one run at a time works on a feed."""
 _WAIT: Final = "10s"
 """For locks that hold nobody up while they are waited for."""
-_SHORT_WAIT: Final = "100ms"
-"""For the one that does: every writer of the feed stands behind it."""
-_FINALIZE: Final = "ALTER TABLE {} DETACH PARTITION {} FINALIZE"
 _MOST_STEPS: Final = 500
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -210,187 +193,6 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
 async def _feeds(connection: Connection) -> list[tuple[int, str]]:
     cursor = await connection.execute("SELECT feed_id, name FROM changefeed.feeds ORDER BY feed_id")
     return await cursor.fetchall()
-
-
-# --- What it holds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    part: str
-    name: str
-    state: str
-    starts: datetime | None
-    ends: datetime | None
-    bytes: int
-    empty: bool
-    newest: datetime | None
-    first_tick: int | None
-    last_tick: int | None
-    next_tick_at: datetime | None
-    writers: list[str]
-
-
-_DAYS: Final = """
-SELECT part, name, state, starts, ends, bytes, empty, newest, first_tick, last_tick, next_tick_at, writers
-FROM changefeed.days(%s)
-"""
-
-
-async def read_days(connection: Connection, feed_id: int) -> FeedDays:
-    """What a feed holds now. Raises psycopg.Error."""
-    query = sql.SQL(
-        "SELECT f.name, f.retention, clock_timestamp(), (SELECT t.at FROM {0} t ORDER BY t.id DESC LIMIT 1),"
-        " (SELECT t.at FROM {0} t ORDER BY t.id LIMIT 1)"
-        " FROM changefeed.feeds f WHERE f.feed_id = %s"
-    ).format(sql.Identifier("changefeed_log", f"tick_{feed_id}"))
-    row = await (await connection.execute(query, (feed_id,))).fetchone()
-    if row is None:
-        raise OperationError(f"the feed {feed_id} is gone")
-    name, retention, now, newest, oldest = row
-    async with connection.cursor(row_factory=class_row(_Row)) as cursor:
-        rows = await (await cursor.execute(_DAYS, (feed_id,))).fetchall()
-    facts = FeedDays(
-        feed_id=feed_id,
-        name=name,
-        now=now,
-        retention=retention,
-        newest_tick_at=newest or now,
-        oldest_tick_at=oldest or now,
-        days=tuple(map(_to_day, rows)),
-    )
-    if (tick := oldest_to_stay(facts)) is None:
-        raise OperationError(f"the feed {name} has no tick left: drop the feed and watch its table again")
-    cursor2 = await connection.execute("SELECT changefeed.days_needed(%s, %s)", (feed_id, tick))
-    needed = {day async for (day,) in cursor2}
-    return replace(facts, days=tuple(replace(day, needed=day.name in needed) for day in facts.days))
-
-
-def _to_day(row: _Row) -> Day:
-    starts, ends = row.starts or ALWAYS, row.ends or NEVER
-    if row.state == State.DETACHED.value:
-        starts, ends = _span(row.name)
-    return Day(
-        part=Part(row.part),
-        name=row.name,
-        state=State(row.state),
-        starts=starts,
-        ends=ends,
-        bytes=row.bytes,
-        empty=row.empty,
-        newest=row.newest,
-        first_tick=row.first_tick,
-        last_tick=row.last_tick,
-        next_tick_at=row.next_tick_at,
-        writers=tuple(row.writers),
-    )
-
-
-def _span(name: str) -> tuple[datetime, datetime]:
-    """The time that a detached table took, by its name: it has no bounds any more."""
-    match = re.search(r"_(\d{8})(?:_(\d{8}))?$", name)
-    if match is None:
-        return ALWAYS, NEVER
-    first = datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC)
-    last = datetime.strptime(match[2], "%Y%m%d").replace(tzinfo=UTC) if match[2] else first + timedelta(days=1)
-    return first, last
-
-
-# --- Steps
-
-
-async def execute(connection: Connection, feed_id: int, step: Step) -> None:
-    """Do one step, on a connection in autocommit. Raises psycopg.Error."""
-    parent = sql.Identifier("changefeed_log", f"{step.part.value}_{feed_id}")
-    match step.action:
-        case Action.TICK:
-            await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
-        case Action.DETACH:
-            try:
-                await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
-            except psycopg.errors.LockNotAvailable:
-                # It waits for every transaction that has used the log, a forgotten prepared one too. FINALIZE waits for
-                # snapshots only: for who could still see the table.
-                await _alter(connection, _FINALIZE, parent, step.days[0])
-        case Action.FINALIZE:
-            await _alter(connection, _FINALIZE, parent, step.days[0])
-        case Action.DROP:
-            async with connection.transaction():
-                await _drop_detached(connection, step.days[0])
-        case Action.ATTACH:
-            await _attach(connection, parent, step.days[0])
-        case Action.CREATE:
-            async with connection.transaction():
-                await _create(connection, parent, step.days)
-        case Action.REPLACE:
-            await _replace_patiently(connection, feed_id, parent, step)
-
-
-async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
-    """Every try stalls the writers for the time of its lock at most, so the tries lie apart."""
-    retrying = AsyncRetrying(
-        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
-        wait=wait_random_exponential(multiplier=0.2, max=5.0),
-        stop=stop_after_attempt(10),
-        reraise=True,
-    )
-    await retrying(_replace, connection, feed_id, parent, step)
-
-
-async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
-    became, *created = step.days
-    future = f"{step.part.value}_{feed_id}_future"
-    async with connection.transaction():
-        await connection.execute("SELECT set_config('lock_timeout', %s, true)", (_SHORT_WAIT,))
-        await connection.execute(
-            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, sql.Identifier("changefeed_log", future))
-        )
-        await connection.execute(
-            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
-                sql.Identifier("changefeed_log", future), sql.Identifier(became.name)
-            )
-        )
-        await _attach(connection, parent, became)
-        await _create(connection, parent, created)
-
-
-async def _create(connection: Connection, parent: sql.Identifier, days: Sequence[Day]) -> None:
-    """The tables are new, so attaching them reads nothing and needs no CHECK, which every captured row would pay for.
-
-    No writer and no reader waits for the locks of it.
-    """
-    for day in days:
-        await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
-        await _attach(connection, parent, day)
-
-
-async def _attach(connection: Connection, parent: sql.Identifier, day: Day) -> None:
-    low = sql.SQL("MINVALUE") if day.starts == ALWAYS else sql.Literal(day.starts.isoformat())
-    high = sql.SQL("MAXVALUE") if day.ends == NEVER else sql.Literal(day.ends.isoformat())
-    await connection.execute(
-        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
-            parent, _table(day), low, high
-        )
-    )
-
-
-async def _drop_detached(connection: Connection, day: Day) -> None:
-    """Drop a table unless it has become a partition since it was looked at. Needs a transaction."""
-    where = ("SELECT relispartition FROM pg_class WHERE oid = to_regclass(%s)", (f"changefeed_log.{day.name}",))
-    if await (await connection.execute(*where)).fetchone() is None:
-        return
-    await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(day)))
-    row = await (await connection.execute(*where)).fetchone()
-    if row is not None and not row[0]:
-        await connection.execute(sql.SQL("DROP TABLE {}").format(_table(day)))
-
-
-async def _alter(connection: Connection, statement: str, parent: sql.Identifier, day: Day) -> None:
-    await connection.execute(sql.SQL(statement).format(parent, _table(day)))
-
-
-def _table(day: Day) -> sql.Identifier:
-    return sql.Identifier("changefeed_log", day.name)
 
 
 def as_json(found: FeedRetention) -> dict[str, Any]:

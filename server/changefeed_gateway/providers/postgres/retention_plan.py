@@ -1,4 +1,4 @@
-"""What retention does next to a feed: days made ahead, old ones dropped. Pure; `retention` carries it out.
+"""What retention does next to a feed: days made ahead, old ones dropped. Pure; `retention_steps` carries it out.
 
 One step is planned from what the database holds, then the next one from what it holds then. So it makes no difference
 whether a run goes on or begins after another one died.
@@ -6,10 +6,23 @@ whether a run goes on or begins after another one died.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import Enum
 from itertools import pairwise
 from typing import Final
+
+from changefeed_gateway.providers.postgres.retention_days import (
+    ALWAYS,
+    DAY,
+    NEVER,
+    Day,
+    FeedDays,
+    Part,
+    State,
+    day_name,
+    days_ahead,
+    midnight,
+)
 
 DAYS_AHEAD: Final = 14
 """Whole days after today that a refill makes."""
@@ -19,80 +32,6 @@ MARGIN: Final = timedelta(days=1)
 """With less time before the catch-all it is not taken away, not even for an instant."""
 IDLE_TICK: Final = timedelta(hours=1)
 """A feed without a newer tick is given one: the next day to drop needs a tick after it."""
-
-ALWAYS: Final = datetime.min.replace(tzinfo=UTC)
-NEVER: Final = datetime.max.replace(tzinfo=UTC)
-_DAY: Final = timedelta(days=1)
-
-
-class Part(Enum):
-    """Which of a feed's two partitioned tables; the word that its name begins with."""
-
-    TICKS = "tick"
-    LOG = "log"
-
-
-class State(Enum):
-    """Where a table stands."""
-
-    ATTACHED = "attached"
-    LEAVING = "leaving"
-    """A detach was begun and not finished: readers do not see it, its range is not free."""
-    DETACHED = "detached"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Day:
-    """A partition of the log or the ticks: a day, several, or one of the catch-alls, which are open to one side."""
-
-    part: Part
-    name: str
-    state: State = State.ATTACHED
-    starts: datetime = ALWAYS
-    ends: datetime = NEVER
-    bytes: int = 0
-    empty: bool = True
-    newest: datetime | None = None
-    """Time of the newest row; of ticks, and of the catch-all of the time to come."""
-    first_tick: int | None = None
-    last_tick: int | None = None
-    next_tick_at: datetime | None = None
-    writers: tuple[str, ...] = ()
-    """Open transactions that wrote to it."""
-    needed: bool = False
-    """Holds a change that the oldest tick to stay does not see."""
-
-    @property
-    def future(self) -> bool:
-        """Whether it catches what comes after the last day."""
-        return self.state is not State.DETACHED and self.ends == NEVER
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FeedDays:
-    """What a feed holds, by one reading of the database and its clock."""
-
-    feed_id: int
-    name: str
-    now: datetime
-    retention: timedelta
-    newest_tick_at: datetime
-    oldest_tick_at: datetime
-    days: tuple[Day, ...]
-
-    @property
-    def cutoff(self) -> datetime:
-        """Reading from this time on must always be possible."""
-        return self.now - self.retention
-
-    @property
-    def today(self) -> datetime:
-        """Midnight (UTC) before now."""
-        return _midnight(self.now)
-
-    def of(self, part: Part, *states: State) -> list[Day]:
-        """Days of one part in some states, in the order of time."""
-        return sorted((d for d in self.days if d.part is part and d.state in states), key=lambda d: d.starts)
 
 
 class Action(Enum):
@@ -116,17 +55,6 @@ class Step:
     days: tuple[Day, ...]
     """Of REPLACE: what the catch-all becomes, then those to create."""
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Obstacle:
-    """Something that retention leaves as it is, and why."""
-
-    day: str
-    reason: str
-    remedy: str = ""
-    alarm: bool = False
-    """An operator should look; otherwise time settles it."""
 
 
 def plan(facts: FeedDays, *, most: int = 1000) -> list[Step]:
@@ -198,7 +126,7 @@ def _repair(facts: FeedDays, part: Part) -> Step | None:
         return Step(action=Action.FINALIZE, part=part, days=(day,), reason="an earlier run did not finish it")
     gaps = _gaps(facts, part)
     for day in facts.of(part, State.DETACHED):
-        if _is_done_with(facts, day):
+        if is_done_with(facts, day):
             return Step(action=Action.DROP, part=part, days=(day,), reason="detached, and nobody needs it")
         if part is Part.LOG and any(start <= day.starts and day.ends <= end for start, end in gaps):
             return Step(action=Action.ATTACH, part=part, days=(day,), reason="detached, with changes not yet expired")
@@ -218,7 +146,7 @@ def _short(facts: FeedDays, part: Part) -> Day | None:
     return past if past.ends < following.starts else None
 
 
-def _is_done_with(facts: FeedDays, day: Day) -> bool:
+def is_done_with(facts: FeedDays, day: Day) -> bool:
     """Whether a detached table can be dropped: what was detached on purpose could be dropped then."""
     if day.empty or day.part is Part.LOG:
         return day.empty or not day.needed
@@ -235,72 +163,10 @@ def _refill(facts: FeedDays, part: Part) -> Step | None:
     newest = future.newest or facts.now
     if newest > facts.now + MARGIN:
         return None
-    end = max(facts.today, _midnight(newest), future.starts) + _DAY
+    end = max(facts.today, midnight(newest), future.starts) + DAY
     became = replace(future, name=day_name(part, facts.feed_id, future.starts, end), ends=end)
     created = _new_days(facts, part, end, NEVER)
     return Step(action=Action.REPLACE, part=part, days=(became, *created), reason="the days have run out")
-
-
-def days_ahead(facts: FeedDays, part: Part) -> int:
-    """Whole days after today that have their table."""
-    future = next((d for d in facts.of(part, State.ATTACHED, State.LEAVING) if d.future), None)
-    attached = facts.of(part, State.ATTACHED)
-    end = future.starts if future else max((d.ends for d in attached), default=facts.today)
-    return max(0, (end - facts.today).days - 1)
-
-
-def obstacles(facts: FeedDays) -> list[Obstacle]:
-    """What is not as it should be and is not in the plan, or is in it and still worth an alarm."""
-    found: list[Obstacle] = []
-    for part in Part:
-        for day in facts.of(part, State.ATTACHED):
-            if day.starts == ALWAYS and not day.empty:
-                found.append(
-                    Obstacle(
-                        day=day.name,
-                        reason=f"holds rows dated before {day.ends:%Y-%m-%d}: the server's clock was behind",
-                        remedy="check the clock; they are dropped when no retained position needs them",
-                        alarm=True,
-                    )
-                )
-            elif day.future and not day.empty:
-                found.append(_overflow(facts, day))
-            elif day.ends <= facts.cutoff and day.writers:
-                found.append(
-                    Obstacle(
-                        day=day.name,
-                        reason=f"written to by a transaction that is still open: {'; '.join(day.writers)}",
-                        remedy="end that transaction",
-                        alarm=True,
-                    )
-                )
-            elif day.ends <= facts.cutoff and day.needed:
-                found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
-        for day in facts.of(part, State.DETACHED):
-            if not _is_done_with(facts, day):
-                found.append(
-                    Obstacle(
-                        day=day.name,
-                        reason="detached by hand, with rows that readers may need",
-                        remedy="attach it again, or drop it and let its readers begin anew",
-                        alarm=True,
-                    )
-                )
-    return found
-
-
-def _overflow(facts: FeedDays, day: Day) -> Obstacle:
-    ahead = (day.newest or facts.now) > facts.now + MARGIN
-    parent = f"changefeed_log.{day.part.value}_{facts.feed_id}"
-    column = "at" if day.part is Part.TICKS else "changed_at"
-    return Obstacle(
-        day=day.name,
-        reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
-        remedy=f"check the server's clock; rows of {parent} whose {column} lies ahead can then be set to now()"
-        if ahead
-        else "run changefeed retention run: it becomes a day, and days are made after it",
-        alarm=True,
-    )
 
 
 def after(facts: FeedDays, step: Step) -> FeedDays:
@@ -323,25 +189,6 @@ def after(facts: FeedDays, step: Step) -> FeedDays:
             return replace(facts, newest_tick_at=facts.now)
 
 
-def day_name(part: Part, feed_id: int, starts: datetime, ends: datetime) -> str:
-    """Name of a partition: by its day, by the first and the one after the last of several, past or future."""
-    parent = f"{part.value}_{feed_id}"
-    if starts == ALWAYS:
-        return f"{parent}_past"
-    if ends == NEVER:
-        return f"{parent}_future"
-    whole = starts == _midnight(starts) and ends - starts == _DAY
-    return f"{parent}_{_stamp(starts)}" if whole else f"{parent}_{_stamp(starts)}_{_stamp(ends)}"
-
-
-def _stamp(time: datetime) -> str:
-    return f"{time:%Y%m%d}" if time == _midnight(time) else f"{time:%Y%m%dt%H%M%S}"
-
-
-def _midnight(time: datetime) -> datetime:
-    return time.replace(hour=0, minute=0, second=0, microsecond=0)
-
-
 def _detach(day: Day, reason: str) -> Step:
     return Step(action=Action.DETACH, part=day.part, days=(day,), reason=reason)
 
@@ -360,8 +207,8 @@ def _new_days(facts: FeedDays, part: Part, start: datetime, end: datetime) -> tu
     edges: Sequence[datetime] = (start, end)
     if end == NEVER:
         first = facts.today if start == ALWAYS else start
-        last = facts.today + (DAYS_AHEAD + 1) * _DAY
-        midnights = [facts.today + n * _DAY for n in range(DAYS_AHEAD + 2)]
+        last = facts.today + (DAYS_AHEAD + 1) * DAY
+        midnights = [facts.today + n * DAY for n in range(DAYS_AHEAD + 2)]
         inner = [first, *(m for m in midnights if first < m <= last)]
         edges = [*([ALWAYS] if start == ALWAYS else []), *inner, NEVER]
     return tuple(Day(part=part, name=day_name(part, facts.feed_id, a, b), starts=a, ends=b) for a, b in pairwise(edges))

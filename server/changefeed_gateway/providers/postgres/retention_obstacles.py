@@ -1,0 +1,71 @@
+"""What retention cannot settle by itself, and what an operator does about it."""
+
+from dataclasses import dataclass
+
+from changefeed_gateway.providers.postgres.retention_days import ALWAYS, Day, FeedDays, Part, State
+from changefeed_gateway.providers.postgres.retention_plan import MARGIN, is_done_with
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Obstacle:
+    """Something that retention leaves as it is, and why."""
+
+    day: str
+    reason: str
+    remedy: str = ""
+    alarm: bool = False
+    """An operator should look; otherwise time settles it."""
+
+
+def obstacles(facts: FeedDays) -> list[Obstacle]:
+    """What is not as it should be and is not in the plan, or is in it and still worth an alarm."""
+    found: list[Obstacle] = []
+    for part in Part:
+        for day in facts.of(part, State.ATTACHED):
+            if day.starts == ALWAYS and not day.empty:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason=f"holds rows dated before {day.ends:%Y-%m-%d}: the server's clock was behind",
+                        remedy="check the clock; they are dropped when no retained position needs them",
+                        alarm=True,
+                    )
+                )
+            elif day.future and not day.empty:
+                found.append(_overflow(facts, day))
+            elif day.ends <= facts.cutoff and day.writers:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason=f"written to by a transaction that is still open: {'; '.join(day.writers)}",
+                        remedy="end that transaction",
+                        alarm=True,
+                    )
+                )
+            elif day.ends <= facts.cutoff and day.needed:
+                found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
+        for day in facts.of(part, State.DETACHED):
+            if not is_done_with(facts, day):
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason="detached by hand, with rows that readers may need",
+                        remedy="attach it again, or drop it and let its readers begin anew",
+                        alarm=True,
+                    )
+                )
+    return found
+
+
+def _overflow(facts: FeedDays, day: Day) -> Obstacle:
+    ahead = (day.newest or facts.now) > facts.now + MARGIN
+    parent = f"changefeed_log.{day.part.value}_{facts.feed_id}"
+    column = "at" if day.part is Part.TICKS else "changed_at"
+    return Obstacle(
+        day=day.name,
+        reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
+        remedy=f"check the server's clock; rows of {parent} whose {column} lies ahead can then be set to now()"
+        if ahead
+        else "run changefeed retention run: it becomes a day, and days are made after it",
+        alarm=True,
+    )

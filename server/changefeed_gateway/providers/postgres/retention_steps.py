@@ -1,0 +1,110 @@
+"""Carries out the steps of retention, each so that a death in its middle leaves something the next run finishes."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import psycopg
+from psycopg import sql
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from changefeed_gateway.providers.postgres.connections import Connection
+from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, Day
+from changefeed_gateway.providers.postgres.retention_plan import Action, Step
+
+_SHORT_WAIT: Final = "100ms"
+"""For the one that does: every writer of the feed stands behind it."""
+_FINALIZE: Final = "ALTER TABLE {} DETACH PARTITION {} FINALIZE"
+
+
+async def execute(connection: Connection, feed_id: int, step: Step) -> None:
+    """Do one step, on a connection in autocommit. Raises psycopg.Error."""
+    parent = sql.Identifier("changefeed_log", f"{step.part.value}_{feed_id}")
+    match step.action:
+        case Action.TICK:
+            await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
+        case Action.DETACH:
+            try:
+                await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
+            except psycopg.errors.LockNotAvailable:
+                # It waits for every transaction that has used the log, a forgotten prepared one too. FINALIZE waits for
+                # snapshots only: for who could still see the table.
+                await _alter(connection, _FINALIZE, parent, step.days[0])
+        case Action.FINALIZE:
+            await _alter(connection, _FINALIZE, parent, step.days[0])
+        case Action.DROP:
+            async with connection.transaction():
+                await _drop_detached(connection, step.days[0])
+        case Action.ATTACH:
+            await _attach(connection, parent, step.days[0])
+        case Action.CREATE:
+            async with connection.transaction():
+                await _create(connection, parent, step.days)
+        case Action.REPLACE:
+            await _replace_patiently(connection, feed_id, parent, step)
+
+
+async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
+    """Every try stalls the writers for the time of its lock at most, so the tries lie apart."""
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
+        wait=wait_random_exponential(multiplier=0.2, max=5.0),
+        stop=stop_after_attempt(10),
+        reraise=True,
+    )
+    await retrying(_replace, connection, feed_id, parent, step)
+
+
+async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
+    became, *created = step.days
+    future = f"{step.part.value}_{feed_id}_future"
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('lock_timeout', %s, true)", (_SHORT_WAIT,))
+        await connection.execute(
+            sql.SQL("ALTER TABLE {} DETACH PARTITION {}").format(parent, sql.Identifier("changefeed_log", future))
+        )
+        await connection.execute(
+            sql.SQL("ALTER TABLE {} RENAME TO {}").format(
+                sql.Identifier("changefeed_log", future), sql.Identifier(became.name)
+            )
+        )
+        await _attach(connection, parent, became)
+        await _create(connection, parent, created)
+
+
+async def _create(connection: Connection, parent: sql.Identifier, days: Sequence[Day]) -> None:
+    """The tables are new, so attaching them reads nothing and needs no CHECK, which every captured row would pay for.
+
+    No writer and no reader waits for the locks of it.
+    """
+    for day in days:
+        await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
+        await _attach(connection, parent, day)
+
+
+async def _attach(connection: Connection, parent: sql.Identifier, day: Day) -> None:
+    low = sql.SQL("MINVALUE") if day.starts == ALWAYS else sql.Literal(day.starts.isoformat())
+    high = sql.SQL("MAXVALUE") if day.ends == NEVER else sql.Literal(day.ends.isoformat())
+    await connection.execute(
+        sql.SQL("ALTER TABLE {} ATTACH PARTITION {} FOR VALUES FROM ({}) TO ({})").format(
+            parent, _table(day), low, high
+        )
+    )
+
+
+async def _drop_detached(connection: Connection, day: Day) -> None:
+    """Drop a table unless it has become a partition since it was looked at. Needs a transaction."""
+    where = ("SELECT relispartition FROM pg_class WHERE oid = to_regclass(%s)", (f"changefeed_log.{day.name}",))
+    if await (await connection.execute(*where)).fetchone() is None:
+        return
+    await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(day)))
+    row = await (await connection.execute(*where)).fetchone()
+    if row is not None and not row[0]:
+        await connection.execute(sql.SQL("DROP TABLE {}").format(_table(day)))
+
+
+async def _alter(connection: Connection, statement: str, parent: sql.Identifier, day: Day) -> None:
+    await connection.execute(sql.SQL(statement).format(parent, _table(day)))
+
+
+def _table(day: Day) -> sql.Identifier:
+    return sql.Identifier("changefeed_log", day.name)
