@@ -1246,7 +1246,8 @@ CREATE FUNCTION changefeed.restore_settings(were text[]) RETURNS void
 begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
-            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']),
+            pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits',
+                'lc_monetary', 'row_security']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;
