@@ -14,7 +14,8 @@ from bench.gateway import Gateway
 from bench.processes import Answer, ForeignLoad, Worker
 from bench.report import Report
 
-_SETTLE_SECONDS: Final = 5.0
+_SETTLE_SECONDS: Final = 12.0
+"""PostgreSQL counts what an idle connection did with a delay of up to ten seconds."""
 _LONGEST_PAUSE_SECONDS: Final = 0.6
 """Between two of the single writes."""
 _HEARTBEAT_SECONDS: Final = 15

@@ -10,7 +10,8 @@ from changefeed_gateway.core.model import After, Beginning, Feed, LogicalPartiti
 from changefeed_gateway.providers.postgres.cursor import decode_position
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 from changefeed_gateway.providers.postgres.ticker import Cadence
-from tests.postgres.reading import ids, open_provider, page_read, read_all
+from tests.load.database_relay import DatabaseRelay
+from tests.postgres.reading import address, ids, open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 from tests.postgres.storm import connect
 
@@ -163,6 +164,47 @@ async def test_feeds_that_nobody_reads_get_their_ticks(log_database: str) -> Non
         async with asyncio.timeout(5):
             while True:
                 cursor = await shop.connection.execute("SELECT max(id) FROM changefeed_log.tick_1")
+                if await cursor.fetchone() == (2,):
+                    break
+                await asyncio.sleep(0.01)
+
+
+@pytest.mark.req("DB-9", "DB-11")
+async def test_waiting_for_many_quiet_feeds_asks_as_often_as_for_one(log_database: str) -> None:
+    relay = DatabaseRelay(log_database)
+    async with open_shop(log_database) as shop, open_provider(await relay.start(), QUIET) as provider:
+        try:
+            feeds = [shop.feed]
+            for number in range(30):
+                await shop.connection.execute(f"CREATE TABLE more_{number} (id int PRIMARY KEY)".encode())
+                await shop.connection.execute("SELECT changefeed.watch(%s)", (f"more_{number}",))
+                feeds.append(await provider.open_feed(address(f"public.more_{number}")))
+            await listening(provider)
+            starts = [After((await provider.read_page(feed, page_read(Now()))).cursor) for feed in feeds]
+            reads = [
+                asyncio.create_task(provider.read_page(feed, page_read(start, wait=5)))
+                for feed, start in zip(feeds, starts, strict=True)
+            ]
+            await asyncio.sleep(1)
+            asked = relay.asked
+            pages = await asyncio.gather(*reads)
+            assert not [page for page in pages if page.changes]
+            assert relay.asked - asked <= 30
+        finally:
+            await relay.stop()
+
+
+async def test_a_feed_that_cannot_tick_keeps_no_other_from_its_ticks(log_database: str) -> None:
+    options = PostgresOptions(idle_cadence=timedelta(milliseconds=20))
+    async with open_shop(log_database, options=options) as shop:
+        await shop.connection.execute("CREATE TABLE other (id int PRIMARY KEY)")
+        await shop.connection.execute("SELECT changefeed.watch('other')")
+        await shop.connection.execute("DROP FUNCTION changefeed_log.make_tick_1")
+        await shop.insert(1)
+        await shop.connection.execute("INSERT INTO other VALUES (1)")
+        async with asyncio.timeout(5):
+            while True:
+                cursor = await shop.connection.execute("SELECT max(id) FROM changefeed_log.tick_2")
                 if await cursor.fetchone() == (2,):
                     break
                 await asyncio.sleep(0.01)
