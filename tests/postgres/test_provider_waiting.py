@@ -172,8 +172,8 @@ async def test_feeds_that_nobody_reads_get_their_ticks(log_database: str) -> Non
 @pytest.mark.req("DB-9", "DB-11")
 async def test_waiting_for_many_quiet_feeds_asks_as_often_as_for_one(log_database: str) -> None:
     relay = DatabaseRelay(log_database)
-    async with open_shop(log_database) as shop, open_provider(await relay.start(), QUIET) as provider:
-        try:
+    try:
+        async with open_shop(log_database) as shop, open_provider(await relay.start(), QUIET) as provider:
             feeds = [shop.feed]
             for number in range(30):
                 await shop.connection.execute(f"CREATE TABLE more_{number} (id int PRIMARY KEY)".encode())
@@ -190,8 +190,8 @@ async def test_waiting_for_many_quiet_feeds_asks_as_often_as_for_one(log_databas
             pages = await asyncio.gather(*reads)
             assert not [page for page in pages if page.changes]
             assert relay.asked - asked <= 30
-        finally:
-            await relay.stop()
+    finally:
+        await relay.stop()
 
 
 async def test_a_feed_that_cannot_tick_keeps_no_other_from_its_ticks(log_database: str) -> None:
