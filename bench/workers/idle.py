@@ -60,8 +60,11 @@ async def _follow(
         start_position=position_pb2.StartPosition(now=position_pb2.Now()),
         heartbeat_interval=duration_pb2.Duration(seconds=heartbeat),
     )
-    async for message in stub.Subscribe(request):
+    try:
+        async for message in stub.Subscribe(request):
+            opened.set()
+            if message.WhichOneof("content") == "batch":
+                now = time.time_ns()
+                ages += [(now - json.loads(event.new_item_json)["stamp"]) / 1e6 for event in message.batch.events]
+    finally:
         opened.set()
-        if message.WhichOneof("content") == "batch":
-            now = time.time_ns()
-            ages += [(now - json.loads(event.new_item_json)["stamp"]) / 1e6 for event in message.batch.events]
