@@ -8,6 +8,10 @@ FOR ?=
 PYTEST_ARGS ?=
 WORKERS ?= auto
 
+# What runs on the oldest PostgreSQL that is supported too.
+TESTS_ON_15 := tests/postgres tests/conformance tests/load/test_concurrency_oracle.py tests/load/test_convergence.py \
+  tests/load/test_now_anchor.py tests/load/test_recreated.py
+
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 SOURCES := server clients/python/src tests bench scripts
@@ -16,7 +20,7 @@ TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test lint fmt gen gen-check schema soak verify-dynamodb bench-core wheels baseline constraints clean
+.PHONY: help demo serve test test-postgres-15 lint fmt gen gen-check schema soak verify-dynamodb bench-core wheels baseline constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -27,9 +31,16 @@ demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself 
 serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
 	@$(BIN)/changefeed serve
 
-test: lint .dynamodb-local/.stamp ## Lint and run all tests
+test: lint .dynamodb-local/.stamp $(if $(PYTEST_ARGS),,test-postgres-15) ## Lint and run all tests, those of PostgreSQL on 15 too
 	@echo "pytest"
 	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
+
+test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp ## Run what PostgreSQL's version could break on version 15
+	@echo "pytest, PostgreSQL 15"
+	@PATH="$(TEST_PATH)" POSTGRES_BINARIES=$(CURDIR)/.postgresql-15/usr/lib/postgresql/15/bin \
+	  LD_LIBRARY_PATH=$(subst $() ,:,$(wildcard $(CURDIR)/.postgresql-15/usr/lib/*-linux-gnu)) \
+	  $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS) $(TESTS_ON_15) \
+	  -k "not conformance or postgres-watched or postgres-documents"
 
 lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contract, generated code and wheels
 	@echo "ruff check";   $(BIN)/ruff check --quiet $(SOURCES)
@@ -86,7 +97,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local dist
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -120,4 +131,21 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 	@echo "set-up: DynamoDB Local, into .dynamodb-local"
 	@rm -rf .dynamodb-local
 	@mvn --batch-mode --quiet -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.dynamodb-local
+	@touch $@
+
+# The oldest PostgreSQL that is supported: Debian's own packages and the libraries that this machine lacks for them,
+# unpacked and not installed. The package lists are kept apart too, so that it needs no root and finds what there is now.
+APT_15 := apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User= \
+  -o Dir::State::lists=$(CURDIR)/.postgresql-15/lists -o Dir::Cache=$(CURDIR)/.postgresql-15/cache
+
+.postgresql-15/.stamp:
+	@command -v apt-get dpkg >/dev/null || \
+	   { echo "PostgreSQL 15 comes from Debian 12's packages, and apt-get is not found: run make test on Debian 12"; exit 1; }
+	@echo "set-up: PostgreSQL 15, into .postgresql-15"
+	@rm -rf .postgresql-15 && mkdir -p .postgresql-15/lists/partial .postgresql-15/cache/archives/partial
+	@$(APT_15) update
+	@$(APT_15) install --yes --download-only --reinstall --no-install-recommends postgresql-15 postgresql-client-15
+	@for package in .postgresql-15/cache/archives/*.deb; do dpkg -x "$$package" .postgresql-15; done
+	@rm -rf .postgresql-15/lists .postgresql-15/cache
+	@.postgresql-15/usr/lib/postgresql/15/bin/postgres --version
 	@touch $@

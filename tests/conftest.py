@@ -1,5 +1,6 @@
 """Fixtures for every kind of test."""
 
+import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 
@@ -8,9 +9,17 @@ import pytest
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.token import TokenKey
-from tests.databases import PostgresForTests, running_postgres
+from tests.databases import BINARIES, PostgresForTests, running_postgres
 from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
+
+
+def pytest_report_header() -> str | None:
+    """Say which server's programs were chosen, so that a log tells what it shows."""
+    if BINARIES is None:
+        return None
+    said = subprocess.run([str(BINARIES / "postgres"), "--version"], check=True, capture_output=True, text=True)
+    return said.stdout.strip()
 
 
 class StartGateway(Protocol):

@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests: one server a process, one database a test, copied from a migrated template."""
 
 import itertools
+import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -18,6 +19,9 @@ LOG = "template_log"
 DOCUMENTS = "template_documents"
 """Template that holds the documents schema and its feed too."""
 
+
+BINARIES = Path(os.environ["POSTGRES_BINARIES"]) if "POSTGRES_BINARIES" in os.environ else None
+"""Programs of the server to test with; without, those of the embedded one."""
 
 PARAMETERS = {"max_connections": "300", "fsync": "off", "full_page_writes": "off"}
 """A test's database need not outlive the machine."""
@@ -64,7 +68,7 @@ async def running_postgres() -> AsyncIterator[PostgresForTests]:
     """A server in a directory of its own, gone at the end."""
     # Not below pytest's folder, which each session closes to other users: run by root, the server is one of them.
     with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
-        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS) as server:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=BINARIES) as server:
             postgres = PostgresForTests(server)
             await postgres.make_templates()
             yield postgres

@@ -19,7 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
 from tests.conformance.client import ENTIRE, NOW, Refusal, after, logical, refusal
-from tests.databases import LOG, PostgresForTests
+from tests.databases import BINARIES, LOG, PostgresForTests
 from tests.load.database_relay import DOORBELL, DatabaseRelay
 from tests.load.readers import Reader
 from tests.load.scene import Scene, keys, open_scene
@@ -86,7 +86,8 @@ async def all_have(readers: list[CarefulReader], written: list[str], seconds: fl
 _START = """
 import pathlib, sys
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-EmbeddedPostgres(pathlib.Path(sys.argv[1])).start()
+binaries = pathlib.Path(sys.argv[2]) if sys.argv[2:] else None
+EmbeddedPostgres(pathlib.Path(sys.argv[1]), binaries=binaries).start()
 """
 
 
@@ -106,7 +107,8 @@ async def stop_immediately(postgres: PostgresForTests) -> None:
 
 async def start_elsewhere(data_directory: Path) -> None:
     """Start a server from another process, so that the one that stops it need not be its parent."""
-    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, str(data_directory))
+    places = [str(place) for place in (data_directory, BINARIES) if place is not None]
+    starter = await asyncio.create_subprocess_exec(sys.executable, "-c", _START, *places)
     assert await starter.wait() == 0
 
 
@@ -122,7 +124,7 @@ async def own_postgres() -> AsyncIterator[PostgresForTests]:
     with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
         data_directory = Path(directory) / "data"
         await start_elsewhere(data_directory)
-        async with EmbeddedPostgres(data_directory) as server:
+        async with EmbeddedPostgres(data_directory, binaries=BINARIES) as server:
             postgres = PostgresForTests(server)
             await postgres.make_templates()
             yield postgres

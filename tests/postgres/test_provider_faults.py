@@ -16,7 +16,7 @@ import pytest
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, Now, Start
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import find_binaries, find_service_user
+from changefeed_gateway.providers.postgres.embedded_host import find_service_user
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 from changefeed_gateway.providers.postgres.ticker import Cadence
 from tests.databases import LOG, PostgresForTests, running_postgres
@@ -266,7 +266,7 @@ async def standby_of(primary: PostgresForTests, dsn: str) -> AsyncIterator[str]:
 
 
 def _start_standby(server: EmbeddedPostgres, directory: Path) -> subprocess.Popen[bytes]:
-    binaries = find_binaries(server.data_directory)
+    binaries = server.binaries
     copy = [str(binaries / "pg_basebackup"), "-d", server.dsn, "-D", str(directory), "-R", "-c", "fast", "-X", "stream"]
     subprocess.run(copy, check=True, capture_output=True)
     (directory / ".s.PGSQL.5432.lock").unlink()

@@ -8,7 +8,6 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from changefeed_gateway.providers.postgres.embedded_host import find_binaries
 from changefeed_gateway.providers.postgres.migrations import (
     MigrationError,
     MigrationSet,
@@ -26,7 +25,7 @@ _HEADER = "-- What the migrations make, without the days of the logs. Made by `m
 async def dump(postgres: PostgresForTests) -> str:
     """The schema as pg_dump writes it, without what differs from day to day and from version to version."""
     process = await asyncio.create_subprocess_exec(
-        str(find_binaries(postgres.server.data_directory) / "pg_dump"),
+        str(postgres.server.binaries / "pg_dump"),
         *("--schema-only", "--no-owner", "--no-privileges", "--schema=changefeed", "--schema=changefeed_log"),
         *("--schema=documents", "--exclude-table=changefeed_log.*_1_*", postgres.dsn(DOCUMENTS)),
         stdout=asyncio.subprocess.PIPE,

@@ -78,10 +78,13 @@ class EmbeddedPostgres:
         *,
         database: str = "changefeed",
         parameters: Mapping[str, str] | None = None,
+        binaries: Path | None = None,
     ) -> None:
+        """`binaries` is the directory of another server's programs than those of the installed package."""
         self.data_directory = data_directory.absolute()
         self.database = database
         self._parameters = {**PARAMETERS, **(parameters or {})}
+        self._chosen_binaries = binaries
         self._service_user: ServiceUser | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._membership: int | None = None
@@ -191,8 +194,9 @@ class EmbeddedPostgres:
         return False
 
     @cached_property
-    def _binaries(self) -> Path:
-        return find_binaries(self.data_directory)
+    def binaries(self) -> Path:
+        """The directory of the server's programs, such as pg_dump. Raises EmbeddedServerError when there are none."""
+        return self._chosen_binaries or find_binaries(self.data_directory)
 
     def _make_cluster(self) -> None:
         if (self.data_directory / "PG_VERSION").exists():
@@ -204,7 +208,7 @@ class EmbeddedPostgres:
         if self._service_user:
             os.chown(draft, self._service_user.uid, self._service_user.gid)
             open_the_way(self._service_user, draft)
-            open_the_way(self._service_user, self._binaries / "initdb")
+            open_the_way(self._service_user, self.binaries / "initdb")
         _log.info("creating the embedded database", data_directory=str(self.data_directory))
         self._run(
             *("initdb", "-D", str(draft), "-U", _SUPERUSER, "--encoding=UTF8", "--locale=C"),
@@ -215,7 +219,7 @@ class EmbeddedPostgres:
     def _start_server(self) -> None:
         if self._service_user:
             open_the_way(self._service_user, self.data_directory)
-            open_the_way(self._service_user, self._binaries / "postgres")
+            open_the_way(self._service_user, self.binaries / "postgres")
         parameters = {
             **self._parameters,
             "listen_addresses": "",
@@ -295,5 +299,5 @@ class EmbeddedPostgres:
             raise EmbeddedServerError(f"{command} failed: {' '.join(last_words)}")
 
     def _command(self, program: str, *arguments: str) -> list[str]:
-        command = [str(self._binaries / program), *arguments]
+        command = [str(self.binaries / program), *arguments]
         return self._service_user.running(*command) if self._service_user else command
