@@ -94,16 +94,20 @@ async def test_watching_again_does_not_hide_that_a_trigger_is_missing(connection
         await _watch(connection, "t")
 
 
-@pytest.mark.parametrize(
-    "table",
-    [
-        "UNLOGGED TABLE t (id int PRIMARY KEY)",
-        "TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)",
-    ],
-)
-async def test_a_table_whose_changes_or_columns_no_trigger_sees_is_refused(connection: Connection, table: str) -> None:
-    await connection.execute(f"CREATE {table}")
-    with pytest.raises((psycopg.errors.WrongObjectType, psycopg.errors.FeatureNotSupported)):
+async def test_a_table_whose_changes_a_crash_empties_is_refused(connection: Connection) -> None:
+    await connection.execute("CREATE UNLOGGED TABLE t (id int PRIMARY KEY)")
+    with pytest.raises(psycopg.errors.WrongObjectType, match="unlogged"):
+        await _watch(connection, "t")
+
+
+async def test_a_table_with_a_column_that_no_trigger_sees_is_refused(connection: Connection) -> None:
+    virtual = "CREATE TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL)"
+    if connection.info.server_version < 180000:
+        with pytest.raises(psycopg.errors.SyntaxError, match="VIRTUAL"):  # such columns came with PostgreSQL 18
+            await connection.execute(virtual.encode())
+        return
+    await connection.execute(virtual.encode())
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="virtual"):
         await _watch(connection, "t")
 
 
