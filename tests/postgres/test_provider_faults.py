@@ -1,27 +1,22 @@
 """What breaks between the gateway and PostgreSQL, and what readers see of it: at most a passing failure."""
 
 import asyncio
-import os
 import signal
-import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, Now, Start
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import find_service_user
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 from changefeed_gateway.providers.postgres.ticker import Cadence
 from tests.databases import LOG, PostgresForTests, running_postgres
 from tests.postgres.reading import address, check, open_provider, page_read, read_all
 from tests.postgres.relay import open_relay
+from tests.postgres.servers import standby_of
 from tests.postgres.shop import QUIET, keys, open_shop
 from tests.postgres.storm import COLLECTION, connect, prepare, storm, truth
 from tests.postgres.test_provider_oracle import history, other_database
@@ -249,45 +244,6 @@ async def test_a_standby_makes_no_tick_and_serves_its_primarys(own_server: Postg
             assert keys(tail.changes) == [*range(1, 20), 100]
             whole, _ = await read_all(shop.provider, shop.feed)
             assert [c.event_id for c in whole] == [c.event_id for c in tail.changes]
-
-
-@asynccontextmanager
-async def standby_of(primary: PostgresForTests, dsn: str) -> AsyncIterator[str]:
-    with tempfile.TemporaryDirectory(prefix="changefeed-standby-") as place:
-        directory = Path(place) / "data"
-        process = await asyncio.to_thread(_start_standby, primary.server, directory)
-        try:
-            standby_dsn = psycopg.conninfo.make_conninfo(dsn, host=str(directory))
-            await _until_connectable(standby_dsn)
-            yield standby_dsn
-        finally:
-            process.send_signal(signal.SIGINT)
-            await asyncio.to_thread(process.wait, 20)
-
-
-def _start_standby(server: EmbeddedPostgres, directory: Path) -> subprocess.Popen[bytes]:
-    binaries = server.binaries
-    copy = [str(binaries / "pg_basebackup"), "-d", server.dsn, "-D", str(directory), "-R", "-c", "fast", "-X", "stream"]
-    subprocess.run(copy, check=True, capture_output=True)
-    (directory / ".s.PGSQL.5432.lock").unlink()
-    command = [str(binaries / "postgres"), "-D", str(directory), "-k", str(directory), "-h", ""]
-    command += ["-c", "max_connections=300", "-c", "max_prepared_transactions=32"]
-    if user := find_service_user(server.data_directory):
-        for path in (directory.parent, directory, *directory.rglob("*")):
-            os.chown(path, user.uid, user.gid)
-        command = user.running(*command)
-    return subprocess.Popen(command, stderr=subprocess.DEVNULL)
-
-
-async def _until_connectable(dsn: str) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                await (await psycopg.AsyncConnection.connect(dsn)).close()
-            except psycopg.OperationalError:
-                await asyncio.sleep(0.05)
-            else:
-                return
 
 
 async def test_a_provider_that_is_closed_sends_its_readers_away(log_database: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
@@ -41,7 +41,8 @@ class DatabaseId(NamedTuple):
 
 
 _WHERE: Final = """
-SELECT c.system_identifier, d.oid::bigint FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
+SELECT c.system_identifier, d.oid::bigint, pg_postmaster_start_time()
+FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 """
 
 _SESSION: Final[dict[str, str]] = {
@@ -81,6 +82,8 @@ class Connections:
         self._statement_timeout = statement_timeout
         self.database: DatabaseId | None = None
         """Where the newest connection leads; a database that was made anew under its name is another one."""
+        self.server_started: datetime | None = None
+        """When the server of the newest connection did; another one, or the same after a restart, has another time."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
         self._repairing: asyncio.Task[None] | None = None
@@ -193,7 +196,8 @@ class Connections:
         )
         cursor = await connection.execute(_WHERE)
         row = await cursor.fetchone()
-        self.database = DatabaseId(*row) if row is not None else None
+        self.database = DatabaseId(*row[:2]) if row is not None else None
+        self.server_started = row[2] if row is not None else None
 
 
 def transport_options(dsn: str, application_name: str) -> dict[str, Any]:

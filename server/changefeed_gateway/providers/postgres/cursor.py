@@ -1,13 +1,16 @@
-"""Position in a feed's ticks, and its 16 bytes: big-endian, so that bytes compare in reading order."""
+"""Position in a feed's ticks, and its 20 bytes: big-endian, so that bytes compare in reading order."""
 
 import struct
-from collections.abc import Sequence
-from typing import NamedTuple, overload
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple, overload
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor
 
-_LAYOUT = struct.Struct(">qq")
+_LAYOUT = struct.Struct(">qqI")
+_MICROSECOND: Final = timedelta(microseconds=1)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Position(NamedTuple):
@@ -20,18 +23,34 @@ class Position(NamedTuple):
     tick: int
     seq: int = 0
 
+    @property
+    def batch(self) -> int:
+        """The newest batch of which it holds a part."""
+        return self.tick + 1 if self.seq else self.tick
 
-def encode_position(position: Position) -> Cursor:
-    """Write a position."""
-    return Cursor(_LAYOUT.pack(*position))
+
+def mark_of(at: datetime) -> int:
+    """What tells a tick from another one with its number: the microseconds of its time, modulo 2^32.
+
+    A server that was promoted, or that was put back to an earlier day, makes ticks anew whose numbers others had.
+    """
+    return (at - _EPOCH) // _MICROSECOND & 0xFFFFFFFF
 
 
-def decode_position(cursor: Cursor) -> Position:
-    """Read a position back. Raises InvalidRequest (TOKEN_MALFORMED) for bytes that `encode_position` cannot make."""
+def encode_position(position: Position, at: datetime) -> Cursor:
+    """Write a position; `at` is the time of the tick `position.batch`."""
+    return Cursor(_LAYOUT.pack(*position, mark_of(at)))
+
+
+def decode_position(cursor: Cursor) -> tuple[Position, int]:
+    """Read back a position and the mark of its batch's tick.
+
+    Raises InvalidRequest (TOKEN_MALFORMED) for bytes that `encode_position` cannot make.
+    """
     if len(cursor) == _LAYOUT.size:
-        position = Position(*_LAYOUT.unpack(cursor))
-        if position.tick >= 0 and position.seq >= 0:
-            return position
+        tick, seq, mark = _LAYOUT.unpack(cursor)
+        if tick >= 0 and seq >= 0:
+            return Position(tick, seq), mark
     raise InvalidRequest(
         "the position is not one of this feed: restart from beginning or now",
         reason=Reason.TOKEN_MALFORMED,
@@ -43,12 +62,22 @@ class RowCursors(Sequence[Cursor]):
 
     `ticks` and `seqs` hold at least `length` entries, in reading order; an entry beyond them, if there is one, tells
     whether the last row of the page also ends its batch. `complete`: nothing of the last row's batch lies beyond.
+    `times` has the time of each of `ticks`.
     """
 
-    __slots__ = ("_complete", "_length", "_seqs", "_ticks")
+    __slots__ = ("_complete", "_length", "_seqs", "_ticks", "_times")
 
-    def __init__(self, ticks: Sequence[int], seqs: Sequence[int], length: int, *, complete: bool) -> None:
+    def __init__(
+        self,
+        ticks: Sequence[int],
+        seqs: Sequence[int],
+        length: int,
+        *,
+        complete: bool,
+        times: Mapping[int, datetime],
+    ) -> None:
         self._ticks, self._seqs, self._length, self._complete = ticks, seqs, length, complete
+        self._times = times
 
     def __len__(self) -> int:
         return self._length
@@ -60,7 +89,7 @@ class RowCursors(Sequence[Cursor]):
     def __getitem__(self, index: int | slice) -> Cursor | list[Cursor]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(self._length))]
-        return encode_position(self.position(index))
+        return encode_position(self.position(index), self._times[self._ticks[index]])
 
     def position(self, index: int) -> Position:
         """The position after the row at `index`; past the whole batch where the row is its last."""

@@ -32,6 +32,7 @@ from changefeed_gateway.providers.postgres.cursor import (
     RowCursors,
     decode_position,
     encode_position,
+    mark_of,
 )
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_stopped
 from changefeed_gateway.providers.postgres.images import ImageReader
@@ -71,6 +72,7 @@ class FeedLog:
         self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
         self._window = TickWindow(connections, self._statements)
         self._topology: Topology | None = None
+        self._server_started = connections.server_started
         self._reader = LogReader(connections, self._statements, self._window)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
@@ -97,7 +99,9 @@ class FeedLog:
     async def _read_page(self, read: PageRead) -> Page:
         deadline = _now() + read.max_wait.total_seconds()
         start, view = await self._start(read)
-        stretch = Stretch([], [], start, 0)
+        # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
+        stood_at = await self._time_of(start)
+        stretch = Stretch([], [], start, statements=0)
         while read.max_changes and not stretch.rows:
             if stretch.end < view.end:
                 stretch = await self._reader.read(
@@ -105,7 +109,9 @@ class FeedLog:
                 )
                 if stretch.end < view.end:
                     break
+                stood_at = await self._time_of(stretch.end)
             elif not view.retired and (found := await self._wait(view.newest, deadline)) is not None:
+                await self._check_mark(stretch.end, mark_of(stood_at))
                 view = await self._view(read, found)
             else:
                 break
@@ -122,6 +128,8 @@ class FeedLog:
 
     async def _start(self, read: PageRead) -> tuple[Position, View]:
         """The position to read after, and up to where there is something to read."""
+        self._notice_other_server()
+        mark: int | None = None
         match read.start:
             case Now():
                 if self.definition.stopped is not None:
@@ -133,11 +141,14 @@ class FeedLog:
             case AtTime(time):
                 position, newest = await self._position_at(time), await self.ticker.recent()
             case After(cursor):
-                position, newest = decode_position(cursor), await self.ticker.recent()
+                position, mark = decode_position(cursor)
+                newest = await self.ticker.recent()
         if position > Position(newest.id) or await self._reaches_newest(position, newest, read):
             newest = await self.ticker.refresh()
         if position > Position(newest.id):
             raise self._beyond()
+        if mark is not None:
+            await self._check_mark(position, mark)
         view = await self._view(read, newest)
         if view.partition is not None:
             position = view.partition.clip(position)
@@ -202,11 +213,16 @@ class FeedLog:
                 "this standby has not yet received the history up to the position: try again",
                 retry_after=timedelta(seconds=1),
             )
-        return InvalidRequest(
-            "the position lies beyond the newest change: the database was restored or failed over and lost the history"
-            " that the token came from; read the source again and restart from now",
-            reason=Reason.TOKEN_RESOURCE_RECREATED,
-        )
+        return _lost("lies beyond the newest change")
+
+    async def _time_of(self, position: Position) -> datetime:
+        (tick,) = await self._window.between(position.batch, position.batch)
+        return tick.at
+
+    async def _check_mark(self, position: Position, mark: int) -> None:
+        """P6: raise InvalidRequest when the position's tick is not the one of that number which its reader knew."""
+        if mark_of(await self._time_of(position)) != mark:
+            raise _lost("is of a history that the database does not have")
 
     # --- Until when
 
@@ -230,13 +246,24 @@ class FeedLog:
             return TickAnswer(to_tick(row[:6]), not standby and row[6] and self.can_hear())
 
         answer = await self._connections.run(work, within=FOR_A_TICK)
+        self._notice_other_server()
         known = self.ticker.newest
         if known is not None and answer.newest.id <= known.id and answer.newest != known:
             _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
-            self._window.forget()
-            self._topology = None
+            self._forget()
         self._window.add([answer.newest])
         return answer
+
+    def _notice_other_server(self) -> None:
+        """What was read from a server that has ended since may not be what its successor has."""
+        started = self._connections.server_started
+        if started != self._server_started:
+            self._server_started = started
+            self._forget()
+
+    def _forget(self) -> None:
+        self._window.forget()
+        self._topology = None
 
     def can_hear(self) -> bool:
         """Whether a change rings the doorbell, and the doorbell is heard."""
@@ -254,20 +281,22 @@ class FeedLog:
             [row[SEQ] for row in stretch.rows],
             len(shown.rows),
             complete=not stretch.end.seq,
+            times=stretch.times,
         )
         whole = len(shown.rows) == len(stretch.rows)
         end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
         (tick,) = await self._window.between(end.tick, end.tick)
+        end_time = stretch.times.get(end.batch) if stretch.rows else None
         before = self._window.known(end.tick - 1)
         retired = view.retired and end >= view.end
         return Page(
             changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
             cursors=cursors,
-            start=encode_position(start),
-            cursor=encode_position(end),
+            start=encode_position(start, await self._time_of(start)),
+            cursor=encode_position(end, end_time or await self._time_of(end)),
             more_available=end < view.end,
             retired=retired,
-            children=view.children if retired else (),
+            children=view.children(tick.at) if retired else (),
             expire_time=self._expire_time(tick),
             # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
             # before, nothing does.
@@ -280,6 +309,14 @@ class FeedLog:
         at = tick.at.astimezone(UTC)
         end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return end_of_day + self.definition.retention
+
+
+def _lost(what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
+        " read the source again and restart from now",
+        reason=Reason.TOKEN_RESOURCE_RECREATED,
+    )
 
 
 def _now() -> float:

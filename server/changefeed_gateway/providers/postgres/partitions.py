@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import repeat
 from typing import Final, NamedTuple
 
@@ -65,13 +66,13 @@ class Topology:
         """A partition by its id."""
         return next((p for p in self.partitions if p.partition_id == partition_id), None)
 
-    def children_of(self, partition: BucketPartition) -> tuple[Child, ...]:
-        """What replaced a retired partition; each starts where its parents ended."""
+    def children_of(self, partition: BucketPartition, at: datetime) -> tuple[Child, ...]:
+        """What replaced a retired partition; each starts where its parents ended, at a tick of time `at`."""
         return tuple(
             Child(
                 partition_id=child.partition_id,
                 parents=tuple(parent.partition_id for parent in self._parents_of(child)),
-                start=encode_position(Position(child.start_tick)),
+                start=encode_position(Position(child.start_tick), at),
             )
             for child in self.partitions
             if child.start_tick == partition.end_tick and child.buckets.overlaps(partition.buckets)

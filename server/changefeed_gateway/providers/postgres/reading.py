@@ -5,8 +5,8 @@ does not. DESIGN of the order: see `ticks`.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -49,6 +49,8 @@ class Stretch:
     rows: list[Row]
     ticks: list[int]
     end: Position
+    times: Mapping[int, datetime] = field(default_factory=dict)
+    """Of those ticks."""
     statements: int = 1
 
 
@@ -68,13 +70,15 @@ class LogReader:
         """
         rows: list[Row] = []
         ticks: list[int] = []
+        times: dict[int, datetime] = {}
         end, steps, statements = after, 0, 0
         while end < Position(until) and 2 * len(rows) < size and steps < _MOST_STEPS:
             step = await self._step(end, until, newest, size - len(rows), part)
             rows += step.rows
             ticks += step.ticks
+            times.update(step.times)
             end, steps, statements = step.end, steps + 1, statements + step.statements
-        return Stretch(rows, ticks, end, statements)
+        return Stretch(rows, ticks, end, times, statements)
 
     async def _step(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
         to = after.tick + 1 if after.seq else min(until, await self._end_of_page(after.tick, newest, size, part))
@@ -130,8 +134,9 @@ class LogReader:
                 # The row beyond tells that the batch goes on after the last one.
                 del rows[-1]
             end = Position(after.tick, rows[-1][SEQ]) if cut else Position(to)
-            return Stretch(rows, [to] * len(rows), end)
-        batches = await self._batches(rows, after.tick, to)
+            (tick,) = await self._window.between(to, to)
+            return Stretch(rows, [to] * len(rows), end, {to: tick.at})
+        batches, times = await self._batches(rows, after.tick, to)
         if cut:
             # Rows cut by their numbers are no prefix of the reading order. Stop before the batch that has most.
             ((largest, _),) = Counter(batches).most_common(1)
@@ -139,7 +144,7 @@ class LogReader:
         if (order := reading_order(batches)) is not None:
             rows = [rows[i] for i in order]
             batches = [batches[i] for i in order]
-        return Stretch(rows, batches, Position(to))
+        return Stretch(rows, batches, Position(to), times)
 
     async def _rows(self, after: Position, to: int, newest: Tick, limit: int, part: Part) -> list[Row]:
         """Rows in the order of their numbers that tick `to` sees and the base of `after` does not."""
@@ -184,14 +189,17 @@ class LogReader:
             case partition_key:
                 return self._statements.page_of_key, {"partition_key": partition_key}
 
-    async def _batches(self, rows: Sequence[Row], base: int, to: int) -> list[int]:
-        """The batch of each row."""
+    async def _batches(self, rows: Sequence[Row], base: int, to: int) -> tuple[list[int], dict[int, datetime]]:
+        """The batch of each row, and the time of each batch's tick."""
         highest = {row[XID]: row[SEQ] for row in rows}
         if to - base <= _DENSE:
             ticks = await self._window.between(base + 1, to)
             known = batches_of(map(int, highest), ticks)
             found = {text: known[int(text)] for text in highest}
+            times = {tick.id: tick.at for tick in ticks}
         else:
             arguments = {"base": base, "xids": list(highest), "seqs": list(highest.values())}
-            found = dict(await self._connections.fetch(self._statements.ticks_of, arguments))
-        return [found[row[XID]] for row in rows]
+            seen = await self._connections.fetch(self._statements.ticks_of, arguments)
+            found = {xid: tick for xid, tick, _ in seen}
+            times = {tick: at for _, tick, at in seen}
+        return [found[row[XID]] for row in rows], times

@@ -1,6 +1,7 @@
 """What one read of a feed can see: its ticks so far, its partitions, and which of them it reads. Pure."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from itertools import repeat
 from typing import NamedTuple
 
@@ -32,10 +33,9 @@ class View(NamedTuple):
         newest = Position(self.newest.id)
         return self.partition.clip(newest) if self.partition else newest
 
-    @property
-    def children(self) -> tuple[Child, ...]:
-        """What replaced the partition; none while it is active."""
-        return self.topology.children_of(self.partition) if self.partition else ()
+    def children(self, at: datetime) -> tuple[Child, ...]:
+        """What replaced the partition at a tick of time `at`; none while it is active."""
+        return self.topology.children_of(self.partition, at) if self.partition else ()
 
     def ids_of(self, rows: Sequence[Row], ticks: Sequence[int]) -> Iterable[PartitionId]:
         """The partition of each row: the one that is read, or by bucket and tick where all are."""
