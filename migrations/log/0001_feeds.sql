@@ -38,6 +38,7 @@ create table changefeed.feeds (
     stopped               text,
     retention             interval not null default '7 days' check (retention between '1 day' and '366 days'),
     incarnation           uuid not null default gen_random_uuid(),
+    home                  text,
     created_at            timestamptz not null default clock_timestamp(),
     check (cardinality(key_columns) = cardinality(key_types))
 );
@@ -55,6 +56,7 @@ comment on column changefeed.feeds.text_forms is 'How the key columns, then the 
 comment on column changefeed.feeds.shape is 'The table that the capture functions were made for.';
 comment on column changefeed.feeds.stopped is 'Why changes were not captured when check_feeds last looked; null if they were.';
 comment on column changefeed.feeds.incarnation is 'A re-created feed has another one, and refuses the tokens of the first.';
+comment on column changefeed.feeds.home is 'Where its log was made; elsewhere it is a copy, whose history begins anew.';
 
 create table changefeed.partitions (
     feed_id      integer not null references changefeed.feeds on delete cascade,
@@ -152,6 +154,22 @@ begin
 end;
 $$;
 
+-- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a later
+-- one has.
+create function changefeed.make_first_tick(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format($sql$
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
+        select 1, clock_timestamp(), 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
+        from (select pg_current_xact_id() as xid) own
+    $sql$, feed);
+end;
+$$;
+
 create function changefeed.create_feed(
     name text,
     source regclass,
@@ -174,14 +192,8 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
-    -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
-    -- later one has.
-    execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
-        select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
-        from (select pg_current_xact_id() as xid) own
-    $sql$, feed);
+    perform changefeed.make_first_tick(feed);
+    update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
     insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
     return feed;
 end;

@@ -52,6 +52,12 @@ begin
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
             end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if changefeed.adopt(%1$s) then
+                return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
+                             from changefeed_log.tick_%1$s t;
+                return;
+            end if;
             loop
                 select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
                 -- A fresh sequence reads 1 before its first number is drawn.

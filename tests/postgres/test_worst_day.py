@@ -1,11 +1,13 @@
-"""A database that is not the one it was: promoted, copied. A token of another history is refused, never misread."""
+"""A database that was promoted, copied or restored: a token of another history is refused, never misread."""
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from changefeed_gateway.core.errors import InvalidRequest
 from changefeed_gateway.core.model import After, Beginning, Cursor, Now
@@ -153,3 +155,103 @@ async def test_a_physical_clone_shares_the_history_up_to_the_copy_and_no_more(ow
             await shop.page(After(of_the_clone.cursor))
         assert ids((await read_all(provider, feed))[0])[:2] == ids(before.changes)
         assert keys(await provider.read_page(feed, page_read(Now(), size=0))) == []
+
+
+async def restore(server: PostgresForTests, dsn: str, name: str) -> str:
+    """What an operator does: pg_dump, createdb, pg_restore."""
+    with tempfile.TemporaryDirectory() as place:
+        dump = f"{place}/dump"
+        await server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        for program, *arguments in (
+            ("pg_dump", "--format=custom", f"--file={dump}", dsn),
+            ("pg_restore", "--exit-on-error", "-d", server.dsn(name), dump),
+        ):
+            process = await asyncio.create_subprocess_exec(str(server.server.binaries / program), *arguments)
+            assert await process.wait() == 0, program
+    return server.dsn(name)
+
+
+async def newest_transaction_id(connection: Connection) -> int:
+    row = await (await connection.execute("SELECT pg_current_xact_id()::text::bigint")).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+async def use_up_transaction_ids(connection: Connection, number: int) -> None:
+    """Each inner block takes one."""
+    await connection.execute(
+        sql.SQL("""
+        CREATE TEMP TABLE burnt (i int);
+        DO $$ BEGIN FOR i IN 1..{} LOOP
+            BEGIN INSERT INTO burnt VALUES (i); EXCEPTION WHEN unique_violation THEN NULL; END;
+        END LOOP; END $$
+        """).format(sql.Literal(number))
+    )
+
+
+@pytest.mark.parametrize("to_the_past", [True, False])
+@pytest.mark.req("P1", "P6")
+async def test_a_restored_feed_begins_anew_and_loses_nothing_written_since(
+    own_server: PostgresForTests, postgres: PostgresForTests, to_the_past: bool
+) -> None:
+    """Ids of the dump lie in the future of the cluster that it is restored to, or are used there a second time."""
+    source, target = (own_server, postgres) if to_the_past else (postgres, own_server)
+    async with AsyncExitStack() as stack:
+        dsn = await source.fresh(LOG)
+        here = await stack.enter_async_context(await connect(dsn))
+        there = await stack.enter_async_context(await connect(target.server.dsn))
+        ahead, behind = (here, there) if to_the_past else (there, here)
+        missing = await newest_transaction_id(behind) - await newest_transaction_id(ahead)
+        await use_up_transaction_ids(ahead, max(0, missing) + 1000)
+        shop = await stack.enter_async_context(open_shop(dsn))
+        await shop.insert(*range(1, 6))
+        for number in (1, 2, 3):
+            await shop.connection.execute("UPDATE orders SET note = 'b' WHERE id = %s", (number,))
+            await shop.tick()
+        old = await shop.page(Beginning())
+        await shop.insert(6)  # no tick bounds it when the dump is made
+        restored = await restore(target, dsn, f"restored_{to_the_past}".lower())
+        other = await stack.enter_async_context(await connect(restored))
+        await other.execute("INSERT INTO orders VALUES (7, 0)")
+        await other.execute("UPDATE orders SET note = 'c' WHERE id = 7")
+        provider = await stack.enter_async_context(open_provider(restored, QUIET))
+        feed = await provider.open_feed(shop.feed.address)
+        assert feed.incarnation != shop.feed.incarnation
+        first, cursor = await read_all(provider, feed)
+        assert keys(first) == [6, 7, 7]
+        assert not {*ids(first)} & {*ids(old.changes)}
+        async with await psycopg.AsyncConnection.connect(restored) as writer:
+            await writer.execute("INSERT INTO orders VALUES (8, 0)")
+            for number in range(9, 40):
+                await other.execute("INSERT INTO orders VALUES (%s, 1)", (number,))
+                await other.execute("SELECT changefeed.tick(1)")
+        later, _ = await read_all(provider, feed, page_read(After(cursor), size=10))
+        assert sorted(keys(later)) == list(range(8, 40))
+        assert keys((await read_all(provider, feed))[0]) == [6, 7, 7, *keys(later)]
+        assert keys(await shop.page(After(old.cursor))) == [6]
+        assert await other.execute("SELECT changefeed.watch('orders', partition_key => '{space}')")
+
+
+@pytest.mark.req("P6")
+async def test_a_clone_may_begin_its_feeds_anew_by_hand(own_server: PostgresForTests) -> None:
+    dsn = await own_server.fresh(LOG)
+    async with AsyncExitStack() as stack:
+        shop = await stack.enter_async_context(open_shop(dsn))
+        await shop.insert(1)
+        await shop.tick()
+        clone_dsn = await stack.enter_async_context(clone_of(own_server, dsn))
+        clone = await stack.enter_async_context(await connect(clone_dsn))
+        await clone.execute("INSERT INTO orders VALUES (2, 0)")
+        await clone.execute("SELECT changefeed.begin_epoch(1)")
+        provider = await stack.enter_async_context(open_provider(clone_dsn, QUIET))
+        feed = await provider.open_feed(shop.feed.address)
+        assert feed.incarnation != shop.feed.incarnation
+        assert keys((await read_all(provider, feed))[0]) == [2]
+
+
+async def test_nobody_begins_a_feed_anew_where_it_is_at_home(log_database: str) -> None:
+    async with open_shop(log_database) as shop:
+        await shop.insert(1)
+        cursor = await shop.connection.execute("SELECT changefeed.adopt(1)")
+        assert await cursor.fetchone() == (False,)
+        assert keys(await shop.page(Beginning())) == [1]

@@ -8,7 +8,14 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from changefeed_gateway.core.errors import FeedNotProvisioned, HistoryGap, InternalFailure, NotFound, Reason
+from changefeed_gateway.core.errors import (
+    FeedNotProvisioned,
+    HistoryGap,
+    InternalFailure,
+    NotFound,
+    Reason,
+    TransientFailure,
+)
 from changefeed_gateway.core.model import Address, KeyType
 from changefeed_gateway.providers.postgres.connections import Connection, DatabaseId
 from changefeed_gateway.providers.postgres.errors import MIGRATE
@@ -56,6 +63,7 @@ class _Found:
     database: str
     standby: bool
     log_oid: int | None
+    at_home: bool
     feed_id: int
     name: str
     image_mode: str
@@ -72,6 +80,7 @@ class _Found:
 _LOOK_UP: Final = """
 SELECT c.system_identifier, d.oid::bigint AS database_oid, d.datname AS database, pg_is_in_recovery() AS standby,
        to_regclass('changefeed_log.log_' || f.feed_id)::oid::bigint AS log_oid,
+       f.home IS NOT DISTINCT FROM changefeed.home(f.feed_id) AS at_home,
        f.feed_id, f.name, f.image_mode, f.image_function, f.key_columns, f.key_types, f.doorbell, f.retention,
        f.stopped, f.incarnation, f.created_at
 FROM pg_control_system() c
@@ -91,10 +100,11 @@ async def look_up(connection: Connection, address: Address) -> tuple[Address, Fe
 
     Raises NotFound for another database or an unknown collection, FeedNotProvisioned for a table that nobody watches.
     """
-    async with connection.cursor(binary=True, row_factory=class_row(_Found)) as cursor:
-        found = await (await cursor.execute(_LOOK_UP, (address.collection,))).fetchone()
-    if found is None:
-        raise InternalFailure("a database that answers has a row in pg_database")
+    found = await _find(connection, address.collection)
+    if found.feed_id is not None and not found.at_home and not found.standby:
+        # P6: restored or copied, it begins anew before anything of it is read.
+        await connection.execute("SELECT changefeed.adopt(%s::integer)", (found.feed_id,))
+        found = await _find(connection, address.collection)
     if address.database not in ("", found.database):
         raise NotFound(
             f"the connection {address.connection!r} is to another database than {address.database!r}: leave the"
@@ -105,6 +115,8 @@ async def look_up(connection: Connection, address: Address) -> tuple[Address, Fe
         raise await _why_not(connection, address.collection)
     if found.log_oid is None:
         raise FeedNotProvisioned(MIGRATE)
+    if not found.at_home:
+        raise TransientFailure("the database was restored and its primary has not begun the feed anew: try again")
     full = Address(connection=address.connection, database=found.database, collection=address.collection)
     return full, _definition(found)
 
@@ -115,6 +127,14 @@ def capture_stopped(feed: str, problem: str) -> HistoryGap:
         f"capture of {feed} stopped here, and changes are missing: {problem}; `changefeed doctor` says the remedy, then"
         " read the source again and restart from now"
     )
+
+
+async def _find(connection: Connection, collection: str) -> _Found:
+    async with connection.cursor(binary=True, row_factory=class_row(_Found)) as cursor:
+        found = await (await cursor.execute(_LOOK_UP, (collection,))).fetchone()
+    if found is None:
+        raise InternalFailure("a database that answers has a row in pg_database")
+    return found
 
 
 async def _why_not(connection: Connection, collection: str) -> FeedNotProvisioned | NotFound:

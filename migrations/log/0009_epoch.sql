@@ -1,0 +1,63 @@
+-- A log means something only in the cluster, database and table that it was written in: its transaction ids and
+-- snapshots are theirs. Restored from a dump, or copied to another database, its feed begins anew.
+
+create function changefeed.home(feed integer) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('%s/%s/%s', c.system_identifier, d.oid, to_regclass('changefeed_log.log_' || feed)::oid)
+    from pg_control_system() c, pg_database d where d.datname = current_database()
+$$;
+comment on function changefeed.home(integer) is 'Cluster, database and table of a feed''s log as they are now.';
+
+-- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction. With
+-- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers.
+create function changefeed.begin_epoch(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+begin
+    perform pg_advisory_xact_lock(1667655785, feed);
+    execute format('lock table changefeed_log.log_%s in access exclusive mode', feed);
+    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
+                   'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
+    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
+    drop table pg_temp.changefeed_unread;
+    perform changefeed.make_first_tick(feed);
+    delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
+    update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
+    update changefeed.feeds f
+    set home = changefeed.home(feed),
+        incarnation = gen_random_uuid(),
+        source = case when f.source is not null then (
+            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+            where format('%s.%s', n.nspname, c.relname) = f.name) end
+    where f.feed_id = feed;
+end;
+$$;
+comment on function changefeed.begin_epoch(integer) is
+    'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By '
+    'itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
+
+-- Runs as its owner: whoever may make a tick may find out that the log has moved, and nobody can do more with it.
+create function changefeed.adopt(feed integer) returns boolean
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
+        return false;
+    end if;
+    perform pg_advisory_xact_lock(1667655785, feed);
+    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
+        return false;
+    end if;
+    perform changefeed.begin_epoch(feed);
+    return true;
+end;
+$$;
+comment on function changefeed.adopt(integer) is
+    'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
