@@ -14,7 +14,7 @@ from changefeed_gateway.core.model import After, Beginning, Cursor, Now
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.databases import LOG, PostgresForTests, running_postgres
 from tests.postgres.conftest import Connection
-from tests.postgres.reading import ids, open_provider, page_read, read_all
+from tests.postgres.reading import address, ids, open_provider, page_read, read_all
 from tests.postgres.servers import clone_of, standby_of
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
@@ -215,7 +215,7 @@ async def test_a_restored_feed_begins_anew_and_loses_nothing_written_since(
         await other.execute("INSERT INTO orders VALUES (7, 0)")
         await other.execute("UPDATE orders SET note = 'c' WHERE id = 7")
         provider = await stack.enter_async_context(open_provider(restored, QUIET))
-        feed = await provider.open_feed(shop.feed.address)
+        feed = await provider.open_feed(address("public.orders"))
         assert feed.incarnation != shop.feed.incarnation
         first, cursor = await read_all(provider, feed)
         assert keys(first) == [6, 7, 7]
