@@ -85,3 +85,11 @@ async def test_the_sql_of_the_postgres_page_runs(postgres: PostgresForTests) -> 
         assert size
         assert size[0]
     await postgres.drop(dsn)
+
+
+def test_every_edge_of_postgres_names_tests_that_exist() -> None:
+    page = (DOCS / "providers" / "postgres.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "postgres").glob("test_*.py"))
+    assert named
+    assert named <= set(re.findall(r"^async def (test_\w+)", code, re.MULTILINE))
