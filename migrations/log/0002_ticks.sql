@@ -53,7 +53,7 @@ begin
                     using errcode = 'active_sql_transaction';
             end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if changefeed.adopt(%1$s) then
+            if changefeed.adopt_log(%1$s) then
                 return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
                              from changefeed_log.tick_%1$s t;
                 return;

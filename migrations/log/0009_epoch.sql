@@ -43,7 +43,7 @@ comment on function changefeed.begin_epoch(integer) is
     'itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
 
 -- Runs as its owner: whoever may make a tick may find out that the log has moved, and nobody can do more with it.
-create function changefeed.adopt(feed integer) returns boolean
+create function changefeed.adopt_log(feed integer) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -59,5 +59,5 @@ begin
     return true;
 end;
 $$;
-comment on function changefeed.adopt(integer) is
+comment on function changefeed.adopt_log(integer) is
     'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';

@@ -54,13 +54,13 @@ def test_every_bucket_is_in_one_partition_at_every_tick(history: list[BucketPart
 def test_children_cover_their_parents_and_start_where_these_end(history: list[BucketPartition]) -> None:
     topology = Topology(history)
     for partition in history:
-        children = topology.children_of(partition)
+        children = topology.children_of(partition, AT)
         assert bool(children) == (partition.end_tick is not None)
         ranges = []
         for child in children:
             row = topology.find(child.partition_id)
             assert row is not None
-            assert decode_position(child.start) == (partition.end_tick, 0)
+            assert decode_position(child.start) == ((partition.end_tick, 0), mark_of(AT))
             assert partition.partition_id in child.parents
             parents = [p for p in history if p.partition_id in child.parents]
             assert {p.end_tick for p in parents} == {row.start_tick}

@@ -101,9 +101,9 @@ async def look_up(connection: Connection, address: Address) -> tuple[Address, Fe
     Raises NotFound for another database or an unknown collection, FeedNotProvisioned for a table that nobody watches.
     """
     found = await _find(connection, address.collection)
-    if found.feed_id is not None and not found.at_home and not found.standby:
+    if found.log_oid is not None and not found.at_home and not found.standby:
         # P6: restored or copied, it begins anew before anything of it is read.
-        await connection.execute("SELECT changefeed.adopt(%s::integer)", (found.feed_id,))
+        await connection.execute("SELECT changefeed.adopt_log(%s::integer)", (found.feed_id,))
         found = await _find(connection, address.collection)
     if address.database not in ("", found.database):
         raise NotFound(
