@@ -46,6 +46,25 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.adopt_log(feed integer) RETURNS boolean
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
+        return false;
+    end if;
+    perform pg_advisory_xact_lock(1667655785, feed);
+    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
+        return false;
+    end if;
+    perform changefeed.begin_epoch(feed);
+    return true;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.adopt_log(feed integer) IS 'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
+
 CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -59,6 +78,29 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS te
 $_$;
 
 COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
+
+CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $_$
+begin
+    perform pg_advisory_xact_lock(1667655785, feed);
+    execute format('lock table changefeed_log.log_%s in access exclusive mode', feed);
+    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
+                   'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
+    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
+    drop table pg_temp.changefeed_unread;
+    perform changefeed.make_first_tick(feed);
+    delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
+    update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
+    update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.begin_epoch(feed integer) IS 'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
 
 CREATE FUNCTION changefeed.bucket(key text) RETURNS smallint
     LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
@@ -99,6 +141,7 @@ CREATE TABLE changefeed.feeds (
     stopped text,
     retention interval DEFAULT '7 days'::interval NOT NULL,
     incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
+    home text,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
     CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
@@ -140,6 +183,8 @@ COMMENT ON COLUMN changefeed.feeds.stopped IS 'Why changes were not captured whe
 
 COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another one, and refuses the tokens of the first.';
 
+COMMENT ON COLUMN changefeed.feeds.home IS 'Where its log was made; elsewhere it is a copy, whose history begins anew.';
+
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -162,7 +207,8 @@ begin
     if pg_is_in_recovery() or not pg_try_advisory_xact_lock(1667655788, 0) then
         return;
     end if;
-    for f in select * from changefeed.feeds loop
+    -- A log that was restored begins anew first: a mark in it must not be lost to that.
+    for f in select * from changefeed.feeds r where r.home = changefeed.home(r.feed_id) loop
         problem := changefeed.capture_problem(f);
         if problem is distinct from f.stopped then
             update changefeed.feeds set stopped = problem
@@ -363,14 +409,8 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
-    -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a
-    -- later one has.
-    execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
-        select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
-        from (select pg_current_xact_id() as xid) own
-    $sql$, feed);
+    perform changefeed.make_first_tick(feed);
+    update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
     insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
     return feed;
 end;
@@ -522,6 +562,12 @@ begin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if changefeed.adopt_log(%1$s) then
+                return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
+                             from changefeed_log.tick_%1$s t;
+                return;
             end if;
             loop
                 select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
@@ -847,6 +893,16 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.home(feed integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select format('%s/%s/%s', c.system_identifier, d.oid, to_regclass('changefeed_log.log_' || feed)::oid)
+    from pg_control_system() c, pg_database d where d.datname = current_database()
+$$;
+
+COMMENT ON FUNCTION changefeed.home(feed integer) IS 'Cluster, database and table of a feed''s log as they are now.';
+
 CREATE FUNCTION changefeed.if_drifted_row_sql(f changefeed.feeds, event text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -979,6 +1035,20 @@ begin
     return feed;
 end;
 $$;
+
+CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format($sql$
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
+        select 1, clock_timestamp(), 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
+        from (select pg_current_xact_id() as xid) own
+    $sql$, feed);
+end;
+$_$;
 
 CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -2112,6 +2182,12 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if changefeed.adopt_log(1) then
+                return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
+                             from changefeed_log.tick_1 t;
+                return;
             end if;
             loop
                 select * into newest from changefeed_log.tick_1 t order by t.id desc limit 1;

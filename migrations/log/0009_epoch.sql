@@ -29,13 +29,7 @@ begin
     perform changefeed.make_first_tick(feed);
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
-    update changefeed.feeds f
-    set home = changefeed.home(feed),
-        incarnation = gen_random_uuid(),
-        source = case when f.source is not null then (
-            select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-            where format('%s.%s', n.nspname, c.relname) = f.name) end
-    where f.feed_id = feed;
+    update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
 end;
 $$;
 comment on function changefeed.begin_epoch(integer) is

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed_gateway.core.model import PartitionId, PartitionState
-from changefeed_gateway.providers.postgres.cursor import decode_position
+from changefeed_gateway.providers.postgres.cursor import decode_position, mark_of
 from changefeed_gateway.providers.postgres.mapping import Row
 from changefeed_gateway.providers.postgres.partitions import ALL, BucketPartition, Buckets, Topology
 
