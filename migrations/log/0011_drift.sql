@@ -293,8 +293,7 @@ begin
     if pg_is_in_recovery() or not pg_try_advisory_xact_lock(1667655788, 0) then
         return;
     end if;
-    -- A log that was restored begins anew first: a mark in it must not be lost to that.
-    for f in select * from changefeed.feeds r where r.home = changefeed.home(r.feed_id) loop
+    for f in select * from changefeed.feeds loop
         problem := changefeed.capture_problem(f);
         if problem is distinct from f.stopped then
             update changefeed.feeds set stopped = problem
