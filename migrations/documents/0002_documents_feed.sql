@@ -3,7 +3,7 @@
 -- before it, without a lock among the writers of one document.
 
 create function documents.documents_image(keys text[]) returns table (key text, partition_key text, image text)
-language sql stable
+language sql stable security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 as $$
@@ -23,6 +23,12 @@ as $$
 $$;
 comment on function documents.documents_image(text[]) is
     'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
+
+-- The gateway reads documents by this function only; capture reads the tables.
+revoke execute on function documents.documents_image(text[]) from public;
+grant execute on function documents.documents_image(text[]) to changefeed_reader;
+grant usage on schema documents to changefeed_reader, changefeed_owner;
+grant select on all tables in schema documents to changefeed_owner;
 
 do $do$
 declare

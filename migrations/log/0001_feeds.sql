@@ -180,7 +180,7 @@ create function changefeed.create_feed(
     partition_key_columns text[],
     doorbell text
 ) returns integer
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare

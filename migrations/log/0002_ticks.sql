@@ -33,7 +33,7 @@ begin
     execute format($function$
         create function changefeed_log.make_tick_%1$s(force boolean)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
-        language plpgsql
+        language plpgsql security definer
         set search_path = pg_catalog, pg_temp
         as $body$
         declare
@@ -97,6 +97,7 @@ begin
         end;
         $body$
     $function$, feed);
+    execute format('grant execute on function changefeed_log.make_tick_%s(boolean) to changefeed_reader', feed);
 end;
 $create$;
 

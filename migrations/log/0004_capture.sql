@@ -116,7 +116,7 @@ as $$
 $$;
 
 create function changefeed.create_capture_function(feed integer, event text, settings text, body text) returns void
-language plpgsql
+language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $create$
 begin

@@ -74,8 +74,9 @@ async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier,
 async def _create(connection: Connection, parent: sql.Identifier, days: Sequence[Day]) -> None:
     """The tables are new, so attaching them reads nothing and needs no CHECK, which every captured row would pay for.
 
-    No writer and no reader waits for the locks of it.
+    No writer and no reader waits for the locks of it. Needs a transaction, in which it becomes their owner.
     """
+    await connection.execute("SET LOCAL ROLE changefeed_owner")
     for day in days:
         await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
         await _attach(connection, parent, day)
