@@ -31,7 +31,7 @@ demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself 
 serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
 	@$(BIN)/changefeed serve
 
-test: lint .dynamodb-local/.stamp $(if $(PYTEST_ARGS),,test-postgres-15) ## Lint and run all tests, those of PostgreSQL on 15 too
+test: lint .dynamodb-local/.stamp .pgbouncer/.stamp $(if $(PYTEST_ARGS),,test-postgres-15) ## Lint and run all tests, those of PostgreSQL on 15 too
 	@echo "pytest"
 	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
 
@@ -97,7 +97,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 dist
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -148,4 +148,13 @@ APT_15 := apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User= \
 	@for package in .postgresql-15/cache/archives/*.deb; do dpkg -x "$$package" .postgresql-15; done
 	@rm -rf .postgresql-15/lists .postgresql-15/cache
 	@.postgresql-15/usr/lib/postgresql/15/bin/postgres --version
+	@touch $@
+
+# What the tests of pooled connections run: Debian's package and its libraries, unpacked, not installed.
+.pgbouncer/.stamp:
+	@for tool in apt-get dpkg; do command -v $$tool >/dev/null || \
+	   { echo "$$tool is not found: PgBouncer comes from Debian's packages"; exit 1; }; done
+	@echo "set-up: PgBouncer, into .pgbouncer"
+	@rm -rf .pgbouncer && mkdir .pgbouncer
+	@cd .pgbouncer && apt-get download --quiet=2 pgbouncer libc-ares2 libevent-2.1-7 && for package in *.deb; do dpkg -x "$$package" .; done
 	@touch $@

@@ -315,6 +315,7 @@ async def _open_postgres(place: str, connection: PostgresConnection) -> Provider
     options = PostgresOptions(
         max_connections=connection.pool_size,
         cadence=Cadence(interval=connection.tick_interval),
+        doorbell=connection.doorbell,
         retention_interval=connection.retention_interval or None,
     )
     provider = PostgresProvider(place, options)

@@ -11,8 +11,9 @@ from psycopg import errors, sql
 from changefeed_gateway.core.model import After, Beginning
 from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.migrations import MigrationError, migrate
-from changefeed_gateway.providers.postgres.operations import watch
+from changefeed_gateway.providers.postgres.operations import OperationError, watch
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
+from changefeed_gateway.providers.postgres.retention_plan import Action
 from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import address, open_provider, page_read, read_all
@@ -60,7 +61,7 @@ async def make_days(connection: Connection, dsn: str) -> None:
         await connection.execute(sql.SQL("DROP TABLE {}").format(sql.Identifier("changefeed_log", day)))
     (feed,) = await retention.run(dsn)
     assert not feed.problem
-    assert set(days) & {day.name for step in feed.steps for day in step.days}
+    assert any(step.action is Action.CREATE for step in feed.steps)
 
 
 async def test_everything_belongs_to_the_owner_and_is_readable(database: str, connection: Connection) -> None:
@@ -147,21 +148,24 @@ async def test_a_reader_can_do_nothing_else(log_database: str, statement: str) -
 
 
 async def test_a_reader_cannot_write_into_the_log_by_a_trigger_of_its_own(log_database: str) -> None:
-    async with open_shop(log_database), login(log_database, "gateway_login", "changefeed_reader") as dsn:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as reader:
-            await reader.execute("CREATE TEMPORARY TABLE forged (id int, space int, note text)")
-            with pytest.raises(errors.InsufficientPrivilege):
-                await reader.execute(
-                    "CREATE TRIGGER t AFTER INSERT ON forged REFERENCING NEW TABLE AS new_rows"
-                    " FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_insert()"
-                )
+    async with (
+        open_shop(log_database),
+        login(log_database, "gateway_login", "changefeed_reader") as dsn,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as reader,
+    ):
+        await reader.execute("CREATE TEMPORARY TABLE forged (id int, space int, note text)")
+        with pytest.raises(errors.InsufficientPrivilege):
+            await reader.execute(
+                "CREATE TRIGGER t AFTER INSERT ON forged REFERENCING NEW TABLE AS new_rows"
+                " FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_insert()"
+            )
 
 
 async def test_a_readers_retention_run_changes_nothing_and_names_the_role(log_database: str) -> None:
     async with open_shop(log_database) as shop, login(log_database, "gateway_login", "changefeed_reader") as dsn:
         before = await texts(shop.connection, "SELECT name FROM changefeed.days(1) ORDER BY 1")
-        (feed,) = await retention.run(dsn)
-        assert "changefeed_operator" in feed.problem
+        with pytest.raises(OperationError, match="grant changefeed_operator to gateway_login"):
+            await retention.run(dsn)
         assert await texts(shop.connection, "SELECT name FROM changefeed.days(1) ORDER BY 1") == before
 
 
@@ -202,10 +206,13 @@ async def test_an_operator_cannot_watch_the_table_of_another(log_database: str) 
     ["SELECT * FROM changefeed.feeds", "SELECT changefeed.tick(1)", "SELECT * FROM changefeed_log.log_1"],
 )
 async def test_a_stranger_can_nothing(log_database: str, statement: str) -> None:
-    async with open_shop(log_database), login(log_database, "stranger_login") as dsn:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as stranger:
-            with pytest.raises(errors.InsufficientPrivilege):
-                await stranger.execute(statement.encode())
+    async with (
+        open_shop(log_database),
+        login(log_database, "stranger_login") as dsn,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as stranger,
+    ):
+        with pytest.raises(errors.InsufficientPrivilege):
+            await stranger.execute(statement.encode())
 
 
 async def test_capture_sees_rows_that_a_policy_hides(log_database: str) -> None:

@@ -59,6 +59,8 @@ class PostgresConnection(_Section):
     embedded: EmbeddedServer | None = None
     pool_size: Annotated[int, whole_number_between(2, 200)] = 10
     """Most connections in the pool; one more listens."""
+    doorbell: Annotated[Literal["notify", "poll"], one_of("notify", "poll")] = "notify"
+    """How news is heard of: LISTEN on a connection of its own, or polls; a transaction pooler needs poll."""
     tick_interval: Annotated[timedelta, duration_between("500us", "1s"), DurationText] = timedelta(milliseconds=2)
     """Shortest time between two ticks of a feed while somebody is subscribed."""
     retention_interval: Annotated[timedelta, duration_between("0s", "1d"), DurationText] = timedelta(hours=1)

@@ -76,9 +76,15 @@ class Connections:
         application_name: str = "changefeed-gateway",
         statement_timeout: timedelta = timedelta(seconds=30),
         patience: timedelta = timedelta(seconds=10),
+        pooled: bool = False,
     ) -> None:
-        """`patience` is how long a statement waits for a connection before it fails."""
+        """`patience` is how long a statement waits for a connection before it fails.
+
+        `pooled` leaves nothing behind in a session: no settings, no prepared statements. So does a connection that
+        turns out to lead through a pooler.
+        """
         self.patience = patience
+        self._pooled = pooled
         self._statement_timeout = statement_timeout
         self.database: DatabaseId | None = None
         """Where the newest connection leads; a database that was made anew under its name is another one."""
@@ -185,6 +191,16 @@ class Connections:
     async def _configure(self, connection: Connection) -> None:
         # Sent as the smallest type that holds its value, a number would make another prepared statement for each.
         connection.adapters.register_dumper(int, Int8Dumper)
+        if self._pooled or await leads_through_pooler(connection):
+            connection.prepare_threshold = None
+        else:
+            await self._set_up_session(connection)
+        cursor = await connection.execute(_WHERE)
+        row = await cursor.fetchone()
+        self.database = DatabaseId(*row[:2]) if row is not None else None
+        self.server_started = row[2] if row is not None else None
+
+    async def _set_up_session(self, connection: Connection) -> None:
         milliseconds = int(self._statement_timeout.total_seconds() * 1000)
         settings = {**_SESSION, "statement_timeout": f"{milliseconds}ms"}
         await connection.execute(
@@ -194,10 +210,13 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
-        cursor = await connection.execute(_WHERE)
-        row = await cursor.fetchone()
-        self.database = DatabaseId(*row[:2]) if row is not None else None
-        self.server_started = row[2] if row is not None else None
+
+
+async def leads_through_pooler(connection: Connection) -> bool:
+    """Whether somebody stands between: the process that was announced is not the one that answers."""
+    cursor = await connection.execute("SELECT pg_backend_pid()")
+    row = await cursor.fetchone()
+    return row is not None and row[0] != connection.info.backend_pid
 
 
 def transport_options(dsn: str, application_name: str) -> dict[str, Any]:

@@ -219,5 +219,5 @@ async def _doorbell(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> 
         detail="heard" if heard else "not heard",
         remedy=""
         if heard
-        else "LISTEN does not work over this connection: give the gateway a direct one, without a transaction pooler",
+        else "LISTEN does not work over this connection: give the gateway a direct one, or set its doorbell to poll",
     )

@@ -47,13 +47,14 @@ class Doorbell:
     ) -> None:
         """After `probe_interval` of silence the connection is tried out by a notification of our own."""
         self.listening = asyncio.Event()
-        """Set while a connection listens."""
+        """Set while a connection listens that has heard a notification of our own."""
         self._dsn = dsn
         self._connections = connections
         self._ring = ring
         self._probe_interval = probe_interval.total_seconds()
         self._probe_timeout = probe_timeout.total_seconds()
         self._task: asyncio.Task[None] | None = None
+        self._warned = False
 
     def start(self) -> None:
         """Begin to listen; idempotent."""
@@ -74,6 +75,7 @@ class Doorbell:
         while True:
             connection: Connection = await retrying(self._connect)
             try:
+                await self._try_out(connection)
                 self.listening.set()
                 self._ring(None)
                 await self._hear(connection)
@@ -92,6 +94,17 @@ class Doorbell:
             await connection.close()
             raise
         return connection
+
+    async def _try_out(self, connection: Connection) -> None:
+        """A transaction pooler takes the LISTEN and passes nothing on."""
+        try:
+            await self._probe(connection)
+        except _Deaf:
+            if not self._warned:
+                _log.warning("the doorbell is not heard: give a direct connection, or set doorbell to poll")
+            self._warned = True
+            raise
+        self._warned = False
 
     async def _hear(self, connection: Connection) -> None:
         while True:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, LiteralString
+from typing import Any, Final, Literal, LiteralString
 
 import structlog
 
@@ -65,6 +65,8 @@ class PostgresOptions:
     """How often capture is looked over: whether it goes on, and fits its tables."""
     retention_interval: timedelta | None = None
     """Time between two retention runs; none leaves them to others."""
+    doorbell: Literal["notify", "poll"] = "notify"
+    """poll does not listen and leaves nothing behind in a session: for a transaction pooler."""
     probe_interval: timedelta = timedelta(seconds=15)
     """Silence after which the listening connection is tried out."""
     probe_timeout: timedelta = timedelta(seconds=5)
@@ -84,6 +86,7 @@ class PostgresProvider:
             max_size=options.max_connections,
             statement_timeout=options.statement_timeout,
             patience=options.cadence.outage_patience,
+            pooled=options.doorbell == "poll",
         )
         self.doorbell = Doorbell(
             dsn,
@@ -113,7 +116,8 @@ class PostgresProvider:
             return
         async with self._starting:
             await self._connections.open()
-            self.doorbell.start()
+            if self._options.doorbell == "notify":
+                self.doorbell.start()
             if not self._tasks:
                 self._tasks = [asyncio.create_task(work) for work in self._work()]
 

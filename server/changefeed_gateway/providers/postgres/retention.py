@@ -12,7 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
-from changefeed_gateway.providers.postgres.connections import Connection, transport_options
+from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
 from changefeed_gateway.providers.postgres.operations import OperationError, refused
 from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, FeedDays, Part, State, days_ahead
 from changefeed_gateway.providers.postgres.retention_obstacles import Obstacle, obstacles
@@ -55,9 +55,10 @@ async def run(dsn: str) -> list[FeedRetention]:
     """Do what is due, feed by feed; what fails for one is reported and leaves the others alone.
 
     May be called at any time and from several processes at once. Raises OperationError when the database does not
-    answer or the change log is not installed.
+    answer, the change log is not installed, or the login is no member of changefeed_owner.
     """
     async with _connected(dsn) as connection:
+        await _refuse_unfit(connection)
         return [await _run_feed(dsn, connection, feed_id, name) for feed_id, name in await _feeds(connection)]
 
 
@@ -188,6 +189,18 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
             yield connection
     except psycopg.Error as error:
         raise refused(error) from error
+
+
+async def _refuse_unfit(connection: Connection) -> None:
+    if await leads_through_pooler(connection):
+        raise OperationError("retention needs a direct connection: through a pooler its DDL and settings meet others")
+    cursor = await connection.execute("SELECT current_user, pg_has_role('changefeed_owner', 'usage')")
+    user, owner = await cursor.fetchone() or ("", False)
+    if not owner:
+        raise OperationError(
+            f"{user} may not run retention: grant changefeed_operator to {user}, or set retention_interval to 0s and"
+            " let an operator call changefeed retention run"
+        )
 
 
 async def _feeds(connection: Connection) -> list[tuple[int, str]]:
