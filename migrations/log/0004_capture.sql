@@ -303,6 +303,31 @@ begin
 end;
 $create$;
 
+-- Capture runs as its owner, and looks at the table after a statement inside another one's triggers.
+create function changefeed.let_capture_read(source regclass) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    owner  constant name := 'changefeed_owner';
+    schema text := (select s.nspname from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = source);
+begin
+    if not has_schema_privilege(owner, schema, 'usage') then
+        execute format('grant usage on schema %I to %I', schema, owner);
+    end if;
+    if not has_table_privilege(owner, source, 'select') then
+        execute format('grant select on table %s to %I', source, owner);
+    end if;
+    -- A role that may grant nothing is told so by a warning only.
+    if not has_schema_privilege(owner, schema, 'usage') or not has_table_privilege(owner, source, 'select') then
+        raise exception 'source: capture may not read %', source
+            using errcode = 'insufficient_privilege',
+                  hint = format('Have the owners call: grant usage on schema %I to %2$I; grant select on table %3$s to %2$I.',
+                                schema, owner, source);
+    end if;
+end;
+$$;
+
 create function changefeed.create_capture(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -335,6 +360,7 @@ declare
                                    string_agg(format('new.%I', c), ', '))
                      from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
 begin
+    perform changefeed.let_capture_read(f.source);
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
         execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
                        'execute function changefeed_log.capture_%1$s_%2$s()',

@@ -348,3 +348,6 @@ as $$
 $$;
 comment on function changefeed.feed_states() is
     'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';
+
+select changefeed.hand_over();
+grant execute on function changefeed.check_feeds() to changefeed_reader;
