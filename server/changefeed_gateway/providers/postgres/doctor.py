@@ -10,7 +10,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
-from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres import retention, surroundings
+from changefeed_gateway.providers.postgres.finding import Finding
 from changefeed_gateway.providers.postgres.migrations import (
     MigrationError,
     MigrationSet,
@@ -21,17 +22,6 @@ from changefeed_gateway.providers.postgres.migrations import (
 _FEWEST_DAYS: Final = 2
 _PROBE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    healthy: bool
-    detail: str
-    remedy: str = ""
-    """What to do; empty when it is healthy."""
 
 
 async def examine(dsn: str) -> AsyncIterator[Finding]:
@@ -59,11 +49,20 @@ async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> A
         installed = installed and finding.healthy
         yield finding
     if installed:
+        async for finding in surroundings.roles(connection):
+            yield finding
+            if finding.subject == "role" and not finding.healthy:
+                return
         async for finding in _feeds(connection):
+            yield finding
+        async for finding in surroundings.sequences(connection):
             yield finding
         if primary.healthy:
             async for finding in _retention(dsn):
                 yield finding
+    yield await surroundings.replication_role(connection)
+    async for finding in surroundings.transactions(connection):
+        yield finding
     if primary.healthy:
         yield await _doorbell(connection, dsn)
 

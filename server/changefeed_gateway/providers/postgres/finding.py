@@ -1,0 +1,14 @@
+"""What an examination of a database says."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    healthy: bool
+    detail: str
+    remedy: str = ""
+    """What to do; empty when it is healthy."""
