@@ -57,6 +57,11 @@ async def test_days_that_run_out(shop: Shop) -> None:
     )
     for (statement,) in await cursor.fetchall():
         await shop.connection.execute(statement.encode())
+    await shop.connection.execute(
+        "DROP TABLE changefeed_log.log_1_future; SET timezone = 'UTC';"
+        "DO $$ BEGIN EXECUTE format('CREATE TABLE changefeed_log.log_1_future PARTITION OF changefeed_log.log_1"
+        " FOR VALUES FROM (%L) TO (MAXVALUE)', current_date + 1); END $$"
+    )
     found = await wrong(shop.dsn)
     assert "changefeed retention run" in found["days of public.orders"].remedy
 

@@ -44,15 +44,17 @@ async def examine(dsn: str) -> AsyncIterator[Finding]:
 async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> AsyncIterator[Finding]:
     primary = await _server(connection)
     yield primary
+    if (role := await surroundings.role(connection)) is not None:
+        yield role
+        if not role.healthy:
+            return
     installed = True
     async for finding in _migrations(dsn):
         installed = installed and finding.healthy
         yield finding
     if installed:
-        async for finding in surroundings.roles(connection):
+        async for finding in surroundings.readable(connection):
             yield finding
-            if finding.subject == "role" and not finding.healthy:
-                return
         async for finding in _feeds(connection):
             yield finding
         async for finding in surroundings.sequences(connection):

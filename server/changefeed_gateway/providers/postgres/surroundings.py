@@ -36,6 +36,7 @@ _SEQUENCES: Final = """
 
 _ROLE: Final = """
     SELECT current_user::text, pg_has_role('changefeed_reader', 'usage'), pg_has_role('changefeed_owner', 'usage')
+    WHERE to_regrole('changefeed_owner') IS NOT NULL AND to_regrole('changefeed_reader') IS NOT NULL
 """
 
 _HIDDEN: Final = """
@@ -87,24 +88,30 @@ async def sequences(connection: Connection) -> AsyncIterator[Finding]:
         yield Finding(subject=f"sequence of {feed}", healthy=not remedy, detail=detail, remedy=remedy)
 
 
-async def roles(connection: Connection) -> AsyncIterator[Finding]:
-    """What this login may do, and whether capture may read its tables. Raises psycopg.Error."""
-    user, reader, owner = await (await connection.execute(_ROLE)).fetchone() or ("", False, False)
+async def role(connection: Connection) -> Finding | None:
+    """What this login may do; None where no migration has made the roles. Raises psycopg.Error."""
+    if (row := await (await connection.execute(_ROLE)).fetchone()) is None:
+        return None
+    user, reader, owner = row
     may = "reads, makes ticks and runs retention" if owner else "reads and makes ticks; retention is left to others"
     fit = reader or owner
-    yield Finding(
+    return Finding(
         subject="role",
         healthy=fit,
         detail=f"{user} {may}" if fit else f"{user} is no member of changefeed_reader",
         remedy="" if fit else f"GRANT changefeed_reader TO {sql.Identifier(user).as_string()}",
     )
-    for table, hidden, readable in await (await connection.execute(_HIDDEN)).fetchall():
+
+
+async def readable(connection: Connection) -> AsyncIterator[Finding]:
+    """The watched tables that capture may not read whole. Raises psycopg.Error."""
+    for table, hidden, may_read in await (await connection.execute(_HIDDEN)).fetchall():
         if hidden:
             detail, remedy = (
                 "a policy may hide rows from capture",
                 "ALTER ROLE changefeed_owner BYPASSRLS, as a superuser",
             )
-        elif not readable:
+        elif not may_read:
             detail = "capture may not read it"
             remedy = f"GRANT SELECT ON {table} TO changefeed_owner, and USAGE on its schema"
         else:
