@@ -40,7 +40,7 @@ from changefeed_gateway.settings.secrets import dsn, token_keys
 if TYPE_CHECKING:
     from changefeed_gateway.providers.dynamodb.doctor import Finding as DynamoDBFinding
     from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
-    from changefeed_gateway.providers.postgres.doctor import Finding
+    from changefeed_gateway.providers.postgres.finding import Finding
     from changefeed_gateway.providers.postgres.operations import WatchOptions
 
 _LAST_GRACE: Final = timedelta(seconds=1)
