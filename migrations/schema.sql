@@ -352,7 +352,7 @@ $$;
 COMMENT ON FUNCTION changefeed.create_capture(feed integer) IS 'Writes the trigger functions of a watched table, anew if they are there.';
 
 CREATE FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) RETURNS void
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 begin
@@ -396,7 +396,7 @@ $$;
 COMMENT ON FUNCTION changefeed.create_days(parent text, first_day date, days integer) IS 'Gives a new log or tick table its days (UTC) and the two partitions that hold what no day covers.';
 
 CREATE FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) RETURNS integer
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
@@ -543,7 +543,7 @@ begin
     execute format($function$
         create function changefeed_log.make_tick_%1$s(force boolean)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
-        language plpgsql
+        language plpgsql security definer
         set search_path = pg_catalog, pg_temp
         as $body$
         declare
@@ -607,6 +607,7 @@ begin
         end;
         $body$
     $function$, feed);
+    execute format('grant execute on function changefeed_log.make_tick_%s(boolean) to changefeed_reader', feed);
 end;
 $_$;
 
@@ -621,6 +622,7 @@ declare
                                    string_agg(format('new.%I', c), ', '))
                      from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
 begin
+    perform changefeed.let_capture_read(f.source);
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
         execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
                        'execute function changefeed_log.capture_%1$s_%2$s()',
@@ -876,6 +878,45 @@ exception when lock_not_available or undefined_table then
 end;
 $$;
 
+CREATE FUNCTION changefeed.hand_over() RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    item record;
+begin
+    for item in
+        select s.nspname from pg_namespace s where s.nspname in ('changefeed', 'changefeed_log')
+    loop
+        execute format('alter schema %I owner to changefeed_owner', item.nspname);
+    end loop;
+    for item in
+        select c.oid::regclass as name, c.relkind from pg_class c
+        where c.relnamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace) and c.relkind in ('r', 'p', 'S')
+            and c.relowner <> 'changefeed_owner'::regrole
+            and not exists (select from pg_depend d where d.objid = c.oid and d.deptype in ('a', 'i') and c.relkind = 'S')
+    loop
+        execute format('alter %s %s owner to changefeed_owner', case item.relkind when 'S' then 'sequence' else 'table' end,
+                       item.name);
+    end loop;
+    for item in
+        select p.oid::regprocedure as name, p.prosecdef, p.proowner <> 'changefeed_owner'::regrole as moves from pg_proc p
+        where p.pronamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
+    loop
+        if item.moves then
+            execute format('alter routine %s owner to changefeed_owner', item.name);
+        end if;
+        if item.prosecdef then
+            execute format('revoke execute on routine %s from public', item.name);
+        end if;
+    end loop;
+    grant select on all tables in schema changefeed, changefeed_log to changefeed_reader;
+    grant select on all sequences in schema changefeed_log to changefeed_reader;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.hand_over() IS 'Gives everything in the two schemas to changefeed_owner, keeps the public from what runs as its owner, and lets changefeed_reader read. Again without harm.';
+
 CREATE FUNCTION changefeed.has_drifted(feed integer, shape text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1017,6 +1058,30 @@ CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
     end
     from pg_type t where t.oid = type
 $$;
+
+CREATE FUNCTION changefeed.let_capture_read(source regclass) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    owner  constant name := 'changefeed_owner';
+    schema text := (select s.nspname from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = source);
+begin
+    if not has_schema_privilege(owner, schema, 'usage') then
+        execute format('grant usage on schema %I to %I', schema, owner);
+    end if;
+    if not has_table_privilege(owner, source, 'select') then
+        execute format('grant select on table %s to %I', source, owner);
+    end if;
+    -- A role that may grant nothing is told so by a warning only.
+    if not has_schema_privilege(owner, schema, 'usage') or not has_table_privilege(owner, source, 'select') then
+        raise exception 'source: capture may not read %', source
+            using errcode = 'insufficient_privilege',
+                  hint = format('Have the owners call: grant usage on schema %I to %2$I; grant select on table %3$s to %2$I.',
+                                schema, owner, source);
+    end if;
+end;
+$_$;
 
 CREATE FUNCTION changefeed.lock_feed(name text) RETURNS integer
     LANGUAGE plpgsql
@@ -2163,7 +2228,7 @@ end;
 $$;
 
 CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
-    LANGUAGE plpgsql
+    LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
         declare
@@ -2228,7 +2293,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
         $$;
 
 CREATE FUNCTION documents.documents_image(keys text[]) RETURNS TABLE(key text, partition_key text, image text)
-    LANGUAGE sql STABLE
+    LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $$
