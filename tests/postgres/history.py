@@ -1,7 +1,9 @@
 """Gives a feed a past: days that lie behind it, and changes and ticks of those days."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+from changefeed_gateway.core.model import Cursor
+from changefeed_gateway.providers.postgres.cursor import decode_position, encode_position
 from tests.postgres.conftest import Connection
 from tests.postgres.shop import Shop
 
@@ -47,6 +49,12 @@ async def age(connection: Connection, by: timedelta, feed_id: int = 1) -> None:
         await connection.execute(
             f"UPDATE changefeed_log.log_{feed_id} SET changed_at = changed_at - %s".encode(), (by,)
         )
+
+
+def aged(cursor: Cursor, by: timedelta) -> Cursor:
+    """A position that was written before `age`: as if it had been written that much earlier, its tick's mark too."""
+    position, mark = decode_position(cursor)
+    return encode_position(position, datetime.fromtimestamp(0, UTC) + timedelta(microseconds=mark) - by)
 
 
 async def partitions(connection: Connection, parent: str) -> dict[str, str]:

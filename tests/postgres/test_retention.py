@@ -16,7 +16,7 @@ from changefeed_gateway.providers.postgres.retention_days import Part, days_ahea
 from changefeed_gateway.providers.postgres.retention_plan import Action, next_step
 from changefeed_gateway.providers.postgres.retention_reading import read_days
 from changefeed_gateway.providers.postgres.retention_steps import execute
-from tests.postgres.history import DAY, RETAINED, age, grow_old, live_since, partitions
+from tests.postgres.history import DAY, RETAINED, age, aged, grow_old, live_since, partitions
 from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
@@ -185,8 +185,8 @@ async def test_a_transaction_that_spans_midnight_and_the_drop_of_its_day(shop: S
 @pytest.mark.req("P6")
 async def test_expiry_is_decided_inside_a_read_that_a_drop_overtakes(shop: Shop) -> None:
     """Between the steps of a run, a reader of the dropped history is refused or reads all of it: never a part."""
-    start = (await shop.page(Beginning(), size=0)).cursor
     await grow_old(shop)
+    start = (await shop.page(Beginning(), size=0)).cursor
     everything = list(range(10, 0, -1))
     outcomes = []
     async with open_provider(shop.dsn, QUIET) as reader:
@@ -369,7 +369,8 @@ async def test_a_token_lives_as_long_as_its_page_forecast(shop: Shop) -> None:
                 assert page.expire_time is not None
                 alive = datetime.now(UTC) < page.expire_time - (today - made) * DAY
                 try:
-                    later = await other.read_page(shop.feed, page_read(After(page.cursor)))
+                    start = After(aged(page.cursor, (today - made) * DAY))
+                    later = await other.read_page(shop.feed, page_read(start))
                 except CheckpointExpired:
                     assert not alive
                     expired += 1
