@@ -61,6 +61,7 @@ async def operator(postgres: PostgresForTests, directory: Path) -> AsyncIterator
     await postgres.drop(dsn)
 
 
+@pytest.mark.req("DB-10")
 async def test_a_plan_changes_nothing_and_a_run_does_what_it_said(operator: Operator) -> None:
     await grow_old(operator.shop)
     before = await operator.tables()

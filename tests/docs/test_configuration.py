@@ -22,7 +22,7 @@ from changefeed_gateway.settings import ClientSettings, PostgresConnection, Sett
 from changefeed_gateway.settings.model import DynamoDBConnection, EmbeddedServer, MemoryConnection, TokenKeySettings
 from changefeed_gateway.settings.secrets import dsn, token_keys
 from changefeed_gateway.settings.values import HostPort, format_duration
-from tests.databases import PostgresForTests
+from tests.databases import LOG, PostgresForTests
 from tests.docs.pages import DOCS, blocks, rows
 from tests.postgres.reading import address, open_provider, page_read
 
@@ -171,6 +171,7 @@ ROLES = """
     GRANT USAGE ON SCHEMA public TO changefeed_migrator;
     CREATE TABLE orders (id int PRIMARY KEY);
     GRANT SELECT, TRIGGER, UPDATE ON orders TO changefeed_migrator;
+    GRANT SELECT ON orders TO changefeed_owner;
 """
 
 
@@ -183,12 +184,14 @@ async def run(dsn: str, *scripts: str) -> None:
 
 @pytest.mark.req("US4.1")
 async def test_the_grants_suffice(postgres: PostgresForTests) -> None:
+    # A superuser has made the roles: they belong to the server.
+    await postgres.drop(await postgres.fresh(LOG))
     database = await postgres.fresh("template1")
     name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
     migrator, gateway = (make_conninfo(database, user=f"changefeed_{role}") for role in ("migrator", "gateway"))
     await run(database, ROLES, f"GRANT CREATE ON DATABASE {name} TO changefeed_migrator")
+    await run(database, *(block.text for block in blocks(PAGE, "sql")))
     await migrate(migrator, documents=True)
-    await run(migrator, *(block.text for block in blocks(PAGE, "sql")))
     assert await watch(migrator, "public.orders") == "public.orders"
     async with open_provider(gateway) as provider:
         orders = await provider.open_feed(address("public.orders"))

@@ -58,6 +58,7 @@ async def until_done(shop: Shop) -> None:
 
 
 @pytest.mark.req("P6")
+@pytest.mark.req("DB-10")
 async def test_of_two_gateways_one_leads_and_every_step_is_done_once(shop: Shop) -> None:
     with capture_logs() as lines:
         async with AsyncExitStack() as gateways, await psycopg.AsyncConnection.connect(shop.dsn) as reader:
