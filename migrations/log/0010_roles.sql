@@ -79,6 +79,8 @@ comment on function changefeed.hand_over() is
 select changefeed.hand_over();
 
 grant usage on schema changefeed, changefeed_log to changefeed_reader;
+-- Whoever opens a feed finds out first that it was restored.
+grant execute on function changefeed.adopt_log(integer) to changefeed_reader;
 -- What create_feed, create_capture_function and retention make later, as this role.
 alter default privileges for role changefeed_owner in schema changefeed_log grant select on tables to changefeed_reader;
 alter default privileges for role changefeed_owner in schema changefeed_log grant select on sequences to changefeed_reader;
