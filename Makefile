@@ -35,7 +35,7 @@ test: lint .dynamodb-local/.stamp .pgbouncer/.stamp $(if $(PYTEST_ARGS),,test-po
 	@echo "pytest"
 	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
 
-test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp ## Run what PostgreSQL's version could break on version 15
+test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp ## Run what PostgreSQL's version could break on version 15
 	@echo "pytest, PostgreSQL 15"
 	@PATH="$(TEST_PATH)" POSTGRES_BINARIES=$(CURDIR)/.postgresql-15/usr/lib/postgresql/15/bin \
 	  LD_LIBRARY_PATH=$(subst $() ,:,$(wildcard $(CURDIR)/.postgresql-15/usr/lib/*-linux-gnu)) \
@@ -133,28 +133,29 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 	@mvn --batch-mode --quiet -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.dynamodb-local
 	@touch $@
 
-# The oldest PostgreSQL that is supported: Debian's own packages and the libraries that this machine lacks for them,
-# unpacked and not installed. The package lists are kept apart too, so that it needs no root and finds what there is now.
-APT_15 := apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User= \
-  -o Dir::State::lists=$(CURDIR)/.postgresql-15/lists -o Dir::Cache=$(CURDIR)/.postgresql-15/cache
+# Debian's own packages and the libraries that this machine lacks for them, unpacked and not installed. The package lists
+# are kept apart too, so that it needs no root and finds what there is now.
+APT = apt-get -qq -o Debug::NoLocking=1 -o APT::Sandbox::User= \
+  -o Dir::State::lists=$(CURDIR)/$(@D)/lists -o Dir::Cache=$(CURDIR)/$(@D)/cache
 
+define UNPACK
+@for tool in apt-get dpkg; do command -v $$tool >/dev/null || \
+   { echo "$$tool is not found: $(1) comes from Debian 12's packages"; exit 1; }; done
+@echo "set-up: $(1), into $(@D)"
+@rm -rf $(@D) && mkdir -p $(@D)/lists/partial $(@D)/cache/archives/partial
+@$(APT) update
+@$(APT) install --yes --download-only --reinstall --no-install-recommends $(2)
+@for package in $(@D)/cache/archives/*.deb; do dpkg -x "$$package" $(@D); done
+@rm -rf $(@D)/lists $(@D)/cache
+endef
+
+# The oldest PostgreSQL that is supported.
 .postgresql-15/.stamp:
-	@command -v apt-get dpkg >/dev/null || \
-	   { echo "PostgreSQL 15 comes from Debian 12's packages, and apt-get is not found: run make test on Debian 12"; exit 1; }
-	@echo "set-up: PostgreSQL 15, into .postgresql-15"
-	@rm -rf .postgresql-15 && mkdir -p .postgresql-15/lists/partial .postgresql-15/cache/archives/partial
-	@$(APT_15) update
-	@$(APT_15) install --yes --download-only --reinstall --no-install-recommends postgresql-15 postgresql-client-15
-	@for package in .postgresql-15/cache/archives/*.deb; do dpkg -x "$$package" .postgresql-15; done
-	@rm -rf .postgresql-15/lists .postgresql-15/cache
+	$(call UNPACK,PostgreSQL 15,postgresql-15 postgresql-client-15)
 	@.postgresql-15/usr/lib/postgresql/15/bin/postgres --version
 	@touch $@
 
-# What the tests of pooled connections run: Debian's package and its libraries, unpacked, not installed.
+# What the tests of pooled connections run.
 .pgbouncer/.stamp:
-	@for tool in apt-get dpkg; do command -v $$tool >/dev/null || \
-	   { echo "$$tool is not found: PgBouncer comes from Debian's packages"; exit 1; }; done
-	@echo "set-up: PgBouncer, into .pgbouncer"
-	@rm -rf .pgbouncer && mkdir .pgbouncer
-	@cd .pgbouncer && apt-get download --quiet=2 pgbouncer libc-ares2 libevent-2.1-7 && for package in *.deb; do dpkg -x "$$package" .; done
+	$(call UNPACK,PgBouncer,pgbouncer)
 	@touch $@

@@ -38,7 +38,7 @@ async def running_pgbouncer(dsn: str) -> AsyncIterator[str]:
     with TemporaryDirectory(prefix="pgbouncer-") as directory:
         config = _write(Path(directory), _SETTINGS.format(**parts, listen=listen))
         process = await asyncio.create_subprocess_exec(
-            *_command(config), env={**os.environ, "LD_LIBRARY_PATH": str(_libraries())}, stderr=asyncio.subprocess.PIPE
+            *_command(config), env={**os.environ, "LD_LIBRARY_PATH": _libraries()}, stderr=asyncio.subprocess.PIPE
         )
         try:
             assert process.stderr is not None
@@ -68,6 +68,6 @@ def _command(config: Path) -> list[str]:
     return program if user is None else user.running(*program)
 
 
-def _libraries() -> Path:
-    (library,) = (_ROOT / "usr/lib").glob("*/libcares.so.2")
-    return library.parent
+def _libraries() -> str:
+    """Where the libraries are that the machine lacks."""
+    return os.pathsep.join(map(str, (_ROOT / "usr/lib").glob("*-linux-gnu")))
