@@ -1,5 +1,6 @@
 """`changefeed retention` on a real database: what it does, what it says, and how it ends."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +62,11 @@ async def operator(postgres: PostgresForTests, directory: Path) -> AsyncIterator
     await postgres.drop(dsn)
 
 
+def timeless(said: object) -> str:
+    """Without times of day: a minute may pass between a plan and a run."""
+    return re.sub(r"\d\d:\d\d", "", str(said))
+
+
 @pytest.mark.req("DB-10")
 async def test_a_plan_changes_nothing_and_a_run_does_what_it_said(operator: Operator) -> None:
     await grow_old(operator.shop)
@@ -69,7 +75,7 @@ async def test_a_plan_changes_nothing_and_a_run_does_what_it_said(operator: Oper
     assert await operator.tables() == before
     assert (await operator.json("status"))["last_run"] is None
     done = await operator.json("run")
-    assert done["steps"] == planned["steps"] != []
+    assert timeless(done["steps"]) == timeless(planned["steps"]) != "[]"
     assert (done["problem"], done["busy"]) == ("", False)
     assert keys(await operator.shop.page(Beginning())) == RETAINED
     assert (await operator.json("run"))["steps"] == []
@@ -81,7 +87,7 @@ async def test_people_read_what_was_done_and_why(operator: Operator) -> None:
     assert planned.code == 0
     assert "detach" in planned.out
     assert "ended before" in planned.out
-    assert (await operator("run")).out == planned.out
+    assert timeless((await operator("run")).out) == timeless(planned.out)
     assert (await operator("run")).out == f"{FEED}: nothing to do\n"
     status = await operator("status")
     assert status.code == 0
