@@ -11,7 +11,6 @@ from psycopg import errors
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.model import After, Beginning, LogicalPartition, Now, PartitionId, PhysicalPartition, Scope
-from changefeed_gateway.providers.postgres.embedded_host import find_binaries
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
 from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
@@ -373,7 +372,7 @@ async def test_a_trigger_that_does_not_fire_is_found(connection: Connection, sta
 async def restored(postgres: PostgresForTests, dsn: str) -> str:
     """A copy by pg_dump and pg_restore."""
     target = await postgres.fresh("template1")
-    binaries = find_binaries(postgres.server.data_directory)
+    binaries = postgres.server.binaries
     with TemporaryDirectory(prefix="changefeed-tests-") as directory:
         for program, *arguments in (
             ("pg_dump", "--format=custom", f"--file={directory}/dump", dsn),

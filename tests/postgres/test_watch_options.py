@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
 from changefeed_gateway.providers.postgres.migrations import migrate
-from tests.databases import PARAMETERS
+from tests.databases import BINARIES, PARAMETERS
 from tests.postgres.conftest import Connection
 from tests.postgres.test_watch import rows, watch
 
@@ -285,7 +285,7 @@ async def test_only_an_always_feed_sees_what_is_written_as_a_replica(connection:
 async def test_logical_replication_is_captured_from_its_first_copy_on() -> None:
     with TemporaryDirectory(prefix="changefeed-tests-") as directory:
         parameters = {**PARAMETERS, "wal_level": "logical"}
-        async with EmbeddedPostgres(Path(directory) / "data", parameters=parameters) as server:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=parameters, binaries=BINARIES) as server:
             await _replicate(server.dsn)
 
 
