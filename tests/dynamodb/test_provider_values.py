@@ -91,7 +91,10 @@ async def test_the_view_type_decides_about_items(server: WireServer, view_type: 
 
 
 @pytest.mark.req("E4", "CF-10", "P1")
-async def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene) -> None:
+@pytest.mark.parametrize("shard_filter", [True, False])
+async def test_a_listing_of_many_pages_is_read_to_its_end(scene: Scene, shard_filter: bool) -> None:
+    """Whether or not the endpoint can list the children of one shard alone."""
+    scene.server.behaviour.shard_filter = shard_filter
     for number in range(SPLITS):
         oldest, *_ = scene.server.open_shards(TABLE)
         scene.server.split(oldest)

@@ -194,11 +194,11 @@ class DynamoDBProvider:
         seen: list[Shard] = []
         for pause in _LOOKS_FOR_CHILDREN:
             await asyncio.sleep(pause)
-            listing = await list_shards(self._service, stream.arn)
+            listing = await list_shards(self._service, stream.arn, children_of=shard_id)
             children, seen = seen, listing.children_of(shard_id)
             # Two looks that agree: one child of a split may be listed before the other.
             if seen and seen == children:
-                self._forget_other_shards(stream, listing)
+                self._forget_other_shards(stream, await list_shards(self._service, stream.arn))
                 return tuple(
                     Child(
                         partition_id=PartitionId(child.shard_id),

@@ -58,11 +58,16 @@ class Listing:
         ]
 
 
-async def list_shards(service: Service, stream_arn: str) -> Listing:
-    """Read all pages of a stream's listing. Raises StreamGone."""
+async def list_shards(service: Service, stream_arn: str, *, children_of: str | None = None) -> Listing:
+    """Read all pages of a stream's listing, or of the children of one shard. Raises StreamGone.
+
+    An endpoint that does not know the filter, as DynamoDB Local, lists every shard all the same.
+    """
     found: dict[str, dict[str, Any]] = {}
     enabled = True
-    page: dict[str, str] = {}
+    page: dict[str, Any] = {}
+    if children_of is not None:
+        page["ShardFilter"] = {"Type": "CHILD_SHARDS", "ShardId": children_of}
     for _ in range(_MOST_PAGES):
         described = (await service.call("DescribeStream", StreamArn=stream_arn, **page)).body
         enabled = described["StreamStatus"] in ("ENABLED", "ENABLING")
@@ -70,7 +75,7 @@ async def list_shards(service: Service, stream_arn: str) -> Listing:
         last = described.get("LastEvaluatedShardId")
         if not last:
             return Listing(shards=_in_order(found), enabled=enabled)
-        page = {"ExclusiveStartShardId": last}
+        page["ExclusiveStartShardId"] = last
     raise ProviderFailure("the listing of the stream's shards does not end")
 
 
