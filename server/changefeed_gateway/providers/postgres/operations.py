@@ -1,12 +1,13 @@
 """What an operator asks of a database beside migrations."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, Final, TypedDict, Unpack
 
 import psycopg
-from psycopg.rows import class_row
+from psycopg.rows import TupleRow, class_row
 
 
 class OperationError(Exception):
@@ -80,13 +81,10 @@ async def watch(dsn: str, table: str, **options: Unpack[WatchOptions]) -> str:
         "always": options.get("always", False),
         "retention": options.get("retention"),
     }
-    try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            feed = await (await connection.execute(_WATCH, arguments)).fetchone()
-            cursor = await connection.execute("SELECT name FROM changefeed.feeds WHERE feed_id = %s", feed)
-            row = await cursor.fetchone()
-    except psycopg.Error as error:
-        raise refused(error) from error
+    async with _connected(dsn) as connection:
+        feed = await (await connection.execute(_WATCH, arguments)).fetchone()
+        cursor = await connection.execute("SELECT name FROM changefeed.feeds WHERE feed_id = %s", feed)
+        row = await cursor.fetchone()
     if row is None:
         raise OperationError(f"{table} was not made a feed")
     return str(row[0])
@@ -110,21 +108,15 @@ async def merge_partitions(dsn: str, feed: str, first_id: str, second_id: str) -
 
 
 async def _replace_partitions(dsn: str, statement: str, arguments: Sequence[object]) -> list[str]:
-    try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
-    except psycopg.Error as error:
-        raise refused(error) from error
+    async with _connected(dsn) as connection:
+        rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
     return [str(row[0]) for row in rows]
 
 
 async def unwatch(dsn: str, table: str) -> str:
     """End the feed of a table, or a feed whose table is gone; answers its name. Raises OperationError."""
-    try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            row = await (await connection.execute(_UNWATCH, {"table": table})).fetchone()
-    except psycopg.Error as error:
-        raise refused(error) from error
+    async with _connected(dsn) as connection:
+        row = await (await connection.execute(_UNWATCH, {"table": table})).fetchone()
     if row is None:
         raise OperationError(f"{table} is not watched. `changefeed feeds` lists what is")
     return str(row[0])
@@ -132,10 +124,17 @@ async def unwatch(dsn: str, table: str) -> str:
 
 async def feed_states(dsn: str) -> list[FeedState]:
     """Every feed, by name. Raises OperationError."""
+    async with _connected(dsn) as connection:
+        cursor = connection.cursor(row_factory=class_row(FeedState))
+        return await (await cursor.execute(_FEED_STATES)).fetchall()
+
+
+@asynccontextmanager
+async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow]]:
+    """A connection in autocommit; what the database refuses becomes OperationError."""
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-            cursor = connection.cursor(row_factory=class_row(FeedState))
-            return await (await cursor.execute(_FEED_STATES)).fetchall()
+            yield connection
     except psycopg.Error as error:
         raise refused(error) from error
 
