@@ -155,7 +155,7 @@ class Connections:
     async def _take(self) -> Connection:
         failures = self._failures
         try:
-            return await self._pool.getconn(timeout=_FOR_A_CONNECTION)
+            return await self._take_once()
         except PoolTimeout:
             if self._failures > failures:
                 await self._raise_if_refused()
@@ -165,7 +165,21 @@ class Connections:
             stop=stop_after_delay(self.patience.total_seconds()),
             reraise=True,
         )
-        return await retrying(self._pool.getconn, timeout=_FOR_A_CONNECTION)
+        return await retrying(self._take_once)
+
+    async def _take_once(self) -> Connection:
+        """A connection of the pool, unless the caller was cancelled meanwhile.
+
+        The pool waits by asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes together with
+        what it waits for: a loop that is to end would go on.
+        """
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
+        connection = await self._pool.getconn(timeout=_FOR_A_CONNECTION)
+        if task is not None and task.cancelling() > cancelled:
+            await self._pool.putconn(connection)
+            raise asyncio.CancelledError
+        return connection
 
     @property
     def _failures(self) -> int:
