@@ -96,8 +96,11 @@ class Backend(Protocol):
         """Merge the two partitions that one split brought (Hook.MERGE)."""
         ...
 
-    async def trim(self) -> None:
-        """Forget all history so far (Hook.TRIM)."""
+    async def trim(self) -> timedelta:
+        """Forget all history so far (Hook.TRIM).
+
+        Answers by how much it was dated back for that: where history ages by the clock, a time before it did too.
+        """
         ...
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import grpc
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.conformance.backend import Hook, Item
 from tests.conformance.client import (
@@ -127,10 +128,12 @@ async def test_a_time_before_the_retained_history_is_refused(world: World) -> No
         return
     event = await world.learn(ITEM)
     await world.write(10)
-    await world.backend.trim()
+    moved = await world.backend.trim()
+    time = Timestamp()
+    time.FromDatetime(event.commit_timestamp.ToDatetime() - moved)
     reason = "START_TIME_BEFORE_RETENTION"
-    await expired(world.client.read(at_time(event.commit_timestamp)), reason)
-    await expired(world.client.subscribe(at_time(event.commit_timestamp)).next(), reason)
+    await expired(world.client.read(at_time(time)), reason)
+    await expired(world.client.subscribe(at_time(time)).next(), reason)
 
 
 @pytest.mark.req("US2.2", "CF-10")

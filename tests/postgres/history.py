@@ -8,6 +8,8 @@ from tests.postgres.conftest import Connection
 from tests.postgres.shop import Shop
 
 DAY = timedelta(days=1)
+MARK_PERIOD = timedelta(microseconds=2**32)
+"""After this time a position's mark of its tick comes round: about 72 minutes."""
 RETAINED = [6, 5, 4, 3, 2, 1]
 """What `grow_old` made less than seven days ago, by the number of days."""
 
@@ -25,6 +27,9 @@ async def grow_old(shop: Shop, *, days: int = 10) -> None:
 async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahead: int = 14) -> None:
     """Lay a feed's days out as if it had been made so many days ago; what it holds is kept, where it belongs."""
     async with connection.transaction():
+        # A gateway may be at work: nothing is written between the copy and the drop, and both lock in a page's order.
+        for parent in (f"log_{feed_id}", f"tick_{feed_id}"):
+            await connection.execute(f"LOCK TABLE changefeed_log.{parent} IN ACCESS EXCLUSIVE MODE".encode())
         for parent in (f"tick_{feed_id}", f"log_{feed_id}"):
             table = f"changefeed_log.{parent}"
             await connection.execute(
@@ -55,6 +60,33 @@ def aged(cursor: Cursor, by: timedelta) -> Cursor:
     """A position that was written before `age`: as if it had been written that much earlier, its tick's mark too."""
     position, mark = decode_position(cursor)
     return encode_position(position, datetime.fromtimestamp(0, UTC) + timedelta(microseconds=mark) - by)
+
+
+async def outdate(connection: Connection, feed_id: int) -> timedelta:
+    """Let every change that there is have happened so long ago that a retention of seven days drops it.
+
+    Answers how long ago. Ticks that see all of it are of a later day, the last one that can be started from, and
+    stay: so does a reader that has read everything. Positions that were written before keep their marks.
+    """
+    seen = _keeping_marks(7 * DAY)
+    changed = _keeping_marks(seen + DAY)
+    await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
+    await live_since(connection, 9, feed_id)
+    async with connection.transaction():
+        await connection.execute(
+            f"UPDATE changefeed_log.tick_{feed_id} t SET at = at - CASE WHEN EXISTS ("
+            f"SELECT FROM changefeed_log.log_{feed_id} l WHERE NOT pg_visible_in_snapshot(l.xid, t.snapshot)"
+            ") THEN %s ELSE %s END".encode(),
+            (changed, seen),
+        )
+        await connection.execute(
+            f"UPDATE changefeed_log.log_{feed_id} SET changed_at = changed_at - %s".encode(), (changed,)
+        )
+    return changed
+
+
+def _keeping_marks(at_least: timedelta) -> timedelta:
+    return -(-at_least // MARK_PERIOD) * MARK_PERIOD
 
 
 async def partitions(connection: Connection, parent: str) -> dict[str, str]:

@@ -94,7 +94,7 @@ class _DynamoBackend:
     async def merge(self, first: str, second: str) -> None:
         raise NotImplementedError("DynamoDB never merges shards")
 
-    async def trim(self) -> None:
+    async def trim(self) -> timedelta:
         raise NotImplementedError("DynamoDB Local cannot be made to trim")
 
     async def _create(self, name: str, *, stream: bool = True) -> None:
@@ -159,8 +159,9 @@ class WireBackend(_DynamoBackend):
     async def split(self, partition_id: str) -> None:
         self._server.split(partition_id)
 
-    async def trim(self) -> None:
+    async def trim(self) -> timedelta:
         self._server.trim()
+        return timedelta(0)
 
 
 def _key(item: Item) -> dict[str, AttributeValueTypeDef]:

@@ -88,8 +88,9 @@ class MemoryBackend:
     async def merge(self, first: str, second: str) -> None:
         self._things.merge(PartitionId(first), PartitionId(second))
 
-    async def trim(self) -> None:
+    async def trim(self) -> timedelta:
         self._things.trim()
+        return timedelta(0)
 
     @property
     def _things(self) -> MemoryCollection:

@@ -12,9 +12,11 @@ from psycopg.rows import TupleRow
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.conformance.backend import Hook, Item
 from tests.databases import DOCUMENTS, LOG, PostgresForTests
+from tests.postgres.history import outdate
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
@@ -38,7 +40,7 @@ _PREPARED: dict[tuple[PostgresForTests, type], str] = {}
 class _PostgresBackend:
     """A database of its own with what both backends share."""
 
-    hooks: frozenset[Hook] = frozenset({Hook.SPLIT, Hook.MERGE})
+    hooks = frozenset(Hook)
     provider_id = "postgres"
     capabilities = frozenset(CapabilityName)
     time_granularity = timedelta(0)
@@ -51,6 +53,7 @@ class _PostgresBackend:
         self._server = server
         self._dsn = ""
         self._connection: psycopg.AsyncConnection[TupleRow] | None = None
+        self._providers: list[PostgresProvider] = []
 
     async def start(self) -> None:
         self._dsn = await self._server.fresh(await self._prepared())
@@ -61,7 +64,8 @@ class _PostgresBackend:
         await self._server.drop(self._dsn)
 
     async def connect(self) -> Provider:
-        return PostgresProvider(self._dsn)
+        self._providers.append(PostgresProvider(self._dsn))
+        return self._providers[-1]
 
     def address(self, connection: str) -> Address:
         return Address(connection=connection, database="", collection=self.collection)
@@ -79,8 +83,16 @@ class _PostgresBackend:
     async def merge(self, first: str, second: str) -> None:
         await self._sql.execute("select changefeed.merge_partitions(%s, %s, %s)", (self.collection, first, second))
 
-    async def trim(self) -> None:
-        raise NotImplementedError("no hook yet")
+    async def trim(self) -> timedelta:
+        cursor = await self._sql.execute("select feed_id from changefeed.feeds where name = %s", (self.collection,))
+        [(feed_id,)] = await cursor.fetchall()
+        moved = await outdate(self._sql, feed_id)
+        # A tick never changes, and days have passed only for who reads it from now on.
+        for provider in self._providers:
+            for log in provider._logs.values():
+                log._forget()
+        assert [feed.problem for feed in await retention.run(self._dsn)] == [""]
+        return moved
 
     @property
     def _sql(self) -> psycopg.AsyncConnection[TupleRow]:

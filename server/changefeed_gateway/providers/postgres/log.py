@@ -151,6 +151,8 @@ class FeedLog:
             await self._check_mark(position, mark)
         view = await self._view(read, newest)
         if view.partition is not None:
+            if view.retired and mark is None and not view.partition.retained((await self._window.oldest()).id):
+                raise _no_partition(view.partition.partition_id)
             position = view.partition.clip(position)
         if not read.max_changes:
             await self._window.check(position.tick)
@@ -168,10 +170,7 @@ class FeedLog:
             topology = await self._load_topology()
             partition = topology.find(read.scope.partition_id)
         if partition is None:
-            raise NotFound(
-                f"there is no partition {read.scope.partition_id!r}: list the partitions anew",
-                reason=Reason.PARTITION_NOT_FOUND,
-            )
+            raise _no_partition(read.scope.partition_id)
         if partition.start_tick > newest.id:
             newest = await self.ticker.refresh()
         return View(newest, topology, partition)
@@ -309,6 +308,12 @@ class FeedLog:
         at = tick.at.astimezone(UTC)
         end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
         return end_of_day + self.definition.retention
+
+
+def _no_partition(partition_id: PartitionId) -> NotFound:
+    return NotFound(
+        f"there is no partition {partition_id!r}: list the partitions anew", reason=Reason.PARTITION_NOT_FOUND
+    )
 
 
 def _lost(what: str) -> InvalidRequest:

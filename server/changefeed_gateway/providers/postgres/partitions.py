@@ -43,6 +43,10 @@ class BucketPartition(NamedTuple):
         """Whether changes of a batch are in it."""
         return self.start_tick < tick and (self.end_tick is None or tick <= self.end_tick)
 
+    def retained(self, oldest: int) -> bool:
+        """Whether it has batches after the oldest tick, or may have some."""
+        return self.end_tick is None or self.end_tick > oldest
+
     def clip(self, position: Position) -> Position:
         """The nearest position within the partition."""
         position = max(position, Position(self.start_tick))
@@ -80,7 +84,7 @@ class Topology:
 
     def retained(self, oldest: int) -> list[Partition]:
         """Those with batches after the oldest tick, parents before their children."""
-        kept = [p for p in self.partitions if p.end_tick is None or p.end_tick > oldest]
+        kept = [p for p in self.partitions if p.retained(oldest)]
         known = {p.partition_id for p in kept}
         return [
             Partition(
