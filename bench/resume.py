@@ -136,9 +136,12 @@ def _refused(stub: Stub, token: str) -> None:
 
 
 def _drop_history(database: Database) -> None:
-    """What a reader sees of dropped days: their ticks are gone."""
+    """What a reader sees of dropped days: their ticks are gone, and no search passes over what is left of them."""
     ticks = database.log_of(_TABLE).replace(".log_", ".tick_")
-    database.fetch(f"DELETE FROM {ticks} WHERE id < (SELECT max(id) FROM {ticks})")
+    database.fetch(
+        f"CREATE TEMP TABLE newest ON COMMIT DROP AS SELECT * FROM {ticks} ORDER BY id DESC LIMIT 1;"
+        f"TRUNCATE {ticks}; INSERT INTO {ticks} SELECT * FROM newest"
+    )
 
 
 def _print(report: Report, rows: int, ages: dict[str, list[float]], others: ForeignLoad) -> None:
