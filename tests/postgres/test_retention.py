@@ -1,9 +1,11 @@
 """Days are made ahead and dropped; what is retained stays readable, what is not is refused by name."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -349,6 +351,26 @@ async def test_rows_dated_before_the_first_day_raise_an_alarm_and_go_when_nobody
     assert not done.obstacles
     cursor = await shop.connection.execute("SELECT count(*) FROM changefeed_log.log_1")
     assert await cursor.fetchone() == (0,)
+
+
+@pytest.mark.req("P6")
+async def test_ticks_dated_ahead_are_dated_back_as_documented_and_tokens_stay(shop: Shop) -> None:
+    page = (Path(__file__).parents[2] / "docs/providers/postgres.md").read_text()
+    [remedy] = re.findall(r"update changefeed_log\.log_1 set changed_at.*?(?=```)", page, re.DOTALL)
+    await shop.insert(1)
+    await shop.tick()
+    await age(shop.connection, -40 * DAY)
+    async with open_provider(shop.dsn, QUIET) as ahead:
+        token = (await ahead.read_page(shop.feed, page_read(Beginning()))).cursor
+    await shop.insert(2)
+    await shop.connection.execute(remedy.encode())
+    cursor = await shop.connection.execute(
+        "SELECT FROM changefeed_log.tick_1 WHERE at > now() UNION ALL"
+        " SELECT FROM changefeed_log.log_1 WHERE changed_at > now()"
+    )
+    assert cursor.rowcount == 0
+    async with open_provider(shop.dsn, QUIET) as later:
+        assert keys(await later.read_page(shop.feed, page_read(After(token)))) == [2]
 
 
 @pytest.mark.req("P6")
