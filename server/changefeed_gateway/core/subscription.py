@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Final
 
 from changefeed_gateway.core.answer import (
     Batch,
@@ -34,6 +35,9 @@ from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.requirement import ItemRequirement
 
 _RECONNECT_SPREAD = timedelta(seconds=5)
+
+_FIRST_PAGE: Final = 100
+"""Changes of a stream's first page, at most: the first change does not wait for a thousand to be read and encoded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,7 @@ class _Run:
         self._plan, self._reader, self._limits = plan, reader, limits
         self._cursor = cursor
         self._delivered = 0
+        self._page_size = min(_FIRST_PAGE, plan.read.max_changes)
         self._state: SubscriptionState | None = None
         self._ahead: tuple[Cursor, asyncio.Task[EncodedPage]] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
@@ -111,6 +116,7 @@ class _Run:
 
     async def _next_page(self) -> EncodedPage:
         page = await self._take_ahead() or await self._reader.read(self._plan.feed, self._read_after(self._cursor))
+        self._page_size = self._plan.read.max_changes
         if page.page.more_available and not page.live:
             # The database works on the next page while this one is written.
             following = self._reader.read(self._plan.feed, self._read_after(page.page.cursor))
@@ -130,7 +136,12 @@ class _Run:
     def _read_after(self, cursor: Cursor) -> PageRead:
         live = self._state is SubscriptionState.LIVE
         wait = self._heartbeat_due - _now() if live else 0.0
-        return replace(self._plan.read, start=After(cursor), max_wait=timedelta(seconds=max(0.0, wait)))
+        return replace(
+            self._plan.read,
+            start=After(cursor),
+            max_changes=self._page_size,
+            max_wait=timedelta(seconds=max(0.0, wait)),
+        )
 
     @property
     def _heartbeat_due(self) -> float:
