@@ -44,6 +44,7 @@ class Statements:
     def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
         """Put in the names of a feed's relations."""
         names = {
+            "row": sql.SQL(_text("row").rstrip()),
             "log": sql.Identifier("changefeed_log", f"log_{feed_id}"),
             "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
             "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),

@@ -1,12 +1,9 @@
 -- As page, of a few buckets, through their own index. A transaction holds its id before it draws a number, and a tick
 -- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
 -- lower than its own. So the second arm begins there, not at the bucket's first row.
-SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
-       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes, p.bucket, p.annotations
+SELECT {row}
 FROM (
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
+    (SELECT l.* FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
      CROSS JOIN LATERAL (
         SELECT * FROM {log} r
         WHERE (r.bucket, r.seq) > (b.bucket, %(after)s) AND (r.bucket, r.seq) <= (b.bucket, %(upper)s)
@@ -15,9 +12,7 @@ FROM (
         ORDER BY r.bucket, r.seq LIMIT %(limit)s
      ) l)
     UNION ALL
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
+    (SELECT l.* FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
      CROSS JOIN LATERAL (
         SELECT * FROM {log} r
         WHERE cardinality(%(finished)s::text[]) > 0 AND r.xid = ANY(%(finished)s::text[]::xid8[])
@@ -31,13 +26,11 @@ FROM (
      ) l)
     UNION ALL
     -- Truncations, and an end of capture, concern every bucket.
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM {log} l
+    (SELECT l.* FROM {log} l
      WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s
        AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
                 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
             OR l.xid = ANY(%(finished)s::text[]::xid8[]))
      ORDER BY l.seq LIMIT %(limit)s)
-) p
-ORDER BY p.seq LIMIT %(limit)s
+) l
+ORDER BY l.seq LIMIT %(limit)s

@@ -1,21 +1,16 @@
 -- As page, of one partition key, through its own index. A transaction holds its id before it draws a number, and a tick
 -- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
 -- lower than its own. So the second arm begins there, not at the key's first row.
-SELECT p.seq, p.xid, p.changed_at, p.op, p.created, p.partition_key, p.key,
-       CASE WHEN p.image_bytes <= 8192 THEN p.image END, p.image_bytes, p.bucket, p.annotations
+SELECT {row}
 FROM (
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM {log} l
+    (SELECT l.* FROM {log} l
      WHERE (l.partition_key, l.seq) > (%(partition_key)s::text, %(after)s)
        AND (l.partition_key, l.seq) <= (%(partition_key)s::text, %(upper)s)
        AND l.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
        AND l.op NOT IN ('truncate', 'stopped')
      ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM {log} l
+    (SELECT l.* FROM {log} l
      WHERE cardinality(%(finished)s::text[]) > 0 AND l.xid = ANY(%(finished)s::text[]::xid8[])
        AND (l.partition_key, l.seq) > (%(partition_key)s::text, greatest(%(after_finished)s, (
             SELECT t.last_seq FROM {ticks} t
@@ -25,13 +20,11 @@ FROM (
      ORDER BY l.partition_key, l.seq LIMIT %(limit)s)
     UNION ALL
     -- Truncations, and an end of capture, concern every key.
-    (SELECT l.seq, l.xid::text AS xid, l.changed_at, l.op, l.created, l.partition_key, l.key, l.image,
-            octet_length(l.image) AS image_bytes, l.bucket, l.annotations
-     FROM {log} l
+    (SELECT l.* FROM {log} l
      WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s
        AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
                 AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
             OR l.xid = ANY(%(finished)s::text[]::xid8[]))
      ORDER BY l.seq LIMIT %(limit)s)
-) p
-ORDER BY p.seq LIMIT %(limit)s
+) l
+ORDER BY l.seq LIMIT %(limit)s
