@@ -1,16 +1,20 @@
 """What doctor finds wrong, one fault at a time, and the remedy it names."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
 
-from changefeed_gateway.providers.postgres import surroundings
+from changefeed_gateway.core.errors import HistoryGap, InvalidRequest
+from changefeed_gateway.core.model import After, Beginning
+from changefeed_gateway.providers.postgres import lag, retention, surroundings
 from changefeed_gateway.providers.postgres.doctor import examine
 from changefeed_gateway.providers.postgres.finding import Finding
+from tests.postgres.history import DAY, age, grow_old
+from tests.postgres.reading import read_all
 from tests.postgres.roles import login
-from tests.postgres.shop import Shop, open_shop
+from tests.postgres.shop import Shop, keys, open_shop
 from tests.postgres.storm import connect
 
 
@@ -65,8 +69,107 @@ async def test_days_that_run_out(shop: Shop) -> None:
     assert "changefeed retention run" in found["days of public.orders"].remedy
 
 
+async def drop_day(shop: Shop, part: str, days_from_now: int) -> str:
+    name = f"{part}_1_{datetime.now(UTC) + days_from_now * DAY:%Y%m%d}"
+    await shop.connection.execute(f"DROP TABLE changefeed_log.{name}".encode())
+    return name
+
+
+async def test_a_day_that_is_missing_in_between(shop: Shop) -> None:
+    """No catch-all takes its rows: the application's own write fails in its time."""
+    name = await drop_day(shop, "log", 0)
+    found = (await wrong(shop.dsn))["retention of public.orders"]
+    assert found.detail.startswith(f"{name} missing: writes to the watched table are refused in its time (23514)")
+    assert "changefeed retention run" in found.remedy
+    with pytest.raises(psycopg.errors.CheckViolation):
+        await shop.insert(1)
+    await retention.run(shop.dsn)
+    assert await wrong(shop.dsn) == {}
+    await shop.insert(1)
+
+
+@pytest.mark.req("P6")
+async def test_a_day_of_the_past_that_somebody_dropped(shop: Shop) -> None:
+    await grow_old(shop)
+    token = After((await shop.page(Beginning(), size=0)).cursor)
+    name = await drop_day(shop, "log", -5)
+    found = (await wrong(shop.dsn))["retention of public.orders"]
+    assert found.detail.startswith(f"{name} missing: who has not read its changes never gets them")
+    assert 5 not in keys(await shop.page(token))
+    assert "SELECT changefeed.begin_epoch(1) refuses all tokens" in found.remedy
+    await shop.connection.execute("SELECT changefeed.begin_epoch(1)")
+    await retention.run(shop.dsn)
+    assert await wrong(shop.dsn) == {}
+    shop.feed = await shop.provider.open_feed(shop.feed.address)
+    with pytest.raises(InvalidRequest):
+        await shop.page(token)
+
+
+async def test_a_day_of_ticks_that_somebody_dropped(shop: Shop) -> None:
+    await grow_old(shop)
+    name = await drop_day(shop, "tick", -5)
+    found = (await wrong(shop.dsn))["retention of public.orders"]
+    assert found.detail.startswith(f"{name} missing: ")
+    assert "HISTORY_GAP" in found.detail
+    with pytest.raises(HistoryGap):
+        await read_all(shop.provider, shop.feed)
+
+
+async def test_changes_that_no_tick_covers(shop: Shop) -> None:
+    await shop.insert(1)
+    assert await wrong(shop.dsn) == {}
+    await age(shop.connection, 2 * lag.LATE)
+    found = (await wrong(shop.dsn))["ticks of public.orders"]
+    assert "changes wait for a tick for 0:02:00, 0:01:00 is too long" in found.detail
+    assert "changefeed.tick_all()" in found.remedy
+    await shop.tick()
+    assert await wrong(shop.dsn) == {}
+
+
+async def test_a_change_that_was_under_way_at_the_newest_tick(shop: Shop) -> None:
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        await shop.tick()
+        await writer.commit()
+    await age(shop.connection, 2 * lag.LATE)
+    assert "changes wait for a tick" in (await wrong(shop.dsn))["ticks of public.orders"].detail
+
+
+async def test_numbers_that_were_rolled_back_are_no_lag(shop: Shop) -> None:
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        await writer.rollback()
+    await age(shop.connection, 2 * lag.LATE)
+    assert await wrong(shop.dsn) == {}
+
+
+async def test_a_transaction_that_holds_changes_up(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with await psycopg.AsyncConnection.connect(shop.dsn, application_name="nightly") as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        holder = f"pid {writer.info.backend_pid} 'nightly', transaction since"
+        (line,) = [f async for f in examine(shop.dsn) if f.subject == "ticks of public.orders"]
+        assert line.healthy
+        assert f"what {holder}" in line.detail
+        monkeypatch.setattr(lag, "OLD", timedelta(0))
+        found = (await wrong(shop.dsn))["ticks of public.orders"]
+        assert holder in found.detail
+        assert "pg_terminate_backend" in found.remedy
+
+
+async def test_a_reader_is_told_that_ages_are_hidden_from_it(shop: Shop) -> None:
+    async with (
+        login(shop.dsn, "gateway_login", "changefeed_reader") as dsn,
+        await psycopg.AsyncConnection.connect(shop.dsn) as writer,
+    ):
+        await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        lines = {finding.subject: finding.detail async for finding in examine(dsn)}
+        assert "pg_read_all_stats" in lines["role"]
+        assert "hidden from this role" in lines["oldest transaction"]
+        assert f"what pid {writer.info.backend_pid} wrote" in lines["ticks of public.orders"]
+
+
 async def test_a_transaction_that_stays_open(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "_OLD", timedelta(0))
+    monkeypatch.setattr(surroundings, "OLD", timedelta(0))
     async with await connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0)")
         found = await wrong(shop.dsn)
@@ -74,7 +177,7 @@ async def test_a_transaction_that_stays_open(shop: Shop, monkeypatch: pytest.Mon
 
 
 async def test_a_prepared_transaction_that_was_forgotten(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "_OLD", timedelta(0))
+    monkeypatch.setattr(surroundings, "OLD", timedelta(0))
     async with await connect(shop.dsn) as writer:
         await writer.execute("CREATE TABLE other (id int)")
         await writer.execute("PREPARE TRANSACTION 'it''s forgotten'")

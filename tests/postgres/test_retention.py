@@ -9,10 +9,12 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from structlog.testing import capture_logs
+from tenacity import stop_after_attempt
 
 from changefeed_gateway.core.errors import CheckpointExpired
 from changefeed_gateway.core.model import After, AtTime, Beginning, Page
-from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres import retention, retention_steps
 from changefeed_gateway.providers.postgres.operations import OperationError
 from changefeed_gateway.providers.postgres.retention_days import Part, days_ahead
 from changefeed_gateway.providers.postgres.retention_plan import Action, next_step
@@ -218,6 +220,51 @@ async def test_a_transaction_left_open_keeps_days_from_being_made_no_longer_than
         await forgotten.execute("INSERT INTO orders VALUES (1, 0, 'x')")
         await run(shop)
         await forgotten.commit()
+    assert keys(await shop.page(Beginning())) == [1]
+
+
+@pytest.mark.parametrize(
+    ("hold", "action"),
+    [
+        ("LOCK TABLE changefeed_log.tick_1 IN SHARE UPDATE EXCLUSIVE MODE", "detach tick_1_"),
+        ("SELECT count(*) FROM changefeed_log.tick_1", "detach tick_1_"),
+    ],
+    ids=["maintenance", "reader"],
+)
+async def test_a_run_that_gives_up_on_a_lock_names_the_day_and_who_holds_it(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, hold: str, action: str
+) -> None:
+    monkeypatch.setattr(retention, "_WAIT", "200ms")
+    await grow_old(shop)
+    async with await psycopg.AsyncConnection.connect(shop.dsn, application_name="nightly report") as holder:
+        await holder.set_isolation_level(psycopg.IsolationLevel.REPEATABLE_READ)
+        await holder.execute(hold.encode())
+        with capture_logs() as lines:
+            [done] = await retention.run(shop.dsn)
+        assert done.problem.startswith(action)
+        assert f"held up by pid {holder.info.backend_pid} 'nightly report', transaction since" in done.problem
+        assert "pg_terminate_backend" in done.problem
+        assert hold not in done.problem
+        [line] = [line for line in lines if line["event"] == "retention stopped"]
+        assert (line["feed"], line["problem"]) == ("public.orders", done.problem)
+        [looked] = await retention.examine(shop.dsn)
+        assert looked.last_problem == done.problem
+    await run(shop)
+    assert keys(await shop.page(Beginning())) == RETAINED
+
+
+async def test_a_writer_that_keeps_the_overflow_from_becoming_a_day_is_named(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention_steps, "stop_after_attempt", lambda _: stop_after_attempt(1))
+    await live_since(shop.connection, 10, ahead=-3)
+    async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0, 'x')")
+        [done] = await retention.run(shop.dsn)
+        assert "create log_1_" in done.problem
+        assert f"held up by pid {writer.info.backend_pid}, transaction since" in done.problem
+        await writer.commit()
+    await run(shop)
     assert keys(await shop.page(Beginning())) == [1]
 
 

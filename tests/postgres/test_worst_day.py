@@ -1,7 +1,6 @@
 """A database that was promoted, copied or restored: a token of another history is refused, never misread."""
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 
@@ -14,6 +13,7 @@ from changefeed_gateway.core.model import After, Beginning, Cursor, Now
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.databases import LOG, PostgresForTests, running_postgres
 from tests.postgres.conftest import Connection
+from tests.postgres.dumps import dumped, restore
 from tests.postgres.reading import address, ids, open_provider, page_read, read_all
 from tests.postgres.servers import clone_of, standby_of
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
@@ -157,20 +157,6 @@ async def test_a_physical_clone_shares_the_history_up_to_the_copy_and_no_more(ow
         assert keys(await provider.read_page(feed, page_read(Now(), size=0))) == []
 
 
-async def restore(server: PostgresForTests, dsn: str, name: str) -> str:
-    """What an operator does: pg_dump, createdb, pg_restore."""
-    with tempfile.TemporaryDirectory() as place:
-        dump = f"{place}/dump"
-        await server.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        for program, *arguments in (
-            ("pg_dump", "--format=custom", f"--file={dump}", dsn),
-            ("pg_restore", "--exit-on-error", "-d", server.dsn(name), dump),
-        ):
-            process = await asyncio.create_subprocess_exec(str(server.server.binaries / program), *arguments)
-            assert await process.wait() == 0, program
-    return server.dsn(name)
-
-
 async def newest_transaction_id(connection: Connection) -> int:
     row = await (await connection.execute("SELECT pg_current_xact_id()::text::bigint")).fetchone()
     assert row is not None
@@ -210,7 +196,8 @@ async def test_a_restored_feed_begins_anew_and_loses_nothing_written_since(
             await shop.tick()
         old = await shop.page(Beginning())
         await shop.insert(6)  # no tick bounds it when the dump is made
-        restored = await restore(target, dsn, f"restored_{to_the_past}".lower())
+        dump = await stack.enter_async_context(dumped(source, dsn))
+        restored = await restore(target, dump, f"restored_{to_the_past}".lower())
         other = await stack.enter_async_context(await connect(restored))
         await other.execute("INSERT INTO orders VALUES (7, 0)")
         await other.execute("UPDATE orders SET note = 'c' WHERE id = 7")

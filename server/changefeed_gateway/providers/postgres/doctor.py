@@ -3,14 +3,13 @@
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
-from changefeed_gateway.providers.postgres import retention, surroundings
+from changefeed_gateway.providers.postgres import lag, retention, surroundings
 from changefeed_gateway.providers.postgres.finding import Finding
 from changefeed_gateway.providers.postgres.migrations import (
     MigrationError,
@@ -135,7 +134,7 @@ async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator
         )
     for feed in feeds:
         yield _capture(feed)
-        yield await _ticks(connection, feed)
+        yield await lag.ticks(connection, feed.id, feed.name)
 
 
 def _capture(feed: _Feed) -> Finding:
@@ -170,34 +169,6 @@ async def _retention(dsn: str) -> AsyncIterator[Finding]:
                 detail=f"last run {last}{'' if healthy else ': ' + feed.last_problem}",
                 remedy="" if healthy else "see the message; changefeed retention status shows more",
             )
-
-
-async def _ticks(connection: psycopg.AsyncConnection[TupleRow], feed: _Feed) -> Finding:
-    query = sql.SQL(
-        "SELECT t.at, clock_timestamp() - t.at, CASE WHEN s.is_called THEN s.last_value ELSE 0 END - t.last_seq"
-        " FROM {tick} t, {seq} s ORDER BY t.id DESC LIMIT 1"
-    ).format(
-        tick=sql.Identifier("changefeed_log", f"tick_{feed.id}"),
-        seq=sql.Identifier("changefeed_log", f"seq_{feed.id}"),
-    )
-    row = await (await connection.execute(query)).fetchone()
-    subject = f"ticks of {feed.name}"
-    if row is None:
-        return Finding(
-            subject=subject,
-            healthy=False,
-            detail="there is none",
-            remedy="the tick table was emptied: drop the feed and watch its table again",
-        )
-    at, age, ahead = row
-    ago = timedelta(seconds=round(age.total_seconds()))
-    skewed = age < timedelta(0)
-    return Finding(
-        subject=subject,
-        healthy=not skewed,
-        detail=f"newest at {at:%Y-%m-%d %H:%M:%S%z}, {ago} ago; {ahead} numbers since (readers make ticks)",
-        remedy="the newest tick lies in the future: check the database server's clock" if skewed else "",
-    )
 
 
 async def _doorbell(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> Finding:

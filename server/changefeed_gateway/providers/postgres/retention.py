@@ -18,7 +18,7 @@ from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, 
 from changefeed_gateway.providers.postgres.retention_obstacles import Obstacle, obstacles
 from changefeed_gateway.providers.postgres.retention_plan import Step, next_step, plan
 from changefeed_gateway.providers.postgres.retention_reading import read_days
-from changefeed_gateway.providers.postgres.retention_steps import execute
+from changefeed_gateway.providers.postgres.retention_steps import execute, lock_problem
 
 _LOCK: Final = 1667655788
 """Advisory lock, with the feed's id: one run at a time works on a feed."""
@@ -119,7 +119,7 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
                 return FeedRetention(feed=name, busy=True)
             facts = await read_days(connection, feed_id)
             while len(done) < _MOST_STEPS and (step := next_step(facts)) is not None:
-                await execute(connection, feed_id, step)
+                await _do(connection, feed_id, step)
                 days = [day.name for day in step.days]
                 _log.info("retention", feed=name, action=step.action.value, days=days, reason=step.reason)
                 done.append(step)
@@ -130,6 +130,13 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
         if connection.closed:
             return FeedRetention(feed=name, steps=tuple(done), problem=problem)
     return await _report(connection, feed_id, name, done, problem)
+
+
+async def _do(connection: Connection, feed_id: int, step: Step) -> None:
+    try:
+        await execute(connection, feed_id, step)
+    except psycopg.errors.LockNotAvailable as error:
+        raise OperationError(await lock_problem(connection, feed_id, step)) from error
 
 
 async def _report(connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str) -> FeedRetention:

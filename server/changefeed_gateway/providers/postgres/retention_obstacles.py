@@ -1,9 +1,10 @@
 """What retention cannot settle by itself, and what an operator does about it."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
-from changefeed_gateway.providers.postgres.retention_days import ALWAYS, Day, FeedDays, Part, State
-from changefeed_gateway.providers.postgres.retention_plan import MARGIN, is_done_with
+from changefeed_gateway.providers.postgres.retention_days import ALWAYS, Day, FeedDays, Part, State, day_name
+from changefeed_gateway.providers.postgres.retention_plan import MARGIN, holes, is_done_with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +45,7 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                 )
             elif day.ends <= facts.cutoff and day.needed:
                 found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
+        found += [_hole(facts, part, start, end) for start, end in holes(facts, part) if start != ALWAYS]
         for day in facts.of(part, State.DETACHED):
             if not is_done_with(facts, day):
                 found.append(
@@ -55,6 +57,23 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                     )
                 )
     return found
+
+
+def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstacle:
+    """A catch-all takes what comes before the first day and after the last one, nothing in between."""
+    if end > facts.now:
+        reason = "missing: writes to the watched table are refused in its time (23514), the overflow does not take them"
+        remedy = "run changefeed retention run at once: it makes the day, or attaches it again"
+    elif part is Part.TICKS:
+        reason = "missing: who reads from before it, or in it, is refused (HISTORY_GAP)"
+        remedy = "run changefeed retention run; its readers read the source again and start from now"
+    else:
+        reason = "missing: who has not read its changes never gets them, and is not told"
+        remedy = (
+            "changefeed retention run attaches it again where it was detached; where it was dropped,"
+            f" SELECT changefeed.begin_epoch({facts.feed_id}) refuses all tokens, so that everybody begins anew"
+        )
+    return Obstacle(day=day_name(part, facts.feed_id, start, end), reason=reason, remedy=remedy, alarm=True)
 
 
 def _overflow(facts: FeedDays, day: Day) -> Obstacle:

@@ -130,12 +130,20 @@ def _repair(facts: FeedDays, part: Part) -> Step | None:
             return Step(action=Action.DROP, part=part, days=(day,), reason="detached, and nobody needs it")
         if part is Part.LOG and any(start <= day.starts and day.ends <= end for start, end in gaps):
             return Step(action=Action.ATTACH, part=part, days=(day,), reason="detached, with changes not yet expired")
-    for start, end in gaps:
-        if (past := _short(facts, part)) is not None and past.ends == start:
-            continue
+    for start, end in holes(facts, part) + [gap for gap in gaps if gap[1] == NEVER]:
         days = _new_days(facts, part, start, end)
         return Step(action=Action.CREATE, part=part, days=days, reason="no table takes this time")
     return None
+
+
+def holes(facts: FeedDays, part: Part) -> list[tuple[datetime, datetime]]:
+    """Times before the last table that none takes, in order; without the past that its catch-all grows over."""
+    past = _short(facts, part)
+    return [
+        (start, end)
+        for start, end in _gaps(facts, part)
+        if end != NEVER and (past is None or past.ends != start or end > facts.now)
+    ]
 
 
 def _short(facts: FeedDays, part: Part) -> Day | None:

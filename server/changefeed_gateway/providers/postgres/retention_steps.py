@@ -13,6 +13,20 @@ from changefeed_gateway.providers.postgres.retention_plan import Action, Step
 
 _SHORT_WAIT: Final = "100ms"
 """For the one that does: every writer of the feed stands behind it."""
+_BESIDE_NOBODY: Final = (Action.DETACH, Action.FINALIZE, Action.DROP, Action.REPLACE)
+"""Wait for everybody who uses the table, readers too; the others only for DDL and maintenance of it."""
+
+# Who has the oldest snapshot holds up a detach without any lock on the table.
+_HOLDER: Final = """
+    SELECT h.who FROM (
+        SELECT h.who, h.since FROM unnest(%(tables)s::text[]) t,
+            changefeed.lock_holders(to_regclass('changefeed_log.' || t)) h
+        WHERE %(alone)s OR h.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
+        UNION ALL
+        SELECT changefeed.session(a.pid), a.xact_start FROM pg_stat_activity a
+        WHERE %(alone)s AND a.backend_xmin IS NOT NULL AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+    ) h ORDER BY h.since LIMIT 1
+"""
 _FINALIZE: Final = "ALTER TABLE {} DETACH PARTITION {} FINALIZE"
 
 
@@ -25,10 +39,13 @@ async def execute(connection: Connection, feed_id: int, step: Step) -> None:
         case Action.DETACH:
             try:
                 await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
-            except psycopg.errors.LockNotAvailable:
+            except psycopg.errors.LockNotAvailable as given_up:
                 # It waits for every transaction that has used the log, a forgotten prepared one too. FINALIZE waits for
                 # snapshots only: for who could still see the table.
-                await _alter(connection, _FINALIZE, parent, step.days[0])
+                try:
+                    await _alter(connection, _FINALIZE, parent, step.days[0])
+                except psycopg.errors.ObjectNotInPrerequisiteState:
+                    raise given_up from None  # The detach was not begun.
         case Action.FINALIZE:
             await _alter(connection, _FINALIZE, parent, step.days[0])
         case Action.DROP:
@@ -41,6 +58,24 @@ async def execute(connection: Connection, feed_id: int, step: Step) -> None:
                 await _create(connection, parent, step.days)
         case Action.REPLACE:
             await _replace_patiently(connection, feed_id, parent, step)
+
+
+async def lock_problem(connection: Connection, feed_id: int, step: Step) -> str:
+    """Why a step did not get its lock: its days, who holds one (never what they run), the remedy. Raises psycopg.Error.
+
+    The transaction is named that has been open for longest, if one can still be seen.
+    """
+    future = [f"{step.part.value}_{feed_id}_future"] if step.action is Action.REPLACE else []
+    tables = [f"{step.part.value}_{feed_id}", *(day.name for day in step.days), *future]
+    cursor = await connection.execute(_HOLDER, {"tables": tables, "alone": step.action in _BESIDE_NOBODY})
+    (holder,) = await cursor.fetchone() or ("",)
+    what = f"{step.action.value} {', '.join(day.name for day in step.days)} gave up waiting for a lock"
+    if not holder:
+        return f"{what}, which is free by now: run changefeed retention run again, or leave it to the next run"
+    return (
+        f"{what}, held up by {holder}. End it by its application, pg_terminate_backend or ROLLBACK PREPARED; the next"
+        " run goes on from here, and until then nothing is lost"
+    )
 
 
 async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:

@@ -12,7 +12,7 @@ from changefeed_gateway.providers.postgres.finding import Finding
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
-_OLD: Final = timedelta(minutes=15)
+OLD: Final = timedelta(minutes=15)
 """Age of an open or prepared transaction from which its changes are felt to be missing and days cannot be dropped."""
 _FEWEST_NUMBERS: Final = 2**62
 """Numbers left in a sequence below which there is time, but something is wrong: it had twice as many."""
@@ -35,8 +35,14 @@ _SEQUENCES: Final = """
 """
 
 _ROLE: Final = """
-    SELECT current_user::text, pg_has_role('changefeed_reader', 'usage'), pg_has_role('changefeed_owner', 'usage')
+    SELECT current_user::text, pg_has_role('changefeed_reader', 'usage'), pg_has_role('changefeed_owner', 'usage'),
+        pg_has_role('pg_read_all_stats', 'usage')
     WHERE to_regrole('changefeed_owner') IS NOT NULL AND to_regrole('changefeed_reader') IS NOT NULL
+"""
+
+_CAPTURE: Final = """
+    SELECT o.rolbypassrls, pg_has_role(o.oid, 'pg_read_all_data', 'usage') FROM pg_roles o
+    WHERE o.rolname = 'changefeed_owner'
 """
 
 _HIDDEN: Final = """
@@ -51,23 +57,24 @@ async def transactions(connection: Connection) -> AsyncIterator[Finding]:
     """The oldest open transaction that may have written, and the oldest prepared one. Raises psycopg.Error."""
     row = await (await connection.execute(_OLDEST)).fetchone()
     pid, state, age = row or (0, "", timedelta(0))
-    healthy = age < _OLD
+    healthy = age is None or age < OLD
+    since = "since when is hidden from this role" if age is None else f"{state}, open for {rounded(age)}"
     yield Finding(
         subject="oldest transaction",
         healthy=healthy,
-        detail=f"pid {pid}, {state}, open for {_rounded(age)}" if row else "none is open",
+        detail=f"pid {pid}, {since}" if row else "none is open",
         remedy=""
         if healthy
         else f"end it, or SELECT pg_terminate_backend({pid}): what it wrote is not delivered before",
     )
     row = await (await connection.execute(_PREPARED)).fetchone()
     gid, age = row or ("", timedelta(0))
-    healthy = age < _OLD
+    healthy = age < OLD
     command = sql.SQL("ROLLBACK PREPARED {}").format(sql.Literal(gid)).as_string()
     yield Finding(
         subject="prepared transactions",
         healthy=healthy,
-        detail=f"the oldest, {gid}, was prepared {_rounded(age)} ago" if row else "none",
+        detail=f"the oldest, {gid}, was prepared {rounded(age)} ago" if row else "none",
         remedy="" if healthy else f"have its coordinator end it, or {command}: it keeps days from being dropped",
     )
 
@@ -92,8 +99,10 @@ async def role(connection: Connection) -> Finding | None:
     """What this login may do; None where no migration has made the roles. Raises psycopg.Error."""
     if (row := await (await connection.execute(_ROLE)).fetchone()) is None:
         return None
-    user, reader, owner = row
+    user, reader, owner, stats = row
     may = "reads, makes ticks and runs retention" if owner else "reads and makes ticks; retention is left to others"
+    if not stats:
+        may += "; how long transactions of others are open is hidden from it (pg_read_all_stats shows it)"
     fit = reader or owner
     return Finding(
         subject="role",
@@ -104,7 +113,12 @@ async def role(connection: Connection) -> Finding | None:
 
 
 async def readable(connection: Connection) -> AsyncIterator[Finding]:
-    """The watched tables that capture may not read whole. Raises psycopg.Error."""
+    """What capture may read, and the watched tables that it may not read whole. Raises psycopg.Error."""
+    row = await (await connection.execute(_CAPTURE)).fetchone()
+    passes, reads = row or (False, False)
+    policies = "passes by policies" if passes else "is held to policies (no BYPASSRLS)"
+    tables = "reads every table" if reads else "reads only tables that watch let it read (no pg_read_all_data)"
+    yield Finding(subject="role of capture", healthy=True, detail=f"changefeed_owner {policies} and {tables}")
     for table, hidden, may_read in await (await connection.execute(_HIDDEN)).fetchall():
         if hidden:
             detail, remedy = (
@@ -132,5 +146,6 @@ async def replication_role(connection: Connection) -> Finding:
     )
 
 
-def _rounded(age: timedelta) -> timedelta:
+def rounded(age: timedelta) -> timedelta:
+    """An age in whole seconds, for people."""
     return timedelta(seconds=round(age.total_seconds()))

@@ -1,0 +1,120 @@
+"""Where nobody is a superuser, as on managed services: a login that may create roles migrates, and capture works."""
+
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from changefeed_gateway.core.model import Beginning
+from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres.doctor import examine
+from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.migrations import migrate
+from tests.databases import BINARIES, PARAMETERS
+from tests.postgres.conftest import Connection
+from tests.postgres.reading import address, open_provider, page_read, read_all
+from tests.postgres.shop import QUIET, keys
+
+
+@pytest.fixture(scope="module")
+async def cluster() -> AsyncIterator[str]:
+    """Connection string of its superuser; the roles of the change feeds are not made yet."""
+    with tempfile.TemporaryDirectory(prefix="changefeed-managed-") as directory:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=BINARIES) as server:
+            yield server.dsn
+
+
+async def connect(dsn: str) -> Connection:
+    return await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+
+
+@asynccontextmanager
+async def managed(cluster: str) -> AsyncIterator[tuple[str, Connection]]:
+    """A database, and a login that owns it and may create roles; gone at the end, the roles of the feeds too."""
+    async with await connect(cluster) as superuser:
+        await superuser.execute("CREATE ROLE managed LOGIN CREATEROLE")
+        await superuser.execute("CREATE DATABASE shop OWNER managed")
+        try:
+            yield make_conninfo(cluster, dbname="shop", user="managed"), superuser
+        finally:
+            await superuser.execute("DROP DATABASE shop WITH (FORCE)")
+            for role in ("gateway", "changefeed_operator", "changefeed_reader", "changefeed_owner", "managed"):
+                await superuser.execute(f"DROP ROLE IF EXISTS {role}".encode())
+
+
+async def lines(dsn: str) -> dict[str, str]:
+    """What doctor says, by subject; what is wrong with its remedy."""
+    return {
+        finding.subject: f"WRONG {finding.remedy}" if finding.remedy else finding.detail
+        async for finding in examine(dsn)
+    }
+
+
+async def test_a_login_that_may_create_roles_migrates_and_runs_everything(cluster: str) -> None:
+    async with managed(cluster) as (dsn, _), await connect(dsn) as owner:
+        assert await migrate(dsn, documents=True)
+        assert await migrate(dsn, documents=True) == []
+        await owner.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
+        await owner.execute("SELECT changefeed.watch('orders')")
+        await owner.execute("INSERT INTO orders VALUES (1), (2)")
+        await owner.execute("UPDATE orders SET id = 3 WHERE id = 2")
+        await owner.execute("CREATE ROLE gateway LOGIN; GRANT changefeed_reader TO gateway")
+        async with open_provider(make_conninfo(dsn, user="gateway"), QUIET) as provider:
+            feed = await provider.open_feed(address("public.orders"))
+            assert keys((await read_all(provider, feed))[0]) == [1, 2, 2, 3]
+            documents = await provider.open_feed(address("documents"))
+            await owner.execute("INSERT INTO documents.workspaces (name) VALUES ('w')")
+            await owner.execute(
+                "INSERT INTO documents.files (workspace_id, title) SELECT id, 'a' FROM documents.workspaces"
+            )
+            assert len((await provider.read_page(documents, page_read(Beginning()))).changes) == 1
+        await owner.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        assert not [feed.problem for feed in await retention.run(dsn) if feed.problem]
+        assert not [line for line in (await lines(dsn)).values() if line.startswith("WRONG")]
+
+
+async def test_doctor_says_what_such_a_login_could_not_give(cluster: str) -> None:
+    async with managed(cluster) as (dsn, superuser), await connect(dsn) as owner:
+        await migrate(dsn)
+        # Up to 15 who may create roles may grant any that is no superuser.
+        grants = owner.info.server_version < 160000
+        found = await lines(dsn)
+        assert "is held to policies (no BYPASSRLS)" in found["role of capture"]
+        assert ("reads only tables that watch let it read" in found["role of capture"]) is not grants
+        await owner.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await owner.execute("SELECT changefeed.watch('orders')")
+        await owner.execute("ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
+        await owner.execute("INSERT INTO orders VALUES (1)")
+        assert "ALTER ROLE changefeed_owner BYPASSRLS, as a superuser" in (await lines(dsn))["role of orders"]
+        await superuser.execute("ALTER ROLE changefeed_owner BYPASSRLS")
+        await superuser.execute("GRANT pg_read_all_data TO changefeed_owner")
+        found = await lines(dsn)
+        assert "role of orders" not in found
+        assert found["role of capture"] == "changefeed_owner passes by policies and reads every table"
+
+
+async def test_who_may_pass_by_policies_gives_it_on(cluster: str) -> None:
+    """From 16 on whoever has the right; before, superusers only."""
+    async with managed(cluster) as (dsn, superuser):
+        await superuser.execute("ALTER ROLE managed BYPASSRLS")
+        await migrate(dsn)
+        gives = superuser.info.server_version >= 160000
+        assert ("passes by policies" in (await lines(dsn))["role of capture"]) is gives
+
+
+async def test_a_table_that_moves_out_of_sight_is_captured_all_the_same(cluster: str) -> None:
+    async with managed(cluster) as (dsn, _), await connect(dsn) as owner:
+        await migrate(dsn)
+        await owner.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await owner.execute("SELECT changefeed.watch('orders')")
+        await owner.execute("CREATE SCHEMA archive; ALTER TABLE orders SET SCHEMA archive")
+        await owner.execute("INSERT INTO archive.orders VALUES (1)")
+        async with open_provider(dsn, QUIET) as provider:
+            feed = await provider.open_feed(address("public.orders"))
+            assert keys((await read_all(provider, feed))[0]) == [1]
+        if owner.info.server_version >= 160000:
+            assert "USAGE on its schema" in (await lines(dsn))["role of archive.orders"]
