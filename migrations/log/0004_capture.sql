@@ -360,7 +360,6 @@ declare
                                    string_agg(format('new.%I', c), ', '))
                      from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
 begin
-    perform changefeed.let_capture_read(f.source);
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
         execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
                        'execute function changefeed_log.capture_%1$s_%2$s()',

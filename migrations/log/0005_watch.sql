@@ -250,6 +250,7 @@ begin
             changefeed.column_names(wanted.source, wanted.image_numbers),
             changefeed.text_forms(wanted.source, wanted.key_numbers || wanted.partition_key_numbers))
         where f.feed_id = feed returning f.* into wanted;
+    perform changefeed.let_capture_read(wanted.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(wanted);
     return feed;
@@ -268,6 +269,7 @@ begin
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
     -- Two who write a function at once would fail.
     perform pg_advisory_xact_lock(1667655788, 0);
+    perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
 end;

@@ -48,6 +48,9 @@ begin
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
             or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
+    elsif not has_schema_privilege('changefeed_owner', c.relnamespace, 'usage')
+            or not has_table_privilege('changefeed_owner', c.oid, 'select') then
+        return 'capture may not read the table';
     elsif f.source_oid <> f.source and changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers || f.image_numbers)
             is distinct from f.key_columns || f.partition_key_columns || f.image_columns then
         return 'the table was restored, and its columns are numbered anew';
@@ -331,8 +334,11 @@ as $$
                 'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
             when p.problem is null and v.name is not null then
                 'make the column stored, or unwatch the table and name the others as image_columns'
+            when p.problem = 'capture may not read the table' then
+                format('grant select on table %s to changefeed_owner, and usage on its schema; then read the source again and '
+                       'start from now: changes are missing', c.oid::regclass)
             when p.problem like '% is disabled' then
-                'alter table ... enable trigger, then read the source again and start from now: changes are missing'
+                'alter table ... enable ' || case when f.always then 'always ' else '' end || 'trigger, then read the source again and start from now: changes are missing'
             when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
                 'and read it once', f.name)
         end

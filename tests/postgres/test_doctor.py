@@ -1,5 +1,6 @@
 """What doctor finds wrong, one fault at a time, and the remedy it names."""
 
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -120,7 +121,7 @@ async def test_changes_that_no_tick_covers(shop: Shop) -> None:
     assert await wrong(shop.dsn) == {}
     await age(shop.connection, 2 * lag.LATE)
     found = (await wrong(shop.dsn))["ticks of public.orders"]
-    assert "changes wait for a tick for 0:02:00, 0:01:00 is too long" in found.detail
+    assert re.search(r"changes wait for a tick for 0:02:\d\d, 0:01:00 is too long", found.detail)
     assert "changefeed.tick_all()" in found.remedy
     await shop.tick()
     assert await wrong(shop.dsn) == {}

@@ -9,7 +9,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from changefeed_gateway.core.model import Beginning
+from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.model import After, Beginning
 from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.doctor import examine
 from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
@@ -106,15 +107,25 @@ async def test_who_may_pass_by_policies_gives_it_on(cluster: str) -> None:
         assert ("passes by policies" in (await lines(dsn))["role of capture"]) is gives
 
 
-async def test_a_table_that_moves_out_of_sight_is_captured_all_the_same(cluster: str) -> None:
-    async with managed(cluster) as (dsn, _), await connect(dsn) as owner:
+@pytest.mark.req("P1", "P5")
+async def test_a_table_that_moves_out_of_sight_stops_the_feed_and_fails_no_write(cluster: str) -> None:
+    async with managed(cluster) as (dsn, superuser), await connect(dsn) as owner:
         await migrate(dsn)
+        if owner.info.server_version < 160000:
+            await superuser.execute("REVOKE pg_read_all_data FROM changefeed_owner")
         await owner.execute("CREATE TABLE orders (id int PRIMARY KEY)")
         await owner.execute("SELECT changefeed.watch('orders')")
+        await owner.execute("INSERT INTO orders VALUES (1)")
         await owner.execute("CREATE SCHEMA archive; ALTER TABLE orders SET SCHEMA archive")
-        await owner.execute("INSERT INTO archive.orders VALUES (1)")
+        await owner.execute("INSERT INTO archive.orders VALUES (2)")
         async with open_provider(dsn, QUIET) as provider:
             feed = await provider.open_feed(address("public.orders"))
-            assert keys((await read_all(provider, feed))[0]) == [1]
-        if owner.info.server_version >= 160000:
-            assert "USAGE on its schema" in (await lines(dsn))["role of archive.orders"]
+            first = await provider.read_page(feed, page_read(Beginning()))
+            assert keys(first) == [1]
+            with pytest.raises(HistoryGap, match="capture may not read the table"):
+                await provider.read_page(feed, page_read(After(first.cursor)))
+        found = await lines(dsn)
+        assert "grant select on table archive.orders to changefeed_owner" in found["capture of public.orders"]
+        await owner.execute("GRANT USAGE ON SCHEMA archive TO changefeed_owner")
+        await owner.execute("INSERT INTO archive.orders VALUES (3)")
+        assert not (await lines(dsn))["capture of public.orders"].startswith("WRONG stopped")
