@@ -136,6 +136,20 @@ async def test_a_change_that_was_under_way_at_the_newest_tick(shop: Shop) -> Non
     assert "changes wait for a tick" in (await wrong(shop.dsn))["ticks of public.orders"].detail
 
 
+async def test_a_sequence_that_was_set_back(shop: Shop) -> None:
+    await shop.insert(1, 2, 3)
+    await shop.tick()
+    await shop.connection.execute("SELECT setval('changefeed_log.seq_1', 1)")
+    found = (await wrong(shop.dsn))["ticks of public.orders"]
+    assert "the sequence stands 2 below it" in found.detail
+    assert found.remedy.startswith("SELECT changefeed.begin_epoch(1)")
+    await shop.connection.execute("SELECT changefeed.begin_epoch(1)")
+    assert await wrong(shop.dsn) == {}
+    await shop.insert(4)
+    shop.feed = await shop.provider.open_feed(shop.feed.address)
+    assert keys(await shop.page(Beginning())) == [4]
+
+
 async def test_numbers_that_were_rolled_back_are_no_lag(shop: Shop) -> None:
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0)")

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, PartitionState, PhysicalPartition
 from changefeed_gateway.providers.postgres.doctor import examine
 from changefeed_gateway.providers.postgres.finding import Finding
@@ -111,8 +112,115 @@ async def test_a_restore_over_the_database_itself(postgres: PostgresForTests, op
         await write(shop.connection, 4)
         async with dumped(postgres, shop.dsn) as dump:
             await write(shop.connection, 5, 100, 101)
+            # A day that retention has made since.
+            await shop.connection.execute(
+                "DROP TABLE changefeed_log.log_1_future; CREATE TABLE changefeed_log.log_1_20990101"
+                " PARTITION OF changefeed_log.log_1 FOR VALUES FROM ('2099-01-01') TO (MAXVALUE)"
+            )
             seen += await changes(shop.provider, "public.orders")
             arguments = ("--clean", "--if-exists", "--exit-on-error", *options, "-d", shop.dsn, dump)
             status, said = await run(postgres, "pg_restore", *arguments)
             assert status == 0, said
         await check_begun_anew(shop.dsn, shop.feed, seen)
+
+
+async def test_a_table_that_is_watched_since_the_dump_refuses_a_restore_over_it(postgres: PostgresForTests) -> None:
+    async with open_big_shop(await postgres.fresh(LOG)) as shop:
+        async with dumped(postgres, shop.dsn) as dump:
+            await shop.connection.execute("CREATE TABLE later (id int PRIMARY KEY)")
+            await shop.connection.execute("SELECT changefeed.watch('later')")
+            await write(shop.connection, 1)
+            over = ("--clean", "--if-exists", "--single-transaction", "-d", shop.dsn, dump)
+            status, said = await run(postgres, "pg_restore", *over)
+            assert status == 1
+            assert "because other objects depend on it" in said
+            assert keys(await shop.page(Beginning())) == [1]
+            await shop.connection.execute("SELECT changefeed.unwatch('later')")
+            assert (await run(postgres, "pg_restore", *over))[0] == 0
+        await write(shop.connection, 2)
+        async with open_provider(shop.dsn, QUIET) as provider:
+            assert keys(await changes(provider, "public.orders")) == [2]
+
+
+@asynccontextmanager
+async def dump_and_target(postgres: PostgresForTests) -> AsyncIterator[tuple[str, Shop]]:
+    """A dump with 1 to 4, and another database with the same feeds, at work: 100 is in it and has been read."""
+    async with (
+        open_big_shop(await postgres.fresh(LOG)) as shop,
+        open_big_shop(await postgres.fresh(LOG)) as target,
+        dumped_with(postgres, shop, 1, 2, 3, 4) as dump,
+    ):
+        await write(target.connection, 100)
+        await changes(target.provider, "public.orders")
+        await changes(target.provider, "public.lines")
+        yield dump, target
+
+
+@asynccontextmanager
+async def dumped_with(postgres: PostgresForTests, shop: Shop, *numbers: int) -> AsyncIterator[str]:
+    await write(shop.connection, *numbers)
+    await changes(shop.provider, "public.orders")
+    async with dumped(postgres, shop.dsn) as dump:
+        yield dump
+
+
+@pytest.mark.parametrize("options", [(), ("--jobs=4",)], ids=["one", "jobs=4"])
+@pytest.mark.req("P1", "P6")
+async def test_data_without_the_feeds_is_captured_like_any_write(
+    postgres: PostgresForTests, options: tuple[str, ...]
+) -> None:
+    async with dump_and_target(postgres) as (dump, target):
+        token = After((await target.page(Beginning())).cursor)
+        status, said = await run(postgres, "pg_restore", *WITHOUT_FEEDS, *options, "-d", target.dsn, dump)
+        assert status == 0, said
+        assert keys(await target.page(token)) == [1, 2, 3, 4]
+        assert keys(await changes(target.provider, "public.lines")) == [100, 1, 2, 3, 4]
+        assert await wrong(target.dsn) == {}
+
+
+async def test_data_with_the_feeds_is_refused_and_nothing_is_changed(postgres: PostgresForTests) -> None:
+    async with dump_and_target(postgres) as (dump, target):
+        arguments = ("--data-only", "--single-transaction", "-d", target.dsn, dump)
+        status, said = await run(postgres, "pg_restore", *arguments)
+        assert status == 1
+        assert "duplicate key" in said
+        await write(target.connection, 101)
+        assert keys(await changes(target.provider, "public.orders")) == [100, 101]
+        assert await wrong(target.dsn) == {}
+
+
+@pytest.mark.req("P1", "P5")
+async def test_with_triggers_disabled_nothing_is_captured_and_a_feed_of_always_stops(
+    postgres: PostgresForTests,
+) -> None:
+    """pg_restore enables them again, but as ordinary ones."""
+    async with dump_and_target(postgres) as (dump, target):
+        await run(postgres, "pg_restore", *WITHOUT_FEEDS, "--disable-triggers", "-d", target.dsn, dump)
+        await write(target.connection, 101)
+        assert keys(await changes(target.provider, "public.orders")) == [100, 101]
+        stopped = (await wrong(target.dsn))["capture of public.lines"]
+        assert "enable always trigger" in stopped.remedy
+        await target.connection.execute("SELECT changefeed.check_feeds()")
+        with pytest.raises(HistoryGap):
+            await changes(target.provider, "public.lines")
+        for event in ("insert", "update", "delete", "truncate"):
+            await target.connection.execute(f"ALTER TABLE lines ENABLE ALWAYS TRIGGER changefeed_2_{event}".encode())
+        await target.connection.execute("SELECT changefeed.check_feeds()")
+        assert await wrong(target.dsn) == {}
+
+
+@pytest.mark.req("P6")
+async def test_a_feed_that_such_a_restore_spoilt_is_watched_anew(postgres: PostgresForTests) -> None:
+    """It went on after its errors, and so put ticks and changes of another history among the feed's own."""
+    async with dump_and_target(postgres) as (dump, target):
+        status, said = await run(postgres, "pg_restore", "--data-only", "-d", target.dsn, dump)
+        assert status == 1
+        assert "errors ignored on restore" in said
+        await target.connection.execute("SELECT changefeed.unwatch('orders'), changefeed.unwatch('lines')")
+        await target.connection.execute("SELECT changefeed.watch('orders'), changefeed.watch('lines', always => true)")
+        await write(target.connection, 101)
+        feed = await target.provider.open_feed(target.feed.address)
+        assert feed.incarnation != target.feed.incarnation
+        assert keys(await changes(target.provider, "public.orders")) == [101]
+        assert keys(await changes(target.provider, "public.lines")) == [101]
+        assert await wrong(target.dsn) == {}

@@ -231,7 +231,7 @@ async def test_an_hstore_is_read_back_by_its_pairs(connection: Connection, log_d
     rows = await (await connection.execute(read, (found,))).fetchall()
     assert len(rows) == 2
     assert all(stored == again for stored, again in rows)
-    with pytest.raises(psycopg.Error, match="(?i)syntax error"):
+    with pytest.raises(psycopg.Error, match=r"(?i)syntax error"):
         await connection.execute("SELECT json_populate_record(null::t, %s::json)", (found[0],))
 
 

@@ -63,18 +63,23 @@ async def ticks(connection: Connection, feed_id: int, name: str) -> Finding:
     )
     async with connection.cursor(row_factory=class_row(_Reading)) as cursor:
         reading = await (await cursor.execute(query)).fetchone()
-    detail, remedy = _judged(reading) if reading else _NONE
+    detail, remedy = _judged(feed_id, reading) if reading else _NONE
     return Finding(subject=f"ticks of {name}", healthy=not remedy, detail=detail, remedy=remedy)
 
 
 _NONE: Final = ("there is none", "the tick table was emptied: drop the feed and watch its table again")
 
 
-def _judged(reading: _Reading) -> tuple[str, str]:
+def _judged(feed_id: int, reading: _Reading) -> tuple[str, str]:
     """What is to be said of it, and the remedy."""
     newest = f"newest at {reading.at:%Y-%m-%d %H:%M:%S%z}, {rounded(reading.now - reading.at)} ago"
     if reading.at > reading.now:
         return newest, "the newest tick lies in the future: check the database server's clock"
+    if reading.ahead < 0:
+        return (
+            f"{newest}; the sequence stands {-reading.ahead} below it: it was set back, and changes since are missing",
+            f"SELECT changefeed.begin_epoch({feed_id}) refuses all tokens, so that readers read the source again",
+        )
     detail = f"{newest}; {reading.ahead} numbers since (readers make ticks)"
     if reading.writer:
         detail += f"; what {reading.writer} wrote waits for its end"
