@@ -622,7 +622,6 @@ declare
                                    string_agg(format('new.%I', c), ', '))
                      from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
 begin
-    perform changefeed.let_capture_read(f.source);
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
         execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
                        'execute function changefeed_log.capture_%1$s_%2$s()',
@@ -678,6 +677,7 @@ begin
             changefeed.column_names(wanted.source, wanted.image_numbers),
             changefeed.text_forms(wanted.source, wanted.key_numbers || wanted.partition_key_numbers))
         where f.feed_id = feed returning f.* into wanted;
+    perform changefeed.let_capture_read(wanted.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(wanted);
     return feed;
@@ -846,8 +846,11 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
                 'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
             when p.problem is null and v.name is not null then
                 'make the column stored, or unwatch the table and name the others as image_columns'
+            when p.problem = 'capture may not read the table' then
+                format('grant select on table %s to changefeed_owner, and usage on its schema; then read the source again and '
+                       'start from now: changes are missing', c.oid::regclass)
             when p.problem like '% is disabled' then
-                'alter table ... enable trigger, then read the source again and start from now: changes are missing'
+                'alter table ... enable ' || case when f.always then 'always ' else '' end || 'trigger, then read the source again and start from now: changes are missing'
             when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
                 'and read it once', f.name)
         end
@@ -1100,6 +1103,26 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.lock_holders(relation regclass) RETURNS TABLE(who text, since timestamp with time zone, mode text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select distinct coalesce(
+            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
+            changefeed.session(l.pid)),
+        coalesce(p.prepared, a.xact_start), l.mode
+    from pg_locks l
+    left join pg_stat_activity a on a.pid = l.pid
+    left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
+        and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
+    left join pg_prepared_xacts p on p.transaction = t.transactionid
+    where l.locktype = 'relation' and l.relation = lock_holders.relation and l.granted
+        and l.database = (select oid from pg_database where datname = current_database())
+        and l.pid is distinct from pg_backend_pid()
+$$;
+
+COMMENT ON FUNCTION changefeed.lock_holders(relation regclass) IS 'Open and prepared transactions that hold a lock on a table, by the mode of the lock. since is null where it is hidden from the caller, who needs pg_read_all_stats to see it.';
+
 CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1348,6 +1371,7 @@ begin
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
     -- Two who write a function at once would fail.
     perform pg_advisory_xact_lock(1667655788, 0);
+    perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
 end;
@@ -1423,6 +1447,15 @@ CREATE FUNCTION changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) RETU
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select pg_snapshot_xmax(seen) >= tick_xid and not exists (select from pg_snapshot_xip(seen) x where x < tick_xid)
+$$;
+
+CREATE FUNCTION changefeed.session(pid integer) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select 'pid ' || session.pid || coalesce(' ' || quote_literal(nullif(a.application_name, '')), '')
+        || coalesce(', transaction since ' || to_char(a.xact_start, 'YYYY-MM-DD HH24:MI OF'), '')
+    from (select) one left join pg_stat_activity a on a.pid = session.pid
 $$;
 
 CREATE FUNCTION changefeed.set_retention(feed text, retention interval) RETURNS void
@@ -1578,6 +1611,9 @@ begin
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
             or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
         return 'the table takes part in inheritance, where no key is unique';
+    elsif not has_schema_privilege('changefeed_owner', c.relnamespace, 'usage')
+            or not has_table_privilege('changefeed_owner', c.oid, 'select') then
+        return 'capture may not read the table';
     elsif f.source_oid <> f.source and changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers || f.image_numbers)
             is distinct from f.key_columns || f.partition_key_columns || f.image_columns then
         return 'the table was restored, and its columns are numbered anew';
@@ -1759,21 +1795,8 @@ CREATE FUNCTION changefeed.writers(relation regclass) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select coalesce(array_agg(w.who order by w.who), '{}')
-    from (
-        select distinct coalesce(
-            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
-            'pid ' || l.pid || coalesce(', transaction since ' || to_char(a.xact_start, 'YYYY-MM-DD HH24:MI OF'), '')
-        ) as who
-        from pg_locks l
-        left join pg_stat_activity a on a.pid = l.pid
-        left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
-            and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
-        left join pg_prepared_xacts p on p.transaction = t.transactionid
-        where l.locktype = 'relation' and l.relation = writers.relation and l.mode = 'RowExclusiveLock' and l.granted
-            and l.database = (select oid from pg_database where datname = current_database())
-            and l.pid is distinct from pg_backend_pid()
-    ) w
+    select coalesce(array_agg(h.who order by h.who), '{}')
+    from changefeed.lock_holders(relation) h where h.mode = 'RowExclusiveLock'
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
