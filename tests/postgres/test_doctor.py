@@ -130,6 +130,8 @@ async def test_changes_that_no_tick_covers(shop: Shop) -> None:
 async def test_a_change_that_was_under_way_at_the_newest_tick(shop: Shop) -> None:
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        # A later transaction that has ended puts it into the tick's list of those under way.
+        await shop.insert(2)
         await shop.tick()
         await writer.commit()
     await age(shop.connection, 2 * lag.LATE)
