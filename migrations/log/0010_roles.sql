@@ -18,18 +18,22 @@ begin
     -- fail the application's own writes: capture runs in them, as this role, also after the table has moved to another
     -- schema. Who may not give them goes on without: watch grants what it needs on its table.
     begin
-        alter role changefeed_owner bypassrls;
+        if not (select rolbypassrls from pg_roles where rolname = 'changefeed_owner') then
+            alter role changefeed_owner bypassrls;
+        end if;
     exception when insufficient_privilege then
         null;
     end;
     begin
-        grant pg_read_all_data to changefeed_owner;
+        if not pg_has_role('changefeed_owner', 'pg_read_all_data', 'member') then
+            grant pg_read_all_data to changefeed_owner;
+        end if;
     exception when insufficient_privilege then
         null;
     end;
     -- What makes the objects must be able to give them away. Who made the role may administer it, and from 16 on do no
     -- more with it than give it, also to itself.
-    if not (select rolsuper from pg_roles where rolname = current_user) then
+    if not pg_has_role(current_user, 'changefeed_owner', 'usage') then
         execute format('grant changefeed_owner to %I', current_user);
     end if;
     -- Only the owner of a log can detach its days, and DETACH ... CONCURRENTLY runs in no function.
