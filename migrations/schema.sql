@@ -1499,7 +1499,9 @@ declare
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     perform changefeed.refuse_old_snapshot(f);
-    problem := changefeed.capture_problem(f);
+    problem := coalesce(changefeed.capture_problem(f), (
+        select 'a policy may hide rows from capture' from pg_class c, pg_roles o
+        where c.oid = f.source and c.relrowsecurity and o.rolname = 'changefeed_owner' and not o.rolbypassrls));
     if problem is not null then
         return changefeed.stop_sql(feed, problem,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
