@@ -24,7 +24,8 @@ _HOLDER: Final = """
         WHERE %(alone)s OR h.mode NOT IN ('AccessShareLock', 'RowShareLock', 'RowExclusiveLock')
         UNION ALL
         SELECT changefeed.session(a.pid), a.xact_start FROM pg_stat_activity a
-        WHERE %(alone)s AND a.backend_xmin IS NOT NULL AND a.datname = current_database() AND a.pid <> pg_backend_pid()
+        WHERE %(detaches)s AND a.backend_xmin IS NOT NULL AND a.datname = current_database()
+            AND a.pid <> pg_backend_pid()
     ) h ORDER BY h.since LIMIT 1
 """
 _FINALIZE: Final = "ALTER TABLE {} DETACH PARTITION {} FINALIZE"
@@ -67,7 +68,9 @@ async def lock_problem(connection: Connection, feed_id: int, step: Step) -> str:
     """
     future = [f"{step.part.value}_{feed_id}_future"] if step.action is Action.REPLACE else []
     tables = [f"{step.part.value}_{feed_id}", *(day.name for day in step.days), *future]
-    cursor = await connection.execute(_HOLDER, {"tables": tables, "alone": step.action in _BESIDE_NOBODY})
+    detaches = step.action in (Action.DETACH, Action.FINALIZE)
+    arguments = {"tables": tables, "alone": step.action in _BESIDE_NOBODY, "detaches": detaches}
+    cursor = await connection.execute(_HOLDER, arguments)
     (holder,) = await cursor.fetchone() or ("",)
     what = f"{step.action.value} {', '.join(day.name for day in step.days)} gave up waiting for a lock"
     if not holder:
