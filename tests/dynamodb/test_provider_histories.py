@@ -1,5 +1,6 @@
 """Random histories of a table: nothing is lost, each item is in order, and what a trim takes is told."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -23,6 +24,9 @@ HURRY = Pace(shortest_pause=timedelta(milliseconds=5), longest_pause=timedelta(m
 
 READING = ("DescribeTable", "DescribeStream", "GetShardIterator", "GetRecords")
 """What the gateway calls; the table's writer is left alone."""
+
+MOST_EMPTY_PAGES = 9
+"""Of one shard in a history: ten in a row are what the gateway takes for the end, as the service names no number."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,7 @@ STEPS: st.SearchStrategy[Step] = st.one_of(
 TIMES: st.SearchStrategy[Step] = st.builds(Time, hours=st.sampled_from([1, 6, 13, 25]), iterators_age=st.booleans())
 
 _DAY = Time(hours=25, iterators_age=True)
+_DAY_OF_READERS = Time(hours=25, iterators_age=False)
 UNREAD_FROM_NOW: list[Step] = [Anew(), Write((1, 2)), _DAY, Write((3,)), Kill(), Work(3, 9)]
 """All that came after a now is trimmed, and nothing at that place says so by itself."""
 UNREAD_IN_A_CHILD: list[Step] = [
@@ -123,6 +128,32 @@ UNREAD_IN_A_CHILD: list[Step] = [
     *(Work(consumer, 9) for consumer in (0, 1, 2)),
 ]
 """The same before the first record of a child."""
+BEHIND_EMPTY_PAGES: list[Step] = [
+    Write((1,)),
+    Time(hours=6, iterators_age=True),
+    Trouble("empty", 2),
+    Work(0, 9),
+    Time(hours=20, iterators_age=True),
+    Write((2,)),
+    Kill(),
+    Work(0, 9),
+]
+"""A change that is six hours old lies behind six empty pages when a reader begins, and is trimmed before the next."""
+UNREAD_BEHIND_AN_EMPTY_SHARD: list[Step] = [
+    Reshard(which=0, split=False, listed=True, parent_shown_open=False),
+    Write((1,)),
+    Time(hours=6, iterators_age=True),
+    Work(2, 1),
+    Time(hours=20, iterators_age=True),
+    Kill(),
+    Write((2,)),
+    Work(2, 9),
+]
+"""A reader begins at a shard that ended empty, drains it, and its child's first change is trimmed before the next."""
+BEGUN_WHERE_ANOTHER_STOOD: list[Step] = [Work(0, 9), Write((1,)), _DAY_OF_READERS, Work(1, 9)]
+"""The beginning is asked for where the place that another reader called so has been trimmed."""
+NOW_WHERE_NOTHING_HAPPENED: list[Step] = [Anew(), _DAY_OF_READERS, Anew(), Kill(), Work(3, 9)]
+"""Now is asked for where the tip has been known for a day."""
 
 BEHAVIOURS = st.builds(
     Behaviour,
@@ -150,6 +181,7 @@ class History:
         ]
         self._items: set[int] = set()
         self._written = 0
+        self._empty_pages: Counter[str] = Counter()
 
     async def begin(self) -> None:
         """Make the table and start the gateway."""
@@ -224,10 +256,16 @@ class History:
             "outage": lambda: self._fail_reading(internal(), times),
             "drop": lambda: self._drop_reading(times),
             "cut": lambda: self.server.drop("GetRecords", times=times, in_the_middle=True),
-            "empty": lambda: self.server.empty_pages(shards[times % len(shards)], times * 3),
+            "empty": lambda: self._send_empty_pages(shards[times % len(shards)], times * 3),
             "expire": self.server.expire_iterators,
         }
         troubles[kind]()
+
+    def _send_empty_pages(self, shard: str, count: int) -> None:
+        count = min(count, MOST_EMPTY_PAGES - self._empty_pages[shard])
+        if count:
+            self._empty_pages[shard] += count
+            self.server.empty_pages(shard, count)
 
     def _fail_reading(self, error: ServiceError, times: int) -> None:
         for call in READING:
@@ -265,6 +303,13 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 @example(steps=UNREAD_FROM_NOW, behaviour=Behaviour(at_timestamp=False))
 @example(steps=UNREAD_IN_A_CHILD, behaviour=Behaviour())
 @example(steps=UNREAD_IN_A_CHILD, behaviour=Behaviour(at_timestamp=False))
+@example(steps=BEHIND_EMPTY_PAGES, behaviour=Behaviour())
+@example(steps=BEHIND_EMPTY_PAGES, behaviour=Behaviour(at_timestamp=False))
+@example(steps=UNREAD_BEHIND_AN_EMPTY_SHARD, behaviour=Behaviour())
+@example(steps=UNREAD_BEHIND_AN_EMPTY_SHARD, behaviour=Behaviour(at_timestamp=False))
+@example(steps=BEGUN_WHERE_ANOTHER_STOOD, behaviour=Behaviour())
+@example(steps=NOW_WHERE_NOTHING_HAPPENED, behaviour=Behaviour())
+@example(steps=NOW_WHERE_NOTHING_HAPPENED, behaviour=Behaviour(at_timestamp=False))
 async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
     await live_through(steps, behaviour)
 

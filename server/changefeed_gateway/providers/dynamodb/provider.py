@@ -37,6 +37,8 @@ _STREAM: Final = "stream"
 _SHARD_ID: Final = re.compile(r"[a-zA-Z0-9-]{28,65}")
 _LOOKS_FOR_CHILDREN: Final = (0.0, 0.05, 0.1, 0.2)
 """Seconds before each look: children may be listed after their parent has ended."""
+_LISTED_WITHIN: Final = 3_600
+"""Seconds after its first record within which a shard is listed, for sure: it takes a few."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ class DynamoDBProvider:
         deadline = _now() + read.max_wait.total_seconds()
         reader = self._reader(stream, shard_id)
         calls = reader.calls
-        start = position = await _resolve(reader, read.start)
+        start = position = await self._resolve(stream, shard_id, read.start)
         if not read.max_changes:
             if isinstance(read.start, After):
                 await reader.check(position)
@@ -159,6 +161,27 @@ class DynamoDBProvider:
             children=children,
             provider_calls=reader.calls - calls,
         )
+
+    async def _resolve(self, stream: Stream, shard_id: str, start: Start) -> Position:
+        match start:
+            case Beginning():
+                return await self._beginning(stream, shard_id)
+            case Now():
+                return await self._reader(stream, shard_id).now()
+            case AtTime(time):
+                return await self._reader(stream, shard_id).at_time(time)
+            case After(cursor):
+                return decode(cursor)
+
+    async def _beginning(self, stream: Stream, shard_id: str) -> Position:
+        """Before the oldest record of a shard, or of what goes on where it ended and holds nothing."""
+        position = await self._reader(stream, shard_id).beginning()
+        if position is not None:
+            return position
+        # What its children hold may be almost a day old, and is lost with the first of it.
+        listing = await self._genealogy(stream).recent()
+        starts = [await self._beginning(stream, child.shard_id) for child in listing.children_of(shard_id)]
+        return horizon(min([self._service.time - _LISTED_WITHIN, *(start.as_of for start in starts)]))
 
     def _reader(self, stream: Stream, shard_id: str) -> ShardReader:
         readers = self._readers.setdefault(stream, {})
@@ -214,18 +237,6 @@ class DynamoDBProvider:
             # Who only wants what there is reads the other shards to their ends first.
             raise StreamGone
         return ()
-
-
-async def _resolve(reader: ShardReader, start: Start) -> Position:
-    match start:
-        case Beginning():
-            return await reader.beginning()
-        case Now():
-            return await reader.now()
-        case AtTime(time):
-            return await reader.at_time(time)
-        case After(cursor):
-            return decode(cursor)
 
 
 async def _rest(reader: ShardReader, position: Position, deadline: float) -> bool:

@@ -42,6 +42,8 @@ _MOST_SPOTS: Final = 64
 """Places of a shard whose iterators are kept."""
 _RECENT: Final = 60
 """Seconds: a reader that is less behind is taken to be at the tip after a few empty pages, another after many."""
+_LONG_AGO: Final = 3_600
+"""Seconds: a tip that was proven earlier is looked for anew."""
 _FEW: Final = 3
 _MANY: Final = 20
 _PROOF: Final = 10
@@ -65,6 +67,8 @@ class Fetched(NamedTuple):
     records: Sequence[Record]
     as_of: int
     """Nothing beyond what was read is older than this, as far as that was found out; 0 where it was not."""
+    since: int
+    """What is older may have been trimmed before it was looked for."""
     ended: bool
     """The shard is closed, and nothing follows."""
     at_tip: bool
@@ -74,7 +78,7 @@ class Fetched(NamedTuple):
 class _Spot:
     """What this process knows of reading on from one place."""
 
-    __slots__ = ("drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "since", "tip")
+    __slots__ = ("as_of", "drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "since", "tip")
 
     def __init__(self, iterator: str | None, drop: Callable[[Record], bool] | None, *, tip: bool = False) -> None:
         self.iterator = iterator
@@ -85,6 +89,8 @@ class _Spot:
         """The iterator was made at the tip."""
         self.since = 0
         """What is older may have been trimmed before the iterator was made."""
+        self.as_of = 0
+        """Nothing beyond the place is older, as far as that was found out."""
         self.empty_pages = 0
         self.empty_since = 0
         self.pause = 0.0
@@ -122,16 +128,15 @@ class ShardReader:
 
     # --- Where to start
 
-    async def beginning(self) -> Position:
-        """Before the oldest record: by its number, so that losing it is noticed."""
-        first = horizon(self._service.time)
-        fetched = await self.fetch(first, 1)
-        while not (fetched.records or fetched.at_tip):
-            fetched = await self.fetch(first, 1)
-        if not fetched.records:
-            return horizon(self._service.time)
-        record = fetched.records[0]
-        return before(sequence_of(record), created_of(record))
+    async def beginning(self) -> Position | None:
+        """Before the oldest record: by its number, so that losing it is noticed.
+
+        None where the shard has ended and holds nothing.
+        """
+        fetched = await self._look(horizon(self._service.time), 1)
+        if fetched.records:
+            return before(sequence_of(fetched.records[0]), created_of(fetched.records[0]))
+        return None if fetched.ended else horizon(fetched.as_of)
 
     async def now(self) -> Position:
         """After everything that is there."""
@@ -139,8 +144,9 @@ class ShardReader:
             return await self._end()
         while True:
             while (tip := self._known_tip()) is not None:
-                if not (await self.fetch(tip, MOST_RECORDS)).records:
-                    return tip
+                fetched = await self.fetch(tip, MOST_RECORDS)
+                if not fetched.records:
+                    return tip.seen_empty(fetched.as_of)
             async with self._one_answer_of_now:
                 if self._known_tip() is None:
                     return await self._latest()
@@ -155,15 +161,27 @@ class ShardReader:
     def _known_tip(self) -> Position | None:
         """Where a reader of this process stands that has just seen the end."""
         spot = self._spots.get(self._tip.place) if self._tip is not None else None
-        return self._tip if spot is not None and _clock() <= spot.not_before + _RECENT else None
+        if self._tip is None or spot is None or _clock() > spot.not_before + _RECENT:
+            return None
+        # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
+        aged = self._service.time - max(self._tip.as_of, spot.as_of) > _LONG_AGO
+        return None if aged else self._tip
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
         position = horizon(self._service.time)
-        while (fetched := await self.fetch(position, MOST_RECORDS)).records:
+        while (fetched := await self._look(position, MOST_RECORDS)).records:
             for record in fetched.records:
                 position = after(position, sequence_of(record), created_of(record))
-        return position.seen_empty(self._service.time)
+        return position.seen_empty(self._service.time if fetched.ended else fetched.as_of)
+
+    async def _look(self, position: Position, limit: int) -> Fetched:
+        """What follows a position, or the proof that nothing does: one empty page is none."""
+        while True:
+            fetched = await self.fetch(position, limit)
+            proven = self._service.time - fetched.as_of <= _RECENT
+            if fetched.records or fetched.ended or proven:
+                return fetched
 
     async def at_time(self, moment: datetime) -> Position:
         """Before the first record at or after a time.
@@ -203,7 +221,11 @@ class ShardReader:
             # Everybody who waits may be gone before it fails.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Whoever waits may be cancelled: the call goes on in its thread all the same.
-        return await asyncio.shield(task)
+        fetched = await asyncio.shield(task)
+        if position.as_of < fetched.since:
+            # Another reader found the same place later, when less was left of the shard.
+            raise expired()
+        return fetched
 
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""
@@ -225,7 +247,7 @@ class ShardReader:
             spot = await self._spot(position)
             if spot.iterator is None:
                 self._pause(spot)
-                return Fetched((), 0, ended=True, at_tip=True)
+                return Fetched((), spot.as_of, spot.since, ended=True, at_tip=True)
             self.calls += 1
             try:
                 answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
@@ -233,7 +255,9 @@ class ShardReader:
                 self._spots.pop(position.place, None)
             except CheckpointExpired:
                 self._spots.pop(position.place, None)
-                raise
+                # Before everything is further on by now. Whether nothing was lost there, the position's age tells.
+                if position.kind is not Kind.HORIZON:
+                    raise
             else:
                 return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
         raise TransientFailure(
@@ -258,7 +282,7 @@ class ShardReader:
         self._keep(reached, _Spot(following, None))
         if self._tip is None or position.place == self._tip.place or _is_ahead(reached, self._tip):
             self._tip = reached
-        return Fetched(records, 0, ended=following is None, at_tip=False)
+        return Fetched(records, 0, spot.since, ended=following is None, at_tip=False)
 
     def _nothing(self, position: Position, spot: _Spot, at: int, *, seen: bool) -> Fetched:
         if seen:
@@ -266,9 +290,9 @@ class ShardReader:
         else:
             spot.empty_since = spot.empty_since or at
             spot.empty_pages += 1
-        as_of = 0
-        if spot.empty_pages and spot.empty_pages % _PROOF == 0:
-            as_of, spot.empty_since = spot.empty_since, at
+        # The last page of a shard that has ended proves nothing of what its children hold.
+        if spot.iterator is not None and spot.empty_pages and spot.empty_pages % _PROOF == 0:
+            spot.as_of, spot.empty_since = spot.empty_since, at
         recent = spot.tip or at - position.as_of <= _RECENT
         at_tip = spot.iterator is None or spot.empty_pages >= (1 if spot.tip else _FEW if recent else _MANY)
         self._pause(spot)
@@ -276,7 +300,7 @@ class ShardReader:
             spot.not_before = _clock()
         if at_tip and self._tip is None:
             self._tip = position
-        return Fetched((), as_of, ended=spot.iterator is None, at_tip=at_tip)
+        return Fetched((), spot.as_of, spot.since, ended=spot.iterator is None, at_tip=at_tip)
 
     def _pause(self, spot: _Spot) -> None:
         longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
@@ -289,9 +313,6 @@ class ShardReader:
         known = self._spots.get(position.place)
         if known is not None:
             self._spots.move_to_end(position.place)
-            if position.as_of < known.since:
-                # Another reader found the same place later, when less was left of the shard.
-                raise expired()
             return known
         try:
             spot = await self._begin(position)
@@ -352,7 +373,7 @@ class ShardReader:
         return spot
 
     def _check_proof(self, position: Position) -> None:
-        unproven = position.kind is Kind.AFTER and position.as_of <= position.order + _RECENT
+        unproven = position.kind is Kind.AFTER and position.as_of <= position.order
         if unproven:
             raise expired()
         self.check_age(position)
