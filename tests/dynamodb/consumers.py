@@ -132,6 +132,7 @@ class Crew(_Trouble):
     async def _work_on(self, shard: str) -> None:
         account = self.account
         account.fresh, account.expiry = self._ages[shard]
+        account.places = {shard}
         page = await self.scene.client.read(after(self.tokens[shard]), size=3)
         account.take(page.events, page.token_expire_time, complete=not page.more_available)
         self.tokens[shard] = page.continuation_token

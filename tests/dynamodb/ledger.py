@@ -38,6 +38,15 @@ class Ledger:
         kept = {r.sequence for shard in self._server.stream(TABLE).shards.values() for r in shard.records}
         return next((n for n, record in enumerate(self.history) if record.sequence in kept), len(self.history))
 
+    def shards(self) -> set[str]:
+        """The shards that the service still knows."""
+        return set(self._server.stream(TABLE).shards)
+
+    def hollow(self) -> set[str]:
+        """Those that have ended and hold nothing."""
+        shards = self._server.stream(TABLE).shards.values()
+        return {shard.shard_id for shard in shards if shard.end is not None and not shard.records}
+
     def note(self, events: Iterable[Event]) -> None:
         """Hold each event's id against what the same change was called before (P3)."""
         for event in events:
@@ -56,12 +65,15 @@ class Account:
         """When a token came last that had passed everything there was."""
         self.expiry = inf
         """The earliest forecast of a token's end since then."""
+        self.places: set[str] = set()
+        """Shards that have ended, in which the last token may stand."""
 
     def begin(self, since: int) -> None:
         """Begin anew: everything from a record on is owed."""
         self.since = since
         self.delivered = {}
         self.fresh, self.expiry = self.ledger.now(), inf
+        self.places = self.ledger.hollow()
 
     def take(self, events: Iterable[Event], expiry: Timestamp, *, complete: bool) -> None:
         """Note events that came with a token; `complete`: it had passed everything there was."""
@@ -72,6 +84,7 @@ class Account:
         if complete:
             self.fresh, self.expiry = self.ledger.now(), inf
         self.expiry = min(self.expiry, expiry.seconds or inf)
+        self.places = self.ledger.hollow()
 
     def owed(self) -> list[Record]:
         """What has not been delivered."""
@@ -81,12 +94,15 @@ class Account:
         """Hold an expiry against what was trimmed: no history is called gone that is there (P6).
 
         `tips_age`: the endpoint has no times, so that the position of an idle shard ages with its last record.
+        A shard that vanished takes a position in it along, whatever was forecast: the service tells neither when a
+        shard ended nor, once it is gone, all that descends from it.
         """
         oldest = self.ledger.now() - RETENTION.total_seconds()
         lost = any(record.time < oldest for record in self.owed())
         aged = self.fresh - MARGIN < oldest or self.expiry <= self.ledger.now()
         trimmed = tips_age and any(record.time < oldest for record in self.ledger.history)
-        assert lost or aged or trimmed, "history was called gone that is there"
+        vanished = bool(self.places - self.ledger.shards())
+        assert lost or aged or trimmed or vanished, "history was called gone that is there"
 
     def check(self) -> None:
         """Hold everything that was delivered against everything that was owed (P1, P2)."""

@@ -153,6 +153,9 @@ class DynamoDBProvider:
                 # Later, a child may be gone, and what descends from it leads nowhere.
                 reader.check_age(position)
                 children = await self._children(stream, shard_id, position, waiting=waiting)
+                if children:
+                    # A shard goes before its children do: as long as it is there, none of them is missing.
+                    await reader.check_lives()
             if found.changes or children or (fetched.at_tip and not waiting):
                 break
         return replace(

@@ -384,6 +384,10 @@ class ShardReader:
         if self._service.time - position.as_of >= _RETENTION_SECONDS:
             raise expired()
 
+    async def check_lives(self) -> None:
+        """See whether the service still knows the shard. Raises ShardGone."""
+        await self._iterate("TRIM_HORIZON")
+
     async def _iterate(self, kind: str, **where: object) -> _Spot:
         self.calls += 1
         answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
