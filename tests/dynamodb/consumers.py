@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 import grpc
@@ -145,10 +145,14 @@ class Crew(_Trouble):
 
 
 async def drain(consumer: PageReader | Crew) -> None:
-    """Let a consumer work until nothing is owed to it."""
-    async with asyncio.timeout(PATIENCE):
-        while consumer.account.owed():
-            if isinstance(consumer, Crew):
-                await consumer.work_on_all()
-            else:
-                await consumer.work(50)
+    """Let a consumer work until nothing is owed to it, or it is clear that something never comes."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE) as patience:
+            while owed := len(consumer.account.owed()):
+                if isinstance(consumer, Crew):
+                    await consumer.work_on_all()
+                else:
+                    await consumer.work(50)
+                if len(consumer.account.owed()) < owed:
+                    # A busy machine may take long: only what stands still is lost.
+                    patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)

@@ -17,7 +17,7 @@ _MOST_PAGES: Final = 1_000
 _PAUSES: Final = (0.05, 0.1, 0.2)
 """Seconds between looks at a listing that is not complete."""
 _RECENT: Final = 60
-"""Seconds for which a listing will do."""
+"""Seconds, by the service's clock, for which a listing will do."""
 
 
 class Shard(NamedTuple):
@@ -99,11 +99,11 @@ class Genealogy:
         self._stream_arn = stream_arn
         self._forgotten: set[str] = set()
         self._recent: Listing | None = None
-        self._listed_at = 0.0
+        self._listed_at = 0
 
     async def recent(self) -> Listing:
         """A listing of the last minute, for who asks of one shard after the other. Raises as `listing` does."""
-        if self._recent is None or _clock() - self._listed_at > _RECENT:
+        if self._recent is None or self._service.time - self._listed_at > _RECENT:
             return await self.listing()
         return self._recent
 
@@ -115,7 +115,7 @@ class Genealogy:
             self._forgotten &= orphans
             self._forgotten |= {parent for parent in orphans - self._forgotten if not await self._lives(parent)}
             if listing.shards and orphans == self._forgotten:
-                self._recent, self._listed_at = listing, _clock()
+                self._recent, self._listed_at = listing, self._service.time
                 return listing
             if pause is not None:
                 await asyncio.sleep(pause)
@@ -132,7 +132,3 @@ class Genealogy:
         except ShardGone:
             return False
         return True
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
