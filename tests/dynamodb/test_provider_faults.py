@@ -63,6 +63,26 @@ async def test_a_shard_that_vanished_is_expiry(scene: Scene) -> None:
     await check_expired(scene.client.read(after(reading.token)))
 
 
+async def test_the_beginning_is_there_when_an_older_place_of_that_kind_is_not(scene: Scene) -> None:
+    """Both are before everything that the shard holds, and wait for their turn at one time."""
+    shard = physical(scene.shard)
+    old = after((await scene.client.read(BEGINNING, scope=shard)).continuation_token)
+    await scene.write(scene.shop.put, "a", 1)
+    await scene.restart()
+    scene.server.pass_time(timedelta(hours=25))
+    await scene.write(scene.shop.put, "a", 2)
+    scene.server.stall("GetShardIterator")
+    scene.server.calls.clear()
+    first = asyncio.create_task(scene.client.read(old, scope=shard))
+    await asyncio.to_thread(scene.server.calls.wait_for, "GetShardIterator", 1)
+    reads = [asyncio.create_task(scene.client.read(start, scope=shard, size=1)) for start in (old, BEGINNING)]
+    await asyncio.to_thread(scene.server.calls.wait_for, "DescribeTable", 3)
+    scene.server.clear_faults()
+    await check_expired(first)
+    await check_expired(reads[0])
+    assert len((await reads[1]).events) == 1
+
+
 async def test_an_expired_iterator_is_no_expiry_of_the_token(scene: Scene) -> None:
     await scene.write(scene.shop.put, "a", 1)
     async with scene.client.subscribe(BEGINNING) as stream:

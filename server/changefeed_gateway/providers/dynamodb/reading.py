@@ -67,8 +67,6 @@ class Fetched(NamedTuple):
     records: Sequence[Record]
     as_of: int
     """Nothing beyond what was read is older than this, as far as that was found out; 0 where it was not."""
-    since: int
-    """What is older may have been trimmed before it was looked for."""
     ended: bool
     """The shard is closed, and nothing follows."""
     at_tip: bool
@@ -122,9 +120,9 @@ class ShardReader:
         self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
         self._first_after_now: dict[int, int] = {}
         """The number of the first record after a NOW, by its mark: more exact than its time."""
-        self._next: dict[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] = {}
-        """Calls that have not begun: shared by all who ask before they do."""
-        self._under_way: tuple[tuple[tuple[int, ...], int], asyncio.Task[Fetched]] | None = None
+        self._next: dict[tuple[Position, int], asyncio.Task[Fetched]] = {}
+        """Calls that have not begun: shared by all who ask before they do, and whose places are as old."""
+        self._under_way: tuple[tuple[Position, int], asyncio.Task[Fetched]] | None = None
 
     # --- Where to start
 
@@ -212,7 +210,7 @@ class ShardReader:
 
         Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service.
         """
-        key = position.place, limit
+        key = position, limit
         task = self._next.get(key)
         if task is None and join and self._under_way is not None and self._under_way[0] == key:
             task = self._under_way[1]
@@ -221,11 +219,7 @@ class ShardReader:
             # Everybody who waits may be gone before it fails.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
         # Whoever waits may be cancelled: the call goes on in its thread all the same.
-        fetched = await asyncio.shield(task)
-        if position.as_of < fetched.since:
-            # Another reader found the same place later, when less was left of the shard.
-            raise expired()
-        return fetched
+        return await asyncio.shield(task)
 
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""
@@ -233,7 +227,7 @@ class ShardReader:
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
     async def _fetch(self, position: Position, limit: int) -> Fetched:
-        key = position.place, limit
+        key = position, limit
         async with self._one_at_a_time:
             # Who asks from now on may know of a write that this call will not see.
             self._under_way = key, self._next.pop(key)
@@ -247,7 +241,7 @@ class ShardReader:
             spot = await self._spot(position)
             if spot.iterator is None:
                 self._pause(spot)
-                return Fetched((), spot.as_of, spot.since, ended=True, at_tip=True)
+                return Fetched((), spot.as_of, ended=True, at_tip=True)
             self.calls += 1
             try:
                 answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
@@ -282,7 +276,7 @@ class ShardReader:
         self._keep(reached, _Spot(following, None))
         if self._tip is None or position.place == self._tip.place or _is_ahead(reached, self._tip):
             self._tip = reached
-        return Fetched(records, 0, spot.since, ended=following is None, at_tip=False)
+        return Fetched(records, 0, ended=following is None, at_tip=False)
 
     def _nothing(self, position: Position, spot: _Spot, at: int, *, seen: bool) -> Fetched:
         if seen:
@@ -300,7 +294,7 @@ class ShardReader:
             spot.not_before = _clock()
         if at_tip and self._tip is None:
             self._tip = position
-        return Fetched((), spot.as_of, spot.since, ended=spot.iterator is None, at_tip=at_tip)
+        return Fetched((), spot.as_of, ended=spot.iterator is None, at_tip=at_tip)
 
     def _pause(self, spot: _Spot) -> None:
         longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
@@ -313,6 +307,9 @@ class ShardReader:
         known = self._spots.get(position.place)
         if known is not None:
             self._spots.move_to_end(position.place)
+            if position.as_of < known.since:
+                # Another reader found the same place later, when less was left of the shard.
+                raise expired()
             return known
         try:
             spot = await self._begin(position)
