@@ -83,6 +83,19 @@ async def test_the_beginning_is_there_when_an_older_place_of_that_kind_is_not(sc
     assert len((await reads[1]).events) == 1
 
 
+async def test_a_place_behind_which_nothing_lies_lives_as_long_as_its_token_says(scene: Scene) -> None:
+    await scene.write(scene.shop.put, "a", 1)
+    page = (await scene.client.read_all(BEGINNING)).pages[-1]
+    later = page.token_expire_time.seconds + 50
+    scene.server.pass_time(timedelta(seconds=50))
+    # Nothing but empty pages moves it.
+    while page.token_expire_time.seconds < later:
+        page = await scene.client.read(after(page.continuation_token))
+    await scene.restart()
+    scene.server.pass_time(timedelta(hours=24, seconds=-25))
+    assert not (await scene.client.read(after(page.continuation_token))).events
+
+
 async def test_an_expired_iterator_is_no_expiry_of_the_token(scene: Scene) -> None:
     await scene.write(scene.shop.put, "a", 1)
     async with scene.client.subscribe(BEGINNING) as stream:
