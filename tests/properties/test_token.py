@@ -10,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from changefeed_gateway.core.errors import InvalidRequest
-from changefeed_gateway.core.fanout import Vector, Waiting
+from changefeed_gateway.core.fanout import Place, Vector, Waiting
 from changefeed_gateway.core.model import (
     Address,
     Cursor,
@@ -132,11 +132,15 @@ def test_a_token_opens_for_its_own_scope_only(one: Scope, other: Scope) -> None:
 
 
 partition_ids = names.map(PartitionId)
+seconds = st.datetimes(min_value=datetime(2000, 1, 1), timezones=st.just(UTC)).map(
+    lambda time: time.replace(microsecond=0)
+)
+places = st.builds(Place, cursors, st.none() | seconds)
 vectors = st.builds(
     Vector,
-    st.dictionaries(partition_ids, cursors, max_size=5),
+    st.dictionaries(partition_ids, places, max_size=5),
     st.dictionaries(
-        partition_ids, st.builds(Waiting, st.frozensets(partition_ids, min_size=1, max_size=3), cursors), max_size=3
+        partition_ids, st.builds(Waiting, st.frozensets(partition_ids, min_size=1, max_size=3), places), max_size=3
     ),
 )
 
@@ -149,7 +153,11 @@ def test_a_vector_survives_its_cursor_with_the_order_of_its_partitions(vector: V
 
 
 @pytest.mark.parametrize(
-    "noise", [b"", b"{}", b"[]", b"[[],[],[]]", b"[1,2]", b'[[["p"]],[]]', b'[[["p",1]],[]]', b"\xff"]
+    "noise",
+    [
+        *(b"", b"{}", b"[]", b"[[],[],[]]", b"[1,2]", b"\xff"),
+        *(b'[[["p"]],[]]', b'[[["p",1]],[]]', b'[[["p",1,null]],[]]', b'[[["p","",1e300]],[]]', b'[[["p","",[]]],[]]'),
+    ],
 )
 def test_a_cursor_that_is_no_vector_is_refused(noise: bytes) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -162,7 +170,8 @@ def test_a_cursor_that_is_no_vector_is_refused(noise: bytes) -> None:
 def test_the_token_of_a_thousand_partitions_fits_into_a_request(seed: int) -> None:
     dice = random.Random(seed)
     open_ = {
-        PartitionId(f"shardId-{n:020}-{dice.getrandbits(32):08x}"): Cursor(dice.randbytes(40)) for n in range(1000)
+        PartitionId(f"shardId-{n:020}-{dice.getrandbits(32):08x}"): Place(Cursor(dice.randbytes(40)), MINTED)
+        for n in range(1000)
     }
     token = CODEC.issue(FEED, EntireCollection(), Vector(open_, {}).encode())
     assert len(token) < 200_000

@@ -6,9 +6,9 @@ from base64 import b85decode, b85encode
 from bisect import bisect_right
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
-from typing import TypeVar, overload
+from typing import NamedTuple, Self, TypeVar, overload
 
 from changefeed_gateway.core.errors import InvalidRequest, NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
@@ -37,12 +37,34 @@ _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Place(NamedTuple):
+    """Where a partition stands, and when that is expected to lose its history."""
+
+    cursor: Cursor
+    expire_time: datetime | None = None
+    """In whole seconds; None where the retention is not known."""
+
+    @classmethod
+    def after(cls, page: Page, cursor: Cursor) -> Self:
+        """A place within a page, or at its end."""
+        return cls(cursor, page.expire_time and page.expire_time.replace(microsecond=0))
+
+    def encode(self) -> tuple[str, int | None]:
+        """For JSON."""
+        seconds = None if self.expire_time is None else int(self.expire_time.timestamp())
+        return b85encode(self.cursor).decode(), seconds
+
+    @classmethod
+    def decode(cls, cursor: str, expires: int | None) -> Self:
+        """What `encode` made. Raises ValueError, TypeError or OverflowError for anything else."""
+        return cls(Cursor(b85decode(cursor)), None if expires is None else datetime.fromtimestamp(expires, UTC))
+
+
+class Waiting(NamedTuple):
     """A partition that may be read once all its parents are."""
 
     parents: frozenset[PartitionId]
-    start: Cursor
+    start: Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +74,19 @@ class Vector:
     `open` is ordered: the partition that was served longest ago comes first.
     """
 
-    open: Mapping[PartitionId, Cursor]
+    open: Mapping[PartitionId, Place]
     waiting: Mapping[PartitionId, Waiting]
 
-    def advanced(self, partition_id: PartitionId, cursor: Cursor) -> "Vector":
+    @property
+    def expire_time(self) -> datetime | None:
+        """When the first of its places is expected to lose its history; None where that is not known of any."""
+        places = [*self.open.values(), *(waiting.start for waiting in self.waiting.values())]
+        return min((place.expire_time for place in places if place.expire_time is not None), default=None)
+
+    def advanced(self, partition_id: PartitionId, place: Place) -> "Vector":
         """Move one partition and put it last in the order."""
         positions = {pid: at for pid, at in self.open.items() if pid != partition_id}
-        positions[partition_id] = cursor
+        positions[partition_id] = place
         return Vector(positions, self.waiting)
 
     def retired(self, page: Page, partition_id: PartitionId) -> "Vector":
@@ -67,7 +95,7 @@ class Vector:
         waiting = dict(self.waiting)
         for child in page.children:
             if child.partition_id not in positions and child.partition_id not in waiting:
-                waiting[child.partition_id] = Waiting(frozenset(child.parents), child.start)
+                waiting[child.partition_id] = Waiting(frozenset(child.parents), Place.after(page, child.start))
         for pid, child_waiting in list(waiting.items()):
             parents = child_waiting.parents - {partition_id}
             waiting[pid] = Waiting(parents, child_waiting.start)
@@ -78,8 +106,8 @@ class Vector:
     def encode(self) -> Cursor:
         """The vector as a cursor."""
         body = [
-            [[pid, b85encode(at).decode()] for pid, at in self.open.items()],
-            [[pid, sorted(w.parents), b85encode(w.start).decode()] for pid, w in self.waiting.items()],
+            [[pid, *at.encode()] for pid, at in self.open.items()],
+            [[pid, sorted(w.parents), *w.start.encode()] for pid, w in self.waiting.items()],
         ]
         return Cursor(json.dumps(body, separators=(",", ":")).encode())
 
@@ -89,13 +117,13 @@ class Vector:
         try:
             open_, waiting = json.loads(cursor)
             return cls(
-                {PartitionId(pid): Cursor(b85decode(at)) for pid, at in open_},
+                {PartitionId(pid): Place.decode(*at) for pid, *at in open_},
                 {
-                    PartitionId(pid): Waiting(frozenset(map(PartitionId, parents)), Cursor(b85decode(at)))
-                    for pid, parents, at in waiting
+                    PartitionId(pid): Waiting(frozenset(map(PartitionId, parents)), Place.decode(*at))
+                    for pid, parents, *at in waiting
                 },
             )
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, OverflowError) as error:
             raise InvalidRequest.field(
                 "start_position.continuation_token",
                 "not a position of this collection",
@@ -135,7 +163,8 @@ class _VectorCursors(Sequence[Cursor]):
         number = bisect_right(self._ends, index)
         segment = self._segments[number]
         offset = index - (self._ends[number - 1] if number else 0)
-        return segment.before.advanced(segment.partition_id, segment.page.page.cursors[offset]).encode()
+        page = segment.page.page
+        return segment.before.advanced(segment.partition_id, Place.after(page, page.cursors[offset])).encode()
 
 
 class FanOut:
@@ -181,7 +210,8 @@ class FanOut:
                 if error.reason != Reason.PARTITION_NOT_FOUND.value:
                     raise
             else:
-                return _first_vector(partitions, {pid: page.page.cursor for pid, page in resolved.items()}), resolved
+                places = {pid: Place.after(page.page, page.page.cursor) for pid, page in resolved.items()}
+                return _first_vector(partitions, places), resolved
         raise TransientFailure(
             "the list of the collection's partitions names one that is gone: try again",
             retry_after=timedelta(seconds=1),
@@ -208,7 +238,7 @@ class FanOut:
             turn, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
             room = read.max_changes - _count(segments)
             quota = max(1, room // len(turn))
-            reads = [_part(read, pid, vector.open[pid], max_changes=quota, parts=len(turn)) for pid in turn]
+            reads = [_part(read, pid, vector.open[pid].cursor, max_changes=quota, parts=len(turn)) for pid in turn]
             pages = await _gather(self._reader.read(feed, part) for part in reads)
             for pid, page in zip(turn, pages, strict=True):
                 if len(page.page.changes) > read.max_changes - _count(segments):
@@ -226,7 +256,7 @@ class FanOut:
         """Wait on every open partition; the first that brings something ends the wait for all."""
         tasks = {
             asyncio.ensure_future(
-                self._reader.read(feed, _part(read, pid, at, max_changes=read.max_changes, wait=read.max_wait))
+                self._reader.read(feed, _part(read, pid, at.cursor, max_changes=read.max_changes, wait=read.max_wait))
             ): pid
             for pid, at in vector.open.items()
         }
@@ -260,18 +290,18 @@ async def _gather(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
             task.cancel()
 
 
-def _first_vector(partitions: Sequence[Partition], cursors: Mapping[PartitionId, Cursor]) -> Vector:
+def _first_vector(partitions: Sequence[Partition], places: Mapping[PartitionId, Place]) -> Vector:
     """Open what has no listed parent; the others wait for the parents that are still there to be read."""
     listed = {partition.partition_id for partition in partitions}
     parents = {p.partition_id: listed.intersection(p.parents) for p in partitions}
     return Vector(
-        {pid: cursors[pid] for pid, waits_for in parents.items() if not waits_for},
-        {pid: Waiting(frozenset(waits_for), cursors[pid]) for pid, waits_for in parents.items() if waits_for},
+        {pid: places[pid] for pid, waits_for in parents.items() if not waits_for},
+        {pid: Waiting(frozenset(waits_for), places[pid]) for pid, waits_for in parents.items() if waits_for},
     )
 
 
 def _apply(vector: Vector, partition_id: PartitionId, page: Page) -> Vector:
-    moved = vector.advanced(partition_id, page.cursor)
+    moved = vector.advanced(partition_id, Place.after(page, page.cursor))
     return moved.retired(page, partition_id) if page.retired else moved
 
 
@@ -284,7 +314,7 @@ def _item_bytes(segments: Sequence[_Segment]) -> int:
 
 
 def _after_each(vector: Vector) -> dict[PartitionId, Start]:
-    return {pid: After(cursor) for pid, cursor in vector.open.items()}
+    return {pid: After(at.cursor) for pid, at in vector.open.items()}
 
 
 def _resolving(read: PageRead, partition_id: PartitionId, start: Start) -> PageRead:
@@ -318,14 +348,13 @@ def _part(
 
 def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_available: bool) -> EncodedPage:
     changes: list[Change] = [change for segment in segments for change in segment.page.page.changes]
-    expiries = [s.page.page.expire_time for s in segments if s.page.page.expire_time is not None]
     page = Page(
         changes=changes,
         cursors=_VectorCursors(segments),
         start=first.encode(),
         cursor=last.encode(),
         more_available=more_available,
-        expire_time=min(expiries, default=None),
+        expire_time=last.expire_time,
         watermark=_watermark(last, segments),
         provider_calls=sum(segment.page.page.provider_calls for segment in segments),
     )

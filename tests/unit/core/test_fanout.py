@@ -1,8 +1,9 @@
 """The fan-out at its edges: what a page may cost, and partitions that go while they are being looked up."""
 
 import asyncio
+import json
 from collections.abc import Callable, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -59,9 +60,11 @@ def encode(feed: Feed, changes: Sequence[Change], *, items: bool) -> list[bytes]
 class Reading:
     """A caller of the router on one collection."""
 
-    def __init__(self, partitions: int, limits: Limits) -> None:
-        store = MemoryStore()
-        self.collection: MemoryCollection = store.create("things", CollectionOptions(partitions=partitions))
+    def __init__(self, partitions: int, limits: Limits, *, retention: timedelta | None = None) -> None:
+        self.time = datetime(2026, 11, 26, tzinfo=UTC)
+        store = MemoryStore(clock=lambda: self.time)
+        options = CollectionOptions(partitions=partitions, retention=retention)
+        self.collection: MemoryCollection = store.create("things", options)
         self.provider = WatchedProvider(store)
         self.router = Router(
             providers={"here": self.provider},
@@ -105,6 +108,26 @@ async def test_a_partition_that_is_gone_when_it_is_resolved_is_no_error() -> Non
     reading.provider.after_listing = replace_partitions
     answer = await reading.read(Beginning())
     assert len(answer.records) == 1
+    await reading.router.aclose()
+
+
+@pytest.mark.req("P4", "P6")
+async def test_no_change_that_is_still_to_come_goes_before_the_forecast() -> None:
+    """A page reads some of the partitions; the others are where they were, and get older."""
+    reading = Reading(partitions=24, limits=Limits(), retention=timedelta(days=1))
+    committed = {}
+    for number in range(60):
+        reading.time += timedelta(minutes=1)
+        reading.collection.put(f"group {number}", "x", {"number": number})
+        committed[number] = reading.time
+    start: RequestedStart = Beginning()
+    while committed:
+        answer = await reading.read(start, size=3)
+        for record in answer.records:
+            del committed[json.loads(record.split(b" ", 1)[1])["number"]]
+        assert answer.expire_time is not None
+        assert all(answer.expire_time <= time + timedelta(days=1) for time in committed.values())
+        start = FromToken(answer.token)
     await reading.router.aclose()
 
 
