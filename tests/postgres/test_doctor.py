@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import psycopg
 import pytest
 
-from changefeed_gateway.core.errors import HistoryGap, InvalidRequest
-from changefeed_gateway.core.model import After, Beginning
+from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.model import After, AtTime, Beginning
 from changefeed_gateway.providers.postgres import lag, retention, surroundings
 from changefeed_gateway.providers.postgres.doctor import examine
 from changefeed_gateway.providers.postgres.finding import Finding
@@ -95,15 +95,29 @@ async def test_a_day_of_the_past_that_somebody_dropped(shop: Shop) -> None:
     token = After((await shop.page(Beginning(), size=0)).cursor)
     name = await drop_day(shop, "log", -5)
     found = (await wrong(shop.dsn))["retention of public.orders"]
-    assert found.detail.startswith(f"{name} missing: who has not read its changes never gets them")
-    assert 5 not in keys(await shop.page(token))
-    assert "SELECT changefeed.begin_epoch(1) refuses all tokens" in found.remedy
-    await shop.connection.execute("SELECT changefeed.begin_epoch(1)")
+    assert found.detail.startswith(f"{name} missing: who reads from before it, or in it, is refused (HISTORY_GAP)")
+    with pytest.raises(HistoryGap, match="a day of the log is missing"):
+        await shop.page(token)
+    # No empty day takes its place: nobody could tell then what was lost.
+    await retention.run(shop.dsn)
+    assert (await wrong(shop.dsn))["retention of public.orders"] == found
+    with pytest.raises(HistoryGap):
+        await shop.page(Beginning())
+    assert keys(await shop.page(AtTime(datetime.now(UTC) - 3.5 * DAY))) == [3, 2, 1]
+
+
+@pytest.mark.req("P1", "P6")
+async def test_a_day_of_the_past_that_somebody_detached(shop: Shop) -> None:
+    await grow_old(shop)
+    token = After((await shop.page(Beginning(), size=0)).cursor)
+    day = f"changefeed_log.log_1_{datetime.now(UTC) - 5 * DAY:%Y%m%d}"
+    await shop.connection.execute(f"ALTER TABLE changefeed_log.log_1 DETACH PARTITION {day}".encode())
+    with pytest.raises(HistoryGap):
+        await shop.page(token)
     await retention.run(shop.dsn)
     assert await wrong(shop.dsn) == {}
-    shop.feed = await shop.provider.open_feed(shop.feed.address)
-    with pytest.raises(InvalidRequest):
-        await shop.page(token)
+    changes, _ = await read_all(shop.provider, shop.feed)
+    assert keys(changes) == [6, 5, 4, 3, 2, 1]
 
 
 async def test_a_day_of_ticks_that_somebody_dropped(shop: Shop) -> None:

@@ -232,7 +232,7 @@ def check(plan: dict[str, Any], name: str) -> None:
 # --- The law
 
 
-EVERYWHERE = {"tick", "ticks_between", "tick_exists", "partitions"}
+EVERYWHERE = {"tick", "ticks_between", "history_kept", "partitions"}
 PAGES = {
     "everything": {"page"},
     "many": {"page_of_buckets"},

@@ -23,7 +23,7 @@ from changefeed_gateway.providers.postgres.ticks import (
     reading_order,
     snapshot_text,
 )
-from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow
+from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow, gap
 
 _NO_BOUND: Final = 2**63 - 1
 _MOST_STEPS: Final = 64
@@ -169,9 +169,11 @@ class LogReader:
             # By the clock after the read: the process may have been asleep for days before it.
             if abs(datetime.now(UTC) - base.at) > _UNDROPPABLE:
                 # P6: a base that is still there after the read shows that the read missed no dropped day.
-                await cursor.execute(self._statements.tick_exists, {"id": base.id}, prepare=True)
-                if await cursor.fetchone() is None:
+                await cursor.execute(self._statements.history_kept, {"id": base.id}, prepare=True)
+                if (kept := await cursor.fetchone()) is None:
                     return None
+                if not kept[0]:
+                    raise gap("a day of the log")
             return rows
 
         if (rows := await self._connections.run(work)) is None:

@@ -64,14 +64,11 @@ def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstac
     if end > facts.now:
         reason = "missing: writes to the watched table are refused in its time (23514), the overflow does not take them"
         remedy = "run changefeed retention run at once: it makes the day, or attaches it again"
-    elif part is Part.TICKS:
-        reason = "missing: who reads from before it, or in it, is refused (HISTORY_GAP)"
-        remedy = "run changefeed retention run; its readers read the source again and start from now"
     else:
-        reason = "missing: who has not read its changes never gets them, and is not told"
+        reason = "missing: who reads from before it, or in it, is refused (HISTORY_GAP)"
         remedy = (
-            "changefeed retention run attaches it again where it was detached; where it was dropped,"
-            f" SELECT changefeed.begin_epoch({facts.feed_id}) refuses all tokens, so that everybody begins anew"
+            "run changefeed retention run, which attaches a day of the log that was only detached; where it was"
+            " dropped, its readers read the source again and start from now"
         )
     return Obstacle(day=day_name(part, facts.feed_id, start, end), reason=reason, remedy=remedy, alarm=True)
 

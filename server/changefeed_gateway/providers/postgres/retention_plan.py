@@ -131,8 +131,11 @@ def _repair(facts: FeedDays, part: Part) -> Step | None:
         if part is Part.LOG and any(start <= day.starts and day.ends <= end for start, end in gaps):
             return Step(action=Action.ATTACH, part=part, days=(day,), reason="detached, with changes not yet expired")
     for start, end in holes(facts, part) + [gap for gap in gaps if gap[1] == NEVER]:
-        days = _new_days(facts, part, start, end)
-        return Step(action=Action.CREATE, part=part, days=days, reason="no table takes this time")
+        # An empty day in place of a lost one would hide the loss: its readers are told as long as there is none.
+        lost = part is Part.LOG and start != ALWAYS and end > facts.cutoff
+        if (first := max(start, facts.today) if lost else start) < end:
+            days = _new_days(facts, part, first, end)
+            return Step(action=Action.CREATE, part=part, days=days, reason="no table takes this time")
     return None
 
 

@@ -28,7 +28,7 @@ class Statements:
     oldest_tick: str
     ticks_between: str
     tick_at: str
-    tick_exists: str
+    history_kept: str
     ticks_of: str
     page: str
     page_of_key: str
@@ -46,6 +46,8 @@ class Statements:
         names = {
             "row": sql.SQL(_text("row").rstrip()),
             "log": sql.Identifier("changefeed_log", f"log_{feed_id}"),
+            "feed_id": sql.Literal(feed_id),
+            "log_name": sql.Literal(f"changefeed_log.log_{feed_id}"),
             "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
             "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),
             "image_function": sql.Identifier(*(image_function or "none").split(".")),

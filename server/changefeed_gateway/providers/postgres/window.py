@@ -105,7 +105,7 @@ class TickWindow:
         if oldest.id > base.id:
             raise expired(oldest)
         if oldest.id < base.id:
-            raise _gap(base.id - 1)
+            raise gap(f"tick {base.id - 1}")
         self._first = base.id
         return 0
 
@@ -164,11 +164,13 @@ class TickWindow:
         oldest = await self.oldest()
         if oldest.id > low:
             return expired(oldest)
-        return _gap(next((n for n in range(low, high + 1) if self.known(n) is None), low))
+        missing = next((n for n in range(low, high + 1) if self.known(n) is None), low)
+        return gap(f"tick {missing}")
 
 
-def _gap(tick: int) -> HistoryGap:
+def gap(what: str) -> HistoryGap:
+    """The error for a position behind which something is missing that retention did not drop."""
     return HistoryGap(
-        f"tick {tick} is missing inside the retained history: changes after it may be lost; read the source again and"
+        f"{what} is missing inside the retained history: changes after it may be lost; read the source again and"
         " restart from now"
     )
