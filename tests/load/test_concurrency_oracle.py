@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
 WRITERS = 14
+PATIENCE = 60
+"""Seconds without any event after which something is lost."""
 ENTIRE = FeedScope(entire_collection=EntireCollection())
 _ACTIVE = "SELECT partition_id, high > low FROM changefeed.partitions WHERE end_tick IS NULL ORDER BY low"
 _SPLIT = "SELECT changefeed.split_partition('public.orders', %s)"
@@ -110,7 +112,7 @@ def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, 
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
-@pytest.mark.timeout(SECONDS * 4 + 120)
+@pytest.mark.timeout(SECONDS * 4 + 280)
 @pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
     seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))
@@ -152,9 +154,12 @@ async def _caught_up(
     ).fetchone()
     assert logged is not None
     assert logged[0] == total
-    async with asyncio.timeout(60 + SECONDS):
-        for reader in all_readers:
-            await reader.wait_for(logged[1] if reader.name.startswith("writer") else total)
+    for reader in all_readers:
+        owed = logged[1] if reader.name.startswith("writer") else total
+        while (had := len(reader.events)) < owed:
+            # A busy machine may take long for pages of one change: only what stands still is lost.
+            async with asyncio.timeout(PATIENCE):
+                await reader.wait_for(had + 1)
 
 
 async def _unless_failed(reading: asyncio.Future[list[None]], work: Coroutine[Any, Any, T]) -> T:

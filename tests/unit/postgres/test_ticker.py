@@ -37,28 +37,38 @@ class Database:
         self.error: ChangeFeedError | None = None
         self.hold: asyncio.Event | None = None
         self.asked = 0
+        self.answered = 0
         self.under_way = 0
-        self._asked_more = asyncio.Condition()
+        self._went_on = asyncio.Condition()
 
     async def ask(self) -> TickAnswer:
         assert self.under_way == 0, "one question at a time"
         self.under_way += 1
         self.asked += 1
-        async with self._asked_more:
-            self._asked_more.notify_all()
+        await self._tell()
         try:
             await asyncio.sleep(0)
             if self.hold is not None:
                 await self.hold.wait()
             if self.error is not None:
                 raise self.error
+            self.answered += 1
+            await self._tell()
             return TickAnswer(tick(self.newest), self.quiet)
         finally:
             self.under_way -= 1
 
+    async def _tell(self) -> None:
+        async with self._went_on:
+            self._went_on.notify_all()
+
     async def until_asked(self, condition: Callable[[int], bool]) -> None:
-        async with self._asked_more, asyncio.timeout(5):
-            await self._asked_more.wait_for(lambda: condition(self.asked))
+        async with self._went_on, asyncio.timeout(5):
+            await self._went_on.wait_for(lambda: condition(self.asked))
+
+    async def until_answered(self, number: int) -> None:
+        async with self._went_on, asyncio.timeout(5):
+            await self._went_on.wait_for(lambda: self.answered == number)
 
 
 @asynccontextmanager
@@ -114,7 +124,7 @@ async def test_an_empty_wait_rests_on_what_was_seen_of_the_sequence() -> None:
     async with ticking(LONE) as (database, ticker):
         await ticker.refresh()
         waiting = [asyncio.create_task(ticker.wait(1, 0.4)) for _ in range(2)]
-        await database.until_asked(lambda asked: asked == 2)
+        await database.until_answered(2)
         database.error = TransientFailure("away")
         await asyncio.sleep(0.1)
         ticker.compare(1, 0, asyncio.get_running_loop().time(), heard=True)
