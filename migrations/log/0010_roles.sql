@@ -15,7 +15,7 @@ begin
         end;
     end loop;
     -- A policy on a watched table must not hide rows from its capture. A right that is missing on a watched table would
-    -- fail the application's own writes: capture runs in them, as this role, also after the table has moved to another
+    -- stop its feed: capture runs in the application's writes, as this role, also after the table has moved to another
     -- schema. Who may not give them goes on without: watch grants what it needs on its table.
     begin
         if not (select rolbypassrls from pg_roles where rolname = 'changefeed_owner') then

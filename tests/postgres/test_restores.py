@@ -46,6 +46,15 @@ async def changes(provider: PostgresProvider, collection: str) -> list[Change]:
     return (await read_all(provider, await provider.open_feed(address(collection))))[0]
 
 
+async def live_a_while(shop: Shop) -> list[Change]:
+    """Write 1 to 4; answers the first three of `orders`, which were read. 4 is in no tick yet."""
+    await write(shop.connection, 1, 2, 3)
+    seen = await changes(shop.provider, "public.orders")
+    await changes(shop.provider, "public.lines")
+    await write(shop.connection, 4)
+    return seen
+
+
 async def by_partitions(provider: PostgresProvider, feed: Feed) -> list[int]:
     active = [p for p in await provider.list_partitions(feed) if p.state is PartitionState.ACTIVE]
     assert len(active) == 2
@@ -89,10 +98,7 @@ async def check_begun_anew(dsn: str, before: Feed, seen: list[Change]) -> None:
 @pytest.mark.req("P1", "P6")
 async def test_a_restore_into_a_new_database(postgres: PostgresForTests, options: tuple[str, ...]) -> None:
     async with open_big_shop(await postgres.fresh(LOG)) as shop:
-        await write(shop.connection, 1, 2, 3)
-        seen = await changes(shop.provider, "public.orders")
-        await changes(shop.provider, "public.lines")
-        await write(shop.connection, 4)
+        seen = await live_a_while(shop)
         async with dumped(postgres, shop.dsn) as dump:
             restored = await restore(postgres, dump, "restored", *options)
         try:
@@ -106,10 +112,7 @@ async def test_a_restore_into_a_new_database(postgres: PostgresForTests, options
 async def test_a_restore_over_the_database_itself(postgres: PostgresForTests, options: tuple[str, ...]) -> None:
     """The log's table is another one afterwards; the cluster and its transaction ids are the same."""
     async with open_big_shop(await postgres.fresh(LOG)) as shop:
-        await write(shop.connection, 1, 2, 3)
-        seen = await changes(shop.provider, "public.orders")
-        await changes(shop.provider, "public.lines")
-        await write(shop.connection, 4)
+        seen = await live_a_while(shop)
         async with dumped(postgres, shop.dsn) as dump:
             await write(shop.connection, 5, 100, 101)
             # A day that retention has made since.
