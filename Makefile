@@ -69,8 +69,8 @@ gen: .venv-gen/.stamp ## Generate clients/python/gen from proto/
 schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
 	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py
 
-soak: .venv/.stamp-dev ## Run the concurrency tests longer, FOR=600 seconds unless given
-	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m soak --timeout=0 $(PYTEST_ARGS)
+soak: .venv/.stamp-dev .dynamodb-local/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
+	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m "soak or hypothesis" --timeout=0 $(PYTEST_ARGS)
 
 verify-dynamodb: .venv/.stamp-dev ## Show on a real AWS account what no local server can; needs credentials
 	@$(BIN)/python scripts/verify_dynamodb.py

@@ -1,5 +1,6 @@
 """Random histories of a table: nothing is lost, each item is in order, and what a trim takes is told."""
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.errors import ServiceError, internal, third_reader, throttled
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
+
+SECONDS = int(os.environ.get("SOAK_SECONDS", "20"))
+"""About as long as one test takes: a history takes two."""
 
 HURRY = Pace(shortest_pause=timedelta(milliseconds=5), longest_pause=timedelta(milliseconds=50))
 
@@ -163,6 +167,8 @@ BEGUN_WHERE_ANOTHER_STOOD: list[Step] = [Work(0, 9), Write((1,)), _DAY_OF_READER
 """The beginning is asked for where the place that another reader called so has been trimmed."""
 NOW_WHERE_NOTHING_HAPPENED: list[Step] = [Anew(), _DAY_OF_READERS, Anew(), Kill(), Work(3, 9)]
 """Now is asked for where the tip has been known for a day."""
+NOW_WHERE_ANOTHER_CAME_LATE: list[Step] = [Work(3, 9), _DAY, Work(3, 9), Work(0, 9), Anew()]
+"""Now is asked for where a reader saw the end a day ago, and one of the same place has just seen it."""
 GONE_WITH_ITS_SHARD: list[Step] = [
     _listed_split(0),
     _listed_split(1),
@@ -190,10 +196,9 @@ CHILD_GONE_WITH_ITS_PARENT: list[Step] = [
 # To shrink a history that lost something means to wait in vain again and again, for longer than a test may take. It is
 # printed as it was found, with its blob: give it to `@example` and take steps away.
 HISTORIES = settings(
-    max_examples=10,
+    max_examples=SECONDS // 2,
     deadline=None,
     phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)],
-    print_blob=True,
     report_multiple_bugs=False,
 )
 
@@ -331,6 +336,8 @@ async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
             await history.scene.kill()
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(SECONDS * 4 + 280)
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10")
 @HISTORIES
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
@@ -338,6 +345,8 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
     await live_through(steps, behaviour)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(SECONDS * 4 + 280)
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
 @HISTORIES
 @given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)
@@ -352,6 +361,8 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 @example(steps=BEGUN_WHERE_ANOTHER_STOOD, behaviour=Behaviour())
 @example(steps=NOW_WHERE_NOTHING_HAPPENED, behaviour=Behaviour())
 @example(steps=NOW_WHERE_NOTHING_HAPPENED, behaviour=Behaviour(at_timestamp=False))
+@example(steps=NOW_WHERE_ANOTHER_CAME_LATE, behaviour=Behaviour(shards=3, shard_filter=False))
+@example(steps=NOW_WHERE_ANOTHER_CAME_LATE, behaviour=Behaviour(shards=3, shard_filter=False, at_timestamp=False))
 @example(steps=GONE_WITH_ITS_SHARD, behaviour=Behaviour())
 @example(steps=CHILD_GONE_WITH_ITS_PARENT, behaviour=Behaviour())
 @example(steps=CHILD_GONE_WITH_ITS_PARENT, behaviour=Behaviour(at_timestamp=False))

@@ -142,9 +142,14 @@ class ShardReader:
             return await self._end()
         while True:
             while (tip := self._known_tip()) is not None:
-                fetched = await self.fetch(tip, MOST_RECORDS)
-                if not fetched.records:
-                    return tip.seen_empty(fetched.as_of)
+                try:
+                    fetched = await self.fetch(tip, MOST_RECORDS)
+                except CheckpointExpired:
+                    # What was trimmed there lies before now all the same.
+                    self._forget(tip)
+                else:
+                    if not fetched.records:
+                        return tip.seen_empty(fetched.as_of)
             async with self._one_answer_of_now:
                 if self._known_tip() is None:
                     return await self._latest()
@@ -164,6 +169,10 @@ class ShardReader:
         # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
         aged = self._service.time - max(self._tip.as_of, spot.as_of) > _LONG_AGO
         return None if aged else self._tip
+
+    def _forget(self, tip: Position) -> None:
+        if self._tip == tip:
+            self._tip = None
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
