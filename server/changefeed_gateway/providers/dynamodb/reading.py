@@ -1,47 +1,21 @@
 """Reads one shard for everybody in this process: one call at a time, shared by all who ask for the same."""
 
 import asyncio
-import time
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.errors import (
-    CheckpointExpired,
-    InvalidRequest,
-    Reason,
-    TransientFailure,
-    UnsupportedCapability,
-)
-from changefeed_gateway.core.model import CapabilityName
-from changefeed_gateway.providers.dynamodb.cursor import (
-    RETENTION,
-    Kind,
-    Position,
-    after,
-    at_time,
-    before,
-    horizon,
-    now,
-)
-from changefeed_gateway.providers.dynamodb.errors import (
-    ExpiredIterator,
-    InvalidCall,
-    expired,
-)
+from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
+from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator
+from changefeed_gateway.providers.dynamodb.iterators import RECENT, RETENTION_SECONDS, Iterators, Spot
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
 from changefeed_gateway.providers.dynamodb.service import Service
 
 MOST_RECORDS: Final = 1_000
 """That GetRecords gives at once."""
 
-_RETENTION_SECONDS: Final = int(RETENTION.total_seconds())
-_MOST_SPOTS: Final = 64
-"""Places of a shard whose iterators are kept."""
-_RECENT: Final = 60
-"""Seconds: a reader that is less behind is taken to be at the tip after a few empty pages, another after many."""
 _LONG_AGO: Final = 3_600
 """Seconds: a tip that was proven earlier is looked for anew."""
 _FEW: Final = 3
@@ -73,28 +47,6 @@ class Fetched(NamedTuple):
     """Nothing more seems to be there now."""
 
 
-class _Spot:
-    """What this process knows of reading on from one place."""
-
-    __slots__ = ("as_of", "drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "since", "tip")
-
-    def __init__(self, iterator: str | None, drop: Callable[[Record], bool] | None, *, tip: bool = False) -> None:
-        self.iterator = iterator
-        """None at the end of a closed shard."""
-        self.drop = drop
-        """Whether a record lies before the place: where the iterator had to begin earlier."""
-        self.tip = tip
-        """The iterator was made at the tip."""
-        self.since = 0
-        """What is older may have been trimmed before the iterator was made."""
-        self.as_of = 0
-        """Nothing beyond the place is older, as far as that was found out."""
-        self.empty_pages = 0
-        self.empty_since = 0
-        self.pause = 0.0
-        self.not_before = _clock()
-
-
 class ShardReader:
     """One shard of one stream.
 
@@ -107,22 +59,23 @@ class ShardReader:
     ) -> None:
         """`times`: the endpoint may be asked for AT_TIMESTAMP. `granularity`: seconds to which it rounds times down."""
         self._service = service
-        self._shard = {"StreamArn": stream_arn, "ShardId": shard_id}
         self._pace = pace
-        self._times = times
         self._granularity = granularity
-        self.calls = 0
-        """To the service, so far."""
+        self._iterators = Iterators(service, stream_arn, shard_id, times=times, granularity=granularity)
+        self._pages = 0
+        """Asked for, so far."""
         self._one_at_a_time = asyncio.Lock()
         self._one_answer_of_now = asyncio.Lock()
         self._tip: Position | None = None
         """The place of the reader that came furthest."""
-        self._spots: OrderedDict[tuple[int, ...], _Spot] = OrderedDict()
-        self._first_after_now: dict[int, int] = {}
-        """The number of the first record after a NOW, by its mark: more exact than its time."""
         self._next: dict[tuple[Position, int], asyncio.Task[Fetched]] = {}
         """Calls that have not begun: shared by all who ask before they do, and whose places are as old."""
         self._under_way: tuple[tuple[Position, int], asyncio.Task[Fetched]] | None = None
+
+    @property
+    def calls(self) -> int:
+        """To the service, so far."""
+        return self._pages + self._iterators.calls
 
     # --- Where to start
 
@@ -152,19 +105,13 @@ class ShardReader:
                         return tip.seen_empty(fetched.as_of)
             async with self._one_answer_of_now:
                 if self._known_tip() is None:
-                    return await self._latest()
-
-    async def _latest(self) -> Position:
-        self.calls += 1
-        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType="LATEST")
-        self._tip = now(answer.time, self._granularity, mark=time.time_ns())
-        self._keep(self._tip, _Spot(answer.body, None, tip=True))
-        return self._tip
+                    self._tip = tip = await self._iterators.latest()
+                    return tip
 
     def _known_tip(self) -> Position | None:
         """Where a reader of this process stands that has just seen the end."""
-        spot = self._spots.get(self._tip.place) if self._tip is not None else None
-        if self._tip is None or spot is None or _clock() > spot.not_before + _RECENT:
+        spot = self._iterators.known(self._tip) if self._tip is not None else None
+        if self._tip is None or spot is None or _clock() > spot.not_before + RECENT:
             return None
         # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
         aged = self._service.time - max(self._tip.as_of, spot.as_of) > _LONG_AGO
@@ -186,7 +133,7 @@ class ShardReader:
         """What follows a position, or the proof that nothing does: one empty page is none."""
         while True:
             fetched = await self.fetch(position, limit)
-            proven = self._service.time - fetched.as_of <= _RECENT
+            proven = self._service.time - fetched.as_of <= RECENT
             if fetched.records or fetched.ended or proven:
                 return fetched
 
@@ -198,19 +145,27 @@ class ShardReader:
         second = int(moment.timestamp())
         if second > self._service.time:
             raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
-        if second < self._service.time - _RETENTION_SECONDS:
+        if second < self._service.time - RETENTION_SECONDS:
             raise CheckpointExpired(
                 "DynamoDB Streams keeps 24 hours: start at a later time, from beginning or now",
                 reason=Reason.START_TIME_BEFORE_RETENTION,
             )
         position = at_time(second // self._granularity * self._granularity)
         async with self._one_at_a_time:
-            await self._spot(position)
+            await self._iterators.find(position)
         return position
 
     async def check(self, position: Position) -> None:
         """See whether the history after a position is there, as `fetch` does."""
         await self.fetch(position, 1)
+
+    def check_age(self, position: Position) -> None:
+        """See whether nothing beyond a position can have been trimmed yet. Raises CheckpointExpired."""
+        self._iterators.check_age(position)
+
+    async def check_lives(self) -> None:
+        """See whether the service still knows the shard. Raises ShardGone."""
+        await self._iterators.check_lives()
 
     # --- Reading
 
@@ -232,7 +187,7 @@ class ShardReader:
 
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""
-        spot = self._spots.get(position.place)
+        spot = self._iterators.known(position)
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
     async def _fetch(self, position: Position, limit: int) -> Fetched:
@@ -247,17 +202,17 @@ class ShardReader:
 
     async def _get_records(self, position: Position, limit: int) -> Fetched:
         for _ in range(_ITERATORS):
-            spot = await self._spot(position)
+            spot = await self._iterators.find(position)
             if spot.iterator is None:
                 self._pause(spot)
                 return Fetched((), spot.as_of, ended=True, at_tip=True)
-            self.calls += 1
+            self._pages += 1
             try:
                 answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
             except ExpiredIterator:
-                self._spots.pop(position.place, None)
+                self._iterators.forget(position)
             except CheckpointExpired:
-                self._spots.pop(position.place, None)
+                self._iterators.forget(position)
                 # Before everything is further on by now. Whether nothing was lost there, the position's age tells.
                 if position.kind is not Kind.HORIZON:
                     raise
@@ -268,26 +223,22 @@ class ShardReader:
             retry_after=timedelta(seconds=1),
         )
 
-    def _take(
-        self, position: Position, spot: _Spot, found: Sequence[Record], following: str | None, at: int
-    ) -> Fetched:
+    def _take(self, position: Position, spot: Spot, found: Sequence[Record], following: str | None, at: int) -> Fetched:
         records = [record for record in found if not (spot.drop and spot.drop(record))]
         spot.iterator = following
         if not records:
             return self._nothing(position, spot, at, seen=bool(found))
         if position.kind is Kind.NOW and spot.tip:
-            self._first_after_now[position.mark] = sequence_of(records[0])
-            if len(self._first_after_now) > _MOST_SPOTS:
-                del self._first_after_now[next(iter(self._first_after_now))]
+            self._iterators.note_first(position, sequence_of(records[0]))
         # The place that was read has lost its iterator to the one after the records.
-        self._spots.pop(position.place, None)
+        self._iterators.forget(position)
         reached = after(position, sequence_of(records[-1]), created_of(records[-1]))
-        self._keep(reached, _Spot(following, None))
+        self._iterators.keep(reached, Spot(following, None))
         if self._tip is None or position.place == self._tip.place or _is_ahead(reached, self._tip):
             self._tip = reached
         return Fetched(records, 0, ended=following is None, at_tip=False)
 
-    def _nothing(self, position: Position, spot: _Spot, at: int, *, seen: bool) -> Fetched:
+    def _nothing(self, position: Position, spot: Spot, at: int, *, seen: bool) -> Fetched:
         if seen:
             spot.empty_pages = 0
         else:
@@ -296,7 +247,7 @@ class ShardReader:
         # The last page of a shard that has ended proves nothing of what its children hold.
         if spot.iterator is not None and spot.empty_pages and spot.empty_pages % _PROOF == 0:
             spot.as_of, spot.empty_since = spot.empty_since, at
-        recent = spot.tip or at - position.as_of <= _RECENT
+        recent = spot.tip or at - position.as_of <= RECENT
         at_tip = spot.iterator is None or spot.empty_pages >= (1 if spot.tip else _FEW if recent else _MANY)
         self._pause(spot)
         if not at_tip:
@@ -305,108 +256,14 @@ class ShardReader:
             self._tip = position
         return Fetched((), spot.as_of, ended=spot.iterator is None, at_tip=at_tip)
 
-    def _pause(self, spot: _Spot) -> None:
+    def _pause(self, spot: Spot) -> None:
         longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
         spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
         spot.not_before = _clock() + spot.pause
 
-    # --- Iterators
-
-    async def _spot(self, position: Position) -> _Spot:
-        known = self._spots.get(position.place)
-        if known is not None:
-            self._spots.move_to_end(position.place)
-            if position.as_of < known.since:
-                # Another reader found the same place later, when less was left of the shard.
-                raise expired()
-            return known
-        try:
-            spot = await self._begin(position)
-        except CheckpointExpired:
-            spot = await self._from_horizon(position)
-        self._keep(position, spot)
-        return spot
-
-    def _keep(self, position: Position, spot: _Spot) -> None:
-        self._spots[position.place] = spot
-        if len(self._spots) > _MOST_SPOTS:
-            self._spots.popitem(last=False)
-
-    async def _begin(self, position: Position) -> _Spot:
-        match position.kind:
-            case Kind.BEFORE:
-                return await self._iterate("AT_SEQUENCE_NUMBER", SequenceNumber=_number(position.sequence))
-            case Kind.AFTER:
-                return await self._iterate("AFTER_SEQUENCE_NUMBER", SequenceNumber=_number(position.sequence))
-            case Kind.AT:
-                return await self._at(position)
-            case Kind.NOW if (first := self._first_after_now.get(position.mark)) is not None:
-                return await self._iterate("AT_SEQUENCE_NUMBER", SequenceNumber=_number(first))
-            case Kind.NOW if self._times:
-                return await self._at(position)
-            case _:
-                return await self._from_horizon(position)
-
-    async def _at(self, position: Position) -> _Spot:
-        # Nothing lay between the time and `as_of`, so the later one keeps the position alive.
-        moment = max(position.time, position.as_of - _RECENT)
-        try:
-            spot = await self._iterate("AT_TIMESTAMP", Timestamp=moment)
-        except InvalidCall as error:
-            raise UnsupportedCapability(
-                "the endpoint knows no AT_TIMESTAMP: switch at_timestamp off in the connection's settings",
-                reason=CapabilityName.POINT_IN_TIME.value,
-            ) from error
-        self._check_proof(position)
-        return spot
-
-    async def _from_horizon(self, position: Position) -> _Spot:
-        """Read from the oldest record, without what lies before the position: all that follows it is still there.
-
-        Raises CheckpointExpired when that is not known.
-        """
-        if position.kind is Kind.BEFORE:
-            raise expired()
-        spot = await self._iterate("TRIM_HORIZON")
-        self._check_proof(position)
-        match position.kind:
-            case Kind.AFTER:
-                spot.drop = lambda record: sequence_of(record) <= position.sequence
-            case Kind.NOW:
-                spot.drop = lambda record: created_of(record) < position.time
-            case _:
-                spot.since = self._service.time - _RETENTION_SECONDS
-        return spot
-
-    def _check_proof(self, position: Position) -> None:
-        unproven = position.kind is Kind.AFTER and position.as_of <= position.order
-        if unproven:
-            raise expired()
-        self.check_age(position)
-
-    def check_age(self, position: Position) -> None:
-        """See whether nothing beyond a position can have been trimmed yet. Raises CheckpointExpired."""
-        # The service's clock, as its last answer told it.
-        if self._service.time - position.as_of >= _RETENTION_SECONDS:
-            raise expired()
-
-    async def check_lives(self) -> None:
-        """See whether the service still knows the shard. Raises ShardGone."""
-        await self._iterate("TRIM_HORIZON")
-
-    async def _iterate(self, kind: str, **where: object) -> _Spot:
-        self.calls += 1
-        answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
-        return _Spot(answer.body, None)
-
 
 def _is_ahead(one: Position, other: Position) -> bool:
     return other.kind is Kind.AFTER and one.sequence > other.sequence
-
-
-def _number(sequence: int) -> str:
-    """As the service writes it: at least 21 digits."""
-    return f"{sequence:021d}"
 
 
 def _clock() -> float:
