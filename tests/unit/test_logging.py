@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from changefeed_gateway.app import configure_logging
+from changefeed_gateway.app.logs import configure_logging
 from changefeed_gateway.settings import LoggingSettings
 
 

@@ -8,7 +8,8 @@ import typer
 from grpc_health.v1 import health_pb2
 from rich.text import Text
 
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
+from changefeed_gateway.app.connections import OperatorError
 from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
@@ -58,8 +59,8 @@ class _Report:
     async def _database(self, settings: Settings, name: str) -> None:
         try:
             with err.status(f"looking at {name}"):
-                findings = await gateway.examine(settings, name)
-        except (gateway.OperatorError, SettingsError) as error:
+                findings = await operations.examine(settings, name)
+        except (OperatorError, SettingsError) as error:
             self._say(name, False, str(error), "repair what the message names")
             return
         for finding in findings:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
 from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json, print_table
@@ -21,7 +21,7 @@ def feeds(connection: Connection = None, config: Config = None, json: Json = Fal
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"feeds of {name}"):
-            found = asyncio.run(gateway.feeds(settings, name))
+            found = asyncio.run(operations.feeds(settings, name))
         if json:
             for feed in found:
                 print_json("feed", feed)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from changefeed_gateway.app import configure_logging
+from changefeed_gateway.app.logs import configure_logging
 from changefeed_gateway.cli import config, partitions, retention, token
 from changefeed_gateway.cli.capabilities import capabilities
 from changefeed_gateway.cli.demo.command import demo

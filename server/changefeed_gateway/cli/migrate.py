@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
 from changefeed_gateway.cli.arguments import Config, Connection, chosen_connection
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import err, out
@@ -22,7 +22,7 @@ def migrate(
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"migrating {name}"):
-            applied = asyncio.run(gateway.migrate(settings, name, documents=documents))
+            applied = asyncio.run(operations.migrate(settings, name, documents=documents))
         for file in applied:
             out.print(f"applied {file}")
         if not applied:

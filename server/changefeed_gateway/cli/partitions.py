@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
 from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_connection, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
@@ -57,7 +57,7 @@ def split(
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"splitting {partition}"):
-            new = asyncio.run(gateway.split_partition(settings, name, feed, partition, first_bucket))
+            new = asyncio.run(operations.split_partition(settings, name, feed, partition, first_bucket))
         out.print(f"{partition} is retired, its children are {' and '.join(new)}", markup=False)
 
 
@@ -74,5 +74,5 @@ def merge(
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"merging {first} and {second}"):
-            new = asyncio.run(gateway.merge_partitions(settings, name, feed, first, second))
+            new = asyncio.run(operations.merge_partitions(settings, name, feed, first, second))
         out.print(f"{first} and {second} are retired, their child is {' and '.join(new)}", markup=False)

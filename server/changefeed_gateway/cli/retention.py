@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
 from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
@@ -65,7 +65,7 @@ def set_(
             chosen = parse_duration(retention)
         except (ValueError, OverflowError):
             raise typer.BadParameter(f"{retention!r} is not a duration such as 14d", param_hint="RETENTION") from None
-        asyncio.run(gateway.set_retention(settings, name, feed, chosen))
+        asyncio.run(operations.set_retention(settings, name, feed, chosen))
         out.print(f"{feed}: history is kept for {format_duration(chosen)}", markup=False)
 
 
@@ -73,7 +73,7 @@ def _ask(connection: str | None, config: Any, *, change: bool) -> list[dict[str,
     settings = load_settings(config)
     name = chosen_connection(settings, connection)
     with err.status(f"retention of {name}"):
-        return asyncio.run(gateway.retention(settings, name, change=change))
+        return asyncio.run(operations.retention(settings, name, change=change))
 
 
 def _show_steps(found: list[dict[str, Any]], *, json: bool, nothing: str) -> None:

@@ -4,8 +4,9 @@ import asyncio
 
 import structlog
 
-from changefeed_gateway.app import Gateway, configure_logging
-from changefeed_gateway.app import serve as serve_until_signalled
+from changefeed_gateway.app.gateway import Gateway
+from changefeed_gateway.app.gateway import serve as serve_until_signalled
+from changefeed_gateway.app.logs import configure_logging
 from changefeed_gateway.cli.arguments import Config
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.settings import load_settings

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from changefeed_gateway import app as gateway
+from changefeed_gateway.app import operations
 from changefeed_gateway.cli.arguments import Config, Connection, chosen_connection
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import err, out
@@ -70,7 +70,7 @@ def watch(
         name = chosen_connection(settings, connection)
         with err.status(f"watching {table}"):
             collection = asyncio.run(
-                gateway.watch(
+                operations.watch(
                     settings,
                     name,
                     table,
@@ -96,5 +96,5 @@ def unwatch(
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"ending the feed of {table}"):
-            collection = asyncio.run(gateway.unwatch(settings, name, table))
+            collection = asyncio.run(operations.unwatch(settings, name, table))
         out.print(f"ended: {name}/{collection}, its history and its tokens", markup=False)

@@ -1,0 +1,4 @@
+"""The composition root: settings become providers, providers a router, the router a server.
+
+It alone knows all rooms.
+"""

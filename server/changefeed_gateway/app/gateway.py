@@ -1,0 +1,134 @@
+"""A gateway that serves until it is told to end."""
+
+import asyncio
+import gc
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Final
+
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from changefeed_gateway.api.server import GatewayServer
+from changefeed_gateway.api.wire.records import encode_changes
+from changefeed_gateway.app.connections import is_own, open_provider
+from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
+from changefeed_gateway.core.model import Address
+from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.router import Router
+from changefeed_gateway.core.token import TokenCodec
+from changefeed_gateway.settings import Settings
+from changefeed_gateway.settings.secrets import token_keys
+
+_LAST_GRACE: Final = timedelta(seconds=1)
+"""For what is still open when the gateway is taken down without a drain before."""
+
+_log: FilteringBoundLogger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """A gateway that serves; only `open_gateway` makes one."""
+
+    target: str
+    """host:port that it listens on."""
+    server: GatewayServer
+
+
+@asynccontextmanager
+async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
+    """Start everything the settings name, in order, and take it down in the other order.
+
+    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises OSError
+    when the address is taken, SettingsError, OperatorError.
+    """
+    async with AsyncExitStack() as stack:
+        tokens = TokenCodec(token_keys(settings))
+        if not settings.tokens.keys and not all(map(is_own, settings.connections.values())):
+            _log.warning("tokens.keys names none: this gateway uses a key of its own, and replicas need the same one")
+        providers: dict[str, Provider] = {}
+        for name in settings.connections:
+            providers[name] = await open_provider(settings, name, stack)
+        router = Router(
+            providers=providers,
+            tokens=tokens,
+            limits=settings.limits.to_limits(),
+            encoder=encode_changes,
+        )
+        stack.push_async_callback(_in_time, router.aclose)
+        checks = {name: partial(_answers, provider, name) for name, provider in providers.items()}
+        server = GatewayServer(router, checks=checks)
+        port = await server.start(str(settings.listen))
+        stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
+        yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
+
+
+async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None:
+    """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. `ready` is called once."""
+    signals = _Signals()
+    async with open_gateway(settings) as gateway:
+        _collect_seldom()
+        ready(gateway)
+        name = await signals.next()
+        _log.info("draining", signal=name, grace=str(settings.shutdown_grace))
+        draining = asyncio.create_task(gateway.server.drain(settings.shutdown_grace))
+        impatient = asyncio.create_task(signals.next())
+        await asyncio.wait(
+            {draining, impatient},
+            timeout=(settings.shutdown_grace + _LAST_GRACE).total_seconds(),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        impatient.cancel()
+    _log.info("stopped")
+
+
+def _collect_seldom() -> None:
+    """Look for cyclic garbage less often: a page makes thousands of tuples and no cycles.
+
+    With the default thresholds a fifth of the processor time of a drain went into looking (docs/benchmarks.md).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
+
+
+async def _in_time(close: Callable[[], Coroutine[object, object, None]]) -> None:
+    """Close something, but let nothing that does not close keep the process."""
+    closing = asyncio.create_task(close())
+    await asyncio.wait({closing}, timeout=2 * _LAST_GRACE.total_seconds())
+    if closing.done():
+        closing.result()
+    else:
+        closing.cancel()
+        _log.warning("left open: it did not close in time", what=repr(close))
+
+
+class _Signals:
+    """Signals that ask for an end, in the order they come. Made inside the loop that it serves."""
+
+    def __init__(self) -> None:
+        self._came: asyncio.Queue[str] = asyncio.Queue()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._came.put_nowait, number.name)
+
+    async def next(self) -> str:
+        """Wait for a signal and answer its name."""
+        return await self._came.get()
+
+
+async def _answers(provider: Provider, connection: str) -> None:
+    """The health check of a connection: any answer about a collection comes from a database that works."""
+    address = Address(connection=connection, database="", collection="health")
+    asking = asyncio.ensure_future(provider.open_feed(address))
+    try:
+        # Not awaited itself: a driver may swallow a cancellation (asyncio.wait_for before Python 3.12 does).
+        await asyncio.wait({asking})
+    finally:
+        asking.cancel()
+    with suppress(NotFound, FeedNotProvisioned):
+        asking.result()
