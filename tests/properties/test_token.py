@@ -10,7 +10,6 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from changefeed_gateway.core.errors import InvalidRequest
-from changefeed_gateway.core.fanout import Place, Vector, Waiting
 from changefeed_gateway.core.model import (
     Address,
     Cursor,
@@ -23,6 +22,7 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.core.token import TokenCodec, TokenKey
+from changefeed_gateway.core.vector import Place, Vector, Waiting
 from changefeed_gateway.providers.memory.cursor import encode_cursor
 
 OLD = TokenKey(key_id="old", secret=b"0123456789abcdef")
