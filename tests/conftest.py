@@ -1,6 +1,5 @@
 """Fixtures for every kind of test, and which inputs Hypothesis tries."""
 
-import os
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
@@ -14,11 +13,11 @@ from changefeed_gateway.core.token import TokenKey
 from tests.databases import BINARIES, PostgresForTests, running_postgres
 from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway
+from tests.soak import SOAKING
 
-# Whether a change may land must not be luck: `make test` tries the same inputs every time, `make soak` ever new ones.
 settings.register_profile("test", derandomize=True)
 settings.register_profile("soak", print_blob=True)
-settings.load_profile("soak" if "SOAK_SECONDS" in os.environ else "test")
+settings.load_profile("soak" if SOAKING else "test")
 
 
 def pytest_report_header() -> str | None:

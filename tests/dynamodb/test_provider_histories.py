@@ -1,10 +1,10 @@
 """Random histories of a table: nothing is lost, each item is in order, and what a trim takes is told."""
 
-import os
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from math import ceil
 from typing import assert_never
 
 import pytest
@@ -20,8 +20,9 @@ from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.errors import ServiceError, internal, third_reader, throttled
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
+from tests.soak import soak_seconds
 
-SECONDS = int(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = soak_seconds(20)
 """About as long as one test takes: a history takes two."""
 
 HURRY = Pace(shortest_pause=timedelta(milliseconds=5), longest_pause=timedelta(milliseconds=50))
@@ -196,7 +197,7 @@ CHILD_GONE_WITH_ITS_PARENT: list[Step] = [
 # To shrink a history that lost something means to wait in vain again and again, for longer than a test may take. It is
 # printed as it was found, with its blob: give it to `@example` and take steps away.
 HISTORIES = settings(
-    max_examples=SECONDS // 2,
+    max_examples=ceil(SECONDS / 2),
     deadline=None,
     phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)],
     report_multiple_bugs=False,

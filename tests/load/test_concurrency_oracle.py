@@ -17,10 +17,11 @@ from tests.load.crew import Crew
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import SCHEMA, Connection, Writer, audited, hold_open, hold_open_elsewhere
+from tests.soak import soak_seconds
 
 T = TypeVar("T")
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+SECONDS = soak_seconds(20)
 WRITERS = 14
 PATIENCE = 60
 """Seconds without any event after which something is lost."""

@@ -19,8 +19,9 @@ from tests.databases import PostgresForTests
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import Connection
+from tests.soak import soak_seconds
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20")) / 2
+SECONDS = soak_seconds(20) / 2
 WRITERS = 12
 DOCUMENTS = 6
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
@@ -21,8 +20,9 @@ from changefeed_gateway.core.model import (
 from tests.databases import PostgresForTests
 from tests.postgres.reading import address, check, ids, open_provider, page_read, read_all
 from tests.postgres.storm import COLLECTION, SPACES, prepare, storm, truth
+from tests.soak import soak_seconds
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "6"))
+SECONDS = soak_seconds(6)
 
 
 @pytest.fixture

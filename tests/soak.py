@@ -1,0 +1,14 @@
+"""How long the tests with random inputs run, and whether the inputs are new ones: `make soak` chooses."""
+
+import os
+from typing import Final
+
+_CHOSEN: Final = os.environ.get("SOAK_SECONDS")
+
+SOAKING: Final = _CHOSEN is not None
+"""Inputs are new in every run. Otherwise they are the same: whether a change may land must not be luck."""
+
+
+def soak_seconds(usual: float) -> float:
+    """How long a test runs that takes `usual` seconds in `make test`."""
+    return usual if _CHOSEN is None else float(_CHOSEN)
