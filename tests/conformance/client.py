@@ -40,7 +40,7 @@ INCLUDE = read_changes_pb2.NEW_ITEM_STATE_MODE_INCLUDE_IF_AVAILABLE
 OMIT = read_changes_pb2.NEW_ITEM_STATE_MODE_OMIT
 REQUIRE = read_changes_pb2.NEW_ITEM_STATE_MODE_REQUIRE
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds after which a test gives up on an answer."""
 
 

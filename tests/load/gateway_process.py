@@ -65,10 +65,15 @@ class GatewayProcess:
         async with asyncio.timeout(30), self.channel() as channel:
             ready = asyncio.ensure_future(channel.channel_ready())
             ended = asyncio.ensure_future(self._process.wait())
-            await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
-            if not ready.done():
-                raise RuntimeError((self._directory / f"gateway-{self.starts}.log").read_text())
-            ended.cancel()
+            try:
+                await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if not ready.done():
+                    raise RuntimeError((self._directory / f"gateway-{self.starts}.log").read_text())
+            finally:
+                # Before the channel closes: a task that waits for a closed one fails where nobody hears it.
+                ready.cancel()
+                ended.cancel()
+                await asyncio.wait({ready, ended})
 
     def channel(self) -> grpc.aio.Channel:
         """A channel with a connection of its own."""

@@ -16,7 +16,7 @@ from tests.databases import LOG, PostgresForTests
 from tests.load.crew import Crew
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
-from tests.load.writers import SCHEMA, Connection, Writer, audited, hold_open, hold_open_elsewhere
+from tests.load.writers import SCHEMA, Connection, Writer, audited
 from tests.soak import soak_seconds
 
 T = TypeVar("T")
@@ -73,25 +73,34 @@ async def write(
 ) -> int:
     """Run all writers until the time is over; answers how many transactions committed."""
     async with AsyncExitStack() as stack:
-        connections = [
+        here, auditor, *connections = [
             await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
-            for _ in range(WRITERS + 1)
+            for _ in range(WRITERS + 2)
         ]
         other = await stack.enter_async_context(await psycopg.AsyncConnection.connect(elsewhere, autocommit=True))
-        writers = [Writer(c, n, random.Random(dice.random())) for n, c in enumerate(connections[1:], 1)]
-        running = [asyncio.create_task(writer.run(stop)) for writer in writers]
-        long_one = asyncio.create_task(hold_open(connections[0], SECONDS * 0.4))
-        long_two = asyncio.create_task(hold_open_elsewhere(other, SECONDS * 0.6))
-        await asyncio.sleep(SECONDS * 0.2)
-        before = [len(reader.events) for reader in streams]
-        await asyncio.sleep(SECONDS * 0.15)
-        assert not long_one.done()
-        flowed = [len(reader.events) - count for reader, count in zip(streams, before, strict=True)]
-        assert all(flowed), "a transaction that stays open holds the others up"
-        await asyncio.sleep(SECONDS * 0.65)
-        stop.set()
-        await asyncio.gather(*running, long_one, long_two)
+        writers = [Writer(c, n, random.Random(dice.random())) for n, c in enumerate(connections, 1)]
+        long_one = Writer(here, 99, random.Random(dice.random()))
+        async with asyncio.TaskGroup() as group:
+            for writer in writers:
+                group.create_task(writer.run(stop))
+            async with other.transaction():
+                await other.execute("SELECT pg_current_xact_id()")
+                async with here.transaction():
+                    await long_one.insert()
+                    await _pass(auditor, streams)
+                    await asyncio.sleep(SECONDS * 0.4)
+                    await long_one.insert()
+                await asyncio.sleep(SECONDS * 0.2)
+            await asyncio.sleep(SECONDS * 0.4)
+            stop.set()
         return sum(writer.commits for writer in writers)
+
+
+async def _pass(auditor: Connection, streams: list[Reader | Crew]) -> None:
+    """Return once each stream has a change that commits from now on, whatever transaction stays open."""
+    committed = sum(map(len, (await audited(auditor)).values()))
+    for stream in streams:
+        await _come(stream, committed + 1)
 
 
 def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, str]]]) -> None:
@@ -136,6 +145,7 @@ async def test_every_committed_change_arrives_in_one_order(postgres: PostgresFor
         finally:
             reading.cancel()
             killing.cancel()
+            await asyncio.gather(reading, killing, return_exceptions=True)
             await gateway.stop()
         check(all_readers, expected)
     print(
@@ -157,10 +167,14 @@ async def _caught_up(
     assert logged[0] == total
     for reader in all_readers:
         owed = logged[1] if reader.name.startswith("writer") else total
-        while (had := len(reader.events)) < owed:
-            # A busy machine may take long for pages of one change: only what stands still is lost.
-            async with asyncio.timeout(PATIENCE):
-                await reader.wait_for(had + 1)
+        await _come(reader, owed)
+
+
+async def _come(reader: Reader | Crew, event_count: int) -> None:
+    """Wait for events. A busy machine may take long for pages of one change: only what stands still is lost."""
+    while (had := len(reader.events)) < event_count:
+        async with asyncio.timeout(PATIENCE):
+            await reader.wait_for(had + 1)
 
 
 async def _unless_failed(reading: asyncio.Future[list[None]], work: Coroutine[Any, Any, T]) -> T:
@@ -170,5 +184,6 @@ async def _unless_failed(reading: asyncio.Future[list[None]], work: Coroutine[An
     await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
     if reading.done():
         task.cancel()
+        await asyncio.wait({task})
         await reading
     return await task

@@ -37,8 +37,8 @@ async def test_long_polls_wait_without_a_busy_loop(postgres: PostgresForTests, t
             asked, cpu = relay.asked - asked, sum(process.cpu_times()[:2]) - cpu
             print(f"{len(pages)} long polls of {WAIT:g} s: {elapsed:.2f} s, {asked} packets, {cpu:.2f} s of CPU")
             assert not [page for page in pages if page.events]
-            assert WAIT * 0.9 <= elapsed < WAIT + 2
-            assert asked < 10 * WAIT + 5 * len(pages)
+            assert elapsed >= WAIT * 0.9
+            assert asked < 10 * elapsed + 5 * len(pages)
             assert cpu < 1
             written = await scene.insert()
             for page, expected in zip(pages, (written, written, []), strict=False):
@@ -61,7 +61,7 @@ async def test_a_heartbeat_resumes(postgres: PostgresForTests, tmp_path: Path) -
                 await stream.until("heartbeat")
                 began = time.monotonic()
                 await stream.until("heartbeat")
-                assert 0.3 < time.monotonic() - began < 2
+                assert 0.3 < time.monotonic() - began < 8, "not the usual 10 s"
                 written = await scene.insert()
                 elsewhere = await scene.insert(shelf=1)
                 token = stream.token

@@ -74,7 +74,7 @@ class Writer:
     async def _step(self) -> None:
         kinds: list[Callable[[], Awaitable[None]]] = [
             *[self._update] * 5,
-            *[self._insert] * 2,
+            *[self.insert] * 2,
             self._copy,
             self._upsert,
             self._delete,
@@ -92,7 +92,8 @@ class Writer:
         }
         await self._connection.execute(statement.encode(), values)
 
-    async def _insert(self) -> None:
+    async def insert(self) -> None:
+        """Add a few rows."""
         await self._run(_INSERT)
 
     async def _update(self) -> None:
@@ -132,21 +133,6 @@ class Writer:
             await self._update()
         async with self._connection.transaction():
             await self._update()
-
-
-async def hold_open(connection: Connection, seconds: float) -> None:
-    """A transaction that takes its number at once and commits late."""
-    async with connection.transaction():
-        await connection.execute(_INSERT.encode(), {"writer": 99, "count": 1})
-        await asyncio.sleep(seconds)
-        await connection.execute(_INSERT.encode(), {"writer": 99, "count": 2})
-
-
-async def hold_open_elsewhere(connection: Connection, seconds: float) -> None:
-    """A transaction in another database of the cluster."""
-    async with connection.transaction():
-        await connection.execute("SELECT pg_current_xact_id()")
-        await asyncio.sleep(seconds)
 
 
 async def audited(connection: Connection) -> dict[int, list[tuple[str, str]]]:

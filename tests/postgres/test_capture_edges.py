@@ -1,8 +1,8 @@
 """Edges where a capture, a tick or a read could lose or disorder changes without a word."""
 
 import asyncio
-import time
 
+import psutil
 import psycopg
 import pytest
 from psycopg.rows import TupleRow
@@ -17,6 +17,11 @@ async def _watch(connection: Connection, table: str) -> int:
     row = await cursor.fetchone()
     assert row is not None
     return int(row[0])
+
+
+def _work(connection: Connection) -> float:
+    """Seconds of CPU that the session's process has used: how busy the machine is does not show in them."""
+    return sum(psutil.Process(connection.info.backend_pid).cpu_times()[:2])
 
 
 async def _log(connection: Connection, feed: int) -> list[TupleRow]:
@@ -121,10 +126,10 @@ async def test_a_look_does_not_cost_by_the_savepoints_of_others(connection: Conn
             END LOOP; END $$
         """)
         await connection.execute("SELECT changefeed.tick(%s)", (feed,))
-        started = time.perf_counter()
+        before = _work(connection)
         for _ in range(20):
             await connection.execute("SELECT changefeed.tick(%s)", (feed,))
-        assert time.perf_counter() - started < 0.2
+        assert _work(connection) - before < 0.2
 
 
 @pytest.mark.parametrize(
@@ -169,9 +174,9 @@ async def test_a_plan_made_for_one_run_fits_a_thousand(connection: Connection) -
             SELECT md5('r' || g)::uuid, md5('v' || g)::uuid FROM generate_series(1, 8000) g
     """)
     await connection.execute("UPDATE documents.runs SET status = 'a' WHERE id = md5('r1')::uuid")
-    started = time.perf_counter()
+    before = _work(connection)
     await connection.execute("UPDATE documents.runs SET status = 'b'")
-    assert time.perf_counter() - started < 1.5
+    assert _work(connection) - before < 1.5
 
 
 async def test_a_time_after_which_the_clock_stepped_back_starts_before_all_later_changes(

@@ -31,7 +31,7 @@ async def connect(dsn: str) -> Connection:
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not await condition():  # noqa: ASYNC110 - another server's state
             await asyncio.sleep(0.02)
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from tests.dynamodb.server.errors import third_reader
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds after which a test gives up on a call."""
 
 

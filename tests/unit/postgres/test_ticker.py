@@ -63,11 +63,11 @@ class Database:
             self._went_on.notify_all()
 
     async def until_asked(self, condition: Callable[[int], bool]) -> None:
-        async with self._went_on, asyncio.timeout(5):
+        async with self._went_on, asyncio.timeout(30):
             await self._went_on.wait_for(lambda: condition(self.asked))
 
     async def until_answered(self, number: int) -> None:
-        async with self._went_on, asyncio.timeout(5):
+        async with self._went_on, asyncio.timeout(30):
             await self._went_on.wait_for(lambda: self.answered == number)
 
 
@@ -136,7 +136,7 @@ async def test_outstanding_changes_are_polled_fast_and_then_slower() -> None:
     async with ticking() as (database, ticker):
         database.quiet = False
         begin = asyncio.get_running_loop().time()
-        assert await ticker.wait(1, 0.2) is None
+        assert await ticker.wait(1, 1) is None
         took = asyncio.get_running_loop().time() - begin
         assert 5 < database.asked <= took / 0.001
         assert database.asked <= 6 + took / 0.008
@@ -198,10 +198,16 @@ async def test_ticks_keep_their_interval() -> None:
             database.newest = number
             await ticker.refresh()
         assert asyncio.get_running_loop().time() - begin >= 0.399
-        await ticker.refresh()
+
+
+async def test_a_question_that_made_no_tick_delays_nobody() -> None:
+    interval = timedelta(seconds=1)
+    async with ticking(Cadence(interval=interval)) as (_, ticker):
+        for _ in range(2):
+            await ticker.refresh()
         begin = asyncio.get_running_loop().time()
         await ticker.refresh()
-        assert asyncio.get_running_loop().time() - begin < 0.15, "a question that made no tick delays nobody"
+        assert asyncio.get_running_loop().time() - begin < interval.total_seconds()
 
 
 async def test_an_outage_is_sat_out() -> None:
@@ -224,7 +230,7 @@ async def test_an_outage_surfaces_when_the_reads_own_time_is_over() -> None:
 async def test_an_outage_surfaces_when_patience_is_over() -> None:
     async with ticking() as (database, ticker):
         database.error = TransientFailure("away")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(30):
             with pytest.raises(TransientFailure, match="away"):
                 await ticker.wait(1, 60)
             with pytest.raises(TransientFailure, match="away"):
@@ -241,7 +247,7 @@ async def test_a_database_that_never_answers_is_not_an_empty_feed() -> None:
 async def test_what_will_not_pass_surfaces_at_once() -> None:
     async with ticking() as (database, ticker):
         database.error = NotFound("gone")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             with pytest.raises(NotFound):
                 await ticker.wait(1, 60)
             with pytest.raises(NotFound):
