@@ -450,11 +450,12 @@ begin
             last_seq bigint not null,
             xid      xid8 not null,
             snapshot pg_snapshot not null,
-            topology bigint not null
+            topology bigint not null,
+            reached  timestamptz not null
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);
         create index on changefeed_log.tick_%1$s (last_seq, id);
-        create index on changefeed_log.tick_%1$s (at);
+        create index on changefeed_log.tick_%1$s (reached, id);
     $sql$, feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
@@ -592,6 +593,7 @@ begin
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
+                newest.reached := greatest(newest.reached, newest.at);
                 quiet := reading = 0 or changefeed.sees_candidates(
                     newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;
@@ -716,11 +718,12 @@ begin
             first_tick := null;
             last_tick := null;
             next_tick_at := null;
-            if not empty and part = 'log' and ends is null then
-                execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
-            elsif not empty and part = 'tick' then
-                execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
-                    into first_tick, last_tick, newest;
+            if not empty and ends is null then
+                execute format('select max(%I) from changefeed_log.%I',
+                               case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
+            end if;
+            if not empty and part = 'tick' then
+                execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
                 -- One that claims a time to come was made by a clock that was wrong.
                 execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
                                'order by id limit 1', feed) into next_tick_at using last_tick;
@@ -1129,10 +1132,10 @@ CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
     AS $_$
 begin
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
-        select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
-        from (select pg_current_xact_id() as xid) own
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached)
+        select 1, own.at, 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at
+        from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
 $_$;
@@ -2302,6 +2305,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
+                newest.reached := greatest(newest.reached, newest.at);
                 quiet := reading = 0 or changefeed.sees_candidates(
                     newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;
@@ -2401,7 +2405,8 @@ CREATE TABLE changefeed_log.tick_1 (
     last_seq bigint NOT NULL,
     xid xid8 NOT NULL,
     snapshot pg_snapshot NOT NULL,
-    topology bigint NOT NULL
+    topology bigint NOT NULL,
+    reached timestamp with time zone NOT NULL
 )
 PARTITION BY RANGE (at);
 
@@ -2523,11 +2528,11 @@ CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE
 
 CREATE INDEX log_1_xid_seq_idx ON ONLY changefeed_log.log_1 USING btree (xid, seq);
 
-CREATE INDEX tick_1_at_idx ON ONLY changefeed_log.tick_1 USING btree (at);
-
 CREATE INDEX tick_1_id_idx ON ONLY changefeed_log.tick_1 USING btree (id);
 
 CREATE INDEX tick_1_last_seq_id_idx ON ONLY changefeed_log.tick_1 USING btree (last_seq, id);
+
+CREATE INDEX tick_1_reached_id_idx ON ONLY changefeed_log.tick_1 USING btree (reached, id);
 
 CREATE INDEX files_workspace_id_idx ON documents.files USING btree (workspace_id);
 

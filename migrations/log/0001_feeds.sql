@@ -129,11 +129,12 @@ begin
             last_seq bigint not null,
             xid      xid8 not null,
             snapshot pg_snapshot not null,
-            topology bigint not null
+            topology bigint not null,
+            reached  timestamptz not null
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);
         create index on changefeed_log.tick_%1$s (last_seq, id);
-        create index on changefeed_log.tick_%1$s (at);
+        create index on changefeed_log.tick_%1$s (reached, id);
     $sql$, feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
@@ -162,10 +163,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology)
-        select 1, clock_timestamp(), 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1
-        from (select pg_current_xact_id() as xid) own
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached)
+        select 1, own.at, 0, own.xid,
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at
+        from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
 $$;

@@ -1,5 +1,6 @@
 -- Ticks: stored snapshots that cut the log into batches. Any replica may make one; the lock makes it one at a time.
 -- topology: the last tick, up to this one, at which the physical partitions changed.
+-- reached: the latest time of all ticks up to this one. Clocks step back; this does not, so an index finds a time by it.
 
 -- Candidates are transactions that may still hold a number up to last_seq. Capture holds its xid before it draws a
 -- number, and a tick allocates its own xid after it has read the sequence: so only ids below the tick's own that its
@@ -82,6 +83,7 @@ begin
                 newest.snapshot := pg_current_snapshot();
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
+                newest.reached := greatest(newest.reached, newest.at);
                 quiet := reading = 0 or changefeed.sees_candidates(
                     newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
                 newest.last_seq := reading;

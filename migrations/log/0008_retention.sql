@@ -112,11 +112,12 @@ begin
             first_tick := null;
             last_tick := null;
             next_tick_at := null;
-            if not empty and part = 'log' and ends is null then
-                execute format('select max(changed_at) from changefeed_log.%I', day.name) into newest;
-            elsif not empty and part = 'tick' then
-                execute format('select min(id), max(id), max(at) from changefeed_log.%I', day.name)
-                    into first_tick, last_tick, newest;
+            if not empty and ends is null then
+                execute format('select max(%I) from changefeed_log.%I',
+                               case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
+            end if;
+            if not empty and part = 'tick' then
+                execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
                 -- One that claims a time to come was made by a clock that was wrong.
                 execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
                                'order by id limit 1', feed) into next_tick_at using last_tick;

@@ -50,7 +50,9 @@ async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahe
 async def age(connection: Connection, by: timedelta, feed_id: int = 1) -> None:
     """Let all that a feed holds have happened earlier."""
     async with connection.transaction():
-        await connection.execute(f"UPDATE changefeed_log.tick_{feed_id} SET at = at - %s".encode(), (by,))
+        await connection.execute(
+            f"UPDATE changefeed_log.tick_{feed_id} SET at = at - %s, reached = reached - %s".encode(), (by, by)
+        )
         await connection.execute(
             f"UPDATE changefeed_log.log_{feed_id} SET changed_at = changed_at - %s".encode(), (by,)
         )
@@ -74,9 +76,10 @@ async def outdate(connection: Connection, feed_id: int) -> timedelta:
     await live_since(connection, 9, feed_id)
     async with connection.transaction():
         await connection.execute(
-            f"UPDATE changefeed_log.tick_{feed_id} t SET at = at - CASE WHEN EXISTS ("
-            f"SELECT FROM changefeed_log.log_{feed_id} l WHERE NOT pg_visible_in_snapshot(l.xid, t.snapshot)"
-            ") THEN %s ELSE %s END".encode(),
+            f"UPDATE changefeed_log.tick_{feed_id} t SET at = at - shift, reached = reached - shift FROM ("
+            "SELECT u.id, CASE WHEN EXISTS ("
+            f"SELECT FROM changefeed_log.log_{feed_id} l WHERE NOT pg_visible_in_snapshot(l.xid, u.snapshot)"
+            f") THEN %s ELSE %s END AS shift FROM changefeed_log.tick_{feed_id} u) s WHERE s.id = t.id".encode(),
             (changed, seen),
         )
         await connection.execute(

@@ -40,11 +40,11 @@ async def running_pgbouncer(dsn: str) -> AsyncIterator[str]:
         process = await asyncio.create_subprocess_exec(
             *_command(config), env={**os.environ, "LD_LIBRARY_PATH": _libraries()}, stderr=asyncio.subprocess.PIPE
         )
+        assert process.stderr is not None
+        while b"process up" not in (line := await process.stderr.readline()):
+            assert line, "PgBouncer ended: run make .pgbouncer/.stamp"
+        draining = asyncio.create_task(process.stderr.read())
         try:
-            assert process.stderr is not None
-            while b"process up" not in (line := await process.stderr.readline()):
-                assert line, "PgBouncer ended: run make .pgbouncer/.stamp"
-            draining = asyncio.create_task(process.stderr.read())
             pooled = make_conninfo(dsn, host="127.0.0.1", port=listen)
             async with await psycopg.AsyncConnection.connect(pooled, autocommit=True) as connection:
                 await connection.execute("SELECT")

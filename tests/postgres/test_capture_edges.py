@@ -192,12 +192,30 @@ async def test_a_time_after_which_the_clock_stepped_back_starts_before_all_later
             " WHERE id = %s",
             (minute, tick),
         )
+    await connection.execute(
+        f"UPDATE changefeed_log.tick_{feed} t SET reached ="
+        f" (SELECT max(u.at) FROM changefeed_log.tick_{feed} u WHERE u.id <= t.id)"
+    )
     statement = Statements.of_feed(feed, None).tick_at
     row = await (await connection.execute("SELECT date_trunc('day', now()) + interval '7 minutes'")).fetchone()
     assert row is not None
     found = await (await connection.execute(statement, {"time": row[0]})).fetchone()
     assert found is not None
     assert found[0] == 2
+
+
+async def test_a_tick_keeps_the_time_that_a_clock_had_reached_before_it_stepped_back(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute(
+        f"UPDATE changefeed_log.tick_{feed} SET at = at + interval '1 hour', reached = reached + interval '1 hour'"
+    )
+    await connection.execute("SELECT changefeed.tick(%s, true)", (feed,))
+    cursor = await connection.execute(
+        f"SELECT new.at < old.at, new.reached = old.at FROM changefeed_log.tick_{feed} old"
+        f" JOIN changefeed_log.tick_{feed} new ON (old.id, new.id) = (1, 2)"
+    )
+    assert await cursor.fetchall() == [(True, True)]
 
 
 async def test_a_reader_of_one_key_hears_of_a_truncation(connection: Connection) -> None:

@@ -115,7 +115,7 @@ async def test_history_that_is_dropped_while_it_is_read_is_expired_and_never_a_g
     first = await shop.page(Beginning(), size=1)
     assert keys(first) == [1]
     await shop.connection.execute(
-        "UPDATE changefeed_log.tick_1 SET at = at - interval '30 days';"
+        "UPDATE changefeed_log.tick_1 SET at = at - interval '30 days', reached = reached - interval '30 days';"
         "UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '30 days'"
     )
     async with open_provider(shop.dsn, QUIET) as other:

@@ -38,7 +38,7 @@ class Day:
     bytes: int = 0
     empty: bool = True
     newest: datetime | None = None
-    """Time of the newest row; of ticks, and of the catch-all of the time to come."""
+    """Time of the newest row of the catch-all of the time to come."""
     first_tick: int | None = None
     last_tick: int | None = None
     next_tick_at: datetime | None = None
