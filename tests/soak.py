@@ -1,6 +1,7 @@
 """How long the tests with random inputs run, and whether the inputs are new ones: `make soak` chooses."""
 
 import os
+import random
 from typing import Final
 
 _CHOSEN: Final = os.environ.get("SOAK_SECONDS")
@@ -12,3 +13,10 @@ SOAKING: Final = _CHOSEN is not None
 def soak_seconds(usual: float) -> float:
     """How long a test runs that takes `usual` seconds in `make test`."""
     return usual if _CHOSEN is None else float(_CHOSEN)
+
+
+def soak_dice() -> random.Random:
+    """What decides at random; says by which SOAK_SEED the same decisions come again."""
+    seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6) if SOAKING else 0))
+    print(f"SOAK_SEED={seed}")
+    return random.Random(seed)

@@ -1,7 +1,6 @@
 """Whatever writers do and however often the gateway is killed: every committed change arrives, in one order."""
 
 import asyncio
-import os
 import random
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
@@ -17,7 +16,7 @@ from tests.load.crew import Crew
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import SCHEMA, Connection, Writer, audited
-from tests.soak import soak_seconds
+from tests.soak import soak_dice, soak_seconds
 
 T = TypeVar("T")
 
@@ -125,9 +124,7 @@ def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, 
 @pytest.mark.timeout(SECONDS * 4 + 280)
 @pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
-    seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6)))
-    dice = random.Random(seed)
-    print(f"SOAK_SEED={seed}")
+    dice = soak_dice()
     dsn, elsewhere = await postgres.fresh(LOG), await postgres.fresh(LOG)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute(SCHEMA)

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -19,7 +18,7 @@ from tests.databases import PostgresForTests
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import Connection
-from tests.soak import soak_seconds
+from tests.soak import soak_dice, soak_seconds
 
 SECONDS = soak_seconds(20) / 2
 WRITERS = 12
@@ -142,8 +141,7 @@ async def current(connection: Connection) -> dict[str, Any]:
 @pytest.mark.req("DB-2", "US2.1", "SC-2")
 @pytest.mark.parametrize("moves", [False, True], ids=["one workspace", "moving between workspaces"])
 async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests, tmp_path: Path, moves: bool) -> None:
-    dice = random.Random(seed := int(os.environ.get("SOAK_SEED", random.randrange(10**6))))
-    print(f"SOAK_SEED={seed}")
+    dice = soak_dice()
     dsn = await postgres.fresh()
     gateway = GatewayProcess(tmp_path, dsn)
     address = ResourceAddress(connection="main", collection="documents")

@@ -29,16 +29,16 @@ class _Abort(Exception):
     pass
 
 
-async def _work(connection: psycopg.AsyncConnection, writer: int, number: int) -> None:
-    some = sorted(random.sample(range(_ROWS), random.choice((1, 1, 2, 20))))
-    match random.randrange(8):
+async def _work(connection: psycopg.AsyncConnection, dice: random.Random, writer: int, number: int) -> None:
+    some = sorted(dice.sample(range(_ROWS), dice.choice((1, 1, 2, 20))))
+    match dice.randrange(8):
         case 0:
             async with connection.cursor().copy("COPY items (id, tenant) FROM STDIN") as copy:
-                for row in range(random.randrange(1, 30)):
+                for row in range(dice.randrange(1, 30)):
                     await copy.write_row((f"{writer}-{number}-{row}", row % _TENANTS))
         case 1:
             await connection.execute(
-                "DELETE FROM items WHERE id LIKE %s", (f"{writer}-{random.randrange(number + 1)}-%",)
+                "DELETE FROM items WHERE id LIKE %s", (f"{writer}-{dice.randrange(number + 1)}-%",)
             )
         case 2:
             try:
@@ -55,16 +55,16 @@ async def _work(connection: psycopg.AsyncConnection, writer: int, number: int) -
 
 
 async def _write(dsn: str, writer: int, stop: asyncio.Event) -> None:
-    number = 0
+    number, dice = 0, random.Random(writer)
     async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         while not stop.is_set():
             number += 1
             try:
                 async with connection.transaction():
-                    await _work(connection, writer, number)
-                    if random.random() < 0.1:
-                        await asyncio.sleep(random.random() * 0.05)
-                    if random.random() < 0.15:
+                    await _work(connection, dice, writer, number)
+                    if dice.random() < 0.1:
+                        await asyncio.sleep(dice.random() * 0.05)
+                    if dice.random() < 0.15:
                         raise _Abort
             except (_Abort, psycopg.errors.DeadlockDetected):
                 pass
