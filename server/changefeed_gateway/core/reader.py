@@ -1,8 +1,12 @@
-"""Reads straight from a provider, one read one answer."""
+"""Reads straight from a provider, one read one answer; for streams with patience in its outages."""
 
 import asyncio
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+
 from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Page, PageRead
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
@@ -50,3 +54,29 @@ class DirectReader:
         finally:
             reading.cancel()
             draining.cancel()
+
+
+class PatientReader:
+    """Reads straight from a provider and sits out its short outages, so that a stream survives them."""
+
+    def __init__(self, direct: DirectReader, limits: Limits) -> None:
+        self._direct = direct
+        self._limits = limits
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable and not self.draining),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1),
+            stop=stop_after_delay(self._limits.outage_patience.total_seconds()),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                return await self._direct.read(feed, read)
+        raise AssertionError("unreachable: the last attempt re-raises")
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is closing its streams."""
+        return self._direct.draining

@@ -6,8 +6,6 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
-
 from changefeed_gateway.core.answer import ChangeEncoder
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.limits import Limits
@@ -24,7 +22,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.reader import DirectReader
+from changefeed_gateway.core.reader import DirectReader, PatientReader
 from changefeed_gateway.core.ring import Ring
 from changefeed_gateway.core.token import fingerprint
 
@@ -37,7 +35,7 @@ class _TailKey(NamedTuple):
 class _Tail:
     """Follows one scope of one feed while anybody listens."""
 
-    def __init__(self, reader: "PatientReader", limits: Limits, feed: Feed, scope: Scope, before: Page) -> None:
+    def __init__(self, reader: PatientReader, limits: Limits, feed: Feed, scope: Scope, before: Page) -> None:
         self.ring = Ring(before, max_bytes=limits.ring_bytes)
         self.error: ChangeFeedError | None = None
         self.followers = 0
@@ -120,32 +118,6 @@ _Waiter = asyncio.Future[Cursor]
 def _resolve(waiter: _Waiter, nothing_before: Cursor) -> None:
     if not waiter.done():
         waiter.set_result(nothing_before)
-
-
-class PatientReader:
-    """Reads straight from a provider and sits out its short outages, so that a stream survives them."""
-
-    def __init__(self, direct: DirectReader, limits: Limits) -> None:
-        self._direct = direct
-        self._limits = limits
-
-    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
-        """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable and not self.draining),
-            wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1),
-            stop=stop_after_delay(self._limits.outage_patience.total_seconds()),
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                return await self._direct.read(feed, read)
-        raise AssertionError("unreachable: the last attempt re-raises")
-
-    @property
-    def draining(self) -> bool:
-        """Whether the gateway is closing its streams."""
-        return self._direct.draining
 
 
 class Tails:
