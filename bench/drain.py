@@ -25,6 +25,7 @@ class System:
     name: str
     run: Callable[[], Answer]
     through_gateway: bool
+    collection: str = ORDERS
     rounds: list[Answer] = field(default_factory=list)
 
     @property
@@ -97,7 +98,9 @@ class Drain:
             System("Subscribe again (A/A)", subscribe, through_gateway=True),
             System("keyset 5000", keyset(5_000), through_gateway=False),
             System("ReadChanges 5000", read(5_000), through_gateway=True),
-            System("Subscribe, ticks 2 ms apart", lambda: subscribe(FOLLOWED), through_gateway=True),
+            System(
+                "Subscribe, ticks 2 ms apart", lambda: subscribe(FOLLOWED), through_gateway=True, collection=FOLLOWED
+            ),
             System("Python, constructors", ceiling("constructed"), through_gateway=False),
             System("Python, assignments", ceiling("assigned"), through_gateway=False),
         ]
@@ -171,8 +174,11 @@ def _aims(systems: Sequence[System], ceiling: float) -> str:
 
 
 def _content_note(systems: Sequence[System]) -> str:
-    contents = {answer["content"] for s in systems for answer in s.rounds if not s.name.startswith("keyset")}
-    return "All delivered the same content." if len(contents) == 1 else f"CONTENT DIFFERS: {sorted(contents)}"
+    contents = {
+        (s.collection, answer["content"]) for s in systems for answer in s.rounds if not s.name.startswith("keyset")
+    }
+    same = len(contents) == len({collection for collection, _ in contents})
+    return "All delivered the same content." if same else f"CONTENT DIFFERS: {sorted(contents)}"
 
 
 def prepare_orders(database: Database, report: Report, events: int, *, table: str = ORDERS, live: bool = False) -> None:
