@@ -1,6 +1,7 @@
 """Edges where a capture, a tick or a read could lose or disorder changes without a word."""
 
 import asyncio
+from datetime import timedelta
 
 import psutil
 import psycopg
@@ -8,6 +9,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from changefeed_gateway.providers.postgres.statements import Statements
+from tests.postgres.history import age
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -207,9 +209,7 @@ async def test_a_time_after_which_the_clock_stepped_back_starts_before_all_later
 async def test_a_tick_keeps_the_time_that_a_clock_had_reached_before_it_stepped_back(connection: Connection) -> None:
     await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
     feed = await _watch(connection, "t")
-    await connection.execute(
-        f"UPDATE changefeed_log.tick_{feed} SET at = at + interval '1 hour', reached = reached + interval '1 hour'"
-    )
+    await age(connection, timedelta(hours=-1), feed)
     await connection.execute("SELECT changefeed.tick(%s, true)", (feed,))
     cursor = await connection.execute(
         f"SELECT new.at < old.at, new.reached = old.at FROM changefeed_log.tick_{feed} old"

@@ -82,8 +82,8 @@ async def test_a_number_beyond_its_ticks_reading_belongs_to_the_tick_all_the_sam
     await shop.insert(1, 2, 3)
     async with shop.connection.transaction():
         await shop.connection.execute(
-            "INSERT INTO changefeed_log.tick_1 "
-            " SELECT 2, now(), 1, pg_current_xact_id(), pg_current_snapshot(), 1, now()"
+            "INSERT INTO changefeed_log.tick_1 (id, at, last_seq, xid, snapshot, topology, reached)"
+            " VALUES (2, now(), 1, pg_current_xact_id(), pg_current_snapshot(), 1, now())"
         )
     await shop.insert(4)
     await shop.tick()

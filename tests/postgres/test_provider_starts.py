@@ -15,6 +15,7 @@ from changefeed_gateway.core.model import (
     Now,
 )
 from changefeed_gateway.providers.postgres.cursor import Position, decode_position, encode_position
+from tests.postgres.history import age
 from tests.postgres.reading import ids, open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
@@ -114,10 +115,7 @@ async def test_history_that_is_dropped_while_it_is_read_is_expired_and_never_a_g
     await shop.insert(1, 2)
     first = await shop.page(Beginning(), size=1)
     assert keys(first) == [1]
-    await shop.connection.execute(
-        "UPDATE changefeed_log.tick_1 SET at = at - interval '30 days', reached = reached - interval '30 days';"
-        "UPDATE changefeed_log.log_1 SET changed_at = changed_at - interval '30 days'"
-    )
+    await age(shop.connection, timedelta(days=30))
     async with open_provider(shop.dsn, QUIET) as other:
         page = await other.read_page(shop.feed, page_read(Beginning(), size=1))
         await shop.insert(3)
