@@ -15,9 +15,9 @@ import psycopg
 from psycopg import sql
 
 from bench.processes import CpuMeter
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import find_binaries
-from changefeed_gateway.providers.postgres.migrations import migrate
+from changefeed_gateway.providers.postgres.embedded.host import find_binaries
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
 
 PARAMETERS: Final = {
     "fsync": "on",

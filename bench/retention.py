@@ -13,7 +13,7 @@ import psycopg
 from bench.core import private_directory
 from bench.database import Database
 from bench.report import Report
-from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres.retention import run as retention
 
 _TABLE: Final = "public.stall"
 _ROWS: Final = 10_000

@@ -11,8 +11,8 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.migrations import migrate
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
 
 LOG = "template_log"
 """Template that holds the change log only."""

@@ -16,8 +16,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from changefeed_gateway.core.model import Beginning
-from changefeed_gateway.providers.postgres.migrations import migrate
-from changefeed_gateway.providers.postgres.operations import watch
+from changefeed_gateway.providers.postgres.operations.feeds import watch
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
 from changefeed_gateway.settings.model import DynamoDBConnection, EmbeddedServer, MemoryConnection, TokenKeySettings
 from changefeed_gateway.settings.secrets import dsn, token_keys

@@ -17,7 +17,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 from tests.conformance.client import ENTIRE, NOW, Refusal, after, logical, refusal
 from tests.databases import BINARIES, LOG, PostgresForTests
 from tests.load.database_relay import DOORBELL, DatabaseRelay
@@ -85,7 +85,7 @@ async def all_have(readers: list[CarefulReader], written: list[str]) -> None:
 
 _START = """
 import pathlib, sys
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 binaries = pathlib.Path(sys.argv[2]) if sys.argv[2:] else None
 EmbeddedPostgres(pathlib.Path(sys.argv[1]), binaries=binaries).start()
 """

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from changefeed_gateway.providers.postgres.embedded_host import find_service_user
+from changefeed_gateway.providers.postgres.embedded.host import find_service_user
 from tests.load.gateway_process import free_port
 
 _ROOT = Path(__file__).parents[2] / ".pgbouncer"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import psycopg
 
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import find_service_user
+from changefeed_gateway.providers.postgres.embedded.host import find_service_user
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 from tests.databases import PostgresForTests
 
 

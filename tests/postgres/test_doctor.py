@@ -9,9 +9,10 @@ import pytest
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.model import After, AtTime, Beginning
-from changefeed_gateway.providers.postgres import lag, retention, surroundings
-from changefeed_gateway.providers.postgres.doctor import examine
-from changefeed_gateway.providers.postgres.finding import Finding
+from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
+from changefeed_gateway.providers.postgres.operations.doctor import examine
+from changefeed_gateway.providers.postgres.operations.finding import Finding
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.postgres.history import DAY, age, grow_old
 from tests.postgres.reading import read_all
 from tests.postgres.roles import login
@@ -133,7 +134,7 @@ async def test_a_day_of_ticks_that_somebody_dropped(shop: Shop) -> None:
 async def test_changes_that_no_tick_covers(shop: Shop) -> None:
     await shop.insert(1)
     assert await wrong(shop.dsn) == {}
-    await age(shop.connection, 2 * lag.LATE)
+    await age(shop.connection, 2 * doctor_ticks.LATE)
     found = (await wrong(shop.dsn))["ticks of public.orders"]
     assert re.search(r"changes wait for a tick for 0:02:\d\d, 0:01:00 is too long", found.detail)
     assert "changefeed.tick_all()" in found.remedy
@@ -148,7 +149,7 @@ async def test_a_change_that_was_under_way_at_the_newest_tick(shop: Shop) -> Non
         await shop.insert(2)
         await shop.tick()
         await writer.commit()
-    await age(shop.connection, 2 * lag.LATE)
+    await age(shop.connection, 2 * doctor_ticks.LATE)
     assert "changes wait for a tick" in (await wrong(shop.dsn))["ticks of public.orders"].detail
 
 
@@ -170,7 +171,7 @@ async def test_numbers_that_were_rolled_back_are_no_lag(shop: Shop) -> None:
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0)")
         await writer.rollback()
-    await age(shop.connection, 2 * lag.LATE)
+    await age(shop.connection, 2 * doctor_ticks.LATE)
     assert await wrong(shop.dsn) == {}
 
 
@@ -181,7 +182,7 @@ async def test_a_transaction_that_holds_changes_up(shop: Shop, monkeypatch: pyte
         (line,) = [f async for f in examine(shop.dsn) if f.subject == "ticks of public.orders"]
         assert line.healthy
         assert f"what {holder}" in line.detail
-        monkeypatch.setattr(lag, "OLD", timedelta(0))
+        monkeypatch.setattr(doctor_ticks, "OLD", timedelta(0))
         found = (await wrong(shop.dsn))["ticks of public.orders"]
         assert holder in found.detail
         assert "pg_terminate_backend" in found.remedy
@@ -200,7 +201,7 @@ async def test_a_reader_is_told_that_ages_are_hidden_from_it(shop: Shop) -> None
 
 
 async def test_a_transaction_that_stays_open(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "OLD", timedelta(0))
+    monkeypatch.setattr(doctor_server, "OLD", timedelta(0))
     async with await connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0)")
         found = await wrong(shop.dsn)
@@ -208,7 +209,7 @@ async def test_a_transaction_that_stays_open(shop: Shop, monkeypatch: pytest.Mon
 
 
 async def test_a_prepared_transaction_that_was_forgotten(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surroundings, "OLD", timedelta(0))
+    monkeypatch.setattr(doctor_server, "OLD", timedelta(0))
     async with await connect(shop.dsn) as writer:
         await writer.execute("CREATE TABLE other (id int)")
         await writer.execute("PREPARE TRANSACTION 'it''s forgotten'")

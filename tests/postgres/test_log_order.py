@@ -13,11 +13,11 @@ from psycopg.conninfo import make_conninfo
 
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position
-from changefeed_gateway.providers.postgres.partitions import Buckets
-from changefeed_gateway.providers.postgres.reading import LogReader, Part
+from changefeed_gateway.providers.postgres.log.partitions import Buckets, Part
+from changefeed_gateway.providers.postgres.log.reading import LogReader
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks import Tick
-from changefeed_gateway.providers.postgres.window import TickWindow
+from changefeed_gateway.providers.postgres.ticks.tick import Tick
+from changefeed_gateway.providers.postgres.ticks.window import TickWindow
 
 _SECONDS = 4.0
 _CHANGES = 1000

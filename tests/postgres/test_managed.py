@@ -11,10 +11,10 @@ from psycopg.conninfo import make_conninfo
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.model import After, Beginning
-from changefeed_gateway.providers.postgres import retention
-from changefeed_gateway.providers.postgres.doctor import examine
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.migrations import migrate
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.operations.doctor import examine
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.databases import BINARIES, PARAMETERS
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import address, open_provider, page_read, read_all

@@ -17,8 +17,8 @@ from changefeed_gateway.core.model import (
     PartitionState,
     PhysicalPartition,
 )
-from changefeed_gateway.providers.postgres import operations
-from changefeed_gateway.providers.postgres.operations import OperationError
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.operations import feeds as operations
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import page_read, read_all
 from tests.postgres.shop import Shop, keys, open_shop

@@ -24,9 +24,9 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Scope,
 )
-from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import Position, encode_position
+from changefeed_gateway.providers.postgres.retention import run as retention
 from changefeed_gateway.providers.postgres.statements import Statements
 from tests.databases import LOG, PostgresForTests
 from tests.postgres.history import DAY, live_since

@@ -9,10 +9,10 @@ import pytest
 from psycopg import errors
 
 from changefeed_gateway.core.model import After, Beginning, Feed
-from changefeed_gateway.providers.postgres import retention
-from changefeed_gateway.providers.postgres.doctor import examine
-from changefeed_gateway.providers.postgres.operations import OperationError
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.operations.doctor import examine
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.postgres.pgbouncer import running_pgbouncer
 from tests.postgres.reading import address, open_provider, page_read, read_all
 from tests.postgres.shop import Shop, keys, open_shop

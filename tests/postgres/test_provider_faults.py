@@ -12,7 +12,7 @@ import pytest
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, Now, Start
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
-from changefeed_gateway.providers.postgres.ticker import Cadence
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 from tests.databases import LOG, PostgresForTests, running_postgres
 from tests.postgres.reading import address, check, open_provider, page_read, read_all
 from tests.postgres.relay import open_relay

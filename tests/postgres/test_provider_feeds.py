@@ -23,7 +23,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
 )
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
-from changefeed_gateway.providers.postgres.ticker import Cadence
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import address, open_provider, page_read

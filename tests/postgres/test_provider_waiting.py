@@ -9,7 +9,7 @@ import pytest
 from changefeed_gateway.core.model import After, Beginning, Feed, LogicalPartition, Now, PageRead
 from changefeed_gateway.providers.postgres.cursor import decode_position
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
-from changefeed_gateway.providers.postgres.ticker import Cadence
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 from tests.load.database_relay import DatabaseRelay
 from tests.postgres.reading import address, ids, open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop

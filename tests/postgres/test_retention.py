@@ -14,12 +14,13 @@ from tenacity import stop_after_attempt
 
 from changefeed_gateway.core.errors import CheckpointExpired
 from changefeed_gateway.core.model import After, AtTime, Beginning, Page
-from changefeed_gateway.providers.postgres import retention, retention_steps
-from changefeed_gateway.providers.postgres.operations import OperationError
-from changefeed_gateway.providers.postgres.retention_days import Part, days_ahead
-from changefeed_gateway.providers.postgres.retention_plan import Action, next_step
-from changefeed_gateway.providers.postgres.retention_reading import read_days
-from changefeed_gateway.providers.postgres.retention_steps import execute
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.retention import run as retention
+from changefeed_gateway.providers.postgres.retention import steps
+from changefeed_gateway.providers.postgres.retention.days import Part, days_ahead
+from changefeed_gateway.providers.postgres.retention.facts import read_days
+from changefeed_gateway.providers.postgres.retention.plan import Action, next_step
+from changefeed_gateway.providers.postgres.retention.steps import execute
 from tests.postgres.history import DAY, RETAINED, age, aged, grow_old, live_since, partitions
 from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
@@ -256,7 +257,7 @@ async def test_a_run_that_gives_up_on_a_lock_names_the_day_and_who_holds_it(
 async def test_a_writer_that_keeps_the_overflow_from_becoming_a_day_is_named(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retention_steps, "stop_after_attempt", lambda _: stop_after_attempt(1))
+    monkeypatch.setattr(steps, "stop_after_attempt", lambda _: stop_after_attempt(1))
     await live_since(shop.connection, 10, ahead=-3)
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
         await writer.execute("INSERT INTO orders VALUES (1, 0, 'x')")

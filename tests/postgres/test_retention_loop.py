@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from changefeed_gateway.core.model import Beginning
-from changefeed_gateway.providers.postgres import retention
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.postgres.history import RETAINED, grow_old
 from tests.postgres.reading import open_provider
 from tests.postgres.shop import QUIET, Shop, keys, open_shop

@@ -9,11 +9,12 @@ import pytest
 from psycopg import errors, sql
 
 from changefeed_gateway.core.model import After, Beginning
-from changefeed_gateway.providers.postgres import retention
-from changefeed_gateway.providers.postgres.migrations import MigrationError, migrate
-from changefeed_gateway.providers.postgres.operations import OperationError, watch
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.operations.feeds import watch
+from changefeed_gateway.providers.postgres.operations.migrations import MigrationError, migrate
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
-from changefeed_gateway.providers.postgres.retention_plan import Action
+from changefeed_gateway.providers.postgres.retention import run as retention
+from changefeed_gateway.providers.postgres.retention.plan import Action
 from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import address, open_provider, page_read, read_all

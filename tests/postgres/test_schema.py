@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from changefeed_gateway.providers.postgres.migrations import (
+from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
     MigrationSet,
     MigrationState,

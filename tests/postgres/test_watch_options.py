@@ -11,8 +11,8 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.migrations import migrate
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from tests.databases import BINARIES, PARAMETERS
 from tests.postgres.conftest import Connection
 from tests.postgres.test_watch import rows, watch

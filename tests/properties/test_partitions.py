@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from changefeed_gateway.core.model import PartitionId, PartitionState
 from changefeed_gateway.providers.postgres.cursor import decode_position, mark_of
+from changefeed_gateway.providers.postgres.log.partitions import ALL, BucketPartition, Buckets, Topology
 from changefeed_gateway.providers.postgres.mapping import Row
-from changefeed_gateway.providers.postgres.partitions import ALL, BucketPartition, Buckets, Topology
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 _FIRST = BucketPartition(PartitionId("0-255"), ALL, 1, None)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from changefeed_gateway.providers.postgres.retention_days import (
+from changefeed_gateway.providers.postgres.retention.days import (
     ALWAYS,
     NEVER,
     Day,
@@ -16,7 +16,7 @@ from changefeed_gateway.providers.postgres.retention_days import (
     day_name,
     days_ahead,
 )
-from changefeed_gateway.providers.postgres.retention_plan import Action, after, next_step, oldest_to_stay
+from changefeed_gateway.providers.postgres.retention.plan import Action, after, next_step, oldest_to_stay
 
 DAY = timedelta(days=1)
 BASE = datetime(2026, 6, 1, tzinfo=UTC)

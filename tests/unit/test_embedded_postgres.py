@@ -13,14 +13,14 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-from changefeed_gateway.providers.postgres.embedded_host import EmbeddedServerError
+from changefeed_gateway.providers.postgres.embedded.host import EmbeddedServerError
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 
 USER = """
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
+from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
 print("started", flush=True)

@@ -42,9 +42,9 @@ async def database(settings: Settings, name: str, *, migrated: bool = True) -> A
         yield dsn(name, connection)
         return
     with extra("embedded"):
-        from changefeed_gateway.providers.postgres import migrations
-        from changefeed_gateway.providers.postgres.embedded import EmbeddedPostgres
-        from changefeed_gateway.providers.postgres.embedded_host import EmbeddedServerError
+        from changefeed_gateway.providers.postgres.embedded.host import EmbeddedServerError
+        from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+        from changefeed_gateway.providers.postgres.operations import migrations
     directory = settings.data_directory(connection.embedded)
     server = EmbeddedPostgres(directory, database=connection.embedded.database)
     async with AsyncExitStack() as stack:
@@ -91,7 +91,7 @@ async def open_provider(settings: Settings, name: str, stack: AsyncExitStack) ->
 async def _open_postgres(place: str, connection: PostgresConnection) -> Provider:
     with extra("postgres"):
         from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
-        from changefeed_gateway.providers.postgres.ticker import Cadence
+        from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
     options = PostgresOptions(
         max_connections=connection.pool_size,
         cadence=Cadence(interval=connection.tick_interval),

@@ -12,8 +12,8 @@ from psycopg.rows import TupleRow
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.providers.postgres import retention
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.conformance.backend import Hook, Item
 from tests.databases import DOCUMENTS, LOG, PostgresForTests
 from tests.postgres.history import outdate
@@ -89,8 +89,7 @@ class _PostgresBackend:
         moved = await outdate(self._sql, feed_id)
         # A tick never changes, and days have passed only for who reads it from now on.
         for provider in self._providers:
-            for log in provider._logs.values():
-                log._forget()
+            provider.forget()
         assert [feed.problem for feed in await retention.run(self._dsn)] == [""]
         return moved
 

@@ -15,16 +15,14 @@ from changefeed_gateway.core.model import (
     Origin,
     PartitionId,
 )
-from changefeed_gateway.providers.postgres.mapping import (
-    ChangeMaker,
+from changefeed_gateway.providers.postgres.log.images import (
     CurrentImage,
-    Items,
-    Row,
     captured_items,
     current_items,
     items_left_out,
     rows_within,
 )
+from changefeed_gateway.providers.postgres.mapping import ChangeMaker, Items, Row
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 WHOLE = PartitionId("0-255")

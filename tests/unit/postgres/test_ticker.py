@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from changefeed_gateway.core.errors import ChangeFeedError, NotFound, TransientFailure
-from changefeed_gateway.providers.postgres.ticker import Cadence, TickAnswer, Ticker
-from changefeed_gateway.providers.postgres.ticks import Tick
+from changefeed_gateway.providers.postgres.ticks.tick import Tick
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, TickAnswer, Ticker
 
 BRISK = Cadence(
     interval=timedelta(milliseconds=1),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from changefeed_gateway.providers.postgres.ticks import (
+from changefeed_gateway.providers.postgres.ticks.tick import (
     Tick,
     batches_of,
     finished_between,

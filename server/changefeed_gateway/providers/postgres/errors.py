@@ -143,3 +143,17 @@ def translated() -> Iterator[None]:
         yield
     except (psycopg.Error, OSError) as error:
         raise translate(error) from error
+
+
+class OperationError(Exception):
+    """The database refused; the message says why and, where it knows, what to do instead."""
+
+
+def operation_error(error: psycopg.Error) -> OperationError:
+    """Say an error of the database in its own words: an operator's commands handle names, not documents."""
+    parts = [error.diag.message_primary or str(error).strip()]
+    if error.sqlstate in ("3F000", "42883") or 'relation "changefeed.' in parts[0]:
+        parts.append("The change log is not installed: run `changefeed migrate`.")
+    elif error.diag.message_hint:
+        parts.append(error.diag.message_hint)
+    return OperationError(". ".join(part.rstrip(".") for part in parts))

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -43,15 +43,6 @@ class Items(NamedTuple):
     states: Sequence[ItemState]
     texts: Sequence[str | None]
     """JSON text exactly in the INCLUDED states."""
-
-
-class CurrentImage(NamedTuple):
-    """What the source holds under a key now."""
-
-    partition_key: str
-    image_bytes: int
-    image: str | None
-    """None where it is larger than an item may be, or lies beyond the page's bytes."""
 
 
 class ChangeMaker:
@@ -129,76 +120,6 @@ def _only(key: str) -> str:
     return str(value)
 
 
-def items_left_out(rows: Sequence[Row], state: ItemState) -> Items:
-    """No item for any change: OMITTED or UNAVAILABLE where there could be one."""
-    states = [state if row[OP] == "upsert" else ItemState.NOT_APPLICABLE for row in rows]
-    return Items(states, [None] * len(rows))
-
-
-def captured_items(rows: Sequence[Row], fetched: Mapping[int, str], max_item_bytes: int) -> Items:
-    """The items that the triggers stored; `fetched` holds those that did not come with their rows, by seq."""
-    texts = [row[IMAGE] for row in rows]
-    included = ItemState.INCLUDED
-    states = [included] * len(rows)
-    for index, row in enumerate(rows):
-        image_bytes = row[IMAGE_BYTES]
-        if image_bytes is None:
-            upsert = row[OP] == "upsert"
-            states[index] = ItemState.UNAVAILABLE if upsert else ItemState.NOT_APPLICABLE
-        elif image_bytes > max_item_bytes:
-            states[index], texts[index] = ItemState.TOO_LARGE, None
-        elif texts[index] is None:
-            texts[index] = fetched[row[SEQ]]
-    return Items(states, texts)
-
-
-def current_items(
-    rows: Sequence[Row],
-    images: Mapping[str, CurrentImage],
-    max_item_bytes: int,
-    *,
-    logical_partition: str | None,
-) -> tuple[list[Row], Items]:
-    """The items as they are now, and the rows with the partition key under which the item lives now.
-
-    A reader of one logical partition gets no item that has moved to another: for it the item is gone.
-    """
-    moved = list(rows)
-    states = [ItemState.NOT_APPLICABLE] * len(rows)
-    texts: list[str | None] = [None] * len(rows)
-    for index, row in enumerate(rows):
-        image = images.get(row[KEY]) if row[OP] == "upsert" else None
-        if image is None or logical_partition not in (None, image.partition_key):
-            continue
-        moved[index] = _moved(row, image.partition_key)
-        if image.image_bytes > max_item_bytes:
-            states[index] = ItemState.TOO_LARGE
-        else:
-            states[index], texts[index] = ItemState.INCLUDED_CURRENT, image.image
-    return moved, Items(states, texts)
-
-
-def _moved(row: Row, partition_key: str) -> Row:
-    if row[PARTITION_KEY] == partition_key:
-        return row
-    seq, xid, changed_at, op, created, _, key, image, image_bytes, bucket, annotations = row
-    return seq, xid, changed_at, op, created, partition_key, key, image, image_bytes, bucket, annotations
-
-
 def captured(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows before the first mark of a capture that has stopped."""
     return next((rows[:index] for index, row in enumerate(rows) if row[OP] == "stopped"), rows)
-
-
-def rows_within(sizes: Sequence[int], max_bytes: int, max_item_bytes: int) -> int:
-    """How many of the first rows fit, by the bytes of their items; an item that is left out weighs nothing.
-
-    The first row always fits.
-    """
-    total = 0
-    for index, size in enumerate(sizes):
-        if size <= max_item_bytes:
-            total += size
-            if total > max_bytes and index:
-                return index
-    return len(sizes)

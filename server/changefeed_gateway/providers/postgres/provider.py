@@ -26,12 +26,13 @@ from changefeed_gateway.core.model import (
     PortabilityWarning,
 )
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
-from changefeed_gateway.providers.postgres.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
-from changefeed_gateway.providers.postgres.log import FeedLog
-from changefeed_gateway.providers.postgres.retention import keep_running
-from changefeed_gateway.providers.postgres.sequences import SequenceWatch
-from changefeed_gateway.providers.postgres.ticker import Cadence, closing
+from changefeed_gateway.providers.postgres.log.log import FeedLog
+from changefeed_gateway.providers.postgres.retention.run import keep_running
+from changefeed_gateway.providers.postgres.ticks.doorbell import Doorbell
+from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
+from changefeed_gateway.providers.postgres.ticks.sequences import SequenceWatch
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, closing
 
 _DEFINITION: Final = "definition"
 
@@ -124,7 +125,7 @@ class PostgresProvider:
     def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
         """What goes on whether somebody reads or not: times without a reader can be started from too."""
         options = self._options
-        yield SequenceWatch(self._connections, self._logs.values, options.cadence, options.idle_cadence).run()
+        yield SequenceWatch(self._connections, self._feeds, options.cadence, options.idle_cadence).run()
         yield self._keep_doing("SELECT changefeed.check_feeds()", options.check_cadence)
         if (interval := options.retention_interval) is not None:
             yield keep_running(self._dsn, interval)
@@ -170,6 +171,11 @@ class PostgresProvider:
 
         await self._connections.run(work)
 
+    def forget(self) -> None:
+        """Know nothing of the feeds' ticks and partitions any more; the next reads look at the database."""
+        for feed in self._feeds():
+            feed.forget()
+
     async def aclose(self) -> None:
         """Stop everything; idempotent."""
         self._closed = True
@@ -202,8 +208,8 @@ class PostgresProvider:
         """Take over what may change about a feed, and forget the earlier lives of its name."""
         for incarnation, log in list(self._logs.items()):
             if incarnation == definition.incarnation:
-                log.definition = definition
-            elif log.definition.name == definition.name:
+                log.ticks.definition = definition
+            elif log.ticks.definition.name == definition.name:
                 await self._forget(incarnation)
 
     async def _forget(self, incarnation: str) -> None:
@@ -211,9 +217,12 @@ class PostgresProvider:
             await log.aclose()
 
     def _ring(self, feed_id: int | None) -> None:
-        for log in self._logs.values():
-            if feed_id in (None, log.definition.feed_id):
-                log.ticker.ring()
+        for feed in self._feeds():
+            if feed_id in (None, feed.definition.feed_id):
+                feed.ticker.ring()
+
+    def _feeds(self) -> list[FeedTicks]:
+        return [log.ticks for log in self._logs.values()]
 
     async def _keep_doing(self, statement: LiteralString, pause: timedelta) -> None:
         """Run a statement again and again; a database that is away is waited for."""

@@ -9,7 +9,7 @@ from typing import Final
 from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks import Tick, parse_snapshot
+from changefeed_gateway.providers.postgres.ticks.tick import Tick, parse_snapshot
 
 _BLOCK: Final = 256
 """Ticks are loaded and forgotten by blocks, so that the small pages of a long catch-up need few loads."""

@@ -8,8 +8,8 @@ from psycopg import sql
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from changefeed_gateway.providers.postgres.connections import Connection
-from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, Day
-from changefeed_gateway.providers.postgres.retention_plan import Action, Step
+from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, Day
+from changefeed_gateway.providers.postgres.retention.plan import Action, Step
 
 _SHORT_WAIT: Final = "100ms"
 """For the one that does: every writer of the feed stands behind it."""

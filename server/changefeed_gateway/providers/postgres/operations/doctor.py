@@ -9,14 +9,15 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
-from changefeed_gateway.providers.postgres import lag, retention, surroundings
-from changefeed_gateway.providers.postgres.finding import Finding
-from changefeed_gateway.providers.postgres.migrations import (
+from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
+from changefeed_gateway.providers.postgres.operations.finding import Finding
+from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
     MigrationSet,
     MigrationState,
     migration_status,
 )
+from changefeed_gateway.providers.postgres.retention import run as retention
 
 _FEWEST_DAYS: Final = 2
 _PROBE_SECONDS: Final = 3.0
@@ -43,7 +44,7 @@ async def examine(dsn: str) -> AsyncIterator[Finding]:
 async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> AsyncIterator[Finding]:
     primary = await _server(connection)
     yield primary
-    if (role := await surroundings.role(connection)) is not None:
+    if (role := await doctor_server.role(connection)) is not None:
         yield role
         if not role.healthy:
             return
@@ -52,17 +53,17 @@ async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> A
         installed = installed and finding.healthy
         yield finding
     if installed:
-        async for finding in surroundings.readable(connection):
+        async for finding in doctor_server.readable(connection):
             yield finding
         async for finding in _feeds(connection):
             yield finding
-        async for finding in surroundings.sequences(connection):
+        async for finding in doctor_server.sequences(connection):
             yield finding
         if primary.healthy:
             async for finding in _retention(dsn):
                 yield finding
-    yield await surroundings.replication_role(connection)
-    async for finding in surroundings.transactions(connection):
+    yield await doctor_server.replication_role(connection)
+    async for finding in doctor_server.transactions(connection):
         yield finding
     if primary.healthy:
         yield await _doorbell(connection, dsn)
@@ -134,7 +135,7 @@ async def _feeds(connection: psycopg.AsyncConnection[TupleRow]) -> AsyncIterator
         )
     for feed in feeds:
         yield _capture(feed)
-        yield await lag.ticks(connection, feed.id, feed.name)
+        yield await doctor_ticks.ticks(connection, feed.id, feed.name)
 
 
 def _capture(feed: _Feed) -> Finding:

@@ -11,7 +11,7 @@ from enum import Enum
 from itertools import pairwise
 from typing import Final
 
-from changefeed_gateway.providers.postgres.retention_days import (
+from changefeed_gateway.providers.postgres.retention.days import (
     ALWAYS,
     DAY,
     NEVER,

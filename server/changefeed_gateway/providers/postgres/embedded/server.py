@@ -30,7 +30,7 @@ import structlog
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from changefeed_gateway.providers.postgres.embedded_host import (
+from changefeed_gateway.providers.postgres.embedded.host import (
     EmbeddedServerError,
     ServiceUser,
     find_binaries,

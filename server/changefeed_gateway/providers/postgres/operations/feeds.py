@@ -9,9 +9,7 @@ from typing import Any, Final, TypedDict, Unpack
 import psycopg
 from psycopg.rows import TupleRow, class_row
 
-
-class OperationError(Exception):
-    """The database refused; the message says why and, where it knows, what to do instead."""
+from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 
 
 class WatchOptions(TypedDict, total=False):
@@ -136,19 +134,9 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             yield connection
     except psycopg.Error as error:
-        raise refused(error) from error
+        raise operation_error(error) from error
 
 
 def as_json(feed: FeedState) -> dict[str, Any]:
     """A feed for a JSON line; retention in seconds."""
     return {**asdict(feed), "retention": feed.retention.total_seconds()}
-
-
-def refused(error: psycopg.Error) -> OperationError:
-    """Say an error of the database in its own words: an operator's commands handle names, not documents."""
-    parts = [error.diag.message_primary or str(error).strip()]
-    if error.sqlstate in ("3F000", "42883") or 'relation "changefeed.' in parts[0]:
-        parts.append("The change log is not installed: run `changefeed migrate`.")
-    elif error.diag.message_hint:
-        parts.append(error.diag.message_hint)
-    return OperationError(". ".join(part.rstrip(".") for part in parts))

@@ -12,10 +12,10 @@ from typing import Final
 
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import Position
+from changefeed_gateway.providers.postgres.log.partitions import ALL, Buckets, Part
 from changefeed_gateway.providers.postgres.mapping import SEQ, XID, Row
-from changefeed_gateway.providers.postgres.partitions import ALL, Buckets
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks import (
+from changefeed_gateway.providers.postgres.ticks.tick import (
     Tick,
     batches_of,
     finished_between,
@@ -23,7 +23,7 @@ from changefeed_gateway.providers.postgres.ticks import (
     reading_order,
     snapshot_text,
 )
-from changefeed_gateway.providers.postgres.window import WIDEST, TickWindow, gap
+from changefeed_gateway.providers.postgres.ticks.window import WIDEST, TickWindow, gap
 
 _NO_BOUND: Final = 2**63 - 1
 _MOST_STEPS: Final = 64
@@ -36,10 +36,6 @@ _FEW: Final = 16
 more than to pass over the rows of the others."""
 _UNDROPPABLE: Final = timedelta(hours=1)
 """No tick is dropped so soon after it, whatever the retention, and whatever the clocks differ by."""
-
-
-Part = str | Buckets | None
-"""What a reader wants of the log: one partition key, some buckets, or everything."""
 
 
 @dataclass(frozen=True, slots=True)

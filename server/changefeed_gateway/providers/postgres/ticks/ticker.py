@@ -11,7 +11,10 @@ from typing import Final, NamedTuple
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import ChangeFeedError, Reason, TransientFailure
-from changefeed_gateway.providers.postgres.ticks import Tick
+from changefeed_gateway.providers.postgres.ticks.tick import Tick
+
+FOR_A_TICK: Final = timedelta(seconds=5)
+"""Time to answer for a statement that takes a millisecond; then it is asked anew."""
 
 _LINGER: Final = 0.05
 """Seconds for which ticks go on after the last waiter left: it is usually reading and soon back."""

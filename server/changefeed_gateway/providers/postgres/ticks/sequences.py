@@ -5,7 +5,7 @@ tells the same sooner; this is what finds a number whose ring was not heard.
 """
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -13,9 +13,9 @@ import structlog
 
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.providers.postgres.connections import Connections
-from changefeed_gateway.providers.postgres.log import FOR_A_TICK, FeedLog
 from changefeed_gateway.providers.postgres.statements import SEQUENCES, TICK_OF_FEED
-from changefeed_gateway.providers.postgres.ticker import Cadence
+from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
+from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -29,11 +29,11 @@ class SequenceWatch:
     """One a database and process. It wakes readers, and makes the ticks of feeds that nobody reads."""
 
     def __init__(
-        self, connections: Connections, logs: Callable[[], Collection[FeedLog]], cadence: Cadence, idle: timedelta
+        self, connections: Connections, feeds: Callable[[], Iterable[FeedTicks]], cadence: Cadence, idle: timedelta
     ) -> None:
         """`idle` is the time between two ticks of a feed that nobody reads, while it has changes."""
         self._connections = connections
-        self._logs = logs
+        self._feeds = feeds
         self._between_looks = min(cadence.quiet_poll, idle).total_seconds()
         self._idle = idle.total_seconds()
         self._lone_poll = cadence.lone_poll.total_seconds()
@@ -46,7 +46,7 @@ class SequenceWatch:
         while True:
             await asyncio.sleep(self._between_looks)
             idle = _now() >= idle_due
-            if not idle and not any(log.ticker.waiting for log in self._logs()):
+            if not idle and not any(feed.ticker.waiting for feed in self._feeds()):
                 continue
             try:
                 last_seqs = await self._look()
@@ -66,18 +66,18 @@ class SequenceWatch:
         try:
             rows = await self._connections.fetch(SEQUENCES, {}, within=FOR_A_TICK)
         except ChangeFeedError:
-            for log in self._logs():
-                log.ticker.ring()
+            for feed in self._feeds():
+                feed.ticker.ring()
             raise
         found = {feed_id: (last_seq, topology) for feed_id, last_seq, topology in rows}
-        for log in self._logs():
-            last_seq, topology = found.get(log.definition.feed_id, (-1, 0))
-            log.ticker.compare(last_seq, topology, began, heard=log.can_hear())
+        for feed in self._feeds():
+            last_seq, topology = found.get(feed.definition.feed_id, (-1, 0))
+            feed.ticker.compare(last_seq, topology, began, heard=feed.can_hear())
         return {feed_id: last_seq for feed_id, last_seq, _ in rows}
 
     async def _make_idle_ticks(self, last_seqs: dict[int, int]) -> None:
         """Give feeds that nobody reads their ticks, so that times without a reader can be started from too."""
-        read = {log.definition.feed_id for log in self._logs() if log.ticker.waiting}
+        read = {feed.definition.feed_id for feed in self._feeds() if feed.ticker.waiting}
         for feed_id in last_seqs.keys() - read:
             ticked = self._ticked.get(feed_id)
             if ticked is None or ticked.last_seq != last_seqs[feed_id] or _now() >= ticked.until:

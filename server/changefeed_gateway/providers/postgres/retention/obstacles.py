@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from changefeed_gateway.providers.postgres.retention_days import ALWAYS, Day, FeedDays, Part, State, day_name
-from changefeed_gateway.providers.postgres.retention_plan import MARGIN, holes, is_done_with
+from changefeed_gateway.providers.postgres.retention.days import ALWAYS, Day, FeedDays, Part, State, day_name
+from changefeed_gateway.providers.postgres.retention.plan import MARGIN, holes, is_done_with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,12 +13,12 @@ import structlog
 from psycopg import sql
 
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
-from changefeed_gateway.providers.postgres.operations import OperationError, refused
-from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, FeedDays, Part, State, days_ahead
-from changefeed_gateway.providers.postgres.retention_obstacles import Obstacle, obstacles
-from changefeed_gateway.providers.postgres.retention_plan import Step, next_step, plan
-from changefeed_gateway.providers.postgres.retention_reading import read_days
-from changefeed_gateway.providers.postgres.retention_steps import execute, lock_problem
+from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
+from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, FeedDays, Part, State, days_ahead
+from changefeed_gateway.providers.postgres.retention.facts import read_days
+from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, obstacles
+from changefeed_gateway.providers.postgres.retention.plan import Step, next_step, plan
+from changefeed_gateway.providers.postgres.retention.steps import execute, lock_problem
 
 _LOCK: Final = 1667655788
 """Advisory lock, with the feed's id: one run at a time works on a feed."""
@@ -125,7 +125,7 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
                 done.append(step)
                 facts = await read_days(connection, feed_id)
     except (psycopg.Error, OperationError) as error:
-        problem = str(refused(error) if isinstance(error, psycopg.Error) else error)
+        problem = str(operation_error(error) if isinstance(error, psycopg.Error) else error)
         _log.warning("retention stopped", feed=name, problem=problem)
         if connection.closed:
             return FeedRetention(feed=name, steps=tuple(done), problem=problem)
@@ -149,7 +149,7 @@ async def _report(connection: Connection, feed_id: int, name: str, done: Sequenc
         )
         facts = await read_days(connection, feed_id)
     except psycopg.Error as error:
-        return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(refused(error)))
+        return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(operation_error(error)))
     except OperationError as error:
         return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(error))
     found = tuple(obstacles(facts))
@@ -195,7 +195,7 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
                 raise OperationError("this server is a standby: retention runs on the primary")
             yield connection
     except psycopg.Error as error:
-        raise refused(error) from error
+        raise operation_error(error) from error
 
 
 async def _refuse_unfit(connection: Connection) -> None:

@@ -143,7 +143,7 @@ def _state(migration: Migration, applied: Mapping[_Id, _Record]) -> MigrationSta
 def _root() -> Traversable:
     """The files lie inside the installed package; in a checkout, at the top."""
     installed = files("changefeed_gateway").joinpath("migrations")
-    return installed if installed.is_dir() else Path(__file__).parents[4] / "migrations"
+    return installed if installed.is_dir() else Path(__file__).parents[5] / "migrations"
 
 
 def _load_set(root: Traversable, chosen: MigrationSet) -> list[Migration]:

@@ -5,14 +5,10 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-import structlog
-
 from changefeed_gateway.core.errors import (
     CheckpointExpired,
-    InvalidRequest,
     NotFound,
     Reason,
-    TransientFailure,
 )
 from changefeed_gateway.core.model import (
     After,
@@ -26,7 +22,7 @@ from changefeed_gateway.core.model import (
     PartitionId,
     PhysicalPartition,
 )
-from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import (
     Position,
     RowCursors,
@@ -35,22 +31,16 @@ from changefeed_gateway.providers.postgres.cursor import (
     mark_of,
 )
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_stopped
-from changefeed_gateway.providers.postgres.images import ImageReader
+from changefeed_gateway.providers.postgres.log.images import ImageReader
+from changefeed_gateway.providers.postgres.log.partitions import BucketPartition, Buckets, Topology, View
+from changefeed_gateway.providers.postgres.log.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.mapping import IMAGE, SEQ, ChangeMaker, captured
-from changefeed_gateway.providers.postgres.partitions import BucketPartition, Buckets, Topology
-from changefeed_gateway.providers.postgres.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticker import Cadence, TickAnswer, Ticker
-from changefeed_gateway.providers.postgres.ticks import Tick
-from changefeed_gateway.providers.postgres.view import View
-from changefeed_gateway.providers.postgres.window import TickWindow, expired, to_tick
+from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
+from changefeed_gateway.providers.postgres.ticks.tick import Tick
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 
 _FIRST_TICK: Final = 1
-
-FOR_A_TICK: Final = timedelta(seconds=5)
-"""Time to answer for a statement that takes a millisecond; then it is asked anew."""
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class FeedLog:
@@ -65,15 +55,12 @@ class FeedLog:
         listening: Callable[[], bool],
     ) -> None:
         """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
-        self.definition = definition
-        self._listening = listening
-        self.ticker = Ticker(self._ask, cadence)
         self._connections = connections
         self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
-        self._window = TickWindow(connections, self._statements)
+        self.ticks = FeedTicks(connections, definition, self._statements, cadence, listening=listening)
         self._topology: Topology | None = None
-        self._server_started = connections.server_started
-        self._reader = LogReader(connections, self._statements, self._window)
+        self._topology_of = self.ticks.generation
+        self._reader = LogReader(connections, self._statements, self.ticks.window)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
             incarnation=definition.incarnation,
@@ -83,7 +70,7 @@ class FeedLog:
 
     async def list_partitions(self) -> list[Partition]:
         """`Provider.list_partitions` for this feed."""
-        oldest = await self._window.oldest()
+        oldest = await self.ticks.window.oldest()
         return (await self._load_topology()).retained(oldest.id)
 
     async def read_page(self, read: PageRead) -> Page:
@@ -100,7 +87,7 @@ class FeedLog:
         deadline = _now() + read.max_wait.total_seconds()
         start, view = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
-        stood_at = await self._time_of(start)
+        stood_at = await self.ticks.time_of(start)
         stretch = Stretch([], [], start, statements=0)
         while read.max_changes and not stretch.rows:
             if stretch.end < view.end:
@@ -109,58 +96,58 @@ class FeedLog:
                 )
                 if stretch.end < view.end:
                     break
-                stood_at = await self._time_of(stretch.end)
+                stood_at = await self.ticks.time_of(stretch.end)
             elif not view.retired and (found := await self._wait(view.newest, deadline)) is not None:
-                await self._check_mark(stretch.end, mark_of(stood_at))
+                await self.ticks.check_mark(stretch.end, mark_of(stood_at))
                 view = await self._view(read, found)
             else:
                 break
         if read.max_changes and not read.max_wait and stretch.end >= Position(view.newest.id):
             # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
-            view = await self._view(read, await self.ticker.refresh())
+            view = await self._view(read, await self.ticks.ticker.refresh())
         return await self._page(read, start, stretch, view)
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
-        await self.ticker.aclose()
+        await self.ticks.aclose()
 
     # --- From where
 
     async def _start(self, read: PageRead) -> tuple[Position, View]:
         """The position to read after, and up to where there is something to read."""
-        self._notice_other_server()
+        self.ticks.notice_other_server()
         mark: int | None = None
         match read.start:
             case Now():
-                if self.definition.stopped is not None:
-                    raise capture_stopped(self.definition.name, self.definition.stopped)
-                newest = await self.ticker.refresh()
+                if self.ticks.definition.stopped is not None:
+                    raise capture_stopped(self.ticks.definition.name, self.ticks.definition.stopped)
+                newest = await self.ticks.ticker.refresh()
                 position = Position(newest.id)
             case Beginning():
-                position, newest = Position((await self._window.oldest()).id), await self.ticker.recent()
+                position, newest = Position((await self.ticks.window.oldest()).id), await self.ticks.ticker.recent()
             case AtTime(time):
-                position, newest = await self._position_at(time), await self.ticker.recent()
+                position, newest = await self._position_at(time), await self.ticks.ticker.recent()
             case After(cursor):
                 position, mark = decode_position(cursor)
-                newest = await self.ticker.recent()
+                newest = await self.ticks.ticker.recent()
         if position > Position(newest.id) or await self._reaches_newest(position, newest, read):
-            newest = await self.ticker.refresh()
+            newest = await self.ticks.ticker.refresh()
         if position > Position(newest.id):
-            raise self._beyond()
+            raise self.ticks.beyond()
         if mark is not None:
-            await self._check_mark(position, mark)
+            await self.ticks.check_mark(position, mark)
         view = await self._view(read, newest)
         if view.partition is not None:
-            if view.retired and mark is None and not view.partition.retained((await self._window.oldest()).id):
+            if view.retired and mark is None and not view.partition.retained((await self.ticks.window.oldest()).id):
                 raise _no_partition(view.partition.partition_id)
             position = view.partition.clip(position)
         if not read.max_changes:
-            await self._window.check(position.tick)
+            await self.ticks.window.check(position.tick)
         return position, view
 
     async def _view(self, read: PageRead, newest: Tick) -> View:
         """What a read can see when `newest` is the newest tick. Raises NotFound."""
-        topology = self._topology
+        topology = self._topology if self._topology_of == self.ticks.generation else None
         if topology is None or topology.tick < newest.topology:
             topology = await self._load_topology()
         if not isinstance(read.scope, PhysicalPartition):
@@ -172,22 +159,23 @@ class FeedLog:
         if partition is None:
             raise _no_partition(read.scope.partition_id)
         if partition.start_tick > newest.id:
-            newest = await self.ticker.refresh()
+            newest = await self.ticks.ticker.refresh()
         return View(newest, topology, partition)
 
     async def _load_topology(self) -> Topology:
-        feed_id = self.definition.feed_id
+        generation, feed_id = self.ticks.generation, self.ticks.definition.feed_id
         rows = await self._connections.fetch(self._statements.partitions, {"feed_id": feed_id})
+        self._topology_of = generation
         self._topology = Topology(
             BucketPartition(PartitionId(pid), Buckets(low, high), start, end) for pid, low, high, start, end in rows
         )
         return self._topology
 
     async def _position_at(self, time: datetime) -> Position:
-        tick = await self._window.at(time)
+        tick = await self.ticks.window.at(time)
         if tick is not None:
             return Position(tick.id)
-        oldest = await self._window.oldest()
+        oldest = await self.ticks.window.oldest()
         if oldest.id == _FIRST_TICK:
             return Position(oldest.id)
         raise CheckpointExpired(
@@ -203,77 +191,21 @@ class FeedLog:
             return False
         if position.tick == newest.id or isinstance(read.scope, LogicalPartition):
             return True
-        (base,) = await self._window.between(position.tick, position.tick)
+        (base,) = await self.ticks.window.between(position.tick, position.tick)
         return newest.last_seq - base.last_seq <= read.max_changes
-
-    def _beyond(self) -> InvalidRequest | TransientFailure:
-        if self.definition.standby:
-            return TransientFailure(
-                "this standby has not yet received the history up to the position: try again",
-                retry_after=timedelta(seconds=1),
-            )
-        return _lost("lies beyond the newest change")
-
-    async def _time_of(self, position: Position) -> datetime:
-        (tick,) = await self._window.between(position.batch, position.batch)
-        return tick.at
-
-    async def _check_mark(self, position: Position, mark: int) -> None:
-        """P6: raise InvalidRequest when the position's tick is not the one of that number which its reader knew."""
-        if mark_of(await self._time_of(position)) != mark:
-            raise _lost("is of a history that the database does not have")
 
     # --- Until when
 
     async def _wait(self, newest: Tick, deadline: float) -> Tick | None:
         seconds = deadline - _now()
-        return await self.ticker.wait(newest.id, seconds) if seconds > 0 else None
-
-    async def _ask(self) -> TickAnswer:
-        """Ask for a tick.
-
-        A standby makes none: its snapshots lack the transactions under way. Its primary's ticks are as good.
-        """
-        statements, standby = self._statements, self.definition.standby
-
-        async def work(connection: Connection) -> TickAnswer:
-            cursor = connection.cursor(binary=True)
-            await cursor.execute(statements.newest_tick if standby else statements.tick, prepare=True)
-            row = await cursor.fetchone()
-            if row is None:
-                raise expired()
-            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self.can_hear())
-
-        answer = await self._connections.run(work, within=FOR_A_TICK)
-        self._notice_other_server()
-        known = self.ticker.newest
-        if known is not None and answer.newest.id <= known.id and answer.newest != known:
-            _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
-            self._forget()
-        self._window.add([answer.newest])
-        return answer
-
-    def _notice_other_server(self) -> None:
-        """What was read from a server that has ended since may not be what its successor has."""
-        started = self._connections.server_started
-        if started != self._server_started:
-            self._server_started = started
-            self._forget()
-
-    def _forget(self) -> None:
-        self._window.forget()
-        self._topology = None
-
-    def can_hear(self) -> bool:
-        """Whether a change rings the doorbell, and the doorbell is heard."""
-        return self.definition.doorbell == "notify" and self._listening()
+        return await self.ticks.ticker.wait(newest.id, seconds) if seconds > 0 else None
 
     # --- What makes a page
 
     async def _page(self, read: PageRead, start: Position, stretch: Stretch, view: View) -> Page:
         rows = captured(stretch.rows[: read.max_changes])
         if stretch.rows and not rows and read.max_changes:
-            raise capture_stopped(self.definition.name, stretch.rows[0][IMAGE] or "")
+            raise capture_stopped(self.ticks.definition.name, stretch.rows[0][IMAGE] or "")
         shown = await self._images.illustrate(rows, read)
         cursors = RowCursors(
             stretch.ticks,
@@ -284,15 +216,15 @@ class FeedLog:
         )
         whole = len(shown.rows) == len(stretch.rows)
         end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
-        (tick,) = await self._window.between(end.tick, end.tick)
+        (tick,) = await self.ticks.window.between(end.tick, end.tick)
         end_time = stretch.times.get(end.batch) if stretch.rows else None
-        before = self._window.known(end.tick - 1)
+        before = self.ticks.window.known(end.tick - 1)
         retired = view.retired and end >= view.end
         return Page(
             changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
             cursors=cursors,
-            start=encode_position(start, await self._time_of(start)),
-            cursor=encode_position(end, end_time or await self._time_of(end)),
+            start=encode_position(start, await self.ticks.time_of(start)),
+            cursor=encode_position(end, end_time or await self.ticks.time_of(end)),
             more_available=end < view.end,
             retired=retired,
             children=view.children(tick.at) if retired else (),
@@ -307,20 +239,12 @@ class FeedLog:
         """Ticks are dropped by whole days (UTC), not before the retention after their end is over."""
         at = tick.at.astimezone(UTC)
         end_of_day = at.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)
-        return end_of_day + self.definition.retention
+        return end_of_day + self.ticks.definition.retention
 
 
 def _no_partition(partition_id: PartitionId) -> NotFound:
     return NotFound(
         f"there is no partition {partition_id!r}: list the partitions anew", reason=Reason.PARTITION_NOT_FOUND
-    )
-
-
-def _lost(what: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
-        " read the source again and restart from now",
-        reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
 
 

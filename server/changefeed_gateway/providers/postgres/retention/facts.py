@@ -9,9 +9,9 @@ from psycopg import sql
 from psycopg.rows import class_row
 
 from changefeed_gateway.providers.postgres.connections import Connection
-from changefeed_gateway.providers.postgres.operations import OperationError
-from changefeed_gateway.providers.postgres.retention_days import ALWAYS, NEVER, Day, FeedDays, Part, State
-from changefeed_gateway.providers.postgres.retention_plan import oldest_to_stay
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, Day, FeedDays, Part, State
+from changefeed_gateway.providers.postgres.retention.plan import oldest_to_stay
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What an operator asks of a database: migrations, feeds, an examination."""

@@ -1,0 +1,112 @@
+"""One feed's ticks: what all its readers in a process know of them, and how they ask for more."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import structlog
+
+from changefeed_gateway.core.errors import InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.cursor import Position, mark_of
+from changefeed_gateway.providers.postgres.feeds import FeedDefinition
+from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
+from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class FeedTicks:
+    """The window of known ticks and the ticker that brings new ones, of one feed."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        definition: FeedDefinition,
+        statements: Statements,
+        cadence: Cadence,
+        *,
+        listening: Callable[[], bool],
+    ) -> None:
+        """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
+        self.definition = definition
+        """As it was looked up last; its incarnation stays the same."""
+        self.window = TickWindow(connections, statements)
+        self.ticker = Ticker(self._ask, cadence)
+        self.generation = 0
+        """Grows with every `forget`: what was learnt in an earlier one may not be so any more."""
+        self._connections = connections
+        self._statements = statements
+        self._listening = listening
+        self._server_started = connections.server_started
+
+    def can_hear(self) -> bool:
+        """Whether a change rings the doorbell, and the doorbell is heard."""
+        return self.definition.doorbell == "notify" and self._listening()
+
+    def forget(self) -> None:
+        """Know nothing any more: the database may have other ticks under these numbers, or none."""
+        self.window.forget()
+        self.generation += 1
+
+    def notice_other_server(self) -> None:
+        """What was read from a server that has ended since may not be what its successor has."""
+        started = self._connections.server_started
+        if started != self._server_started:
+            self._server_started = started
+            self.forget()
+
+    async def time_of(self, position: Position) -> datetime:
+        """When the tick was made of whose batch a position holds a part. Raises as `TickWindow.between`."""
+        (tick,) = await self.window.between(position.batch, position.batch)
+        return tick.at
+
+    async def check_mark(self, position: Position, mark: int) -> None:
+        """P6: raise InvalidRequest when the position's tick is not the one of that number which its reader knew."""
+        if mark_of(await self.time_of(position)) != mark:
+            raise _lost("is of a history that the database does not have")
+
+    def beyond(self) -> InvalidRequest | TransientFailure:
+        """The error for a position behind the newest tick."""
+        if self.definition.standby:
+            return TransientFailure(
+                "this standby has not yet received the history up to the position: try again",
+                retry_after=timedelta(seconds=1),
+            )
+        return _lost("lies beyond the newest change")
+
+    async def aclose(self) -> None:
+        """Stop making ticks; idempotent."""
+        await self.ticker.aclose()
+
+    async def _ask(self) -> TickAnswer:
+        """Ask for a tick.
+
+        A standby makes none: its snapshots lack the transactions under way. Its primary's ticks are as good.
+        """
+        statements, standby = self._statements, self.definition.standby
+
+        async def work(connection: Connection) -> TickAnswer:
+            cursor = connection.cursor(binary=True)
+            await cursor.execute(statements.newest_tick if standby else statements.tick, prepare=True)
+            row = await cursor.fetchone()
+            if row is None:
+                raise expired()
+            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self.can_hear())
+
+        answer = await self._connections.run(work, within=FOR_A_TICK)
+        self.notice_other_server()
+        known = self.ticker.newest
+        if known is not None and answer.newest.id <= known.id and answer.newest != known:
+            _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
+            self.forget()
+        self.window.add([answer.newest])
+        return answer
+
+
+def _lost(what: str) -> InvalidRequest:
+    return InvalidRequest(
+        f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
+        " read the source again and restart from now",
+        reason=Reason.TOKEN_RESOURCE_RECREATED,
+    )
