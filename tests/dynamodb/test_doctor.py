@@ -5,7 +5,8 @@ from collections.abc import Mapping
 import pytest
 from types_boto3_dynamodb.literals import StreamViewTypeType
 
-from changefeed_gateway.providers.dynamodb.doctor import Finding, examine
+from changefeed_gateway.core.finding import Finding
+from changefeed_gateway.providers.dynamodb.doctor import examine
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
 from changefeed_gateway.providers.dynamodb.service import Endpoint
 from tests.dynamodb.gateway import RETRIES

@@ -8,10 +8,10 @@ import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import After, AtTime, Beginning
 from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
 from changefeed_gateway.providers.postgres.operations.doctor import examine
-from changefeed_gateway.providers.postgres.operations.finding import Finding
 from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.postgres.history import DAY, age, grow_old
 from tests.postgres.reading import read_all

@@ -7,9 +7,9 @@ import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, PartitionState, PhysicalPartition
 from changefeed_gateway.providers.postgres.operations.doctor import examine
-from changefeed_gateway.providers.postgres.operations.finding import Finding
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.databases import LOG, PostgresForTests
 from tests.postgres.conftest import Connection

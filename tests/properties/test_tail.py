@@ -63,6 +63,9 @@ class Log:
             self.keys += keys
             self._grown.notify_all()
 
+    async def start(self) -> None:
+        pass
+
     async def open_feed(self, address: Address) -> Feed:
         return FEED
 

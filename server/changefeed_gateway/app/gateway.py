@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
-from changefeed_gateway.app.connections import is_own, open_provider
+from changefeed_gateway.app.opening import is_private, open_provider
 from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Address
 from changefeed_gateway.core.provider import Provider
@@ -48,7 +48,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
-        if not settings.tokens.keys and not all(map(is_own, settings.connections.values())):
+        if not settings.tokens.keys and not all(is_private(settings, name) for name in settings.connections):
             _log.warning("tokens.keys names none: this gateway uses a key of its own, and replicas need the same one")
         providers: dict[str, Provider] = {}
         for name in settings.connections:

@@ -8,15 +8,13 @@ import typer
 from grpc_health.v1 import health_pb2
 from rich.text import Text
 
-from changefeed_gateway.app import operations
-from changefeed_gateway.app.connections import OperatorError
+from changefeed_gateway.app.opening import examine
+from changefeed_gateway.app.opening.contract import OperatorError
 from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
     ClientSettings,
-    DynamoDBConnection,
-    PostgresConnection,
     Settings,
     SettingsError,
     load_settings,
@@ -40,11 +38,11 @@ class _Report:
 
     async def run(self, config: Path | None, target: str) -> None:
         settings = self._settings(config)
-        connections = settings.connections if settings else {}
-        for name, connection in connections.items():
-            if settings and isinstance(connection, PostgresConnection | DynamoDBConnection):
+        names = list(settings.connections) if settings else []
+        for name in names:
+            if settings:
                 await self._database(settings, name)
-        await self._gateway(target, list(connections))
+        await self._gateway(target, names)
 
     def _settings(self, config: Path | None) -> Settings | None:
         try:
@@ -59,7 +57,7 @@ class _Report:
     async def _database(self, settings: Settings, name: str) -> None:
         try:
             with err.status(f"looking at {name}"):
-                findings = await operations.examine(settings, name)
+                findings = await examine(settings, name)
         except (OperatorError, SettingsError) as error:
             self._say(name, False, str(error), "repair what the message names")
             return

@@ -10,7 +10,7 @@ from typing import Final
 import typer
 
 from changefeed_client import ChangeFeedRpcError, StreamInterrupted
-from changefeed_gateway.app.connections import OperatorError
+from changefeed_gateway.app.opening.contract import OperatorError
 from changefeed_gateway.cli.output import complain
 from changefeed_gateway.settings import SettingsError
 

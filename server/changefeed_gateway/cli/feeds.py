@@ -1,8 +1,8 @@
 """`changefeed feeds`: what is captured, how, and whether it is."""
 
 import asyncio
-from datetime import timedelta
-from typing import Any
+from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import typer
 from rich.text import Text
@@ -14,6 +14,9 @@ from changefeed_gateway.cli.output import err, out, print_json, print_table
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import format_duration
 
+if TYPE_CHECKING:
+    from changefeed_gateway.app.operations import FeedState
+
 
 def feeds(connection: Connection = None, config: Config = None, json: Json = False) -> None:
     """List the feeds of a PostgreSQL database: table, key, image, state, retention."""
@@ -21,31 +24,31 @@ def feeds(connection: Connection = None, config: Config = None, json: Json = Fal
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
         with err.status(f"feeds of {name}"):
-            found = asyncio.run(operations.feeds(settings, name))
+            found = asyncio.run(operations.feed_states(settings, name))
         if json:
             for feed in found:
-                print_json("feed", feed)
+                print_json("feed", asdict(feed) | {"retention": feed.retention.total_seconds()})
         else:
             _show(found)
-    raise typer.Exit(ExitCode.UNHEALTHY if any(feed["state"] == "stopped" for feed in found) else ExitCode.OK)
+    raise typer.Exit(ExitCode.UNHEALTHY if any(feed.state == "stopped" for feed in found) else ExitCode.OK)
 
 
-def _show(found: list[dict[str, Any]]) -> None:
+def _show(found: "list[FeedState]") -> None:
     rows = [
         [
-            feed["name"],
-            feed["source"] or "",
-            " ".join(feed["key"]),
-            " ".join(feed["partition_key"]),
-            " ".join(feed["image_columns"] or [feed["image"]]),
-            feed["capture"] + (", always" if feed["always"] else ""),
-            feed["doorbell"],
-            format_duration(timedelta(seconds=feed["retention"])),
-            feed["state"],
+            feed.name,
+            feed.source or "",
+            " ".join(feed.key),
+            " ".join(feed.partition_key),
+            " ".join(feed.image_columns or [feed.image]),
+            feed.capture + (", always" if feed.always else ""),
+            feed.doorbell,
+            format_duration(feed.retention),
+            feed.state,
         ]
         for feed in found
     ]
     print_table(["feed", "table", "key", "partition key", "image", "capture", "doorbell", "retention", "state"], rows)
     for feed in found:
-        if feed["problem"]:
-            out.print(Text(f"{feed['name']}: {feed['problem']} - {feed['remedy']}", "yellow"), soft_wrap=True)
+        if feed.problem:
+            out.print(Text(f"{feed.name}: {feed.problem} - {feed.remedy}", "yellow"), soft_wrap=True)

@@ -1,8 +1,9 @@
 """`changefeed retention ...`: how long history is kept, and what is done about it."""
 
 import asyncio
-from datetime import timedelta
-from typing import Annotated, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -15,6 +16,9 @@ from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import format_duration, parse_duration
 
+if TYPE_CHECKING:
+    from changefeed_gateway.app.operations import FeedRetention
+
 app = typer.Typer(help="Days of the change log: made ahead, dropped after the feed's retention.", no_args_is_help=True)
 
 
@@ -24,7 +28,7 @@ def run(connection: Connection = None, config: Config = None, json: Json = False
     with exits():
         found = _ask(connection, config, change=True)
         _show_steps(found, json=json, nothing="nothing to do")
-    raise typer.Exit(ExitCode.UNHEALTHY if any(feed["problem"] for feed in found) else ExitCode.OK)
+    raise typer.Exit(ExitCode.UNHEALTHY if any(feed.problem for feed in found) else ExitCode.OK)
 
 
 @app.command()
@@ -41,12 +45,12 @@ def status(connection: Connection = None, config: Config = None, json: Json = Fa
         found = _ask(connection, config, change=False)
         if json:
             for feed in found:
-                print_json("retention", feed)
+                print_json("retention", _as_json(feed))
         else:
             _show_table(found)
             for feed in found:
                 _show_obstacles(feed)
-    alarmed = any(obstacle["alarm"] for feed in found for obstacle in feed["obstacles"])
+    alarmed = any(obstacle.alarm for feed in found for obstacle in feed.obstacles)
     raise typer.Exit(ExitCode.UNHEALTHY if alarmed else ExitCode.OK)
 
 
@@ -69,46 +73,80 @@ def set_(
         out.print(f"{feed}: history is kept for {format_duration(chosen)}", markup=False)
 
 
-def _ask(connection: str | None, config: Any, *, change: bool) -> list[dict[str, Any]]:
+def _ask(connection: str | None, config: Path | None, *, change: bool) -> "list[FeedRetention]":
     settings = load_settings(config)
     name = chosen_connection(settings, connection)
     with err.status(f"retention of {name}"):
         return asyncio.run(operations.retention(settings, name, change=change))
 
 
-def _show_steps(found: list[dict[str, Any]], *, json: bool, nothing: str) -> None:
+def _show_steps(found: "list[FeedRetention]", *, json: bool, nothing: str) -> None:
     for feed in found:
         if json:
-            print_json("retention", feed)
+            print_json("retention", _as_json(feed))
             continue
-        state = "another run is at work" if feed["busy"] else nothing if not feed["steps"] else ""
-        out.print(Text(f"{feed['feed']}: {state}".rstrip(": ")), soft_wrap=True)
-        for step in feed["steps"]:
-            days = " ".join(step["days"])
-            out.print(Text(f"  {step['action']} {days}".rstrip() + f": {step['reason']}"), soft_wrap=True)
-        if feed["problem"]:
-            out.print(Text(f"  stopped: {feed['problem']}", "red"), soft_wrap=True)
+        state = "another run is at work" if feed.busy else nothing if not feed.steps else ""
+        out.print(Text(f"{feed.feed}: {state}".rstrip(": ")), soft_wrap=True)
+        for step in feed.steps:
+            days = " ".join(day.name for day in step.days)
+            out.print(Text(f"  {step.action.value} {days}".rstrip() + f": {step.reason}"), soft_wrap=True)
+        if feed.problem:
+            out.print(Text(f"  stopped: {feed.problem}", "red"), soft_wrap=True)
         _show_obstacles(feed)
 
 
-def _show_obstacles(feed: dict[str, Any]) -> None:
-    for obstacle in feed["obstacles"]:
-        style = "yellow" if obstacle["alarm"] else ""
-        remedy = f" - {obstacle['remedy']}" if obstacle["remedy"] else ""
-        out.print(Text(f"  {obstacle['day']}: {obstacle['reason']}{remedy}", style), soft_wrap=True)
+def _show_obstacles(feed: "FeedRetention") -> None:
+    for obstacle in feed.obstacles:
+        style = "yellow" if obstacle.alarm else ""
+        remedy = f" - {obstacle.remedy}" if obstacle.remedy else ""
+        out.print(Text(f"  {obstacle.day}: {obstacle.reason}{remedy}", style), soft_wrap=True)
 
 
-def _show_table(found: list[dict[str, Any]]) -> None:
+def _show_table(found: "list[FeedRetention]") -> None:
     table = Table("feed", "retention", "days ahead", "oldest day", "earliest position", "log", "ticks", "last run")
     for feed in found:
-        table.add_row(
-            feed["feed"],
-            format_duration(timedelta(seconds=feed["retention"])),
-            str(feed["days_ahead"]),
-            (feed["oldest_day"] or "")[:10],
-            (feed["earliest_position"] or "")[:16],
-            f"{feed['log_bytes'] / 1e6:,.1f} MB",
-            f"{feed['tick_bytes'] / 1e6:,.1f} MB",
-            (feed["last_run"] or "never")[:16] + (f": {feed['last_problem']}" if feed["last_problem"] else ""),
-        )
+        last_run = f"{feed.last_run:%Y-%m-%dT%H:%M}" if feed.last_run else "never"
+        facts = feed.facts
+        figures = ["", str(feed.days_ahead), "", "", "", ""]
+        if facts:
+            figures = [
+                format_duration(facts.retention),
+                str(feed.days_ahead),
+                f"{facts.oldest_day:%Y-%m-%d}" if facts.oldest_day else "",
+                f"{facts.oldest_tick_at:%Y-%m-%dT%H:%M}",
+                f"{facts.log_bytes / 1e6:,.1f} MB",
+                f"{facts.tick_bytes / 1e6:,.1f} MB",
+            ]
+        table.add_row(feed.feed, *figures, last_run + (f": {feed.last_problem}" if feed.last_problem else ""))
     out.print(table)
+
+
+def _as_json(feed: "FeedRetention") -> dict[str, Any]:
+    """For machines: times in ISO 8601, sizes in bytes, durations in seconds."""
+    return {
+        "feed": feed.feed,
+        "busy": feed.busy,
+        "days_ahead": feed.days_ahead,
+        "problem": feed.problem,
+        "steps": [
+            {"action": step.action.value, "days": [day.name for day in step.days], "reason": step.reason}
+            for step in feed.steps
+        ],
+        "obstacles": [asdict(obstacle) for obstacle in feed.obstacles],
+        "last_run": feed.last_run.isoformat() if feed.last_run else None,
+        "last_problem": feed.last_problem,
+        **_figures(feed),
+    }
+
+
+def _figures(feed: "FeedRetention") -> dict[str, Any]:
+    if (facts := feed.facts) is None:
+        return {}
+    return {
+        "retention": facts.retention.total_seconds(),
+        "oldest_day": facts.oldest_day.isoformat() if facts.oldest_day else None,
+        "earliest_position": facts.oldest_tick_at.isoformat(),
+        "log_bytes": facts.log_bytes,
+        "tick_bytes": facts.tick_bytes,
+        "overflow": facts.overflown,
+    }

@@ -1,10 +1,14 @@
 """The gateway's own words for feeds, positions, changes and pages: values only."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, TypeVar
+
+from changefeed_gateway.core.errors import InternalFailure
+
+_Data = TypeVar("_Data")
 
 PartitionId = NewType("PartitionId", str)
 """Opaque id of a physical partition, unique within its feed."""
@@ -214,12 +218,18 @@ class Feed:
     """What `Change.commit_time` means here; empty when it is never set."""
     retention: timedelta | None = None
     warnings: tuple[PortabilityWarning, ...] = ()
-    provider_data: Mapping[str, object] = field(default_factory=dict)
-    """The provider's own facts about the open feed; nobody else looks inside."""
+    provider_data: object = None
+    """The provider's own facts about the open feed, of one type; nobody else looks inside."""
 
     def supports(self, name: CapabilityName) -> bool:
         """Tell whether the collection has a capability."""
         return any(c.supported for c in self.capabilities if c.name is name)
+
+    def opened_as(self, kind: type[_Data]) -> _Data:
+        """The provider's own facts, for the provider. Raises InternalFailure for a feed that it did not open."""
+        if not isinstance(self.provider_data, kind):
+            raise InternalFailure("only open_feed makes a Feed")
+        return self.provider_data
 
 
 class PartitionState(Enum):

@@ -9,6 +9,12 @@ from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partiti
 class Provider(Protocol):
     """A connection to one database server or account.
 
+    Cursors are the provider's own bytes, and a token may hold them for as long as the history lasts: a later version
+    of the provider reads them, or refuses them with InvalidRequest. Those of one partition compare bytewise in reading
+    order; so do those of the entire collection and of a logical partition where `Feed.single_order` holds. A cursor
+    that does not compare yet (`Page.comparable`) is a place all the same: what is read after it is exact, and the first
+    page that brings a change ends in one that compares.
+
     All methods raise only errors of `changefeed_gateway.core.errors`, with the driver's exception as cause. Every
     await may be cancelled: a cancelled read has no effect. Methods may be called concurrently, before `aclose`.
     """
@@ -16,6 +22,13 @@ class Provider(Protocol):
     @property
     def provider_id(self) -> str:
         """The provider's name in addresses, tokens and events, such as "postgres"."""
+        ...
+
+    async def start(self) -> None:
+        """Begin what goes on whether somebody reads or not; called once, before the first call.
+
+        A database that is away is no error: it is waited for. Raises what no waiting would cure.
+        """
         ...
 
     async def open_feed(self, address: Address) -> Feed:

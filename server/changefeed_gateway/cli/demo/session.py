@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Final
 
 from changefeed_client import BEGINNING, NOW, ChangeFeedClient, after, collection, connect
-from changefeed_gateway.app.connections import database
 from changefeed_gateway.app.gateway import open_gateway
+from changefeed_gateway.app.operations import database
 from changefeed_gateway.cli.demo.mirror import Mirror, document_of, source_documents
 from changefeed_gateway.cli.demo.view import View
 from changefeed_gateway.cli.demo.workload import Workload

@@ -1,10 +1,10 @@
 """Examines the tables of a connection: is there a stream, what does it carry, and may the gateway read it?"""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Final
 
 from changefeed_gateway.core.errors import AuthorizationFailed, ChangeFeedError, FeedNotProvisioned, NotFound
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import ItemState
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
@@ -16,17 +16,6 @@ _ALLOW: Final = (
     "allow dynamodb:DescribeTable on the table, and dynamodb:DescribeStream, dynamodb:GetShardIterator and"
     " dynamodb:GetRecords on its stream"
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that was looked at."""
-
-    subject: str
-    healthy: bool
-    detail: str
-    remedy: str = ""
-    """What to do; empty when it is healthy."""
 
 
 async def examine(options: DynamoDBOptions) -> AsyncIterator[Finding]:

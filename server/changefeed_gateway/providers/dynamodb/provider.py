@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from changefeed_gateway.core.errors import InternalFailure, NotFound, Reason, UnsupportedCapability
+from changefeed_gateway.core.errors import NotFound, Reason, UnsupportedCapability
 from changefeed_gateway.core.model import (
     Address,
     After,
@@ -33,7 +33,6 @@ from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Ser
 from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
 
-_STREAM: Final = "stream"
 _SHARD_ID: Final = re.compile(r"[a-zA-Z0-9-]{28,65}")
 _LOOKS_FOR_CHILDREN: Final = (0.0, 0.05, 0.1, 0.2)
 """Seconds before each look: children may be listed after their parent has ended."""
@@ -98,12 +97,12 @@ class DynamoDBProvider:
             single_order=False,
             commit_time="about when the item was written, rounded down to a second by the service",
             retention=RETENTION,
-            provider_data={_STREAM: stream},
+            provider_data=stream,
         )
 
     async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
         """The shards of the stream, as far as it lists them."""
-        stream = _stream(feed)
+        stream = feed.opened_as(Stream)
         try:
             return (await self._genealogy(stream).listing()).partitions()
         except StreamGone as error:
@@ -116,7 +115,7 @@ class DynamoDBProvider:
                 "a shard holds many partition keys: read the entire collection, and choose",
                 reason=CapabilityName.LOGICAL_PARTITION_SCOPE.value,
             )
-        stream, shard_id = _stream(feed), read.scope.partition_id
+        stream, shard_id = feed.opened_as(Stream), read.scope.partition_id
         if not _SHARD_ID.fullmatch(shard_id):
             raise _no_shard(shard_id)
         try:
@@ -259,13 +258,6 @@ def _page(start: Position, end: Position, found: Gathered, *, more_available: bo
         expire_time=end.expire_time,
         comparable=end.kind is not Kind.NOW,
     )
-
-
-def _stream(feed: Feed) -> Stream:
-    stream = feed.provider_data[_STREAM]
-    if not isinstance(stream, Stream):
-        raise InternalFailure("only open_feed makes a Feed")
-    return stream
 
 
 def _no_shard(shard_id: str) -> NotFound:

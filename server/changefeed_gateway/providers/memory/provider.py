@@ -49,6 +49,9 @@ class MemoryProvider:
         """Always "memory"."""
         return PROVIDER_ID
 
+    async def start(self) -> None:
+        """See `Provider.start`: there is nothing to connect to."""
+
     async def open_feed(self, address: Address) -> Feed:
         """See `Provider.open_feed`."""
         await self.faults.before_open()

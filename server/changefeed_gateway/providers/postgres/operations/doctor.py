@@ -9,8 +9,8 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
-from changefeed_gateway.providers.postgres.operations.finding import Finding
 from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
     MigrationSet,

@@ -8,7 +8,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from changefeed_gateway.providers.postgres.operations.finding import Finding
+from changefeed_gateway.core.finding import Finding
 
 Connection = psycopg.AsyncConnection[TupleRow]
 

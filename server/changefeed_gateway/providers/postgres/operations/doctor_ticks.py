@@ -7,9 +7,9 @@ from typing import Final
 from psycopg import sql
 from psycopg.rows import class_row
 
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.providers.postgres.connections import Connection
 from changefeed_gateway.providers.postgres.operations.doctor_server import OLD, rounded
-from changefeed_gateway.providers.postgres.operations.finding import Finding
 
 LATE: Final = timedelta(minutes=1)
 """A change that no tick covers for longer is late: a gateway makes a tick a second, also when nobody reads."""

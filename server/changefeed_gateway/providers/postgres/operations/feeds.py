@@ -2,9 +2,9 @@
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 import psycopg
 from psycopg.rows import TupleRow, class_row
@@ -135,8 +135,3 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow
             yield connection
     except psycopg.Error as error:
         raise operation_error(error) from error
-
-
-def as_json(feed: FeedState) -> dict[str, Any]:
-    """A feed for a JSON line; retention in seconds."""
-    return {**asdict(feed), "retention": feed.retention.total_seconds()}

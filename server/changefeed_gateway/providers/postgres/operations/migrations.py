@@ -15,6 +15,8 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg.rows import TupleRow
 
+from changefeed_gateway.providers.postgres.errors import OperationError
+
 _FILE_NAME: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _LOCK: Final = (1667655787, 1)
 """Advisory lock: one process at a time applies."""
@@ -40,7 +42,7 @@ class MigrationState(Enum):
     """Applied, and its file has been changed since."""
 
 
-class MigrationError(Exception):
+class MigrationError(OperationError):
     """A migration cannot be applied; the message names its file and says what to do."""
 
 

@@ -75,6 +75,27 @@ class FeedDays:
         """Midnight (UTC) before now."""
         return midnight(self.now)
 
+    @property
+    def oldest_day(self) -> datetime | None:
+        """When the first day begins that has a date; None where only the catch-alls are there."""
+        return min((d.starts for d in self.days if d.state is State.ATTACHED and d.starts != ALWAYS), default=None)
+
+    @property
+    def overflown(self) -> bool:
+        """Whether a catch-all holds rows: no day covers their time."""
+        attached = [d for d in self.days if d.state is State.ATTACHED]
+        return any(not d.empty for d in attached if d.starts == ALWAYS or d.ends == NEVER)
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the log, with what is detached."""
+        return sum(d.bytes for d in self.days if d.part is Part.LOG)
+
+    @property
+    def tick_bytes(self) -> int:
+        """Size of the ticks, with what is detached."""
+        return sum(d.bytes for d in self.days if d.part is Part.TICKS)
+
     def of(self, part: Part, *states: State) -> list[Day]:
         """Days of one part in some states, in the order of time."""
         return sorted((d for d in self.days if d.part is part and d.state in states), key=lambda d: d.starts)

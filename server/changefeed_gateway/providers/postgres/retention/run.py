@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import structlog
@@ -14,7 +14,7 @@ from psycopg import sql
 
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
-from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, FeedDays, Part, State, days_ahead
+from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
 from changefeed_gateway.providers.postgres.retention.facts import read_days
 from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, obstacles
 from changefeed_gateway.providers.postgres.retention.plan import Step, next_step, plan
@@ -213,36 +213,3 @@ async def _refuse_unfit(connection: Connection) -> None:
 async def _feeds(connection: Connection) -> list[tuple[int, str]]:
     cursor = await connection.execute("SELECT feed_id, name FROM changefeed.feeds ORDER BY feed_id")
     return await cursor.fetchall()
-
-
-def as_json(found: FeedRetention) -> dict[str, Any]:
-    """A feed's retention for machines: times in ISO 8601, sizes in bytes, durations in seconds."""
-    facts = found.facts
-    return {
-        "feed": found.feed,
-        "busy": found.busy,
-        "days_ahead": found.days_ahead,
-        "problem": found.problem,
-        "steps": [
-            {"action": s.action.value, "days": [d.name for d in s.days], "reason": s.reason} for s in found.steps
-        ],
-        "obstacles": [
-            {"day": o.day, "reason": o.reason, "remedy": o.remedy, "alarm": o.alarm} for o in found.obstacles
-        ],
-        "last_run": found.last_run.isoformat() if found.last_run else None,
-        "last_problem": found.last_problem,
-        **(_figures(facts) if facts else {}),
-    }
-
-
-def _figures(facts: FeedDays) -> dict[str, Any]:
-    attached = [d for d in facts.days if d.state is State.ATTACHED]
-    dated = [d.starts for d in attached if d.starts != ALWAYS]
-    return {
-        "retention": facts.retention.total_seconds(),
-        "oldest_day": min(dated).isoformat() if dated else None,
-        "earliest_position": facts.oldest_tick_at.isoformat(),
-        "log_bytes": sum(d.bytes for d in facts.days if d.part is Part.LOG),
-        "tick_bytes": sum(d.bytes for d in facts.days if d.part is Part.TICKS),
-        "overflow": any(not d.empty for d in attached if d.starts == ALWAYS or d.ends == NEVER),
-    }
