@@ -1,9 +1,17 @@
 """The one interface that every database implements."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partition
+
+Examination = AsyncIterator[Finding]
+"""What `changefeed doctor` is told of a database, each thing that was looked at after those on which it depends.
+
+It needs no provider that was started, changes nothing, and ends where nothing more can be seen; what is wrong with the
+database is a finding and never raised.
+"""
 
 
 class Provider(Protocol):

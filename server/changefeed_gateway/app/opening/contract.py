@@ -1,11 +1,10 @@
 """What the gateway asks of a database beside serving: to be opened, looked over, and understood when it refuses."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Protocol, TypeVar
 
-from changefeed_gateway.core.finding import Finding
-from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import Settings
 
 _Connection = TypeVar("_Connection", contravariant=True)
@@ -25,7 +24,7 @@ class Opening(Protocol[_Connection]):
         """Make the provider; what else it needs to live ends with `stack`. It is started by the caller."""
         ...
 
-    def examine(self, name: str, connection: _Connection, settings: Settings) -> AsyncIterator[Finding]:
+    def examine(self, name: str, connection: _Connection, settings: Settings) -> Examination:
         """Look over what the connection needs, in the order in which things depend on one another."""
         ...
 

@@ -1,13 +1,11 @@
 """The tables of one AWS region and account."""
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from changefeed_gateway.app.opening.contract import extra
 from changefeed_gateway.core.errors import ChangeFeedError
-from changefeed_gateway.core.finding import Finding
-from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import DynamoDBConnection, Settings
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ class DynamoDBOpening:
             from changefeed_gateway.providers.dynamodb.provider import DynamoDBProvider
         return DynamoDBProvider(_options(connection))
 
-    async def examine(self, name: str, connection: DynamoDBConnection, settings: Settings) -> AsyncIterator[Finding]:
+    async def examine(self, name: str, connection: DynamoDBConnection, settings: Settings) -> Examination:
         """Look at credentials, region, and the tables of the settings."""
         with extra("dynamodb"):
             from changefeed_gateway.providers.dynamodb import doctor

@@ -1,10 +1,9 @@
 """Collections in memory."""
 
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
 from changefeed_gateway.core.finding import Finding
-from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from changefeed_gateway.settings import MemoryConnection, Settings
@@ -22,7 +21,7 @@ class MemoryOpening:
             store.create(collection)
         return MemoryProvider(store)
 
-    async def examine(self, name: str, connection: MemoryConnection, settings: Settings) -> AsyncIterator[Finding]:
+    async def examine(self, name: str, connection: MemoryConnection, settings: Settings) -> Examination:
         """Say what it is: who reads the report may take it for a database."""
         yield Finding(
             subject="collections",

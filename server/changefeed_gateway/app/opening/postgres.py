@@ -4,8 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from changefeed_gateway.app.opening.contract import extra
-from changefeed_gateway.core.finding import Finding
-from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import PostgresConnection, Settings
 from changefeed_gateway.settings.secrets import dsn
 
@@ -29,7 +28,7 @@ class PostgresOpening:
         )
         return PostgresProvider(place, options)
 
-    async def examine(self, name: str, connection: PostgresConnection, settings: Settings) -> AsyncIterator[Finding]:
+    async def examine(self, name: str, connection: PostgresConnection, settings: Settings) -> Examination:
         """Look at server, roles, migrations, feeds, ticks and retention."""
         with extra("postgres"):
             from changefeed_gateway.providers.postgres.operations import doctor

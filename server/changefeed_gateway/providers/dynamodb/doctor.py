@@ -6,6 +6,7 @@ from typing import Final
 from changefeed_gateway.core.errors import AuthorizationFailed, ChangeFeedError, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import ItemState
+from changefeed_gateway.core.provider import Examination
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
 from changefeed_gateway.providers.dynamodb.service import Service
@@ -18,7 +19,7 @@ _ALLOW: Final = (
 )
 
 
-async def examine(options: DynamoDBOptions) -> AsyncIterator[Finding]:
+async def examine(options: DynamoDBOptions) -> Examination:
     """Look at credentials and region, then at each table of the settings."""
     service = Service(options.endpoint, options.retries, max_calls=1)
     try:

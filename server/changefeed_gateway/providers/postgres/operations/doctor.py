@@ -10,6 +10,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow, class_row
 
 from changefeed_gateway.core.finding import Finding
+from changefeed_gateway.core.provider import Examination
 from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
 from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
@@ -24,7 +25,7 @@ _PROBE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5
 
 
-async def examine(dsn: str) -> AsyncIterator[Finding]:
+async def examine(dsn: str) -> Examination:
     """Look at everything, in the order in which things depend on one another; stops where nothing more can be seen."""
     try:
         connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=_CONNECT_SECONDS)
