@@ -1,11 +1,22 @@
 """Settings: one file, the environment on top; what is wrong is refused with its place and what is allowed."""
 
+import json
 import os
+import re
 import stat
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from threading import Barrier
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given
+from hypothesis import settings as trying
+from hypothesis import strategies as st
 
 from changefeed_gateway.settings import (
     ClientSettings,
@@ -14,12 +25,25 @@ from changefeed_gateway.settings import (
     Settings,
     SettingsError,
     SettingsProblem,
+    client_settings,
     load_settings,
 )
 from changefeed_gateway.settings.secrets import dsn, token_keys
 from changefeed_gateway.settings.values import format_duration, parse_duration
+from changefeed_gateway.settings.yaml_file import NotReadable, read_yaml
 
 SECRET = "hunter2hunter2hunter2"
+
+
+def nine_times(first: str, each: str) -> str:
+    """Ten lines, each of which stands for nine times what the last one does."""
+    lines = [f"a: &a {first}"]
+    lines += [f"{name}: &{name} {each}" % ", ".join([f"*{last}"] * 9) for last, name in pairwise("abcdefghij")]
+    return "\n".join(lines)
+
+
+BILLION = nine_times("[x, x, x, x, x, x, x, x, x]", "[%s]")
+BILLION_BY_MERGES = nine_times("{x: 1}", "{<<: [%s]}")
 
 
 @pytest.fixture(autouse=True)
@@ -186,8 +210,24 @@ def test_every_problem_is_named_at_once() -> None:
         ("logging: {}\nlogging: {}", "line 2"),
         (f"tokens: *{SECRET}", "line 1"),
         (f"tokens: !{SECRET} x", "line 1"),
+        (f'tokens: *"it\'s {SECRET}"', "line 1"),
+        (f"tokens: {{keys: !!int {SECRET}}}", "line 1"),
+        (f"tokens: !!timestamp {SECRET}", "line 1"),
+        (f"tokens: !!float {SECRET}", "line 1"),
+        (f"tokens: !!bool {SECRET}", "line 1"),
+        ("state_directory: 2026-13-45", "line 1"),
+        ("limits: {max_calls: " + "9" * 5000 + "}", "line 1"),
+        ("? [a]\n: 1", "line 1"),
+        ("limits:\n  ? {a: 1}\n  : 1", "line 2"),
+        ("listen: &a [*a]", "line 1"),
+        ("listen: " + "[" * 10_000, "line 1"),
+        (BILLION, "line 5"),
+        (BILLION_BY_MERGES, "line 6"),
         ("- listen", ""),
         ("5: listen", ""),
+        ("\0", ""),
+        ("# " + "x" * 1_000_000, ""),
+        ("_env_prefix: OTHER_", ""),
     ],
 )
 def test_a_file_that_is_no_mapping(text: str, given: str) -> None:
@@ -201,6 +241,168 @@ def test_a_file_that_is_not_there() -> None:
         load_settings(Path("nowhere.yaml"))
 
 
+def test_what_an_anchor_names_is_taken_up() -> None:
+    settings = load(
+        """
+        connections:
+          one: &one {provider: memory, collections: [a]}
+          two: {<<: *one, collections: [b]}
+        """
+    )
+    assert settings.connections["one"] == MemoryConnection(provider="memory", collections=("a",))
+    assert settings.connections["two"] == MemoryConnection(provider="memory", collections=("b",))
+
+
+def test_what_a_merge_brings_is_no_name_that_stands_twice() -> None:
+    read = read_yaml("base: &b {x: 1}\none: {two: {three: &a {<<: *b, x: 2}}}\nfour: {<<: *a}")
+    assert (read["one"]["two"]["three"], read["four"]) == ({"x": 2}, {"x": 2})
+    with pytest.raises(NotReadable, match="stands twice"):
+        read_yaml("a: {x: 1, x: 2}")
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (f"{{provider: dynamodb, endpoint_url: 'https://u:{SECRET}@h'}}", "connections.main.endpoint_url"),
+        (f"{{provider: dynamodb, region: '{SECRET}!'}}", "connections.main.region"),
+        (f"{{provider: dynamodb, role_arn: {SECRET}}}", "connections.main.role_arn"),
+        (f"{{provider: postgres, embedded: {{database: '{SECRET}!'}}}}", "connections.main.embedded.database"),
+        (f"{{provider: 'postgresql://u:{SECRET}@h'}}", "connections.main.provider"),
+        (
+            f"{{provider: postgres, embedded: {{}}, pool_size: 'postgresql://u:{SECRET}@h'}}",
+            "connections.main.pool_size",
+        ),
+        (f"{{provider: memory, {SECRET}}}", "connections.main.<hidden>"),
+        (f"{{provider: memory, 'u:{SECRET}@h': x}}", "connections.main.<hidden>"),
+    ],
+)
+def test_a_refused_text_is_not_shown(text: str, path: str) -> None:
+    (problem,) = problems(f"connections: {{main: {text}}}")
+    assert problem.path == path
+    assert problem.allowed
+
+
+@pytest.mark.parametrize("where", ["secret_env", "secret_file"])
+def test_a_secret_in_the_place_of_its_name_is_not_shown(where: str) -> None:
+    settings = load(f"tokens: {{keys: [{{id: a, {where}: {SECRET}}}]}}")
+    with pytest.raises(SettingsError) as caught:
+        token_keys(settings)
+    assert SECRET not in str(caught.value)
+
+
+def test_a_connection_string_in_the_place_of_its_file_is_not_shown() -> None:
+    settings = load(f"connections: {{main: {{provider: postgres, dsn_file: 'postgresql://u:{SECRET}@h'}}}}")
+    with pytest.raises(SettingsError, match="No such file") as caught:
+        dsn("main", postgres(settings))
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b" \n", b"a\0b", b"\xff\xfe", b"x" * 1_000_001])
+def test_a_connection_string_that_is_none_is_refused(content: bytes) -> None:
+    """An empty one would mean whatever database the environment of the process names."""
+    Path("file").write_bytes(content)
+    settings = load("connections: {main: {provider: postgres, dsn_file: file}}")
+    with pytest.raises(SettingsError, match=r"connections\.main\.dsn_file"):
+        dsn("main", postgres(settings))
+    assert [p.path for p in problems("connections: {main: {provider: postgres, dsn: ''}}")] == ["connections.main.dsn"]
+
+
+@contextmanager
+def environment(variables: dict[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
+
+
+def loads_or_refuses() -> None:
+    """Whatever comes, it is settings or a refusal that can be written."""
+    try:
+        client_settings()
+        load_settings().model_dump_json()
+    except SettingsError as error:
+        for problem in error.problems:
+            assert problem.path
+            assert problem.allowed
+            assert len(problem.given) < 150
+
+
+NAMES = sorted({*(re.findall(r"[a-z_]+", str(Settings.model_json_schema()))), "main", "0", "", "<<", "_env_file"})
+ODD = ["", "=", "2026-13-45", "1e400", ".inf", "-0x1F", "0b2", "9" * 5000, "9" * 400 + "d", "a\x85b", "1:70", "~"]
+TEXTS = st.one_of(st.sampled_from(ODD), st.text(st.characters(exclude_categories=["Cs"]), max_size=12))
+SCALARS = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.dates(), TEXTS)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.sampled_from(NAMES), SCALARS), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+TAGS = ("int", "float", "bool", "null", "timestamp", "binary", "set", "omap", "pairs", "map", "seq", "str", "value")
+SHAPES = ("{}", "[{}]", "? {}\n: 1", "*a", "&a {}", "<<: {}", "- {}", *(f"!!{tag} {{}}" for tag in TAGS))
+IN_ONE_DIRECTORY = trying(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@IN_ONE_DIRECTORY
+@given(st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4))
+def test_no_mapping_ends_in_anything_but_settings_or_a_refusal(content: dict[str, object]) -> None:
+    Path("changefeed.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    loads_or_refuses()
+
+
+@IN_ONE_DIRECTORY
+@given(st.sampled_from(NAMES), st.lists(st.sampled_from(SHAPES), max_size=3), st.one_of(TEXTS, st.sampled_from(ODD)))
+def test_no_text_ends_in_anything_but_settings_or_a_refusal(name: str, shapes: list[str], text: str) -> None:
+    for shape in shapes:
+        text = shape.replace("{}", text, 1)
+    Path("changefeed.yaml").write_text(f"{name}: {text}\n", encoding="utf-8")
+    loads_or_refuses()
+
+
+BELOW_CONNECTION = ("PROVIDER", "DSN", "DSN_FILE", "EMBEDDED", "EMBEDDED__DATABASE", "TABLES", "POOL_SIZE", "X", "")
+VARIABLES = [
+    *(
+        "LISTEN",
+        "STATE_DIRECTORY",
+        "SHUTDOWN_GRACE",
+        "CONFIG",
+        "TARGET",
+        "TOKENS",
+        "TOKENS__KEYS",
+        "TOKENS__KEYS__0__ID",
+    ),
+    *("LIMITS", "LIMITS__MAX_WAIT", "LIMITS__MAX_CALLS", "LOGGING__LEVEL", "CONNECTIONS", "CONNECTIONS__MAIN", ""),
+    *(f"CONNECTIONS__MAIN__{name}" for name in BELOW_CONNECTION),
+]
+UNENCODABLE = "\udcff"
+GIVEN = st.one_of(
+    st.sampled_from([*ODD, UNENCODABLE, "postgres", "dynamodb", "memory", "[" * 2_000, '{"a":' * 2_000]),
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12),
+    VALUES.map(lambda value: json.dumps(value, default=str, skipkeys=True)),
+)
+
+
+@IN_ONE_DIRECTORY
+@given(st.dictionaries(st.sampled_from([f"CHANGEFEED_{name}" for name in VARIABLES]), GIVEN, min_size=1, max_size=3))
+def test_no_environment_ends_in_anything_but_settings_or_a_refusal(variables: dict[str, str]) -> None:
+    Path("changefeed.yaml").unlink(missing_ok=True)
+    with environment(variables):
+        loads_or_refuses()
+
+
+def test_a_target_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANGEFEED_TARGET", UNENCODABLE)
+    with pytest.raises(SettingsError, match="CHANGEFEED_TARGET"):
+        client_settings()
+
+
+def test_a_variable_given_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHANGEFEED_LISTEN", "127.0.0.1:1")
+    monkeypatch.setenv("changefeed_listen", "127.0.0.1:2")
+    (problem,) = problems()
+    assert (problem.path, problem.allowed) == ("CHANGEFEED_LISTEN", "one of them")
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "path"),
     [
@@ -211,6 +413,7 @@ def test_a_file_that_is_not_there() -> None:
         ("CHANGEFEED_LIMITS__MAX_CALLS", "many", "limits.max_calls"),
         ("CHANGEFEED_LIMITS__MAX_CAL", "1", "limits.max_cal"),
         ("CHANGEFEED_CONNECTIONS__MAIN__DSN", SECRET, "connections.main.provider"),
+        ("CHANGEFEED_TOKENS__KEYS", "[" * 100_000, "CHANGEFEED_*"),
     ],
 )
 def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, variable: str, value: str, path: str) -> None:
@@ -260,6 +463,55 @@ def test_a_made_key_is_kept_for_the_owner_alone() -> None:
     assert first.secret.decode() not in first.key_id
 
 
+@pytest.mark.parametrize(
+    "left", [b"", b"\n", b"c2hvcnQ=\n", b"\0" * 45, b"A" * 40 + b"\n", b"not base64, but long enough to sign with it"]
+)
+def test_a_damaged_key_is_refused(left: bytes) -> None:
+    """What a full disk or a crash leaves: whoever knows that it is empty could sign tokens."""
+    settings = load_settings()
+    token_keys(settings)
+    Path(".changefeed/token.key").write_bytes(left)
+    with pytest.raises(SettingsError, match=r"token\.key is damaged.*remove it") as caught:
+        token_keys(settings)
+    assert [problem.path for problem in caught.value.problems] == ["tokens.keys"]
+
+
+def test_a_key_that_everybody_may_read_is_refused() -> None:
+    settings = load_settings()
+    token_keys(settings)
+    Path(".changefeed/token.key").chmod(0o644)
+    with pytest.raises(SettingsError, match="chmod 600"):
+        token_keys(settings)
+
+
+def test_a_made_key_survives_a_crash_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    sync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    token_keys(load("state_directory: state"))
+    state = Path("state")
+    inodes = [path.stat().st_ino for path in (state / "token.key", state, Path())]
+    assert synced == inodes, "the key, then its name, then its directory's"
+
+
+def test_several_first_starts_make_one_key() -> None:
+    settings, together = load_settings(), Barrier(8)
+
+    def start() -> bytes:
+        together.wait()
+        return token_keys(settings)[0].secret
+
+    with ThreadPoolExecutor(8) as starts:
+        keys = [future.result() for future in [starts.submit(start) for _ in range(8)]]
+    assert len(set(keys)) == 1
+    assert [path.name for path in Path(".changefeed").iterdir()] == ["token.key"]
+
+
 def test_no_place_for_a_key_says_what_to_set() -> None:
     Path("taken").write_text("", encoding="utf-8")
     with pytest.raises(SettingsError, match=r"tokens\.keys .*state_directory"):
@@ -277,7 +529,10 @@ def test_durations_are_written_as_they_are_read(text: str) -> None:
     assert format_duration(parse_duration(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "5", "s", "-1s", "1 s", "1s1", "1y", "nan"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "5", "s", "-1s", "1 s", "1s1", "1y", "nan", "9" * 30 + "d", "9" * 400 + "s", "1s" * 50_000, "1" * 10**6],
+)
 def test_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         parse_duration(text)

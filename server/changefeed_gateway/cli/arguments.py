@@ -22,7 +22,7 @@ from changefeed_client import (
     physical_partition,
 )
 from changefeed_gateway.cli.place import Place
-from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings
+from changefeed_gateway.settings import PostgresConnection, Settings, client_settings
 from changefeed_gateway.settings.values import parse_duration
 
 _SHORTEST_TOKEN: Final = 40
@@ -98,7 +98,7 @@ def start_of(chosen: StartPosition | None, place: Place | None, default: StartPo
 
 def client_of(target: str | None) -> ChangeFeedClient:
     """A client of the gateway that an option or CHANGEFEED_TARGET names."""
-    return connect(target or ClientSettings().target)
+    return connect(target or client_settings().target)
 
 
 Collection = Annotated[

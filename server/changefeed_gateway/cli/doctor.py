@@ -14,9 +14,9 @@ from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
-    ClientSettings,
     Settings,
     SettingsError,
+    client_settings,
     load_settings,
 )
 
@@ -27,7 +27,7 @@ def doctor(config: Config = None, target: Target = None, json: Json = False) -> 
     """Look over settings, databases and the gateway; every line that is wrong says the remedy."""
     with exits():
         report = _Report(json=json)
-        asyncio.run(report.run(config, target or ClientSettings().target))
+        asyncio.run(report.run(config, target or client_settings().target))
     raise typer.Exit(ExitCode.UNHEALTHY if report.problems else ExitCode.OK)
 
 

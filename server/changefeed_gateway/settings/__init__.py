@@ -1,6 +1,6 @@
 """The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
 
-from changefeed_gateway.settings.load import ClientSettings, load_settings
+from changefeed_gateway.settings.load import ClientSettings, client_settings, load_settings
 from changefeed_gateway.settings.model import (
     Connection,
     DynamoDBConnection,
@@ -23,5 +23,6 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SettingsProblem",
+    "client_settings",
     "load_settings",
 ]

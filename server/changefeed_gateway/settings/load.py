@@ -1,16 +1,16 @@
 """Where settings come from: a YAML file, then the environment, which wins."""
 
 import os
-import re
-from collections.abc import Hashable
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-import yaml
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from changefeed_gateway.settings.files import read_bytes
 from changefeed_gateway.settings.model import ENVIRONMENT_PREFIX, Settings
 from changefeed_gateway.settings.problems import (
     SettingsError,
@@ -19,6 +19,8 @@ from changefeed_gateway.settings.problems import (
     names_below,
     problems_of,
 )
+from changefeed_gateway.settings.values import FilePath, Filled
+from changefeed_gateway.settings.yaml_file import NotReadable, read_yaml
 
 DEFAULT_FILE: Final = Path("changefeed.yaml")
 
@@ -28,10 +30,19 @@ class ClientSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore")
 
-    target: str = "127.0.0.1:50051"
+    target: Annotated[str, Filled] = "127.0.0.1:50051"
     """host:port of the gateway to talk to."""
-    config: Path | None = None
+    config: FilePath | None = None
     """The settings file; `changefeed.yaml` in the working directory, if there is one, unless given."""
+
+
+def client_settings() -> ClientSettings:
+    """What the environment says to the command line. Raises SettingsError."""
+    try:
+        return ClientSettings()
+    except ValidationError as error:
+        problems = problems_of(error, ClientSettings)
+        raise SettingsError([replace(p, path=f"{ENVIRONMENT_PREFIX}{p.path.upper()}") for p in problems]) from None
 
 
 def load_settings(file: Path | None = None) -> Settings:
@@ -39,7 +50,7 @@ def load_settings(file: Path | None = None) -> Settings:
 
     Raises SettingsError with every problem that was found.
     """
-    content = _read(file or ClientSettings().config)
+    content = _read(file or client_settings().config)
     _refuse_unknown_variables()
     try:
         return Settings(**content)
@@ -47,52 +58,35 @@ def load_settings(file: Path | None = None) -> Settings:
         raise SettingsError(problems_of(error, Settings)) from None
     except SourceError as error:
         raise _unreadable_variable(error) from None
+    except RecursionError:
+        raise _refused(f"{ENVIRONMENT_PREFIX}*", "value hidden", "JSON of no great depth") from None
 
 
 def _read(file: Path | None) -> dict[str, Any]:
     path = file or DEFAULT_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bytes(path).decode("utf-8")
     except FileNotFoundError:
         if file is None:
             return {}
         raise _refused(str(path), "", "a file that exists") from None
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):
         raise _refused(str(path), "", "a readable text file") from None
     try:
-        content = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 - a SafeLoader
-    except yaml.MarkedYAMLError as error:
-        # Only place and kind: the quoted line could hold a secret.
-        mark = error.problem_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else "unknown place"
-        raise _refused(str(path), where, f"YAML ({_unquoted(error.problem)})") from None
-    except yaml.YAMLError:
-        raise _refused(str(path), "", "YAML text") from None
+        content = read_yaml(text)
+    except NotReadable as error:
+        raise _refused(str(path), error.where, f"YAML ({error})") from None
     if content is None:
         return {}
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+    # A leading underscore would make it an order to pydantic's reader, such as to leave out the environment.
+    if not isinstance(content, dict) or not all(isinstance(name, str) and name[:1] != "_" for name in content):
         raise _refused(str(path), "", "a mapping: " + ", ".join(names_below(Settings, ())))
     return content
 
 
-def _unquoted(problem: str | None) -> str:
-    return re.sub(r"'.*'", "...", problem or "not readable")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a name that stands twice in a mapping, where YAML readers keep the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(problem="a name stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def _refuse_unknown_variables() -> None:
     """pydantic-settings passes over a variable that names no setting; a typing error must not pass."""
+    ours = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)]
     problems = [
         SettingsProblem(
             path=name,
@@ -102,8 +96,13 @@ def _refuse_unknown_variables() -> None:
                 for setting in (*names_below(Settings, ()), *ClientSettings.model_fields)
             ),
         )
-        for name in os.environ
-        if name.upper().startswith(ENVIRONMENT_PREFIX) and not _is_setting(name)
+        for name in ours
+        if not _is_setting(name)
+    ]
+    problems += [
+        SettingsProblem(path=name, given="given twice, in capitals and otherwise", allowed="one of them")
+        for name, count in Counter(name.upper() for name in ours).items()
+        if count > 1
     ]
     if problems:
         raise SettingsError(problems)

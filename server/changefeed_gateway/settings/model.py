@@ -11,6 +11,8 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.settings.values import (
     DurationText,
+    FilePath,
+    Filled,
     HostPort,
     ListenAddress,
     duration_between,
@@ -41,7 +43,7 @@ class _Section(BaseModel):
 class EmbeddedServer(_Section):
     """A PostgreSQL server of the gateway's own, for trying it out and for tests."""
 
-    data_directory: Path | None = None
+    data_directory: FilePath | None = None
     """Where it keeps its data; `postgres` under the state directory unless given."""
     database: Annotated[
         str, name_like(r"[a-z_][a-z0-9_]{0,62}", "a database name of lower-case letters, digits and _")
@@ -52,9 +54,9 @@ class PostgresConnection(_Section):
     """A PostgreSQL database: exactly one of `dsn`, `dsn_file` and `embedded` says which."""
 
     provider: Literal["postgres"] = "postgres"
-    dsn: SecretStr | None = None
+    dsn: Annotated[SecretStr | None, Filled] = None
     """libpq connection string or URL."""
-    dsn_file: Path | None = None
+    dsn_file: FilePath | None = None
     """A file that holds the connection string; it is read at start."""
     embedded: EmbeddedServer | None = None
     pool_size: Annotated[int, whole_number_between(2, 200)] = 10
@@ -90,11 +92,11 @@ class DynamoDBConnection(_Section):
     """Another endpoint of the table API than the region's own."""
     streams_endpoint_url: Annotated[str | None, _Url] = None
     """Another endpoint of the streams API; `endpoint_url` unless given."""
-    profile: str | None = None
+    profile: Annotated[str | None, Filled] = None
     """A profile of the AWS configuration files."""
     role_arn: Annotated[str | None, name_like(r"arn:[^\s]{10,2000}", "the ARN of a role")] = None
     """A role to assume with the credentials that are found."""
-    tables: tuple[str, ...] = ()
+    tables: tuple[Annotated[str, Filled], ...] = ()
     """The tables that are served, and that `doctor` looks at; every one that may be read when there is none."""
     at_timestamp: bool = False
     """The endpoint knows the iterator type AT_TIMESTAMP: readers may start at a time."""
@@ -115,7 +117,7 @@ class MemoryConnection(_Section):
     """Collections in memory, gone with the process: for tests of clients."""
 
     provider: Literal["memory"]
-    collections: tuple[str, ...] = ("documents",)
+    collections: tuple[Annotated[str, Filled], ...] = ("documents",)
     """Collections to create at start, empty."""
 
 
@@ -126,8 +128,8 @@ class TokenKeySettings(_Section):
     """A key that signs continuation tokens: exactly one of the three says where its secret is."""
 
     id: Annotated[str, name_like(r"[A-Za-z0-9_.-]{1,32}", "1 to 32 letters, digits, _ . or -")]
-    secret: SecretStr | None = None
-    secret_file: Path | None = None
+    secret: Annotated[SecretStr | None, Filled] = None
+    secret_file: FilePath | None = None
     secret_env: Annotated[str | None, name_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] = (
         None
     )
@@ -214,7 +216,7 @@ class Settings(BaseSettings):
     )
 
     listen: ListenAddress = HostPort("127.0.0.1", 50051)
-    state_directory: Path = Path(".changefeed")
+    state_directory: FilePath = Path(".changefeed")
     """What the gateway keeps of its own: the embedded server's data and the token key it made."""
     shutdown_grace: Annotated[timedelta, duration_between("0s", "10m"), DurationText] = timedelta(seconds=10)
     """How long open streams and calls may take to end after SIGTERM."""

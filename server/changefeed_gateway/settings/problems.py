@@ -1,19 +1,24 @@
 """What is wrong with settings, said so that it can be repaired, without showing a secret."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from difflib import get_close_matches
 from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Final, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from changefeed_gateway.settings.values import NOT_ALLOWED
+from changefeed_gateway.settings.values import HostPort
 
-_SHOWN = {NOT_ALLOWED, "bool_parsing", "literal_error"}
-"""Errors of plain values that are no secrets; the input of any other stays hidden."""
-_LONGEST_SHOWN = 80
+_SHOWN: Final = (bool, int, timedelta, HostPort)
+"""Types of the settings whose refused value is shown, and the words of a short list; what is text may be a secret."""
+_PLAIN = re.compile(r"[\w.:\[\]-]{1,40}", re.ASCII)
+"""What is shown at all: no URL, connection string or anything else that came into the wrong place."""
+_LARGEST_SHOWN: Final = 10**18
+_HIDDEN: Final = "<hidden>"
 _TAG = "provider"
 """The setting that tells the kinds of a union apart."""
 
@@ -50,23 +55,40 @@ def _problem(detail: ErrorDetails, model: type[BaseModel]) -> SettingsProblem:
     path, kinds = _walk(model, detail["loc"])
     if detail["type"].startswith("union_tag"):
         path.append(_TAG)
+    elif detail["type"] == "extra_forbidden" and detail["input"] is None and not _close(model, detail["loc"]):
+        # A bare text within braces: more likely a value that lost its name than a name.
+        path[-1] = _HIDDEN
     allowed = _allowed(detail, model, kinds)
-    return SettingsProblem(path=".".join(path), given=_given(detail), allowed=allowed)
+    return SettingsProblem(path=".".join(map(_name, path)), given=_given(detail, kinds), allowed=allowed)
 
 
-def _given(detail: ErrorDetails) -> str:
+def _given(detail: ErrorDetails, kinds: Sequence[Any]) -> str:
     value = detail["input"]
     match detail["type"]:
         case "missing" | "union_tag_not_found":
             return "nothing given"
         case "union_tag_invalid":
-            return f"given {str(detail['ctx']['tag'])!r}"[:_LONGEST_SHOWN]
+            return _shown(detail["ctx"]["tag"])
         case "extra_forbidden":
             return "unknown"
-        case shown if shown in _SHOWN and isinstance(value, str | int | float):
-            return f"given {value!r}"[:_LONGEST_SHOWN]
+        case _ if detail["loc"][-1:] == ("[key]",) or any(_is_shown(kind) for kind in kinds):
+            return _shown(value)
         case _:
             return f"given {_kind(value)}"
+
+
+def _shown(value: object) -> str:
+    # Python refuses to write the largest numbers.
+    plain = isinstance(value, str) or (isinstance(value, int | float) and abs(value) < _LARGEST_SHOWN)
+    return f"given {value!r}" if plain and _PLAIN.fullmatch(str(value)) else f"given {_kind(value)}"
+
+
+def _is_shown(kind: Any) -> bool:
+    return kind in _SHOWN or get_origin(kind) is Literal
+
+
+def _name(part: str) -> str:
+    return part if part == _HIDDEN or _PLAIN.fullmatch(part) else _HIDDEN
 
 
 def _kind(value: object) -> str:
@@ -81,8 +103,10 @@ def _kind(value: object) -> str:
             return "a number"
         case list() | tuple():
             return "a list"
-        case _:
+        case dict():
             return "a mapping"
+        case _:
+            return "a value of another kind"
 
 
 def _allowed(detail: ErrorDetails, model: type[BaseModel], kinds: Sequence[Any]) -> str:
@@ -93,6 +117,10 @@ def _allowed(detail: ErrorDetails, model: type[BaseModel], kinds: Sequence[Any])
             return "one of " + ", ".join(tag for kind in kinds for tag in _tag_of(kind))
         case "model_type" | "model_attributes_type" | "dict_type":
             return "a mapping: " + ", ".join(names_below(model, detail["loc"]))
+        case "value_error" | "assertion_error":
+            return "another value"
+        case "invalid_key":
+            return "names that are texts"
         case "missing":
             return "a value: this setting is required"
         case "too_short":
@@ -106,10 +134,14 @@ def _allowed(detail: ErrorDetails, model: type[BaseModel], kinds: Sequence[Any])
 
 
 def _known_names(model: type[BaseModel], loc: Sequence[int | str]) -> str:
-    names = names_below(model, loc[:-1])
-    close = get_close_matches(str(loc[-1]), names, n=1)
+    close = _close(model, loc)
     hint = f"{close[0]!r} (did you mean it?), " if close else ""
-    return hint + ", ".join(name for name in names if name not in close)
+    return hint + ", ".join(name for name in names_below(model, loc[:-1]) if name not in close)
+
+
+def _close(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:
+    """The setting that a wrong name was probably meant to be."""
+    return get_close_matches(str(loc[-1]), names_below(model, loc[:-1]), n=1)
 
 
 def names_below(model: type[BaseModel], loc: Sequence[int | str]) -> list[str]:

@@ -5,14 +5,17 @@ import hashlib
 import os
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from changefeed_gateway.core.token import TokenKey
+from changefeed_gateway.settings.files import make_durable, read_bytes
 from changefeed_gateway.settings.model import PostgresConnection, Settings, TokenKeySettings
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
 _LEAST_KEY_BYTES: Final = 16
+_MADE_KEY_BYTES: Final = 32
 _KEY_FILE: Final = "token.key"
 
 
@@ -44,54 +47,89 @@ def _token_key(index: int, key: TokenKeySettings) -> TokenKey:
         secret = _read(key.secret_file, f"{path}.secret_file")
     else:
         secret = _variable(str(key.secret_env), f"{path}.secret_env")
-    if len(secret.encode()) < _LEAST_KEY_BYTES:
+    # Bytes of a variable that are no UTF-8 come as surrogates, and go back as what they were.
+    encoded = secret.encode("utf-8", "surrogateescape")
+    if len(encoded) < _LEAST_KEY_BYTES:
         raise _refused(path, "a shorter secret", f"a secret of at least {_LEAST_KEY_BYTES} bytes")
-    return TokenKey(key_id=key.id, secret=secret.encode())
+    return TokenKey(key_id=key.id, secret=encoded)
 
 
 def _variable(name: str, path: str) -> str:
     value = os.environ.get(name)
     if value is None:
-        raise _refused(path, f"given {name!r}", "an environment variable that is set")
+        raise _refused(path, "given a name", "the name of an environment variable that is set")
     return value
 
 
 def _read(file: Path, path: str) -> str:
+    """A secret from its file; neither path nor content is shown: the path may be a secret in the wrong place."""
     try:
-        return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError):
-        raise _refused(path, f"given {str(file)!r}", "a readable text file") from None
+        text = read_bytes(file).decode("utf-8").strip()
+    except OSError as error:
+        raise _refused(path, f"given a path: {error.strerror}", "a readable text file") from None
+    except ValueError:
+        raise _refused(path, "given a path", "a readable text file") from None
+    if not text or "\0" in text:
+        raise _refused(path, "given the path of a file that is empty or no text", "a readable text file")
+    return text
 
 
 def _kept_key(file: Path) -> TokenKey:
     try:
-        secret = _make_once(file)
+        text = _make_once(file)
+        seen_by_all = file.stat().st_mode & 0o007
     except OSError as error:
         raise _refused(
             "tokens.keys",
             "nothing given",
             f"a list of keys, or a state_directory where one can be kept: {file}: {error.strerror}",
         ) from None
-    return TokenKey(key_id=hashlib.sha256(secret).hexdigest()[:8], secret=secret)
+    if not _is_whole(text):
+        # Anybody could sign with what is left after a full disk or a crash: nothing, or zeros.
+        raise _refused(
+            "tokens.keys",
+            f"nothing given, and {file} is damaged",
+            "a whole key: bring the file back, or remove it to have another made; then every saved token is refused",
+        )
+    if seen_by_all:
+        raise _refused(
+            "tokens.keys",
+            f"nothing given, and everybody on this machine may use {file}",
+            f"a file of the gateway alone: chmod 600 {file}",
+        )
+    return TokenKey(key_id=hashlib.sha256(text).hexdigest()[:8], secret=text)
+
+
+def _is_whole(text: bytes) -> bool:
+    """Whether it is a key as `_make_once` writes it."""
+    try:
+        secret = base64.b64decode(text, validate=True)
+    except ValueError:
+        return False
+    return len(secret) == _MADE_KEY_BYTES
 
 
 def _make_once(file: Path) -> bytes:
     """Read the key, or make it so that of several processes at once exactly one wins, never half written."""
+    new_directory = not file.parent.exists()
     file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     if not file.exists():
         draft = file.with_name(f"{file.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as out:
-            out.write(base64.b64encode(secrets.token_bytes(32)) + b"\n")
-            out.flush()
-            os.fsync(out.fileno())
         try:
-            os.link(draft, file)
-        except FileExistsError:
-            pass
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as out:
+                out.write(base64.b64encode(secrets.token_bytes(_MADE_KEY_BYTES)) + b"\n")
+                out.flush()
+                os.fsync(out.fileno())
+            with suppress(FileExistsError):
+                os.link(draft, file)
         finally:
-            draft.unlink()
-    return file.read_bytes().strip()
+            draft.unlink(missing_ok=True)
+        # Tokens are signed from now on: a crash must not take the key's name with it, nor its directory's.
+        make_durable(file.parent)
+        if new_directory:
+            make_durable(file.parent.parent)
+    return read_bytes(file).strip()
 
 
 def _refused(path: str, given: str, allowed: str) -> SettingsError:

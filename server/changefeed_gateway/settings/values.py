@@ -4,6 +4,7 @@ import ipaddress
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
 from pydantic import BeforeValidator, SerializerFunctionWrapHandler, WrapSerializer
@@ -14,6 +15,10 @@ NOT_ALLOWED: Final = "not_allowed"
 """Type of the errors whose message is the sentence of allowed values."""
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|d)")
+_LONGEST_DURATION: Final = 50
+"""Characters of a duration's text; looking for durations in a longer one takes its length squared."""
+_FIRST_TOO_LARGE: Final = 10**18
+"""Numbers from here on are none that can be set; Python refuses to write the largest at all."""
 _UNITS: Final = {
     "us": timedelta(microseconds=1),
     "ms": timedelta(milliseconds=1),
@@ -52,10 +57,13 @@ def not_allowed(allowed: str) -> PydanticCustomError:
 
 def parse_duration(text: str) -> timedelta:
     """Read a duration such as "2ms", "10s" or "1h30m". Raises ValueError for anything else."""
-    parts = _DURATION.findall(text)
+    parts = _DURATION.findall(text) if len(text) <= _LONGEST_DURATION else []
     if not parts or "".join(amount + unit for amount, unit in parts) != text:
-        raise ValueError(f"not a duration: {text}")
-    return sum((float(amount) * _UNITS[unit] for amount, unit in parts), timedelta(0))
+        raise ValueError("not a duration")
+    try:
+        return sum((float(amount) * _UNITS[unit] for amount, unit in parts), timedelta(0))
+    except OverflowError:
+        raise ValueError("not a duration: longer than any calendar") from None
 
 
 def format_duration(duration: timedelta) -> str:
@@ -74,7 +82,7 @@ def duration_between(shortest: str, longest: str) -> BeforeValidator:
 
     def check(value: object) -> object:
         try:
-            duration = value if isinstance(value, timedelta) else parse_duration(str(value))
+            duration = value if isinstance(value, timedelta) else parse_duration(_text(value))
         except ValueError as error:
             raise not_allowed(allowed) from error
         if not low <= duration <= high:
@@ -89,8 +97,8 @@ def whole_number_between(low: int, high: int) -> BeforeValidator:
     allowed = f"a whole number from {low} to {high}"
 
     def check(value: object) -> object:
-        text = str(value)
-        if isinstance(value, bool) or not re.fullmatch(r"-?\d{1,18}", text):
+        text = _text(value)
+        if not re.fullmatch(r"-?[0-9]{1,18}", text):
             raise not_allowed(allowed)
         if not low <= int(text) <= high:
             raise not_allowed(allowed)
@@ -115,17 +123,48 @@ def one_of(*choices: str) -> BeforeValidator:
     allowed = "one of " + ", ".join(choices)
 
     def check(value: object) -> object:
-        if value not in choices:
+        if _text(value) not in choices:
             raise not_allowed(allowed)
         return value
 
     return BeforeValidator(check)
 
 
+def _text(value: object) -> str:
+    """A plain value as the environment would give it; empty for everything that no setting here can be."""
+    match value:
+        case str():
+            return value
+        case int() if not isinstance(value, bool) and abs(value) < _FIRST_TOO_LARGE:
+            return str(value)
+        case _:
+            return ""
+
+
+def _parse_path(value: object) -> object:
+    if isinstance(value, Path):
+        return value
+    # The system takes no other: a file of such a name would be looked for with an error nobody expects.
+    if not isinstance(value, str) or not value or "\0" in value or not _is_unicode(value):
+        raise not_allowed("a path")
+    return Path(value)
+
+
+def _parse_filled(value: object) -> object:
+    if isinstance(value, str) and not (value.strip() and _is_unicode(value)):
+        raise not_allowed("a text that is not empty")
+    return value
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it can be written; half a pair of surrogates stands for bytes that were no UTF-8."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _parse_listen(value: object) -> object:
     if isinstance(value, HostPort):
         return value
-    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):(\d{1,5})", str(value))
+    match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", _text(value))
     if match is None or int(match[2]) > 65535:
         raise not_allowed('host:port, such as "127.0.0.1:50051" or "[::1]:50051"')
     address = HostPort(match[1].strip("[]"), int(match[2]))
@@ -146,5 +185,8 @@ def _as_text(convert: Callable[..., str]) -> WrapSerializer:
 
 
 # NoDecode: from the environment it comes as it is, not as JSON.
+FilePath = Annotated[Path, BeforeValidator(_parse_path)]
+Filled = BeforeValidator(_parse_filled)
+"""A text that says something: an empty one would mean another thing, such as a connection string of defaults."""
 ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_listen), _as_text(str)]
 DurationText = _as_text(format_duration)
