@@ -1,7 +1,7 @@
 """A gRPC server that says what it is told to: the ends of streams that a real gateway seldom has."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -41,11 +41,19 @@ class Refusal:
 
 
 @dataclass
+class Raw:
+    """An error whose details are whatever bytes they are."""
+
+    code: grpc.StatusCode
+    details: bytes
+
+
+@dataclass
 class Silence:
     """The stream stays open and says nothing."""
 
 
-Step = SubscribeResponse | Refusal | Silence
+Step = SubscribeResponse | Refusal | Raw | Silence
 Script = Sequence[Step]
 
 
@@ -56,9 +64,12 @@ class ScriptedGateway:
         self.requests: list[SubscribeRequest] = []
         self.arrivals: list[float] = []
         self.peers: list[str] = []
-        self.pages: list[ReadChangesResponse | Refusal] = []
+        self.pages: list[ReadChangesResponse | Refusal | Silence] = []
         self.reads: list[ReadChangesRequest] = []
         self.target = ""
+        self.open = 0
+        """Streams that their client has not left."""
+        self._changed = asyncio.Event()
         self._scripts = list(scripts)
         self._server = grpc.aio.server()
 
@@ -90,14 +101,35 @@ class ScriptedGateway:
         self.arrivals.append(asyncio.get_running_loop().time())
         self.peers.append(context.peer())
         script = self._scripts.pop(0) if self._scripts else [EXPIRED]
-        for step in script:
+        self._open(context)
+        for number, step in enumerate(script, start=1):
             match step:
                 case Refusal():
                     await context.abort_with_status(rpc_status.to_status(_status(step)))
                 case Silence():
                     await asyncio.Event().wait()
+                case Raw():
+                    context.set_trailing_metadata((("grpc-status-details-bin", step.details),))
+                    await context.abort(step.code, "said by somebody on the way")
                 case _:
+                    step.delivery_sequence = step.delivery_sequence or number
                     yield step
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait for something that calls change: a request, a read, the end of a stream."""
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
+
+    def _open(self, context: grpc.aio.ServicerContext[SubscribeRequest, SubscribeResponse]) -> None:
+        self.open += 1
+        self._changed.set()
+
+        def close(_: object) -> None:
+            self.open -= 1
+            self._changed.set()
+
+        context.add_done_callback(close)  # type: ignore[arg-type]  # the stubs name a type variable
 
     async def _read(
         self,
@@ -105,10 +137,16 @@ class ScriptedGateway:
         context: grpc.aio.ServicerContext[ReadChangesRequest, ReadChangesResponse],
     ) -> ReadChangesResponse:
         self.reads.append(request)
+        self._changed.set()
         answer = self.pages.pop(0)
-        if isinstance(answer, Refusal):
-            await context.abort_with_status(rpc_status.to_status(_status(answer)))
-        return answer
+        match answer:
+            case Refusal():
+                await context.abort_with_status(rpc_status.to_status(_status(answer)))
+            case Silence():
+                await asyncio.Event().wait()
+            case ReadChangesResponse():
+                return answer
+        raise AssertionError("neither ends")
 
 
 EXPIRED = Refusal(

@@ -1,13 +1,16 @@
 """The Python consumer keeps the contract: watch heartbeats, resume, wait as asked, stop on what is final."""
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from google.rpc import status_pb2
+from google.protobuf.duration_pb2 import Duration
+from google.rpc import error_details_pb2, status_pb2
 
 from changefeed.v1.read_changes_pb2 import ReadChangesResponse
 from changefeed.v1.subscribe_pb2 import (
@@ -22,6 +25,7 @@ from changefeed_client import (
     NOW,
     ChangeFeedClient,
     ChangeFeedRpcError,
+    ClientClosed,
     Delivery,
     StreamInterrupted,
     Tail,
@@ -33,6 +37,7 @@ from changefeed_client import (
 from tests.clients.relay import Relay
 from tests.clients.scripted_gateway import (
     EXPIRED,
+    Raw,
     Refusal,
     Script,
     ScriptedGateway,
@@ -316,3 +321,232 @@ def test_positions_refuse_what_is_ambiguous() -> None:
     for text in ("", "main", "main/", "/documents"):
         with pytest.raises(ValueError, match="connection/collection"):
             collection(text)
+
+
+def numbered(message: SubscribeResponse, number: int) -> SubscribeResponse:
+    message.delivery_sequence = number
+    return message
+
+
+async def until_reading(tail: Tail) -> asyncio.Task[Delivery]:
+    """A task that waits for what the gateway does not say."""
+    await anext(tail)
+    reading = asyncio.create_task(anext(tail))
+    await asyncio.sleep(0)  # its turn, so that it waits
+    return reading
+
+
+@pytest.mark.req("P4")
+@pytest.mark.parametrize("empty", [opened(""), batch("", "b"), heartbeat(""), closing(CLOSING_REASON_MAX_EVENTS, "")])
+async def test_a_message_without_a_token_is_an_interruption(play: Play, empty: SubscribeResponse) -> None:
+    gateway, client = await play(
+        [opened("t0"), batch("t1", "a"), empty],
+        [opened("t1"), batch("t2", "b"), EXPIRED],
+    )
+    found = await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert ids(found) == ["a", "b"]
+    assert all(delivery.continuation_token for delivery in found)
+    assert gateway.requests[1].start_position == after("t1")
+
+
+async def test_a_farewell_without_a_token_keeps_the_last_one(play: Play) -> None:
+    gateway, client = await play(
+        [opened("t0"), batch("t1", "a"), closing(CLOSING_REASON_DRAINING, "", SHORT)], [opened("t1"), EXPIRED]
+    )
+    await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert gateway.requests[1].start_position == after("t1")
+    assert gateway.arrivals[1] - gateway.arrivals[0] >= SHORT.total_seconds()
+
+
+async def test_a_farewell_of_a_later_contract_is_one(play: Play) -> None:
+    later = closing(CLOSING_REASON_DRAINING, "t5")
+    later.closing.reason = 99  # type: ignore[assignment]
+    gateway, client = await play([opened("t0"), later], [opened("t5"), EXPIRED])
+    await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert gateway.requests[1].start_position == after("t5")
+
+
+@pytest.mark.req("P1")
+@pytest.mark.parametrize("number", [2, 4, -1])
+async def test_a_gap_in_the_messages_is_an_interruption(play: Play, number: int) -> None:
+    gateway, client = await play(
+        [opened("t0"), batch("t1", "a"), numbered(batch("t3", "c"), number)],
+        [opened("t1"), batch("t2", "b"), batch("t3", "c"), EXPIRED],
+    )
+    found = await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert ids(found) == ["a", "b", "c"]
+    assert gateway.requests[1].start_position == after("t1")
+
+
+async def test_a_reader_that_gives_up_waiting_keeps_the_stream_and_what_it_brings(play: Play) -> None:
+    gateway, client = await play([opened("t0"), Silence()])
+    async with asyncio.timeout(20), client.tail(ADDRESS, BEGINNING) as tail:
+        await anext(tail)
+        for _ in range(3):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(tail), 0.01)
+        assert len(gateway.requests) == 1
+    assert not tail.reconnects
+
+
+async def test_pauses_grow_on_under_a_reader_that_gives_up_waiting(play: Play) -> None:
+    gateway, client = await play(
+        [opened("t0"), closing(CLOSING_REASON_DRAINING, "t5", SHORT)], [opened("t5"), batch("t6", "a"), Silence()]
+    )
+    async with asyncio.timeout(20), client.tail(ADDRESS, BEGINNING) as tail:
+        found: list[Delivery] = []
+        while not ids(found):
+            with suppress(TimeoutError):
+                found.append(await asyncio.wait_for(anext(tail), 0.01))
+    assert gateway.arrivals[1] - gateway.arrivals[0] >= SHORT.total_seconds()
+    assert len(gateway.requests) == 2
+
+
+async def test_closing_the_client_ends_its_tails_with_an_error_of_their_own(play: Play) -> None:
+    gateway, client = await play([opened("t0"), Silence()], [opened("t0"), Silence()])
+    tails = [client.tail(ADDRESS, BEGINNING) for _ in range(2)]
+    readings = [await until_reading(tail) for tail in tails]
+    async with asyncio.timeout(20):
+        await client.aclose()
+        for reading in readings:
+            with pytest.raises(ClientClosed):
+                await reading
+        for tail in tails:
+            with pytest.raises(ClientClosed):
+                await anext(tail)
+        with pytest.raises(ClientClosed):
+            client.tail(ADDRESS, BEGINNING)
+        await gateway.until(lambda: not gateway.open)
+        await client.aclose()
+
+
+async def test_closing_the_client_ends_its_calls_with_an_error_of_their_own(play: Play) -> None:
+    gateway, client = await play()
+    gateway.pages = [Silence()]
+    reading = asyncio.create_task(client.read_page(ADDRESS, BEGINNING))
+    async with asyncio.timeout(20):
+        await gateway.until(lambda: not gateway.reads)
+        await client.aclose()
+        with pytest.raises(ClientClosed):
+            await reading
+        with pytest.raises(ClientClosed):
+            await client.read_page(ADDRESS, BEGINNING)
+
+
+async def test_a_call_that_its_caller_cancels_is_cancelled(play: Play) -> None:
+    gateway, client = await play()
+    gateway.pages = [Silence()]
+    reading = asyncio.create_task(client.read_page(ADDRESS, BEGINNING))
+    async with asyncio.timeout(20):
+        await gateway.until(lambda: not gateway.reads)
+        reading.cancel()
+        await client.aclose()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
+async def test_a_tail_closed_by_another_task_says_so_and_then_is_at_its_end(play: Play) -> None:
+    _, client = await play([opened("t0"), Silence()])
+    tail = client.tail(ADDRESS, BEGINNING)
+    reading = await until_reading(tail)
+    async with asyncio.timeout(20):
+        await asyncio.gather(tail.aclose(), tail.aclose())
+        with pytest.raises(ClientClosed):
+            await reading
+        assert [delivery async for delivery in tail] == []
+
+
+async def test_two_readers_of_one_tail_are_refused(play: Play) -> None:
+    _, client = await play([opened("t0"), Silence()])
+    async with asyncio.timeout(20), client.tail(ADDRESS, BEGINNING) as tail:
+        reading = await until_reading(tail)
+        with pytest.raises(RuntimeError, match="another task"):
+            await anext(tail)
+        reading.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+
+
+async def test_a_tail_that_is_dropped_leaves_its_stream(play: Play) -> None:
+    gateway, client = await play([opened("t0"), batch("t1", "a"), Silence()])
+    async with asyncio.timeout(20):
+        async for _ in client.tail(ADDRESS, BEGINNING):
+            break
+        gc.collect()
+        await gateway.until(lambda: not gateway.open)
+
+
+HOUR = timedelta(hours=1)
+BUSY = Refusal(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED, reason="BUSY", category="THROTTLED", retryable=True, retry_after=HOUR
+)
+
+
+@pytest.mark.parametrize("script", [[BUSY], [opened("t0"), closing(CLOSING_REASON_DRAINING, "t0", HOUR)]])
+async def test_patience_is_not_spent_on_a_pause_that_outlasts_it(play: Play, script: Script) -> None:
+    """Whoever has a minute's patience is told at once that the gateway asks for an hour."""
+    _, client = await play(script)
+    with pytest.raises((ChangeFeedRpcError, StreamInterrupted)) as caught:
+        await ended(client.tail(ADDRESS, BEGINNING, patience=timedelta(minutes=1)))
+    assert getattr(caught.value, "retry_after", None) == HOUR
+
+
+async def ended(tail: Tail) -> None:
+    async with asyncio.timeout(20), tail:
+        async for _ in tail:
+            pass
+
+
+async def test_patience_begins_with_the_outage_and_not_with_the_quiet_before_it(play: Play) -> None:
+    """A stream that was quiet for longer than the patience is not given up at its first interruption."""
+    patience = timedelta(milliseconds=500)
+    _, client = await play(
+        [opened("t0", heartbeat=patience), Silence()],
+        [opened("t0"), batch("t1", "a"), EXPIRED],
+    )
+    found = await until_expired(client.tail(ADDRESS, BEGINNING, patience=patience))
+    assert ids(found) == ["a"]
+
+
+@pytest.mark.parametrize("seconds", [-5, 2**62, -(2**62)])
+async def test_lengths_of_time_that_are_none_do_no_harm(play: Play, seconds: int) -> None:
+    hello, bye = opened("t0"), closing(CLOSING_REASON_DRAINING, "t0")
+    hello.opened.heartbeat_interval.seconds = seconds
+    bye.closing.reconnect_after.seconds = min(seconds, 0)
+    _, client = await play([hello, batch("t1", "a"), bye], [EXPIRED])
+    found = await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert ids(found) == ["a"]
+    status = status_pb2.Status(code=14)
+    status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds)))
+    retry_after = ChangeFeedRpcError.of_status(status).retry_after
+    assert retry_after is not None
+    assert retry_after >= timedelta(0)
+
+
+async def test_details_that_are_none_are_passed_over(play: Play) -> None:
+    _, client = await play([opened("t0"), batch("t1", "a"), Raw(grpc.StatusCode.UNAVAILABLE, b"\xff\xff")], [EXPIRED])
+    found = await until_expired(client.tail(ADDRESS, BEGINNING))
+    assert ids(found) == ["a"]
+    status = status_pb2.Status(code=14, message="m")
+    status.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")
+    assert ChangeFeedRpcError.of_status(status).retryable
+
+
+async def test_a_wait_beyond_any_calendar_is_waited_for(play: Play) -> None:
+    gateway, client = await play()
+    gateway.pages = [ReadChangesResponse(continuation_token="t1")]
+    page = await client.read_page(ADDRESS, BEGINNING, max_wait=timedelta(days=3_000_000))
+    assert page.continuation_token == "t1"
+
+
+@pytest.mark.req("P4")
+async def test_a_page_without_a_token_is_asked_for_again(play: Play) -> None:
+    gateway, client = await play()
+    gateway.pages = [
+        ReadChangesResponse(continuation_token="t1", more_available=True),
+        ReadChangesResponse(),
+        ReadChangesResponse(continuation_token="t2"),
+    ]
+    tokens = [page.continuation_token async for page in client.pages(ADDRESS, BEGINNING)]
+    assert tokens == ["t1", "t2"]
+    assert [read.start_position for read in gateway.reads] == [BEGINNING, after("t1"), after("t1")]

@@ -10,6 +10,7 @@ async with connect("127.0.0.1:50051") as client:
 from changefeed_client.client import OPTIONS, ChangeFeedClient, connect
 from changefeed_client.errors import (
     ChangeFeedRpcError,
+    ClientClosed,
     FieldViolation,
     HeartbeatMissed,
     StreamClosed,
@@ -32,6 +33,7 @@ __all__ = [
     "OPTIONS",
     "ChangeFeedClient",
     "ChangeFeedRpcError",
+    "ClientClosed",
     "Delivery",
     "FieldViolation",
     "HeartbeatMissed",

@@ -1,13 +1,16 @@
 """The six calls of the gateway, with the retries that are safe."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from weakref import WeakSet
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesRequest, GetCapabilitiesResponse
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
@@ -26,7 +29,7 @@ from changefeed.v1.token_pb2 import (
     ResolveStartPositionRequest,
     ResolveStartPositionResponse,
 )
-from changefeed_client.errors import ChangeFeedRpcError
+from changefeed_client.errors import ChangeFeedRpcError, ClientClosed, StreamInterrupted
 from changefeed_client.positions import after
 from changefeed_client.retrying import retry
 from changefeed_client.tail import Tail
@@ -77,10 +80,15 @@ OPTIONS: Final = (
 _DEADLINE: Final = timedelta(seconds=30)
 _LONG_POLL: Final = timedelta(seconds=20)
 _NO_WAIT: Final = timedelta(0)
+_LONGEST_WAIT: Final = timedelta(days=1)
+"""Of a deadline; gRPC knows none that is beyond any calendar."""
+_CLOSED: Final = "the client was closed"
 
 
 class ChangeFeedClient:
     """One gateway. Every call raises ChangeFeedRpcError; close it with `aclose` or `async with`.
+
+    It owns its tails and their connections: closing it closes them. What runs meanwhile ends with ClientClosed.
 
     `dial` makes a channel, each time with a connection of its own (see OPTIONS); `connect` is the short way.
     """
@@ -89,6 +97,9 @@ class ChangeFeedClient:
         self._dial = dial
         self._channel = dial()
         self._stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(self._channel)
+        # A tail that is dropped takes its stream with it, so it need not be kept for the end.
+        self._tails: WeakSet[Tail] = WeakSet()
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -102,8 +113,12 @@ class ChangeFeedClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the channel and every call on it; idempotent."""
-        await self._channel.close()
+        """Close every tail, the channel and every call on it; idempotent."""
+        self._closed = True
+        try:
+            await asyncio.gather(*(tail.aclose(_CLOSED) for tail in self._tails))
+        finally:
+            await self._channel.close()
 
     def tail(
         self,
@@ -117,7 +132,9 @@ class ChangeFeedClient:
         max_events: int = 0,
         patience: timedelta | None = None,
     ) -> Tail:
-        """Follow a collection live. It reconnects until it makes no progress for `patience` (None: for ever)."""
+        """Follow a collection live. It reconnects until an outage outlasts `patience` (None: for ever)."""
+        if self._closed:
+            raise ClientClosed(_CLOSED)
         request = SubscribeRequest(
             address=address,
             scope=scope,
@@ -127,7 +144,9 @@ class ChangeFeedClient:
             heartbeat_interval=_duration(heartbeat_interval),
             max_events=max_events,
         )
-        return Tail(self._channel, request, dial=self._dial, patience=patience)
+        tail = Tail(self._channel, request, dial=self._dial, patience=patience)
+        self._tails.add(tail)
+        return tail
 
     async def read_page(
         self,
@@ -148,8 +167,8 @@ class ChangeFeedClient:
             max_page_size=max_page_size,
             max_wait=_duration(max_wait),
         )
-        deadline = _seconds(_DEADLINE + max_wait)
-        return await _decoded(self._stub.ReadChanges(request, timeout=deadline))
+        deadline = _DEADLINE + min(max(max_wait, _NO_WAIT), _LONGEST_WAIT)
+        return await self._call(self._stub.ReadChanges, request, deadline)
 
     async def pages(
         self,
@@ -172,7 +191,7 @@ class ChangeFeedClient:
             here = start
 
             async def read(here: StartPosition = here) -> ReadChangesResponse:
-                return await self.read_page(
+                page = await self.read_page(
                     address,
                     here,
                     scope=scope,
@@ -180,6 +199,9 @@ class ChangeFeedClient:
                     max_page_size=max_page_size,
                     max_wait=max_wait if follow else _NO_WAIT,
                 )
+                if not page.continuation_token:
+                    raise StreamInterrupted("a page came without a token")
+                return page
 
             page = await retry(read, patience=patience)
             yield page
@@ -192,7 +214,7 @@ class ChangeFeedClient:
         page_token = ""
         while True:
             request = ListPhysicalPartitionsRequest(address=address, page_token=page_token)
-            answer = await _decoded(self._stub.ListPhysicalPartitions(request, timeout=_seconds(_DEADLINE)))
+            answer = await self._call(self._stub.ListPhysicalPartitions, request)
             for partition in answer.partitions:
                 yield partition
             page_token = answer.next_page_token
@@ -202,7 +224,7 @@ class ChangeFeedClient:
     async def capabilities(self, address: ResourceAddress) -> GetCapabilitiesResponse:
         """What a collection can do."""
         request = GetCapabilitiesRequest(address=address)
-        return await _decoded(self._stub.GetCapabilities(request, timeout=_seconds(_DEADLINE)))
+        return await self._call(self._stub.GetCapabilities, request)
 
     async def resolve(
         self,
@@ -213,12 +235,30 @@ class ChangeFeedClient:
     ) -> ResolveStartPositionResponse:
         """A start position as a token."""
         request = ResolveStartPositionRequest(address=address, scope=scope, start_position=start)
-        return await _decoded(self._stub.ResolveStartPosition(request, timeout=_seconds(_DEADLINE)))
+        return await self._call(self._stub.ResolveStartPosition, request)
 
     async def inspect(self, address: ResourceAddress, continuation_token: str) -> InspectContinuationTokenResponse:
         """What a token is, and whether it can be used; one that cannot is an answer, not an error."""
         request = InspectContinuationTokenRequest(address=address, continuation_token=continuation_token)
-        return await _decoded(self._stub.InspectContinuationToken(request, timeout=_seconds(_DEADLINE)))
+        return await self._call(self._stub.InspectContinuationToken, request)
+
+    async def _call(
+        self,
+        method: Callable[..., Awaitable[T]],
+        request: Message,
+        deadline: timedelta = _DEADLINE,
+    ) -> T:
+        if self._closed:
+            raise ClientClosed(_CLOSED)
+        try:
+            return await method(request, timeout=deadline.total_seconds())
+        except grpc.aio.AioRpcError as error:
+            raise ChangeFeedRpcError.of_call(error) from None
+        except asyncio.CancelledError:
+            # gRPC cancels what runs on a channel that is closed, and with it whoever waits for it.
+            if self._closed and not _is_cancelled():
+                raise ClientClosed(_CLOSED) from None
+            raise
 
 
 def connect(target: str, *, options: tuple[tuple[str, Any], ...] = ()) -> ChangeFeedClient:
@@ -226,11 +266,10 @@ def connect(target: str, *, options: tuple[tuple[str, Any], ...] = ()) -> Change
     return ChangeFeedClient(lambda: grpc.aio.insecure_channel(target, options=(*OPTIONS, *options)))
 
 
-async def _decoded(call: Awaitable[T]) -> T:
-    try:
-        return await call
-    except grpc.aio.AioRpcError as error:
-        raise ChangeFeedRpcError.of_call(error) from None
+def _is_cancelled() -> bool:
+    """Whether somebody cancelled the current task, and not only what it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _duration(duration: timedelta | None) -> Duration | None:
@@ -239,7 +278,3 @@ def _duration(duration: timedelta | None) -> Duration | None:
     message = Duration()
     message.FromTimedelta(duration)
     return message
-
-
-def _seconds(duration: timedelta) -> float:
-    return duration.total_seconds()

@@ -1,14 +1,19 @@
 """What the gateway's errors say, decoded from `google.rpc.Status`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, Self
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 from grpc.aio import AioRpcError
 
+_LONGEST_SECONDS: Final = 315_576_000_000
+"""Of `google.protobuf.Duration`."""
 _DETAILS_KEY: Final = "grpc-status-details-bin"
 
 _CATEGORY_WITHOUT_DETAILS: Final = {
@@ -65,7 +70,9 @@ class ChangeFeedRpcError(Exception):
         status = status_pb2.Status(code=error.code().value[0], message=error.details() or "")
         for key, value in error.trailing_metadata() or ():
             if key == _DETAILS_KEY and isinstance(value, bytes):
-                status.ParseFromString(value)
+                # What is no status comes from somebody on the way, and the code says enough.
+                with suppress(DecodeError):
+                    status = status_pb2.Status.FromString(value)
         return cls.of_status(status)
 
     @classmethod
@@ -81,7 +88,7 @@ class ChangeFeedRpcError(Exception):
             category=metadata.pop("category", "") or _CATEGORY_WITHOUT_DETAILS.get(code, "PROVIDER_ERROR"),
             reason=info.reason,
             retryable=metadata.pop("retryable", "") == "true" if has_info else code in _LOST_ON_THE_WAY,
-            retry_after=retry.retry_delay.ToTimedelta() if retry else None,
+            retry_after=span(retry.retry_delay) if retry else None,
             request_id=metadata.pop("request_id", ""),
             metadata=metadata,
             violations=tuple(
@@ -91,8 +98,19 @@ class ChangeFeedRpcError(Exception):
         )
 
 
+def span(duration: Duration) -> timedelta:
+    """A length of time as it can be waited for: a negative one is none, one beyond any calendar is its end."""
+    return timedelta(seconds=min(max(duration.seconds, 0), _LONGEST_SECONDS)) + timedelta(
+        microseconds=max(duration.nanos, 0) // 1_000
+    )
+
+
+class ClientClosed(Exception):
+    """The client, or the tail, was closed while it was used: by this program, not by the gateway."""
+
+
 class StreamInterrupted(Exception):
-    """A stream ended without an error of the gateway: silence, or an end without farewell."""
+    """A stream broke without an error of the gateway: silence, an end without farewell, a message that cannot be."""
 
     retry_after: timedelta | None = None
 
@@ -120,5 +138,6 @@ def _details(
     request = error_details_pb2.BadRequest()
     for detail in status.details:
         for part in (info, retry, request):
-            detail.Unpack(part)
+            with suppress(DecodeError):
+                detail.Unpack(part)
     return info, retry if retry.HasField("retry_delay") else None, request

@@ -1,6 +1,7 @@
 """When to try again, and when not."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -10,8 +11,6 @@ from tenacity import (
     AsyncRetrying,
     RetryCallState,
     retry_if_exception,
-    stop_after_delay,
-    stop_never,
     wait_random_exponential,
 )
 
@@ -21,6 +20,8 @@ T = TypeVar("T")
 
 _BACKOFF: Final = wait_random_exponential(multiplier=0.1, max=15)
 """Seconds: up to 0.1, then 0.2, 0.4 and so on."""
+_LONGEST_PAUSE: Final = 600.0
+"""Seconds, whatever the gateway asks for: nobody who asks for a day can mean it of a stream."""
 _JITTER: Final = 0.2
 """Part that is added at random to a pause the gateway asks for, so that clients do not return all at once."""
 
@@ -40,30 +41,55 @@ async def retry(
     patience: timedelta | None,
     before_pause: Callable[[BaseException, float, int], None] = lambda error, seconds, attempt: None,
 ) -> T:
-    """Repeat a call until it succeeds, fails for good, or `patience` (None: for ever) has passed.
+    """Repeat a call until it succeeds, fails for good, or an outage outlasts `patience` (None: never).
 
-    Pauses grow from call to call and are never shorter than the gateway asks for. Raises the last error.
+    Pauses grow from call to call and are never shorter than the gateway asks for; where it asks for longer than
+    patience is left, that is the end. Raises the last error.
     """
 
     def announce(state: RetryCallState) -> None:
         before_pause(_error(state), state.upcoming_sleep, state.attempt_number)
 
+    outage = _Outage(patience)
     retrying = AsyncRetrying(
         sleep=asyncio.sleep,
         retry=retry_if_exception(is_retryable),
-        wait=_pause,
-        stop=stop_never if patience is None else stop_after_delay(patience),
+        wait=outage.pause,
+        stop=outage.is_over,
         before_sleep=announce,
         reraise=True,
     )
     return await retrying(call)
 
 
-def _pause(state: RetryCallState) -> float:
-    error = _error(state)
-    asked = getattr(error, "retry_after", None) or timedelta(0)
-    jitter = 1 + random.uniform(0, _JITTER)  # noqa: S311 - no secret
-    return max(_BACKOFF(state), asked.total_seconds() * jitter)
+class _Outage:
+    """Begins with the first failure: the time that a healthy stream had nothing to say before it is no part of it."""
+
+    def __init__(self, patience: timedelta | None) -> None:
+        self._patience = math.inf if patience is None else patience.total_seconds()
+        self._began: float | None = None
+
+    def pause(self, state: RetryCallState) -> float:
+        """Seconds until the next try, which patience bounds: the last one is at its end."""
+        asked = _asked(state)
+        jitter = 1 + random.uniform(0, _JITTER)  # noqa: S311 - no secret
+        return min(max(_BACKOFF(state), asked * jitter), max(asked, self._left(state)))
+
+    def is_over(self, state: RetryCallState) -> bool:
+        """Whether there will be no other try."""
+        left = self._left(state)
+        return left <= 0 or _asked(state) > left
+
+    def _left(self, state: RetryCallState) -> float:
+        now = state.outcome_timestamp or state.start_time
+        self._began = now if self._began is None else self._began
+        return self._began + self._patience - now
+
+
+def _asked(state: RetryCallState) -> float:
+    """Seconds that the gateway asks to wait."""
+    asked: timedelta | None = getattr(_error(state), "retry_after", None)
+    return min(max(asked.total_seconds(), 0), _LONGEST_PAUSE) if asked else 0
 
 
 def _error(state: RetryCallState) -> BaseException:

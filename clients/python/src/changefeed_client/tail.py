@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -27,9 +28,11 @@ from changefeed.v1.subscribe_pb2 import (
 )
 from changefeed_client.errors import (
     ChangeFeedRpcError,
+    ClientClosed,
     HeartbeatMissed,
     StreamClosed,
     StreamInterrupted,
+    span,
 )
 from changefeed_client.positions import after
 from changefeed_client.retrying import retry
@@ -41,6 +44,8 @@ _OPENING_SECONDS: Final = 20.0
 """How long a stream may take to send its first message."""
 _MISSED_HEARTBEATS: Final = 2
 _FINAL: Final = frozenset({CLOSING_REASON_MAX_EVENTS, CLOSING_REASON_PARTITION_RETIRED})
+_OF_A_LATER_CONTRACT: Final = "none"
+"""Stands for the token of a message that says nothing to this version."""
 _log = logging.getLogger("changefeed_client")
 
 _Call = grpc.aio.UnaryStreamCall[SubscribeRequest, SubscribeResponse]
@@ -68,8 +73,9 @@ class Tail:
     """Iterates over deliveries until `max_events` have come, the partition is retired or an error is final.
 
     Delivery is at least once: after a reconnect or a restart, events may come again with the same `event_id`.
-    Raises ChangeFeedRpcError, or StreamInterrupted when `patience` ends during a silence. Close it with `aclose` or
-    `async with`.
+    Raises ChangeFeedRpcError, StreamInterrupted when `patience` ends in a silence, or ClientClosed when it is closed
+    while somebody reads. A reader that is cancelled, as by `asyncio.wait_for`, loses nothing: what it waited for is the
+    next one's. One reader at a time; close it with `aclose` or `async with`.
     """
 
     def __init__(
@@ -80,6 +86,7 @@ class Tail:
         dial: Callable[[], grpc.aio.Channel],
         patience: timedelta | None = None,
     ) -> None:
+        self._call: _Call | None = None
         self.reconnects = 0
         """How often the stream was opened again."""
         self._channel = channel
@@ -88,24 +95,55 @@ class Tail:
         self._request = SubscribeRequest()
         self._request.CopyFrom(request)
         self._patience = patience
-        self._call: _Call | None = None
+        self._pending: asyncio.Task[SubscribeResponse] | None = None
+        self._is_read = False
+        self._sequence = 0
         self._silence = _OPENING_SECONDS
         self._live = False
         self._token = ""
         self._delivered = 0
         self._ended = False
+        self._closed = ""
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Delivery:
-        while not self._ended:
-            message = await retry(self._receive, patience=self._patience, before_pause=self._announce)
-            delivery = self._take(message)
-            if delivery is not None:
-                return delivery
+        if self._is_read:
+            raise RuntimeError("another task reads this tail")
+        self._is_read = True
+        try:
+            while not self._ended:
+                delivery = self._take(await self._next_message())
+                if delivery is not None:
+                    return delivery
+        finally:
+            self._is_read = False
+        if self._closed:
+            raise ClientClosed(self._closed)
         await self.aclose()
         raise StopAsyncIteration
+
+    async def _next_message(self) -> SubscribeResponse:
+        """What a task of its own reads: it outlives a reader that is cancelled, and its pauses grow on."""
+        if self._pending is None:
+            self._pending = asyncio.create_task(
+                retry(self._receive, patience=self._patience, before_pause=self._announce)
+            )
+            self._pending.add_done_callback(_retrieve)
+        pending = self._pending
+        await asyncio.wait({pending})
+        if self._pending is pending:
+            self._pending = None
+        if pending.cancelled():
+            raise ClientClosed(self._closed or "the tail was closed while it was read")
+        return pending.result()
+
+    def __del__(self) -> None:
+        # Whoever drops a tail leaves its stream; gRPC itself keeps a call until the gateway ends it.
+        if self._call is not None:
+            with suppress(RuntimeError):  # the loop is closed, and every stream with it
+                self._loop.call_soon_threadsafe(self._call.cancel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -118,11 +156,18 @@ class Tail:
     ) -> None:
         await self.aclose()
 
-    async def aclose(self) -> None:
-        """End the stream; idempotent."""
+    async def aclose(self, reason: str = "") -> None:
+        """End the stream; idempotent. With a reason, whoever goes on reading is told it by ClientClosed."""
         self._ended = True
-        self._hang_up()
-        await self._close_own_channel()
+        self._closed = self._closed or reason
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.cancel()
+                await asyncio.wait({pending})
+        finally:
+            self._hang_up()
+            await self._close_own_channel()
 
     async def _receive(self) -> SubscribeResponse:
         """The next message, from a new stream if the last one broke.
@@ -151,8 +196,10 @@ class Tail:
     async def _read(self) -> SubscribeResponse:
         if self._call is None:
             stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(self._channel)
+            self._loop = asyncio.get_running_loop()
             self._call = stub.Subscribe(self._next_request())
             self._silence = _OPENING_SECONDS
+            self._sequence = 0
         try:
             async with asyncio.timeout(self._silence):
                 message = await self._call.read()
@@ -160,19 +207,30 @@ class Tail:
             raise HeartbeatMissed(f"nothing arrived for {self._silence:.1f} s") from None
         if not isinstance(message, SubscribeResponse):
             raise StreamInterrupted("the stream ended without saying why")
+        self._sequence += 1
+        if message.delivery_sequence != self._sequence:  # P1: what is missing in between is asked for again
+            raise StreamInterrupted(f"message {message.delivery_sequence} came where {self._sequence} was due")
         if message.HasField("opened"):
-            interval = message.opened.heartbeat_interval.ToTimedelta()
+            interval = span(message.opened.heartbeat_interval)
             self._silence = interval.total_seconds() * _MISSED_HEARTBEATS or _OPENING_SECONDS
         return message
 
     def _raise_if_interrupted(self, message: SubscribeResponse) -> None:
         closing = message.closing
         if message.HasField("closing") and closing.reason not in _FINAL:
-            self._move(closing.continuation_token)
+            if closing.continuation_token:
+                self._move(closing.continuation_token)
             raise StreamClosed(
-                f"closed by the gateway: {ClosingReason.Name(closing.reason)}",
-                closing.reconnect_after.ToTimedelta(),
+                f"closed by the gateway: {_reason(closing.reason)}",
+                span(closing.reconnect_after),
             )
+        content = message.WhichOneof("content")
+        if content == "state_changed":
+            token = self._token
+        else:
+            token = getattr(message, content).continuation_token if content else _OF_A_LATER_CONTRACT
+        if not token:  # P4: nobody could go on from there
+            raise StreamInterrupted(f"{content} came without a token")
 
     def _take(self, message: SubscribeResponse) -> Delivery | None:
         """Move the position over a message and say what it brought; None for a message of a later contract."""
@@ -257,6 +315,17 @@ def _is_preamble(message: SubscribeResponse) -> bool:
     return message.HasField("opened") or (
         message.HasField("state_changed") and message.state_changed.state != SUBSCRIPTION_STATE_LIVE
     )
+
+
+def _retrieve(task: asyncio.Task[SubscribeResponse]) -> None:
+    """A tail that is dropped takes what it read last with it: nobody is left to be told."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _reason(reason: int) -> str:
+    """The name of a reason; the number of one of a later contract."""
+    return ClosingReason.Name(reason) if reason in ClosingReason.values() else str(reason)
 
 
 def _time(timestamp: Timestamp) -> datetime:
