@@ -24,6 +24,11 @@ async def test_no_arguments_show_help(detached: CommandLine) -> None:
         (2, ("read", DOCUMENTS, "--max-wait", "soon")),
         (2, ("token", "inspect", DOCUMENTS)),
         (2, ("frobnicate",)),
+        (2, ("read", DOCUMENTS, "--page-size", "99999999999")),
+        (2, ("read", DOCUMENTS, "--max-events", "99999999999999999999")),
+        (2, ("read", DOCUMENTS, "--max-wait", "9" * 30 + "d")),
+        (2, ("read", DOCUMENTS, "--partition", "\udcff")),
+        (2, ("read", "mem/\udcff")),
         (3, ("read", DOCUMENTS, "--from", "x" * 60)),
         (3, ("read", DOCUMENTS, "--page-size", "-1")),
         (3, ("tail", DOCUMENTS, "--from", "x" * 60)),
@@ -64,6 +69,15 @@ async def test_refused_settings(detached: CommandLine) -> None:
         assert result.code == 10
         assert "did you mean" in result.err
         assert "limits.max_calls" in result.err
+
+
+async def test_a_damaged_token_key_keeps_the_gateway_from_serving(detached: CommandLine) -> None:
+    (detached.directory / "changefeed.yaml").write_text("connections: {mem: {provider: memory}}\n")
+    (detached.directory / ".changefeed").mkdir()
+    (detached.directory / ".changefeed/token.key").touch(mode=0o600)
+    result = await detached.run("serve")
+    assert result.code == 10
+    assert "token.key is damaged" in result.err
 
 
 async def test_config_check_hides_secrets(detached: CommandLine) -> None:

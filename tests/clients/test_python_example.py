@@ -60,3 +60,12 @@ async def test_it_stops_on_an_expired_checkpoint(start_gateway: StartGateway, tm
     assert example.returncode == 1
     assert b"CHECKPOINT_EXPIRED" in err
     assert b"start over" in err
+
+
+async def test_it_does_not_begin_anew_on_a_damaged_place(tmp_path: Path) -> None:
+    for content in ("", "{}", "[]", '{"token": "t"}'):
+        (tmp_path / "place.json").write_text(content)
+        example = await start("127.0.0.1:1", tmp_path / "place.json")
+        _, err = await example.communicate()
+        assert example.returncode == 1
+        assert b"holds no place" in err

@@ -25,15 +25,19 @@ class Place:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        saved = json.loads(file.read_text()) if file.exists() else {}
-        self.token: str | None = saved.get("token")
-        self.handled: deque[str] = deque(saved.get("handled", ()), maxlen=REMEMBERED)
+        # An empty or damaged file is no missing one: to begin anew in silence would be to miss changes, or repeat all.
+        saved = json.loads(file.read_text()) if file.exists() else {"token": None, "handled": ()}
+        self.token: str | None = saved["token"]
+        self.handled: deque[str] = deque(saved["handled"], maxlen=REMEMBERED)
 
     def save(self, token: str) -> None:
         """Move on. A consumer with a database of its own saves the token there, in the transaction of its work."""
         self.token = token
-        draft = self.file.with_suffix(".new")
-        draft.write_text(json.dumps({"token": token, "handled": list(self.handled)}))
+        draft = self.file.with_name(f"{self.file.name}.new")
+        with draft.open("w") as out:
+            json.dump({"token": token, "handled": list(self.handled)}, out)
+            out.flush()
+            os.fsync(out.fileno())
         draft.replace(self.file)
 
 
@@ -60,7 +64,12 @@ def main() -> int:
     """Run until Ctrl-C or a final error."""
     target = os.environ.get("CHANGEFEED_TARGET", "127.0.0.1:50051")
     try:
-        asyncio.run(follow(target, sys.argv[1], Place(Path(sys.argv[2]))))
+        place = Place(Path(sys.argv[2]))
+    except (ValueError, LookupError, TypeError):
+        print(f"{sys.argv[2]} holds no place: bring it back, or remove it to start over", file=sys.stderr)
+        return 1
+    try:
+        asyncio.run(follow(target, sys.argv[1], place))
     except KeyboardInterrupt:
         return 130
     except ChangeFeedRpcError as error:

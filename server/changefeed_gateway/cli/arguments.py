@@ -25,6 +25,8 @@ from changefeed_gateway.cli.place import Place
 from changefeed_gateway.settings import PostgresConnection, Settings, client_settings
 from changefeed_gateway.settings.values import parse_duration
 
+MOST: Final = 2**31 - 1
+"""The largest number of changes that the contract can ask for at once."""
 _SHORTEST_TOKEN: Final = 40
 
 
@@ -59,17 +61,18 @@ def _start(text: str) -> StartPosition:
     if text in ("beginning", "now"):
         return BEGINNING if text == "beginning" else NOW
     try:
-        return at_time(datetime.now(UTC) - parse_duration(text))
-    except ValueError:
-        pass
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
         # Tokens are long; anything short was meant to be something else.
-        if len(text) < _SHORTEST_TOKEN:
-            raise typer.BadParameter(f"{text!r} is not beginning, now, a time or a token") from None
-        return after(text)
-    return at_time(time.astimezone() if time.tzinfo is None else time)
+        return after(text) if len(text) >= _SHORTEST_TOKEN else at_time(_time(text))
+    except (ValueError, OverflowError):
+        raise typer.BadParameter(f"{text!r} is not beginning, now, a time or a token") from None
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except ValueError:
+        time = datetime.fromisoformat(text)
+        return time.astimezone() if time.tzinfo is None else time
 
 
 def _duration(value: str | timedelta) -> timedelta:
@@ -83,9 +86,12 @@ def scope_of(partition: str | None, logical: str | None) -> FeedScope | None:
     """The scope that two options choose; None for the entire collection, or the scope of a token."""
     if partition is not None and logical is not None:
         raise typer.BadParameter("--partition and --logical-partition exclude each other")
-    if partition is not None:
-        return physical_partition(partition)
-    return None if logical is None else logical_partition(logical)
+    try:
+        if partition is not None:
+            return physical_partition(partition)
+        return None if logical is None else logical_partition(logical)
+    except ValueError:
+        raise typer.BadParameter("--partition and --logical-partition are texts in UTF-8") from None
 
 
 def start_of(chosen: StartPosition | None, place: Place | None, default: StartPosition) -> StartPosition:
@@ -117,7 +123,7 @@ From = Annotated[
 Partition = Annotated[str | None, typer.Option(metavar="ID", help="Only this physical partition (see partitions).")]
 Logical = Annotated[str | None, typer.Option("--logical-partition", metavar="KEY", help="Only this partition key.")]
 Items = Annotated[ItemsChoice, typer.Option(help="Whether changes carry the item.")]
-MaxEvents = Annotated[int, typer.Option(min=0, help="End after so many changes; 0 is no end.")]
+MaxEvents = Annotated[int, typer.Option(min=0, max=MOST, help="End after so many changes; 0 is no end.")]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON lines.")]
 Resume = Annotated[
     Path | None,

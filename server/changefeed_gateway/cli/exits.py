@@ -12,6 +12,7 @@ import typer
 from changefeed_client import ChangeFeedRpcError, StreamInterrupted
 from changefeed_gateway.app.opening.contract import OperatorError
 from changefeed_gateway.cli.output import complain
+from changefeed_gateway.cli.place import PlaceError
 from changefeed_gateway.settings import SettingsError
 
 
@@ -35,6 +36,8 @@ class ExitCode(IntEnum):
     SETTINGS = 10
     UNHEALTHY = 11
     """`doctor` or `demo` found something wrong."""
+    PLACE = 12
+    """The file of --resume cannot be used."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 
@@ -70,6 +73,8 @@ def exit_code(error: BaseException) -> ExitCode | None:
             return ExitCode.TRANSIENT
         case SettingsError():
             return ExitCode.SETTINGS
+        case PlaceError():
+            return ExitCode.PLACE
         case OperatorError() | OSError() if not isinstance(error, BrokenPipeError):
             return ExitCode.PROVIDER
         case KeyboardInterrupt():

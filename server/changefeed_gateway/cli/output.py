@@ -1,6 +1,7 @@
 """Lines for people and JSON lines for programs."""
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from datetime import UTC
@@ -17,6 +18,10 @@ from changefeed.v1.change_event_pb2 import ChangeEvent, ChangeType, ItemState
 CHANGE_STYLES: Final = {"CREATE": "green", "UPDATE": "cyan", "DELETE": "red", "TRUNCATE": "bold red"}
 
 
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""All but the ends of lines and tabs."""
+
+
 class _Console(Console):
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -28,7 +33,12 @@ err: Final = _Console(highlight=False, stderr=True)
 
 def complain(text: str) -> None:
     """Say something on standard error."""
-    err.print(text, markup=False, soft_wrap=True)
+    err.print(printable(text), markup=False, soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """A text that moves no cursor and colours nothing: what comes out of a database is no order to a terminal."""
+    return _CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
 
 
 def print_json(kind: str, content: Mapping[str, Any]) -> None:
@@ -45,7 +55,7 @@ def print_change(event: ChangeEvent) -> None:
     """Write one change as a line, cut at the edge of a terminal."""
     change = short(ChangeType, event.change_type)
     time = event.commit_timestamp.ToDatetime(UTC).astimezone()
-    key = " ".join(f"{part.name}={part.value}" for part in event.key.components)
+    key = printable(" ".join(f"{part.name}={part.value}" for part in event.key.components))
     line = Text.assemble(
         (time.strftime("%H:%M:%S.%f")[:-3] if event.HasField("commit_timestamp") else "", "dim"),
         "  ",
@@ -73,7 +83,7 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
 def _item(event: ChangeEvent) -> str:
     if event.new_item_json:
-        return event.new_item_json
+        return printable(event.new_item_json)
     state = short(ItemState, event.item_state)
     return "" if state == "NOT_APPLICABLE" else f"({state.lower()})"
 

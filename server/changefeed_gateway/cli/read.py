@@ -12,6 +12,7 @@ from changefeed.v1.read_changes_pb2 import NewItemStateMode, ReadChangesResponse
 from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
 from changefeed_client import BEGINNING, ChangeFeedClient, after
 from changefeed_gateway.cli.arguments import (
+    MOST,
     Collection,
     From,
     Items,
@@ -29,7 +30,7 @@ from changefeed_gateway.cli.arguments import (
 )
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
-from changefeed_gateway.cli.place import Place
+from changefeed_gateway.cli.place import Place, kept_place
 from changefeed_gateway.cli.progress import Meter
 
 
@@ -39,7 +40,9 @@ def read(
     partition: Partition = None,
     logical: Logical = None,
     items: Items = ItemsChoice.INCLUDE,
-    page_size: Annotated[int, typer.Option(help="Most changes in a page; 0 is the gateway's default.")] = 0,
+    page_size: Annotated[
+        int, typer.Option(min=-MOST, max=MOST, help="Most changes in a page; 0 is the gateway's default.")
+    ] = 0,
     max_events: MaxEvents = 0,
     max_wait: MaxWait = timedelta(0),
     resume: Resume = None,
@@ -47,8 +50,7 @@ def read(
     target: Target = None,
 ) -> None:
     """Read the changes that are there, from the beginning unless told otherwise, and print the token to go on with."""
-    place = Place(resume) if resume else None
-    with exits():
+    with exits(), kept_place(resume) as place:
         reading = _Reading(
             address=collection,
             scope=scope_of(partition, logical),

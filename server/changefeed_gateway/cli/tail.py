@@ -32,7 +32,7 @@ from changefeed_gateway.cli.output import (
     print_json,
     print_token,
 )
-from changefeed_gateway.cli.place import Place
+from changefeed_gateway.cli.place import Place, kept_place
 
 
 def tail(
@@ -52,10 +52,8 @@ def tail(
 
     It reconnects and resumes by itself. With --resume it goes on where it was stopped, also by force.
     """
-    place = Place(resume) if resume else None
-    printer = _Printer(place, json=json)
 
-    async def follow(position: StartPosition) -> None:
+    async def follow(printer: _Printer, position: StartPosition) -> None:
         async with client_of(target) as client:
             stream = client.tail(
                 collection,
@@ -69,9 +67,10 @@ def tail(
             await printer.follow(stream)
 
     logging.getLogger("changefeed_client").addHandler(_Complaints())
-    with exits():
+    with exits(), kept_place(resume) as place:
+        printer = _Printer(place, json=json)
         try:
-            asyncio.run(follow(start_of(start, place, NOW)))
+            asyncio.run(follow(printer, start_of(start, place, NOW)))
         finally:
             printer.finish()
 

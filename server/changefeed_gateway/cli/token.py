@@ -12,7 +12,7 @@ from changefeed_client import ChangeFeedRpcError
 from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
 from changefeed_gateway.cli.output import as_dict, out, print_json
-from changefeed_gateway.cli.place import Place
+from changefeed_gateway.cli.place import Place, PlaceError
 
 app = typer.Typer(no_args_is_help=True, help="Explain continuation tokens.")
 
@@ -39,7 +39,7 @@ def inspect(
             return await client.inspect(collection, text)
 
     with exits():
-        text = token or (Place(file).load() if file else None)
+        text = token or (_of(file) if file else None)
         if not text:
             raise Failed(ExitCode.USAGE, "a token is needed, as an argument or by --file")
         answer = asyncio.run(ask(text))
@@ -50,6 +50,13 @@ def inspect(
         if not answer.usable:
             problem = ChangeFeedRpcError.of_status(answer.problem)
             raise Failed(exit_code(problem) or ExitCode.UNEXPECTED)
+
+
+def _of(file: Path) -> str:
+    token = Place(file).load()
+    if token is None:
+        raise PlaceError(f"{file}: there is no such file")
+    return token
 
 
 def _print(answer: InspectContinuationTokenResponse) -> None:

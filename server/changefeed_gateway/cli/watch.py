@@ -32,7 +32,7 @@ class Doorbell(StrEnum):
 def _retention(value: str) -> timedelta:
     try:
         return parse_duration(value)
-    except (ValueError, OverflowError):
+    except ValueError:
         raise typer.BadParameter(f"{value!r} is not a duration such as 14d") from None
 
 

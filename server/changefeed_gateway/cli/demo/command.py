@@ -1,10 +1,8 @@
 """The command itself."""
 
 import asyncio
-import fcntl
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Annotated
 
 import typer
@@ -13,6 +11,7 @@ from changefeed_gateway.cli.arguments import Config
 from changefeed_gateway.cli.demo.session import Outcome, Session
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.output import complain, out
+from changefeed_gateway.cli.whole_file import alone
 from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
 
 
@@ -53,14 +52,12 @@ def _on_embedded(settings: Settings) -> Settings:
 def _alone(settings: Settings) -> Iterator[None]:
     """Two demos on the same data would count each other's changes."""
     settings.state_directory.mkdir(parents=True, exist_ok=True)
-    lock = os.open(settings.state_directory / "demo.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(alone(settings.state_directory / "demo.lock"))
+        except BlockingIOError:
+            raise Failed(ExitCode.USAGE, f"a demo runs already in {settings.state_directory}") from None
         yield
-    except BlockingIOError:
-        raise Failed(ExitCode.USAGE, f"a demo runs already in {settings.state_directory}") from None
-    finally:
-        os.close(lock)
 
 
 def _report(outcome: Outcome) -> None:

@@ -1,7 +1,6 @@
 """A consumer's copy of the documents, made of nothing but the images that arrive, and kept with its place."""
 
 import json
-import os
 from collections import Counter, deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ import psycopg
 
 from changefeed.v1.change_event_pb2 import CHANGE_TYPE_TRUNCATE, ChangeEvent
 from changefeed_client import Delivery
+from changefeed_gateway.cli.whole_file import save_whole
 
 _REMEMBERED: Final = 20_000
 """Event ids in which a duplicate is looked for."""
@@ -83,24 +83,21 @@ class Mirror:
         return {document: _parsed(workspace, text) for (workspace, document), text in self._items.items()}
 
     def load(self) -> bool:
-        """Take up what was saved; answers whether there was anything."""
+        """Take up what was saved; answers whether there was anything. Raises ValueError when it is damaged."""
         try:
             saved = json.loads(self._file.read_text(encoding="utf-8"))
+            self.token = saved["token"]
+            self._items = {(workspace, document): text for workspace, document, text in saved["items"]}
         except FileNotFoundError:
             return False
-        self.token = saved["token"]
-        self._items = {(workspace, document): text for workspace, document, text in saved["items"]}
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(f"{self._file} is damaged") from None
         return True
 
     def save(self) -> None:
         """Keep place and documents together, whole or not at all."""
         items = [[*key, text] for key, text in self._items.items()]
-        draft = self._file.with_suffix(".new")
-        with open(draft, "w", encoding="utf-8") as out:
-            json.dump({"token": self.token, "items": items}, out)
-            out.flush()
-            os.fsync(out.fileno())
-        draft.replace(self._file)
+        save_whole(self._file, json.dumps({"token": self.token, "items": items}))
 
     def forget(self) -> None:
         """Start anew."""

@@ -89,12 +89,16 @@ class Session:
 
     async def _find_place(self, client: ChangeFeedClient, workload: Workload) -> None:
         """Go on where the last run stopped; where that is not possible, have every document sent anew."""
-        if not self._mirror.load():
-            self._mirror.token = (await client.resolve(_FEED, BEGINNING)).continuation_token
-            return
-        inspected = await client.inspect(_FEED, self._mirror.token)
-        if not inspected.usable:
-            complain(f"cannot resume ({inspected.problem.message}): starting over")
+        try:
+            if not self._mirror.load():
+                self._mirror.token = (await client.resolve(_FEED, BEGINNING)).continuation_token
+                return
+            inspected = await client.inspect(_FEED, self._mirror.token)
+            problem = "" if inspected.usable else inspected.problem.message
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            complain(f"cannot resume ({problem}): starting over")
             self._mirror.forget()
             self._mirror.token = (await client.resolve(_FEED, NOW)).continuation_token
             await workload.touch_all()
