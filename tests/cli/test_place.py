@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from changefeed_gateway.cli.demo.mirror import Mirror
 from changefeed_gateway.cli.place import Place, PlaceError, kept_place
 from changefeed_gateway.cli.whole_file import alone, save_whole
 from tests.cli.conftest import CommandLine, MemoryGateway, finished
@@ -100,6 +101,15 @@ def test_a_new_file_survives_a_crash_of_the_machine(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "fsync", note)
     save_whole(tmp_path / "file", "one")
     assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"token": "t", "items": [1]}'])
+def test_a_damaged_mirror_of_the_demo_is_no_missing_one(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "demo.json"
+    assert not Mirror(file).load()
+    file.write_text(content)
+    with pytest.raises(ValueError, match="damaged"):
+        Mirror(file).load()
 
 
 @pytest.mark.req("P1")

@@ -145,7 +145,7 @@ Heartbeat = Annotated[
 ]
 RetryFor = Annotated[
     timedelta,
-    typer.Option(metavar="DURATION", parser=_duration, help="How long to try without progress.", show_default="1m"),
+    typer.Option(metavar="DURATION", parser=_duration, help="How long an outage may last.", show_default="1m"),
 ]
 Config = Annotated[
     Path | None,

@@ -86,7 +86,7 @@ class Mirror:
         """Take up what was saved; answers whether there was anything. Raises ValueError when it is damaged."""
         try:
             saved = json.loads(self._file.read_text(encoding="utf-8"))
-            self.token = saved["token"]
+            self.token = str(saved["token"])
             self._items = {(workspace, document): text for workspace, document, text in saved["items"]}
         except FileNotFoundError:
             return False
