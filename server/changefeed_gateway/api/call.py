@@ -5,22 +5,15 @@ import re
 import time
 import uuid
 from datetime import timedelta
-from typing import Final, NoReturn
+from typing import Final
 
 import grpc
-import structlog
 from grpc_status import rpc_status
-from structlog.typing import FilteringBoundLogger
 
+from changefeed_gateway.api.call_log import CallLog
+from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
-from changefeed_gateway.core.errors import (
-    ChangeFeedError,
-    HistoryGap,
-    InternalFailure,
-    ProviderFailure,
-    Reason,
-    Throttled,
-)
+from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, Reason, Throttled
 
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key: a caller may choose the id, and gets it back in the trailing metadata in any case."""
@@ -28,20 +21,22 @@ REQUEST_ID_KEY: Final = "x-request-id"
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
 _CLEAN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-_log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.calls")
 
 
 class Call:
-    """One call under way."""
+    """One call under way. Belongs to the task that made it."""
 
-    def __init__(self, method: str, context: Context) -> None:
+    def __init__(self, method: str, context: Context, log: CallLog) -> None:
         self.method = method
         self.request_id = _request_id(context)
         self.peer = context.peer()
         self.facts: dict[str, object] = {}
         """More for the call's log line; never a token or a document."""
-        self._context = context
+        self._context, self._log = context, log
+        self._task = asyncio.current_task()
         self._started = time.monotonic()
+        self._headers_sent = False
+        self._headers_stuck = False
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
 
     @property
@@ -55,8 +50,23 @@ class Call:
         seconds: float | None = self._context.time_remaining()
         return None if seconds is None else timedelta(seconds=seconds)
 
+    async def read(self) -> bytes | None:
+        """The caller's next message; None when there is none to come.
+
+        Not to be cancelled by a time limit, because gRPC writes into what a cancelled read has freed: `cut` ends it.
+        """
+        raw = await self._context.read()
+        return raw if isinstance(raw, bytes) else None
+
+    async def request(self) -> bytes:
+        """The one message of a caller who sends one. Raises InvalidRequest when there is none."""
+        raw = await self.read()
+        if raw is None:
+            raise InvalidRequest("the call ended before its request came: send one message")
+        return raw
+
     async def write(self, message: bytes, *, within: timedelta) -> None:
-        """Send one message of a stream.
+        """Send one message.
 
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
@@ -64,41 +74,42 @@ class Call:
             async with asyncio.timeout(within.total_seconds()):
                 await self._context.write(message)
         except TimeoutError:
+            self._headers_stuck = not self._headers_sent
             raise Throttled(
                 f"the stream was not read for {within.total_seconds():g} s: resume from the last token, and read "
                 "faster or ask for smaller batches",
                 reason=Reason.CONSUMER_TOO_SLOW,
             ) from None
+        self._headers_sent = True
 
-    async def abort(self, error: ChangeFeedError) -> NoReturn:
-        """End the call with an error.
+    def fail(self, error: ChangeFeedError) -> None:
+        """Make an error the end of the call, which is then to return.
 
-        Waits until the client has taken what was sent before, or is gone: hold nothing that others need.
+        Not by `context.abort`: gRPC keeps the exception that it raises in the call, and so every frame that the
+        exception passed holds itself, with the request in it, until the garbage collector comes by.
         """
-        self._log_failure(error)
+        self._log.failed(error, self._facts(status_code(error)))
         status = rpc_status.to_status(to_status(error, request_id=self.request_id))
-        metadata = (*status.trailing_metadata, (REQUEST_ID_KEY, self.request_id))
-        try:
-            await self._context.abort(status.code, status.details, metadata)
-        except grpc.aio.InternalError as gone:
-            raise asyncio.CancelledError from gone
+        if self._headers_stuck:
+            # gRPC sends the headers of a first message that is under way once more with the status, and fails.
+            self.cut(status.code, status.details)
+            raise asyncio.CancelledError
+        self._context.set_code(status.code)
+        self._context.set_details(status.details)
+        self._context.set_trailing_metadata((*status.trailing_metadata, (REQUEST_ID_KEY, self.request_id)))
+
+    def cut(self, code: grpc.StatusCode, details: str) -> None:
+        """End the call now, without waiting until the client has taken what it was sent; idempotent."""
+        if self._task is not None and not self._task.done():
+            reset(self._context, code, details)
 
     def log_success(self) -> None:
         """Write the call's log line: it ended in good order."""
-        _log.info("call finished", **self._facts(grpc.StatusCode.OK))
+        self._log.finished(self._facts(grpc.StatusCode.OK))
 
     def log_cancellation(self) -> None:
         """Write the call's log line: the caller went away or its deadline passed."""
-        _log.info("call finished", **self._facts(grpc.StatusCode.CANCELLED))
-
-    def _log_failure(self, error: ChangeFeedError) -> None:
-        facts = self._facts(status_code(error)) | {"reason": error.reason, "error": str(error)}
-        if isinstance(error, ProviderFailure | HistoryGap | InternalFailure):
-            _log.error("call finished", **facts, exc_info=error)
-        elif error.retryable:
-            _log.warning("call finished", **facts)
-        else:
-            _log.info("call finished", **facts)
+        self._log.cancelled(self._facts(grpc.StatusCode.CANCELLED))
 
     def _facts(self, code: grpc.StatusCode) -> dict[str, object]:
         milliseconds = round(self.elapsed / timedelta(milliseconds=1), 3)

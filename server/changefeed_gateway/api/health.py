@@ -1,27 +1,30 @@
 """Health by grpc.health.v1: overall under the empty name, each connection under its own.
 
-A servicer of our own, because that of grpcio-health-checking writes to watchers while it holds the lock that every
-change of status needs, and keeps its watchers waiting through a shutdown.
+Of our own, because the servicer of grpcio-health-checking writes to watchers while it holds the lock that every change
+of status needs, and keeps its watchers waiting through a shutdown.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
 import grpc
 import structlog
 from google.protobuf.message import Message
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 from structlog.typing import FilteringBoundLogger
 
+from changefeed_gateway.api.call import Call
+from changefeed_gateway.api.interceptors import CallGuard
+from changefeed_gateway.core.errors import NotFound, Reason
+
+SERVICE_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 OVERALL: Final = ""
-MAX_WATCHERS: Final = 1_000
 
 HealthCheck = Callable[[], Awaitable[None]]
 """Asks one connection whether it can serve; raises if it cannot."""
 
-_Context = grpc.aio.ServicerContext[health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse]
 _log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.health")
 
 _UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.UNKNOWN
@@ -30,13 +33,12 @@ _NOT_SERVING: Final[int] = health_pb2.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
-class Health(health_pb2_grpc.HealthServicer):
+class Health:
     """What each name's status is, told to whoever asks or watches."""
 
     def __init__(self, connections: Iterable[str]) -> None:
         self._statuses: dict[str, int] = {OVERALL: _SERVING} | dict.fromkeys(connections, _UNKNOWN)
         self._changed = asyncio.Event()
-        self._watchers = 0
         self._draining = False
         self._closed = False
 
@@ -59,43 +61,51 @@ class Health(health_pb2_grpc.HealthServicer):
         self._closed = True
         self._tell()
 
-    async def Check(  # noqa: D102
-        self, request: health_pb2.HealthCheckRequest, context: _Context
-    ) -> health_pb2.HealthCheckResponse:
+    def generic_handler(self, guard: CallGuard) -> grpc.GenericRpcHandler:
+        """The method table of `grpc.health.v1.Health`."""
+        request, everything = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthListRequest.FromString  # type: ignore[attr-defined]
+        table = {
+            "Check": guard.bystander("Check", request, self.check),
+            "List": guard.bystander("List", everything, self.list),
+            "Watch": guard.bystander("Watch", request, self.watch),
+        }
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, table)
+
+    async def check(self, request: health_pb2.HealthCheckRequest, call: Call) -> AsyncGenerator[bytes]:
+        """Answer the status of one name."""
         status = self._statuses.get(request.service)
         if status is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "no such name; names are the connections, and empty")
-        return health_pb2.HealthCheckResponse(status=status)
+            raise NotFound("no such name; names are the connections, and empty", reason=Reason.CONNECTION_NOT_FOUND)
+        yield _answer(status)
 
-    async def List(  # noqa: D102
-        self, request: Message, context: _Context
-    ) -> "health_pb2.HealthListResponse":  # type: ignore[name-defined]  # newer than the published types
-        answer = health_pb2.HealthListResponse()  # type: ignore[attr-defined]
+    async def list(self, request: Message, call: Call) -> AsyncGenerator[bytes]:
+        """Answer the status of every name."""
+        answer = health_pb2.HealthListResponse()  # type: ignore[attr-defined]  # newer than the published types
         for name, status in self._statuses.items():
             answer.statuses[name].status = status
-        return answer
+        yield answer.SerializeToString()
 
-    async def Watch(self, request: health_pb2.HealthCheckRequest, context: _Context) -> None:  # noqa: D102
-        if self._watchers >= MAX_WATCHERS:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches; use Check")
-        self._watchers += 1
-        try:
-            sent = None
-            while True:
-                changed = self._changed
-                status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
-                if status != sent:
-                    await context.write(health_pb2.HealthCheckResponse(status=status))
-                    sent = status
-                if self._closed:
-                    return
+    async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> AsyncGenerator[bytes]:
+        """Answer the status of one name now and whenever it changes."""
+        sent = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
+            if status != sent:
+                yield _answer(status)
+                sent = status
+            if self._closed:
+                return
+            if changed is self._changed:
                 await changed.wait()
-        finally:
-            self._watchers -= 1
 
     def _tell(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _answer(status: int) -> bytes:
+    return health_pb2.HealthCheckResponse(status=status).SerializeToString()
 
 
 class HealthMonitor:

@@ -1,32 +1,36 @@
-"""What surrounds every handler: identity, admission, errors, one log line.
+"""What surrounds every handler: identity, admission, errors, one log line, an end within bounds.
 
 Wrappers of handlers rather than a `grpc.aio.ServerInterceptor`: they are made once and not for each call, and they
-parse the request themselves, so that an unreadable one is our answer and not an exception's text.
+read and parse the request themselves, so that none, a late or an unreadable one is our answer. To gRPC every method is
+a stream of both sides, because it calls a unary handler only once a request has come, and never when none comes.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import timedelta
-from functools import partial
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
 from changefeed.v1 import resource_pb2
+from changefeed_gateway.api.admission import Admission, host_of
 from changefeed_gateway.api.call import Call, Context
+from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.wire.decode import MAX_NAME_CHARS
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     InternalFailure,
     InvalidRequest,
     Reason,
-    Throttled,
     TransientFailure,
 )
 from changefeed_gateway.core.limits import Limits
+
+MAX_BYSTANDERS: Final = 1_000
+"""Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
 
 
 class AddressedRequest(Protocol):
@@ -40,12 +44,19 @@ class AddressedRequest(Protocol):
 
 _ANSWER_TIME: Final = timedelta(milliseconds=200)
 """What an answer needs to travel; a client's deadline reaches the server rounded up by up to half of this."""
+_REQUEST_TIME: Final = timedelta(seconds=10)
+"""How long a request may take to come: the call has its place already."""
+_LAST_WORDS: Final = timedelta(seconds=10)
+"""How long a client may take to take the end of its call; then it is reset."""
 
+_Message = TypeVar("_Message")
 _Request = TypeVar("_Request", bound=AddressedRequest)
 _Response = TypeVar("_Response")
 
-_Parse = Callable[[bytes], _Request]
-_Handler = Callable[[_Request, Call], Awaitable[_Response]]
+_Parse = Callable[[bytes], _Message]
+_Handler = Callable[[_Message, Call], Awaitable[_Response]]
+_Body = Callable[[Call], Awaitable[None]]
+_MethodHandler: TypeAlias = "grpc.RpcMethodHandler[bytes, bytes]"
 
 
 class CallGuard:
@@ -54,96 +65,148 @@ class CallGuard:
     The gRPC handlers take and give bytes: there is no serializer that could build a joined page or batch again.
     """
 
-    def __init__(self, limits: Limits) -> None:
-        self._calls = _Admission(limits.max_calls, Reason.TOO_MANY_CALLS)
-        self._streams = _Admission(limits.max_streams, Reason.TOO_MANY_STREAMS)
+    def __init__(self, limits: Limits, *, last_words: timedelta = _LAST_WORDS) -> None:
+        share = limits.peer_stream_share
+        self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS)
+        self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, peer_share=share)
+        self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, peer_share=share)
+        self._write_timeout, self._last_words = limits.write_timeout, last_words
+        self._log = CallLog()
+        self._arriving: set[Call] = set()
+        self._draining = False
 
-    def unary(
-        self, method: str, parse: _Parse[_Request], handler: _Handler[_Request, bytes]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def unary(self, method: str, parse: _Parse[_Request], handler: _Handler[_Request, bytes]) -> _MethodHandler:
         """Wrap a handler that returns its serialised answer."""
 
-        async def guarded(raw: bytes, context: Context) -> bytes:
-            return await _run(Call(method, context), self._calls, parse, partial(_in_time, handler), raw)
+        async def body(call: Call) -> None:
+            request = _addressed(parse, await self._request(call))
+            answer = await _in_time(handler, request, call)
+            del request
+            await call.write(answer, within=self._write_timeout)
 
-        return grpc.unary_unary_rpc_method_handler(guarded)
+        return self._method(method, self._calls, body)
 
-    def stream(
-        self, method: str, parse: _Parse[_Request], handler: _Handler[_Request, None]
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def stream(self, method: str, parse: _Parse[_Request], handler: _Handler[_Request, None]) -> _MethodHandler:
         """Wrap a handler that sends serialised messages with `Call.write`."""
 
-        async def guarded(raw: bytes, context: Context) -> None:
-            await _run(Call(method, context), self._streams, parse, handler, raw)
+        async def body(call: Call) -> None:
+            await handler(_addressed(parse, await self._request(call)), call)
 
-        return grpc.unary_stream_rpc_method_handler(guarded)
+        return self._method(method, self._streams, body)
+
+    def bystander(
+        self, method: str, parse: _Parse[_Message], handler: Callable[[_Message, Call], AsyncGenerator[bytes]]
+    ) -> _MethodHandler:
+        """Wrap a handler beside the service, of one request and any number of answers."""
+
+        async def body(call: Call) -> None:
+            await self._write_all(handler(_parsed(parse, await self._request(call)), call), call)
+
+        return self._method(method, self._bystanders, body)
+
+    def conversation(
+        self, method: str, parse: _Parse[_Message], handler: Callable[[AsyncIterator[_Message]], AsyncGenerator[bytes]]
+    ) -> _MethodHandler:
+        """Wrap a handler beside the service that takes any number of requests, each in time."""
+
+        async def requests(call: Call) -> AsyncIterator[_Message]:
+            while (raw := await self._arrival(call, call.read)) is not None:
+                yield _parsed(parse, raw)
+
+        async def body(call: Call) -> None:
+            await self._write_all(handler(requests(call)), call)
+
+        return self._method(method, self._bystanders, body)
+
+    def begin_drain(self) -> None:
+        """Let nobody hold the end up whose request has not come."""
+        self._draining = True
+        for call in tuple(self._arriving):
+            _cut_late(call)
 
     async def idle(self) -> None:
-        """Wait until no call is under way."""
+        """Wait until no call of the service is under way."""
         await self._calls.idle.wait()
         await self._streams.idle.wait()
 
+    def _method(self, method: str, admission: Admission, body: _Body) -> _MethodHandler:
+        async def guarded(_: object, context: Context) -> None:
+            call = Call(method, context, self._log)
+            with structlog.contextvars.bound_contextvars(request_id=call.request_id, method=method, peer=call.peer):
+                await self._run(call, admission, body)
 
-class _Admission:
-    """Counts what is under way and refuses what is too much."""
+        return grpc.stream_stream_rpc_method_handler(guarded)
 
-    def __init__(self, limit: int, reason: Reason) -> None:
-        self.idle = asyncio.Event()
-        self.idle.set()
-        self._limit = limit
-        self._reason = reason
-        self._under_way = 0
-
-    @contextmanager
-    def place(self) -> Iterator[Throttled | None]:
-        """Take a place while the block runs, or say why there is none."""
-        if self._under_way >= self._limit:
-            yield Throttled(f"the gateway serves {self._limit} already: try again", reason=self._reason)
-            return
-        self._under_way += 1
-        self.idle.clear()
+    async def _run(self, call: Call, admission: Admission, body: _Body) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        host = host_of(call.peer)
         try:
-            yield None
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self.idle.set()
-
-
-async def _run(
-    call: Call,
-    admission: _Admission,
-    parse: _Parse[_Request],
-    handler: _Handler[_Request, _Response],
-    raw: bytes,
-) -> _Response:
-    # The place is kept until an abort is through: what a stalled client has not taken is still held for it.
-    with (
-        structlog.contextvars.bound_contextvars(request_id=call.request_id, method=call.method, peer=call.peer),
-        admission.place() as refusal,
-    ):
-        if refusal is not None:
-            await call.abort(refusal)
-        try:
-            response = await handler(_parsed(parse, raw), call)
-        except asyncio.CancelledError:
-            call.log_cancellation()
-            raise
+            admission.enter(host)
+            # The task is done when the client has taken the end: what it was sent is held until then.
+            task.add_done_callback(lambda _: admission.leave(host))
+            await body(call)
+            call.log_success()
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                call.log_cancellation()
+                raise
+            # Something that we waited for was cancelled, and not by the caller: silence would be no answer.
+            _fail_unforeseen(call, error)
         except grpc.aio.BaseError as gone:  # a write on a call that has ended
             call.log_cancellation()
+            call.cut(grpc.StatusCode.CANCELLED, "")
             raise asyncio.CancelledError from gone
         except ChangeFeedError as error:
-            failure = error
+            call.fail(error)
         except Exception as error:
-            failure = InternalFailure("unexpected exception")
-            failure.__cause__ = error
-        else:
-            call.log_success()
-            return response
-        await call.abort(failure)
+            _fail_unforeseen(call, error)
+        finally:
+            self._bound_end(call, task)
+
+    def _bound_end(self, call: Call, task: "asyncio.Task[object]") -> None:
+        late = asyncio.get_running_loop().call_later(
+            self._last_words.total_seconds(),
+            call.cut,
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            "the end of the call was not read",
+        )
+        task.add_done_callback(lambda _: late.cancel())
+
+    async def _write_all(self, answers: AsyncGenerator[bytes], call: Call) -> None:
+        async with aclosing(answers):
+            async for answer in answers:
+                await call.write(answer, within=self._write_timeout)
+
+    async def _request(self, call: Call) -> bytes:
+        return await self._arrival(call, call.request)
+
+    async def _arrival(self, call: Call, read: Callable[[], Awaitable[_Response]]) -> _Response:
+        """Read within the time for it; past that the call is cut, which ends the read."""
+        seconds = 0.0 if self._draining else _REQUEST_TIME.total_seconds()
+        late = asyncio.get_running_loop().call_later(seconds, _cut_late, call)
+        self._arriving.add(call)
+        try:
+            return await read()
+        finally:
+            late.cancel()
+            self._arriving.discard(call)
 
 
-async def _in_time(handler: _Handler[_Request, _Response], request: _Request, call: Call) -> _Response:
+def _cut_late(call: Call) -> None:
+    call.cut(grpc.StatusCode.UNAVAILABLE, "no request came in time")
+
+
+def _fail_unforeseen(call: Call, error: BaseException) -> None:
+    failure = InternalFailure("unexpected exception")
+    failure.__cause__ = error
+    try:
+        call.fail(failure)
+    finally:
+        del failure
+
+
+async def _in_time(handler: _Handler[_Message, _Response], request: _Message, call: Call) -> _Response:
     """Answer before the caller's deadline: past it, nobody hears that the provider was at fault."""
     remaining = call.time_remaining
     if remaining is None:
@@ -159,11 +222,15 @@ async def _in_time(handler: _Handler[_Request, _Response], request: _Request, ca
         ) from None
 
 
-def _parsed(parse: _Parse[_Request], raw: bytes) -> _Request:
+def _parsed(parse: _Parse[_Message], raw: bytes) -> _Message:
     try:
-        request = parse(raw)
+        return parse(raw)
     except DecodeError as error:
         raise InvalidRequest("the request is not a message of this method") from error
+
+
+def _addressed(parse: _Parse[_Request], raw: bytes) -> _Request:
+    request = _parsed(parse, raw)
     address = request.address
     structlog.contextvars.bind_contextvars(
         connection=_loggable(address.connection), collection=_loggable(address.collection)

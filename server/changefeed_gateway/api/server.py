@@ -1,7 +1,7 @@
 """The gRPC server: options, services, start, drain."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -10,11 +10,11 @@ import grpc
 
 # Imported for the reflection service: a client that prints an error looks its details' types up there.
 from google.rpc import error_details_pb2 as error_details_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from changefeed_gateway.api.health import MAX_WATCHERS, Health, HealthCheck, HealthMonitor
-from changefeed_gateway.api.interceptors import CallGuard
+from changefeed_gateway.api import health
+from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
+from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.router import Router
@@ -23,9 +23,12 @@ from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 MAX_REQUEST_BYTES: Final = MAX_TOKEN_CHARS + 65_536
 """Room beside the longest token: one that is a little too long gets our answer, not the transport's."""
 
+_CONNECTIONS_AT_ONCE: Final = 4
+"""How many may come full of calls before the event loop has looked at one of them."""
+
 _REFLECTED: Final = (
     SERVICE_NAME,
-    health_pb2.DESCRIPTOR.services_by_name["Health"].full_name,
+    health.SERVICE_NAME,
     reflection.SERVICE_NAME,
 )
 
@@ -40,6 +43,7 @@ class GatewayServer:
         checks: Mapping[str, HealthCheck] | None = None,
         check_interval: timedelta = timedelta(seconds=10),
         check_timeout: timedelta = timedelta(seconds=5),
+        last_words: timedelta = timedelta(seconds=10),
         reuse_port: bool = False,
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
@@ -50,12 +54,14 @@ class GatewayServer:
             checks: How to ask connections whether they can serve; those without a check have status SERVING.
             check_interval: Time between two checks of a connection.
             check_timeout: How long a check may take before it counts as failed.
+            last_words: How long a client may take to read the end of its call; then the call is reset, and what it was
+                sent is no longer held.
             reuse_port: Lets several processes listen on the same port. Otherwise a taken port is an error.
             options: More channel arguments, which win over those set here.
         """
         self._router = router
         self._options = _server_options(router.limits, reuse_port=reuse_port) | dict(options)
-        self._guard = CallGuard(router.limits)
+        self._guard = CallGuard(router.limits, last_words=last_words)
         self._health = Health(router.connections)
         checks = checks or {}
         for connection in set(router.connections) - checks.keys():
@@ -71,11 +77,10 @@ class GatewayServer:
         """
         server = grpc.aio.server(options=list(self._options.items()))
         server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        server.add_generic_rpc_handlers(_reflection())
+        server.add_generic_rpc_handlers((self._health.generic_handler(self._guard), *_reflection(self._guard)))
         port = _listen(server, address, credentials)
-        await server.start()
         self._server = server
+        await server.start()
         self._monitoring = asyncio.create_task(self._health_monitor.run(), name="health monitor")
         return port
 
@@ -90,6 +95,7 @@ class GatewayServer:
         await self._stop_monitoring()
         await asyncio.sleep(notice.total_seconds())
         self._router.begin_drain()
+        self._guard.begin_drain()
         if self._server is None:
             return
         stopping = asyncio.create_task(self._server.stop(grace.total_seconds()))
@@ -114,11 +120,15 @@ def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
     """Channel arguments of gRPC."""
     # Streams end themselves at max_stream_age; the connection's age is a backstop and must not cut them earlier.
     grace = limits.max_stream_age + timedelta(minutes=1)
+    admitted = 2 * (limits.max_streams + limits.max_calls) + MAX_BYSTANDERS
     return {
         "grpc.so_reuseport": int(reuse_port),
         "grpc.max_receive_message_length": MAX_REQUEST_BYTES,
         # Above our own limits, so that a call too many is refused with a reason instead of waiting in the client.
-        "grpc.max_concurrent_streams": 2 * (limits.max_streams + limits.max_calls) + MAX_WATCHERS,
+        "grpc.max_concurrent_streams": admitted,
+        # The same for calls that have arrived and wait for the event loop: above its limits gRPC answers CANCELLED.
+        "grpc.server.max_pending_requests": _CONNECTIONS_AT_ONCE * admitted,
+        "grpc.server.max_pending_requests_hard_limit": _CONNECTIONS_AT_ONCE * admitted,
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
@@ -138,13 +148,16 @@ def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCrede
         raise OSError(f"cannot listen on {address}: {error}") from error
 
 
-def _reflection() -> list[grpc.GenericRpcHandler]:
+def _reflection(guard: CallGuard) -> list[grpc.GenericRpcHandler]:
     """Reflection under both its names; the messages are the same, and grpcio knows only the older name."""
     servicer = reflection.aio.ReflectionServicer(_REFLECTED)
-    method = grpc.stream_stream_rpc_method_handler(
-        servicer.ServerReflectionInfo,
-        request_deserializer=reflection_pb2.ServerReflectionRequest.FromString,
-        response_serializer=reflection_pb2.ServerReflectionResponse.SerializeToString,
+
+    async def answers(requests: AsyncIterator[reflection_pb2.ServerReflectionRequest]) -> AsyncGenerator[bytes]:
+        async for answer in servicer.ServerReflectionInfo(requests, None):
+            yield answer.SerializeToString()
+
+    method = guard.conversation(
+        "ServerReflectionInfo", reflection_pb2.ServerReflectionRequest.FromString, answers
     )
     return [
         grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})

@@ -19,6 +19,8 @@ class Limits:
     max_heartbeat: timedelta = timedelta(seconds=60)
     max_stream_age: timedelta = timedelta(hours=1)
     max_streams: int = 2_000
+    peer_stream_share: float = 0.25
+    """The part of `max_streams` that one host may hold."""
     max_calls: int = 1_000
     """Unary calls under way at once."""
     write_timeout: timedelta = timedelta(seconds=60)

@@ -18,6 +18,7 @@ from changefeed_gateway.settings.values import (
     duration_between,
     name_like,
     not_allowed,
+    number_between,
     one_of,
     whole_number_between,
 )
@@ -172,6 +173,7 @@ class LimitSettings(_Section):
     max_heartbeat: Annotated[timedelta, duration_between("100ms", "10m"), DurationText] = _DEFAULTS.max_heartbeat
     max_stream_age: Annotated[timedelta, duration_between("1s", "30d"), DurationText] = _DEFAULTS.max_stream_age
     max_streams: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_streams
+    peer_stream_share: Annotated[float, number_between(0.001, 1)] = _DEFAULTS.peer_stream_share
     max_calls: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_calls
     write_timeout: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = _DEFAULTS.write_timeout
     outage_patience: Annotated[timedelta, duration_between("0s", "1h"), DurationText] = _DEFAULTS.outage_patience

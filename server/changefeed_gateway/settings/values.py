@@ -107,6 +107,21 @@ def whole_number_between(low: int, high: int) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def number_between(low: float, high: float) -> BeforeValidator:
+    """Allow decimal numbers within bounds, also as text."""
+    allowed = f"a number from {low:g} to {high:g}"
+
+    def check(value: object) -> object:
+        text = str(value)
+        if isinstance(value, bool) or not re.fullmatch(r"\d{1,9}(\.\d{1,9})?", text):
+            raise not_allowed(allowed)
+        if not low <= float(text) <= high:
+            raise not_allowed(allowed)
+        return float(text)
+
+    return BeforeValidator(check)
+
+
 def name_like(pattern: str, allowed: str) -> BeforeValidator:
     """Allow texts that match a pattern whole."""
 
