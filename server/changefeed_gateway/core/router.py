@@ -85,7 +85,7 @@ class Router:
         """One page: at once if there is a change, after `max_wait` at the latest."""
         # What opening and a first look take is part of the wait.
         deadline = _clock() + self._wait(request).total_seconds()
-        async with self._opened(request.address) as (tails, feed):
+        async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             read = self._page_read(feed, scope, start, request.mode, request.page_size)
             reader = self._reader(feed, scope, tails.direct, request.address)
@@ -124,7 +124,7 @@ class Router:
 
     async def resolve_start(self, address: Address, scope: Scope | None, start: RequestedStart) -> ResolvedStart:
         """A start position as a token."""
-        async with self._opened(address) as (tails, feed):
+        async with self._opened(address, start) as (tails, feed):
             known_scope, known_start = self._position(feed, scope, start)
             cursor, page = await self._resolve(tails, feed, known_scope, known_start)
             return ResolvedStart(
@@ -136,7 +136,7 @@ class Router:
         """What a token is, and whether a read with it would be accepted now."""
         report = TokenReport(problem=None)
         try:
-            async with self._opened(address) as (tails, feed):
+            async with self._opened(address, FromToken(token)) as (tails, feed):
                 envelope = self._tokens.open(token)
                 report = TokenReport(
                     problem=None,
@@ -156,7 +156,7 @@ class Router:
 
     async def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[StreamItem]:
         """What a stream is sent, in order; close the iterator to end it."""
-        async with self._opened(request.address) as (tails, feed):
+        async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             follower = tails.follow()
             plan = Plan(
@@ -199,9 +199,14 @@ class Router:
         return provider
 
     @asynccontextmanager
-    async def _opened(self, address: Address) -> AsyncIterator[tuple[Tails, Feed]]:
+    async def _opened(
+        self, address: Address, start: RequestedStart | None = None
+    ) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
         with _naming(provider):
+            if isinstance(start, FromToken):
+                # Before anything is waited for: what a stranger sends is not kept.
+                self._tokens.verify(start.token)
             yield self._tails[address.connection], await provider.open_feed(address)
 
     def _position(self, feed: Feed, scope: Scope | None, start: RequestedStart) -> tuple[Scope, Start]:
