@@ -2,9 +2,10 @@
 
 import argparse
 
-from bench import core, dynamodb, fanout, idle, large, partitions, resume, retention
+from bench import abuse, core, dynamodb, fanout, idle, large, partitions, resume, retention
 
 PARTS = {
+    "abuse": abuse,
     "core": core,
     "dynamodb": dynamodb,
     "fanout": fanout,

@@ -4,6 +4,7 @@ import base64
 import random
 import string
 from datetime import UTC, datetime
+from typing import NoReturn
 
 import pytest
 from hypothesis import assume, given, settings
@@ -21,7 +22,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Scope,
 )
-from changefeed_gateway.core.token import TokenCodec, TokenKey
+from changefeed_gateway.core.token import MAX_TOKEN_CHARS, TokenCodec, TokenKey
 from changefeed_gateway.core.vector import Place, Vector, Waiting
 from changefeed_gateway.providers.memory.cursor import encode_cursor
 
@@ -76,6 +77,34 @@ def test_a_token_gives_back_what_it_was_made_of(feed: Feed, scope: Scope, cursor
 def test_a_token_of_the_previous_key_still_opens(scope: Scope, cursor: Cursor) -> None:
     token = TokenCodec([OLD]).issue(FEED, scope, cursor)
     assert CODEC.open_for(FEED, scope, token).cursor == cursor
+
+
+def test_a_token_of_the_first_release_still_opens() -> None:
+    token = (
+        "eyJzY2hlbWFWZXJzaW9uIjoxLCJwcm92aWRlcklkIjoibWVtb3J5IiwicmVzb3VyY2VGaW5nZXJwcmludCI6IjhmMGE1M2Y4ZTZkNTg5M2Fm"
+        "ZWM1ODE3OS42Yjg2YjI3M2ZmMzRmY2UxOWQ2YjgwNGUiLCJwcm92aWRlckN1cnNvciI6InplSnlycUJnWUFBQk1XemhCIiwic2NvcGUiOnsi"
+        "bG9naWNhbCI6ImFcIlx1MDBmYyJ9LCJpc3N1ZWRBdCI6MTc5NTI2MjQwMCwia2V5SWQiOiJuZXciLCJzaWduYXR1cmUiOiI2RnZpS1lzRlpm"
+        "YkhyV2xwUWFsb28zbklGbGYwdk5leV9uZ3pLLXVhQmN3In0"
+    )
+    assert CODEC.open_for(FEED, LogicalPartition('a"ü'), token).cursor == b"x" * 120
+    assert CODEC.issue(FEED, LogicalPartition('a"ü'), Cursor(b"x" * 120)) == token
+
+
+@pytest.mark.req("P6")
+def test_nothing_is_parsed_before_its_signature_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(*_: object) -> NoReturn:
+        raise AssertionError("a stranger's bytes were parsed")
+
+    monkeypatch.setattr("changefeed_gateway.core.token.json.loads", touched)
+    monkeypatch.setattr("changefeed_gateway.core.token.zlib.decompressobj", touched)
+    good = CODEC.issue(FEED, EntireCollection(), Cursor(b"x" * 400))
+    raw = base64.urlsafe_b64decode(good + "=" * (-len(good) % 4))
+    sealed_by_nobody = raw.replace(b'"keyId":"new"', b'"keyId":"old"')
+    nested = b'{"schemaVersion":1,"a":' + b"[" * 50_000 + raw[raw.index(b',"keyId"') :]
+    for forged in (raw[:-3] + b'!"}', sealed_by_nobody, nested, b'{"schemaVersion":1}'):
+        assert reason_of(base64.urlsafe_b64encode(forged).decode().rstrip("=")) == "TOKEN_SIGNATURE"
+    assert reason_of(base64.urlsafe_b64encode(b'{"schemaVersion":2,"new":[]}').decode().rstrip("=")) == "TOKEN_VERSION"
+    assert reason_of("A" * (MAX_TOKEN_CHARS + 1)) == "TOKEN_MALFORMED"
 
 
 @given(cursor=cursors, position=st.integers(0, 10**6), letter=st.sampled_from(ALPHABET))
@@ -174,5 +203,5 @@ def test_the_token_of_a_thousand_partitions_fits_into_a_request(seed: int) -> No
         for n in range(1000)
     }
     token = CODEC.issue(FEED, EntireCollection(), Vector(open_, {}).encode())
-    assert len(token) < 200_000
+    assert len(token) < MAX_TOKEN_CHARS / 3
     assert Vector.decode(CODEC.open(token).cursor).open == open_

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +59,16 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert (record["event"], record["n"], record["request_id"], record["level"]) == ("written", 1, "r1", "warning")
     assert record["logger"] == "ours"
     assert "timestamp" in record
+
+
+def test_grpc_s_core_writes_nothing_past_our_log() -> None:
+    code = (
+        "import changefeed_gateway.cli.main, grpc, asyncio\n"
+        "async def main():\n"
+        "    try: grpc.aio.server().add_insecure_port('256.1.1.1:99999')\n"
+        "    except RuntimeError: print('refused')\n"
+        "asyncio.run(main())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")

@@ -5,7 +5,7 @@ import re
 import time
 import uuid
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final, cast
 
 import grpc
 from grpc_status import rpc_status
@@ -33,7 +33,8 @@ class Call:
         self.facts: dict[str, object] = {}
         """More for the call's log line; never a token or a document."""
         self._context, self._log = context, log
-        self._task = asyncio.current_task()
+        self.task = cast("asyncio.Task[object]", asyncio.current_task())
+        """Done when the client has taken the end of the call, or is gone."""
         self._started = time.monotonic()
         self._headers_sent = False
         self._headers_stuck = False
@@ -55,7 +56,7 @@ class Call:
 
         Not to be cancelled by a time limit, because gRPC writes into what a cancelled read has freed: `cut` ends it.
         """
-        raw = await self._context.read()
+        raw: Any = await self._context.read()
         return raw if isinstance(raw, bytes) else None
 
     async def request(self) -> bytes:
@@ -100,7 +101,7 @@ class Call:
 
     def cut(self, code: grpc.StatusCode, details: str) -> None:
         """End the call now, without waiting until the client has taken what it was sent; idempotent."""
-        if self._task is not None and not self._task.done():
+        if not self.task.done():
             reset(self._context, code, details)
 
     def log_success(self) -> None:

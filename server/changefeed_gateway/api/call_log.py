@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 from changefeed_gateway.core.errors import ChangeFeedError, HistoryGap, InternalFailure, ProviderFailure
 
 MAX_LINES: Final = 10
-"""Of one code and reason, within `_WINDOW_SECONDS`: one client can make thousands of calls a second that are refused."""
+"""Of one code and reason, in `_WINDOW_SECONDS`: one client can make thousands of calls a second that are refused."""
 _WINDOW_SECONDS: Final = 1.0
 
 _log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.calls")

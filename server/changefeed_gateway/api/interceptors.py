@@ -138,17 +138,15 @@ class CallGuard:
         return grpc.stream_stream_rpc_method_handler(guarded)
 
     async def _run(self, call: Call, admission: Admission, body: _Body) -> None:
-        task = asyncio.current_task()
-        assert task is not None
         host = host_of(call.peer)
         try:
             admission.enter(host)
             # The task is done when the client has taken the end: what it was sent is held until then.
-            task.add_done_callback(lambda _: admission.leave(host))
+            call.task.add_done_callback(lambda _: admission.leave(host))
             await body(call)
             call.log_success()
         except asyncio.CancelledError as error:
-            if task.cancelling():
+            if call.task.cancelling():
                 call.log_cancellation()
                 raise
             # Something that we waited for was cancelled, and not by the caller: silence would be no answer.
@@ -162,16 +160,16 @@ class CallGuard:
         except Exception as error:
             _fail_unforeseen(call, error)
         finally:
-            self._bound_end(call, task)
+            self._bound_end(call)
 
-    def _bound_end(self, call: Call, task: "asyncio.Task[object]") -> None:
+    def _bound_end(self, call: Call) -> None:
         late = asyncio.get_running_loop().call_later(
             self._last_words.total_seconds(),
             call.cut,
             grpc.StatusCode.RESOURCE_EXHAUSTED,
             "the end of the call was not read",
         )
-        task.add_done_callback(lambda _: late.cancel())
+        call.task.add_done_callback(lambda _: late.cancel())
 
     async def _write_all(self, answers: AsyncGenerator[bytes], call: Call) -> None:
         async with aclosing(answers):

@@ -1,10 +1,10 @@
 """How a call is ended without waiting for its client: docs/decisions/0015-a-call-is-reset-through-the-core.md."""
 
-from typing import Final
+from typing import Any, Final
 
 import grpc
 import structlog
-from grpc._cython import cygrpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # not in the published types
 from structlog.typing import FilteringBoundLogger
 
 _LENDER: Final = "peer_identities"
@@ -19,9 +19,9 @@ def reset(context: "grpc.aio.ServicerContext[bytes, bytes]", code: grpc.StatusCo
     What the client has not taken is dropped, it is sent the status, and the HTTP/2 stream is reset; other streams of
     the connection go on. To be called only while the call's task is not done: afterwards there is no core call.
     """
-    lent = []
+    lent: list[object] = []
 
-    def cancel(call: "cygrpc.Call") -> None:
+    def cancel(call: Any) -> None:
         lent.append(call)
         call.cancel(code.value[0], details)
 

@@ -69,6 +69,7 @@ class GatewayServer:
         self._health_monitor = HealthMonitor(self._health, checks, interval=check_interval, timeout=check_timeout)
         self._monitoring: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
+        self._draining = False
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
         """Listen on "host:port" (port 0: any free one) and serve; return the port.
@@ -81,7 +82,8 @@ class GatewayServer:
         port = _listen(server, address, credentials)
         self._server = server
         await server.start()
-        self._monitoring = asyncio.create_task(self._health_monitor.run(), name="health monitor")
+        if not self._draining:
+            self._monitoring = asyncio.create_task(self._health_monitor.run(), name="health monitor")
         return port
 
     async def drain(self, grace: timedelta, *, notice: timedelta = timedelta(0)) -> None:
@@ -91,6 +93,7 @@ class GatewayServer:
         close and every long poll to answer, and new calls are refused. What has not ended after `grace` is cut.
         Calling it again with a shorter grace shortens it.
         """
+        self._draining = True
         self._health.begin_drain()
         await self._stop_monitoring()
         await asyncio.sleep(notice.total_seconds())
@@ -153,12 +156,10 @@ def _reflection(guard: CallGuard) -> list[grpc.GenericRpcHandler]:
     servicer = reflection.aio.ReflectionServicer(_REFLECTED)
 
     async def answers(requests: AsyncIterator[reflection_pb2.ServerReflectionRequest]) -> AsyncGenerator[bytes]:
-        async for answer in servicer.ServerReflectionInfo(requests, None):
+        async for answer in servicer.ServerReflectionInfo(requests, None):  # type: ignore[attr-defined]  # a generator
             yield answer.SerializeToString()
 
-    method = guard.conversation(
-        "ServerReflectionInfo", reflection_pb2.ServerReflectionRequest.FromString, answers
-    )
+    method = guard.conversation("ServerReflectionInfo", reflection_pb2.ServerReflectionRequest.FromString, answers)
     return [
         grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
         for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")

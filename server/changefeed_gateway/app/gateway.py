@@ -89,7 +89,8 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
 def _collect_seldom() -> None:
     """Look for cyclic garbage less often: a page makes thousands of tuples and no cycles.
 
-    With the default thresholds a fifth of the processor time of a drain went into looking (docs/benchmarks.md).
+    With the default thresholds a fifth of the processor time of a drain went into looking, and calls that are refused
+    make no cycles either: 2000 of them with huge tokens took 25 MB in all (docs/benchmarks.md).
     """
     gc.collect()
     gc.freeze()

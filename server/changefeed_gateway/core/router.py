@@ -199,9 +199,7 @@ class Router:
         return provider
 
     @asynccontextmanager
-    async def _opened(
-        self, address: Address, start: RequestedStart | None = None
-    ) -> AsyncIterator[tuple[Tails, Feed]]:
+    async def _opened(self, address: Address, start: RequestedStart | None = None) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
         with _naming(provider):
             if isinstance(start, FromToken):

@@ -1,0 +1,51 @@
+"""Who counts as one peer, and how many places one has."""
+
+import pytest
+
+from changefeed_gateway.api.admission import Admission, host_of
+from changefeed_gateway.core.errors import Reason, Throttled
+
+
+@pytest.mark.parametrize(
+    ("peer", "host"),
+    [
+        ("ipv4:127.0.0.1:50051", "127.0.0.1"),
+        ("ipv4:10.0.0.7:1", "10.0.0.7"),
+        ("ipv6:%5B::1%5D:50051", "::/64"),
+        ("ipv6:[2001:db8:1:2::5]:50051", "2001:db8:1:2::/64"),
+        ("ipv6:%5B2001:db8:1:2:ffff::9%5D:7", "2001:db8:1:2::/64"),
+        ("ipv6:%5Bfe80::1%25eth0%5D:7", "fe80::/64"),
+        ("ipv6:%5B::ffff:10.0.0.7%5D:7", "10.0.0.7"),
+        ("unix:/run/changefeed.sock", "unix:/run/changefeed.sock"),
+        ("unix:", "unix:"),
+        ("ipv4:", "ipv4:"),
+        ("", ""),
+    ],
+)
+def test_a_peer_is_its_host_whatever_the_port(peer: str, host: str) -> None:
+    assert host_of(peer) == host
+
+
+def test_a_host_holds_its_share_and_the_others_the_rest() -> None:
+    places = Admission(4, Reason.TOO_MANY_STREAMS, peer_share=0.5)
+    places.enter("a")
+    places.enter("a")
+    with pytest.raises(Throttled, match="peer_stream_share"):
+        places.enter("a")
+    places.enter("b")
+    places.enter("b")
+    with pytest.raises(Throttled, match="serves 4 already"):
+        places.enter("c")
+    places.leave("a")
+    places.enter("c")
+    assert not places.idle.is_set()
+    for host in "abbc":
+        places.leave(host)
+    assert places.idle.is_set()
+
+
+def test_the_smallest_share_is_one_place() -> None:
+    places = Admission(2, Reason.TOO_MANY_STREAMS, peer_share=0.001)
+    places.enter("a")
+    with pytest.raises(Throttled):
+        places.enter("a")
