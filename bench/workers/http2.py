@@ -52,6 +52,7 @@ class LoadConnection(asyncio.Protocol):
         self.received_bytes = 0
         self._on_message, self._gives_windows = on_message, gives_windows
         self._rest = bytearray()
+        self._ended: set[int] = set()
         self._partial: dict[int, bytearray] = {}
         self._next_stream = 1
         self._unreturned = 0
@@ -105,7 +106,8 @@ class LoadConnection(asyncio.Protocol):
             assert self._transport is not None
             self._transport.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
         if kind == _RST_STREAM or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
-            self.closed_streams += 1
+            self._ended.add(stream)
+            self.closed_streams = len(self._ended)
 
     def _take_data(self, stream: int, payload: bytes) -> None:
         if self._gives_windows:

@@ -83,7 +83,7 @@ async def until_served(gateway: Gateway) -> None:
 
 
 @pytest.mark.req("P7")
-async def test_streams_that_are_not_read_give_their_places_back() -> None:
+async def test_streams_that_are_not_read_give_their_places_back(caplog: pytest.LogCaptureFixture) -> None:
     router = RouterDouble(Limits(max_streams=3, peer_stream_share=1, write_timeout=SHORT))
     flooding(router)
     async with serving(router, last_words=SHORT) as gateway, reader_without_windows(gateway) as stalled:
@@ -91,6 +91,7 @@ async def test_streams_that_are_not_read_give_their_places_back() -> None:
             stalled.call(SUBSCRIBE_PATH, SUBSCRIBE.SerializeToString())
         await until_served(gateway)
         await until(lambda: stalled.closed_streams == 3)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @pytest.mark.req("P7")

@@ -163,12 +163,7 @@ class CallGuard:
             self._bound_end(call)
 
     def _bound_end(self, call: Call) -> None:
-        late = asyncio.get_running_loop().call_later(
-            self._last_words.total_seconds(),
-            call.cut,
-            grpc.StatusCode.RESOURCE_EXHAUSTED,
-            "the end of the call was not read",
-        )
+        late = asyncio.get_running_loop().call_later(self._last_words.total_seconds(), _cut_unread, call)
         call.task.add_done_callback(lambda _: late.cancel())
 
     async def _write_all(self, answers: AsyncGenerator[bytes], call: Call) -> None:
@@ -189,6 +184,12 @@ class CallGuard:
         finally:
             late.cancel()
             self._arriving.discard(call)
+
+
+def _cut_unread(call: Call) -> None:
+    call.cut(grpc.StatusCode.RESOURCE_EXHAUSTED, "the end of the call was not read")
+    # gRPC would log as a fault of its own that the status could not be sent.
+    call.task.cancel()
 
 
 def _cut_late(call: Call) -> None:
