@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _fan_out(database: Database, report: Report, options: argparse.Namespace) -> None:
-    with Gateway(database.directory, database.dsn) as gateway:
+    with Gateway(database.directory, database.dsn, limits={"peer_stream_share": 1}) as gateway:
         run_worker("drain.touch", {"target": gateway.target, "collection": TABLE})
         before = gateway.rss_mb()
         job = {"target": gateway.target, "collection": TABLE, "streams": options.streams, "connections": _CONNECTIONS}

@@ -184,6 +184,8 @@ def test_the_file_is_chosen_by_argument_then_environment(monkeypatch: pytest.Mon
             "",
             "keys with different ids",
         ),
+        ("limits: {peer_stream_share: 2}", "limits.peer_stream_share", "2", "a number from 0.001 to 1"),
+        ("limits: {peer_stream_share: true}", "limits.peer_stream_share", "", "a number from 0.001 to 1"),
     ],
 )
 def test_what_is_wrong_is_named(text: str, path: str, given: str, allowed: str) -> None:
