@@ -184,6 +184,17 @@ async def test_drain_of_a_server_that_never_started() -> None:
     assert router.draining.is_set()
 
 
+async def test_a_drain_during_the_start_ends_what_has_started() -> None:
+    server = GatewayServer(RouterDouble())
+    starting = asyncio.create_task(server.start("127.0.0.1:0"))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await server.drain(timedelta(0))
+        port = await starting
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asyncio.open_connection("127.0.0.1", port)
+
+
 async def test_a_taken_port_is_an_error(gateway: Gateway) -> None:
     with pytest.raises(OSError, match=f"cannot listen on {gateway.address}"):
         await GatewayServer(RouterDouble()).start(gateway.address)
