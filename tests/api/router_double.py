@@ -106,7 +106,9 @@ class RouterDouble(Router):
         await self._ask((address, token))
         return self.report
 
-    async def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[StreamItem]:
+    async def subscribe(
+        self, request: SubscribeRequest, *, end_write: Callable[[], None]
+    ) -> AsyncGenerator[StreamItem]:
         self.asked.append(request)
         async with aclosing(self.stream()) as items:
             async for item in items:

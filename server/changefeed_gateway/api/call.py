@@ -42,6 +42,7 @@ class Call:
         """More for the call's log line; never a token or a document."""
         self._context = context
         self._started = time.monotonic()
+        self._writing: asyncio.Timeout | None = None
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
 
     @property
@@ -60,15 +61,23 @@ class Call:
 
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(within.total_seconds()):
+            async with asyncio.timeout(within.total_seconds()) as self._writing:
                 await self._context.write(message)
         except TimeoutError:
             raise Throttled(
-                f"the stream was not read for {within.total_seconds():g} s: resume from the last token, and read "
+                f"the stream was not read for {time.monotonic() - began:.1f} s: resume from the last token, and read "
                 "faster or ask for smaller batches",
                 reason=Reason.CONSUMER_TOO_SLOW,
             ) from None
+        finally:
+            self._writing = None
+
+    def end_write(self) -> None:
+        """Let the write that is under way, if there is one, fail as if its time were over."""
+        if self._writing is not None and not self._writing.expired():
+            self._writing.reschedule(asyncio.get_running_loop().time())
 
     async def abort(self, error: ChangeFeedError) -> NoReturn:
         """End the call with an error.
