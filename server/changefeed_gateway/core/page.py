@@ -43,7 +43,7 @@ class TextBytes(NamedTuple):
 class EncodedPage:
     """A page whose records are encoded on first use and then shared by everything cut from it."""
 
-    __slots__ = ("_by_key", "_records", "_source", "_text_bytes", "live", "origins", "page")
+    __slots__ = ("_by_key", "_origins", "_records", "_source", "_text_bytes", "live", "page")
 
     def __init__(
         self,
@@ -56,8 +56,7 @@ class EncodedPage:
         self.page = page
         self.live = live
         """True when it was read at a tail, not behind it in the log."""
-        self.origins = origins or (self,)
-        """The pages that came from a provider and whose changes and records this one shares; itself if it did."""
+        self._origins = origins
         self._source = source
         self._records: dict[bool, list[bytes]] = {}
         self._by_key: dict[str | None, list[int]] | None = None
@@ -74,6 +73,12 @@ class EncodedPage:
         if records is None:
             records = self._records[items] = self._source(items)
         return records
+
+    @property
+    def origins(self) -> "Sequence[EncodedPage]":
+        """The pages that came from a provider and whose changes and records this one shares; itself if it did."""
+        # Not kept: a page that refers to itself would wait for the collector.
+        return self._origins or (self,)
 
     @property
     def text_bytes(self) -> "TextBytes":
