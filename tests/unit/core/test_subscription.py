@@ -1,6 +1,7 @@
 """What one stream says, page by page, and what it leaves behind."""
 
 import asyncio
+import gc
 import weakref
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -108,7 +109,10 @@ async def followed(plan: Plan, reader: Reader, limits: Limits) -> tuple[list[Str
     heard: list[StreamItem] = []
     budget = PageBudget(10**9)
     try:
-        async with aclosing(stream(plan, reader, limits, budget.share(lambda: None))) as items:
+        async with (
+            asyncio.timeout(20),
+            aclosing(stream(plan, reader, limits, budget.share(lambda: None))) as items,
+        ):
             async for item in items:
                 heard.append(item)
                 if getattr(item, "state", None) is SubscriptionState.LIVE and not getattr(reader, "retired", False):
@@ -232,7 +236,8 @@ async def test_a_failure_that_was_read_ahead_and_never_asked_for_is_no_complaint
         for _ in range(5):
             await asyncio.sleep(0)
         await items.aclose()
-        del items, reader
+        del items, reader, item
+        gc.collect()
         for _ in range(5):
             await asyncio.sleep(0)
     finally:
@@ -256,7 +261,7 @@ async def test_a_stream_that_waits_holds_no_page() -> None:
             made.append(weakref.ref(records))
         return EncodedPage(copy, records)
 
-    reader.read = watched  # type: ignore[method-assign]
+    reader.read = watched  # type: ignore[method-assign, assignment]
     items = stream(plan(), reader, Limits(), PageBudget(10**9).share(lambda: None))
 
     async def follow() -> None:
