@@ -2,13 +2,14 @@
 
 import argparse
 
-from bench import core, dynamodb, fanout, idle, large, partitions, resume, retention
+from bench import core, dynamodb, fanout, idle, joined, large, partitions, resume, retention
 
 PARTS = {
     "core": core,
     "dynamodb": dynamodb,
     "fanout": fanout,
     "idle": idle,
+    "joined": joined,
     "large": large,
     "partitions": partitions,
     "resume": resume,
