@@ -5,10 +5,24 @@ from base64 import b85decode, b85encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, Self
+from functools import lru_cache
+from typing import Final, NamedTuple, Self
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor, Page, Partition, PartitionId
+
+_KNOWN_CURSORS: Final = 16_384
+"""Base 85 is spelt in Python, 5 us a cursor, and of a thousand partitions most stand where they stood a page ago."""
+
+
+@lru_cache(_KNOWN_CURSORS)
+def _text(cursor: Cursor) -> str:
+    return b85encode(cursor).decode()
+
+
+@lru_cache(_KNOWN_CURSORS)
+def _cursor(text: str) -> Cursor:
+    return Cursor(b85decode(text))
 
 
 class Place(NamedTuple):
@@ -26,12 +40,12 @@ class Place(NamedTuple):
     def encode(self) -> tuple[str, int | None]:
         """For JSON."""
         seconds = None if self.expire_time is None else int(self.expire_time.timestamp())
-        return b85encode(self.cursor).decode(), seconds
+        return _text(self.cursor), seconds
 
     @classmethod
     def decode(cls, cursor: str, expires: int | None) -> Self:
         """What `encode` made. Raises ValueError, TypeError or OverflowError for anything else."""
-        return cls(Cursor(b85decode(cursor)), None if expires is None else datetime.fromtimestamp(expires, UTC))
+        return cls(_cursor(cursor), None if expires is None else datetime.fromtimestamp(expires, UTC))
 
 
 class Waiting(NamedTuple):
