@@ -110,6 +110,7 @@ class RouterDouble(Router):
         self, request: SubscribeRequest, *, end_write: Callable[[], None]
     ) -> AsyncGenerator[StreamItem]:
         self.asked.append(request)
+        self.end_write = end_write
         async with aclosing(self.stream()) as items:
             async for item in items:
                 yield item
