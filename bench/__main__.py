@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, large, partitions, resume, retention
+from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, resume, retention
 
 PARTS = {
     "abuse": abuse,
@@ -10,6 +10,7 @@ PARTS = {
     "dynamodb": dynamodb,
     "fanout": fanout,
     "idle": idle,
+    "joined": joined,
     "large": large,
     "partitions": partitions,
     "resume": resume,

@@ -106,8 +106,11 @@ class RouterDouble(Router):
         await self._ask((address, token))
         return self.report
 
-    async def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[StreamItem]:
+    async def subscribe(
+        self, request: SubscribeRequest, *, end_write: Callable[[], None]
+    ) -> AsyncGenerator[StreamItem]:
         self.asked.append(request)
+        self.end_write = end_write
         async with aclosing(self.stream()) as items:
             async for item in items:
                 yield item

@@ -182,6 +182,39 @@ async def test_slow_reader_is_thrown_out_and_its_source_closed_first(router: Rou
     assert error_info(caught.value).metadata["retryable"] == "true"
 
 
+async def test_a_stream_whose_memory_others_need_ends_as_too_slow_before_its_time(
+    router: RouterDouble, gateway: Gateway
+) -> None:
+    offered, closed = asyncio.Event(), asyncio.Event()
+
+    async def stream() -> AsyncGenerator[StreamItem]:
+        try:
+            yield OPENED
+            for number in range(100):
+                if number == 3:
+                    offered.set()  # more than a connection takes unread
+                yield Batch(records=[b"\x0a\x80\x80\x40" + bytes(1 << 20)], token="t", expire_time=None, watermark=None)
+        finally:
+            closed.set()
+
+    async def to_the_end() -> None:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+
+    router.stream = stream
+    call = gateway.subscribe_raw(SUBSCRIBE.SerializeToString())
+    async with asyncio.timeout(20):  # of the 60 s that a write may take
+        await call.read()
+        await offered.wait()
+        while not closed.is_set():
+            router.end_write()
+            await asyncio.sleep(0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await to_the_end()
+    assert error_info(caught.value).reason == "CONSUMER_TOO_SLOW"
+    router.end_write()  # too late for anything
+
+
 async def test_get_capabilities(gateway: Gateway, router: RouterDouble) -> None:
     answer = await gateway.stub.GetCapabilities(capabilities_pb2.GetCapabilitiesRequest(address=ADDRESS))
     assert answer.provider == "memory"

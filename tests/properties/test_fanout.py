@@ -265,7 +265,7 @@ class Stream:
         """Take some messages of a stream, then hang up; without a number: until it is live."""
         session, taken = Seen(), 0
         items: AsyncGenerator[StreamItem] = self.world.router.subscribe(
-            SubscribeRequest(address=ADDRESS, scope=None, start=self.start, batch_size=size)
+            SubscribeRequest(address=ADDRESS, scope=None, start=self.start, batch_size=size), end_write=lambda: None
         )
         async with aclosing(items):
             async for item in items:

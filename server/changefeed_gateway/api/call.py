@@ -38,6 +38,7 @@ class Call:
         self._started = time.monotonic()
         self._headers_sent = False
         self._headers_stuck = False
+        self._writing: asyncio.Timeout | None = None
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
 
     @property
@@ -71,17 +72,26 @@ class Call:
 
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
+        began = time.monotonic()
         try:
-            async with asyncio.timeout(within.total_seconds()):
+            async with asyncio.timeout(within.total_seconds()) as self._writing:
                 await self._context.write(message)
         except TimeoutError:
             self._headers_stuck = not self._headers_sent
             raise Throttled(
-                f"the stream was not read for {within.total_seconds():g} s: resume from the last token, and read "
+                f"the stream was not read for {time.monotonic() - began:.1f} s: resume from the last token, and read "
                 "faster or ask for smaller batches",
                 reason=Reason.CONSUMER_TOO_SLOW,
             ) from None
-        self._headers_sent = True
+        else:
+            self._headers_sent = True
+        finally:
+            self._writing = None
+
+    def end_write(self) -> None:
+        """Let the write that is under way, if there is one, fail as if its time were over."""
+        if self._writing is not None and not self._writing.expired():
+            self._writing.reschedule(asyncio.get_running_loop().time())
 
     def fail(self, error: ChangeFeedError) -> None:
         """Make an error the end of the call, which is then to return.

@@ -93,7 +93,7 @@ class ChangeFeedService:
         request = decode.subscribe_request(message, now=_now())
         within = self._router.limits.write_timeout
         sequence = 0
-        async with aclosing(self._router.subscribe(request)) as items:
+        async with aclosing(self._router.subscribe(request, end_write=call.end_write)) as items:
             async for item in items:
                 sequence += 1
                 response = encode.subscribe_response(item, sequence=sequence, request_id=call.request_id)
@@ -101,6 +101,7 @@ class ChangeFeedService:
                 call.facts["messages"] = sequence
                 if isinstance(item, Closing):
                     call.facts["closing"] = item.reason.value
+                del item, response  # they would be held for as long as nothing follows
 
     async def get_capabilities(self, message: capabilities_pb2.GetCapabilitiesRequest, call: Call) -> bytes:
         """Answer what a collection can do."""

@@ -3,11 +3,12 @@
 import asyncio
 from bisect import bisect_right
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import TypeVar, overload
+from typing import NamedTuple, TypeVar, overload
 
+from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
@@ -22,7 +23,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.core.page import EncodedPage, Reader
+from changefeed_gateway.core.page import ChosenCursors, EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.vector import Place, Vector
 
@@ -35,20 +36,18 @@ _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
-    """Part of a joined page: one partition's page, and the vector before it."""
+class _Segment(NamedTuple):
+    """Part of a joined page: what was taken of one partition's page."""
 
     partition_id: PartitionId
     page: EncodedPage
-    before: Vector
 
 
 class _VectorCursors(Sequence[Cursor]):
     """The vector after each change of a joined page, computed when asked."""
 
-    def __init__(self, segments: Sequence[_Segment]) -> None:
-        self._segments = segments
+    def __init__(self, first: Vector, segments: Sequence[_Segment]) -> None:
+        self._first, self._segments = first, segments
         self._ends = list(accumulate(len(s.page.page.changes) for s in segments))
 
     def __len__(self) -> int:
@@ -57,18 +56,47 @@ class _VectorCursors(Sequence[Cursor]):
     @overload
     def __getitem__(self, index: int) -> Cursor: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Cursor]: ...
-    def __getitem__(self, index: int | slice) -> Cursor | list[Cursor]:
+    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
+    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise IndexError(index)
-        index %= len(self)
+            return ChosenCursors(self, range(len(self))[index])
+        index = range(len(self))[index]
         number = bisect_right(self._ends, index)
+        vector = self._first.copy()
+        for segment in self._segments[:number]:
+            vector.pass_over(segment.partition_id, segment.page.page)
         segment = self._segments[number]
-        offset = index - (self._ends[number - 1] if number else 0)
-        page = segment.page.page
-        return segment.before.advanced(segment.partition_id, Place.after(page, page.cursors[offset])).encode()
+        cursor = segment.page.page.cursors[index - (self._ends[number - 1] if number else 0)]
+        # The forecast of the page is one for its end; what was true before the page is true within it.
+        vector.advance(segment.partition_id, vector.open[segment.partition_id]._replace(cursor=cursor))
+        return vector.encode()
+
+
+class _Joining:
+    """A joined page in the making: the position before it, what it holds, and the position after that."""
+
+    def __init__(self, first: Vector, read: PageRead) -> None:
+        self.first, self.vector = first, first.copy()
+        self.segments: list[_Segment] = []
+        self.complete = True
+        """Every partition was read to its end."""
+        self.room = read.max_changes
+        self._bytes_left = read.max_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.room <= 0 or self._bytes_left <= 0
+
+    def add(self, partition_id: PartitionId, page: EncodedPage) -> None:
+        """Take as much of a partition's page as there is room for."""
+        part = page if len(page.page.changes) <= self.room else page.cut(0, self.room)
+        self.complete = self.complete and not part.page.more_available
+        if page.page.changes and not part.page.changes:
+            return
+        self.vector.pass_over(partition_id, part.page)
+        self.segments.append(_Segment(partition_id, part))
+        self.room -= len(part.page.changes)
+        self._bytes_left -= sum(len(change.item or "") for change in part.page.changes)
 
 
 class FanOut:
@@ -80,24 +108,31 @@ class FanOut:
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page` for `EntireCollection`; splits and merges are followed and never shown."""
+        with only_own_cancellation():
+            return await (self._read(feed, read) if read.max_changes else self._resolved(feed, read))
+
+    async def _resolved(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """An empty page at a start, once every partition has said that its position is still there."""
+        if isinstance(read.start, After):
+            vector = Vector.decode(read.start.cursor)
+            resolved: Mapping[PartitionId, EncodedPage] = await self._resolve(feed, read, _after_each(vector))
+        else:
+            vector, resolved = await self._start(feed, read, read.start)
+        at_starts = [_Segment(pid, resolved[pid]) for pid in vector.open]
+        return _joined(vector, vector, at_starts, more_available=True)
+
+    async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
         deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
         if isinstance(read.start, After):
             vector = Vector.decode(read.start.cursor)
-            resolved: Mapping[PartitionId, EncodedPage] = (
-                {} if read.max_changes else await self._resolve(feed, read, _after_each(vector))
-            )
         else:
-            vector, resolved = await self._start(feed, read, read.start)
-        if not read.max_changes:
-            at_starts = [_Segment(pid, resolved[pid], vector) for pid in vector.open]
-            return _joined(vector, vector, at_starts, more_available=True)
-        first = vector
-        segments: list[_Segment] = []
-        vector, complete = await self._fill(feed, read, vector, segments)
+            vector, _ = await self._start(feed, read, read.start)
+        joining = _Joining(vector, read)
+        await self._fill(feed, read, joining)
         left = timedelta(seconds=deadline - asyncio.get_running_loop().time())
-        if complete and left > timedelta(0) and not _count(segments):
-            vector, complete = await self._wait(feed, replace(read, max_wait=left), vector, segments)
-        return _joined(first, vector, segments, more_available=not complete)
+        if joining.complete and left > timedelta(0) and not _any_changes(joining.segments):
+            await self._wait(feed, replace(read, max_wait=left), joining)
+        return _joined(vector, joining.vector, joining.segments, more_available=not joining.complete)
 
     async def _start(
         self, feed: Feed, read: PageRead, start: Start
@@ -134,54 +169,46 @@ class FanOut:
         pages = await _gather(resolve(pid, start) for pid, start in starts.items())
         return dict(zip(starts, pages, strict=True))
 
-    async def _fill(self, feed: Feed, read: PageRead, vector: Vector, segments: list[_Segment]) -> tuple[Vector, bool]:
-        """Read every open partition in turn until the page is full; tell whether all of them were read to their end."""
-        unread = list(vector.open)
-        complete = True
-        while unread:
+    async def _fill(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
+        """Read every open partition in turn until the page is full or all of them were read to their end."""
+        unread, known = list(joining.vector.open), set(joining.vector.open)
+        while unread and not joining.full:
             turn, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
-            room = read.max_changes - _count(segments)
-            quota = max(1, room // len(turn))
-            reads = [_part(read, pid, vector.open[pid].cursor, max_changes=quota, parts=len(turn)) for pid in turn]
-            pages = await _gather(self._reader.read(feed, part) for part in reads)
+            quota = max(1, joining.room // len(turn))
+            cursors = [joining.vector.open[pid].cursor for pid in turn]
+            parts = [
+                _part(read, pid, cursor, max_changes=quota, parts=len(turn))
+                for pid, cursor in zip(turn, cursors, strict=True)
+            ]
+            pages = await _gather(self._reader.read(feed, part) for part in parts)
             for pid, page in zip(turn, pages, strict=True):
-                if len(page.page.changes) > read.max_changes - _count(segments):
-                    return vector, False
-                before = vector
-                vector = _apply(vector, pid, page.page)
-                segments.append(_Segment(pid, page, before))
-                complete = complete and not page.page.more_available
-                unread += [child for child in vector.open if child not in before.open]
-            if _count(segments) >= read.max_changes or _item_bytes(segments) >= read.max_bytes:
-                return vector, complete and not unread
-        return vector, complete
+                joining.add(pid, page)
+                if page.page.retired:
+                    opened = [child for child in joining.vector.open if child not in known]
+                    known.update(opened)
+                    unread += opened
+        joining.complete = joining.complete and not unread
 
-    async def _wait(self, feed: Feed, read: PageRead, vector: Vector, segments: list[_Segment]) -> tuple[Vector, bool]:
+    async def _wait(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
         """Wait on every open partition; the first that brings something ends the wait for all."""
         tasks = {
             asyncio.ensure_future(
                 self._reader.read(feed, _part(read, pid, at.cursor, max_changes=read.max_changes, wait=read.max_wait))
             ): pid
-            for pid, at in vector.open.items()
+            for pid, at in joining.vector.open.items()
         }
-        complete = True
         try:
-            pending = set(tasks)
-            while pending and not any(s.page.page.changes or s.page.page.retired for s in segments):
+            pending, news = set(tasks), False
+            while pending and not news:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     page = task.result()
-                    if len(page.page.changes) > read.max_changes - _count(segments):
-                        complete = False
-                        continue
-                    before = vector
-                    vector = _apply(vector, tasks[task], page.page)
-                    segments.append(_Segment(tasks[task], page, before))
-                    complete = complete and not (page.page.more_available or page.page.retired)
+                    joining.add(tasks[task], page)
+                    news = news or page.page.retired or bool(page.page.changes)
+                    # Its children were not read.
+                    joining.complete = joining.complete and not page.page.retired
         finally:
-            for task in tasks:
-                task.cancel()
-        return vector, complete
+            await _give_up(tasks)
 
 
 async def _gather(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
@@ -190,21 +217,21 @@ async def _gather(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
     try:
         return await asyncio.gather(*tasks)
     finally:
-        for task in tasks:
-            task.cancel()
+        await _give_up(tasks)
 
 
-def _apply(vector: Vector, partition_id: PartitionId, page: Page) -> Vector:
-    moved = vector.advanced(partition_id, Place.after(page, page.cursor))
-    return moved.retired(page, partition_id) if page.retired else moved
+async def _give_up(tasks: Iterable[asyncio.Future[_T]]) -> None:
+    """Cancel what is still under way, and leave only when it is gone: none of it outlives the call.
+
+    A failure that came too late to be anybody's is taken, or asyncio reports it as one that was forgotten.
+    """
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _count(segments: Sequence[_Segment]) -> int:
-    return sum(len(segment.page.page.changes) for segment in segments)
-
-
-def _item_bytes(segments: Sequence[_Segment]) -> int:
-    return sum(len(change.item or "") for segment in segments for change in segment.page.page.changes)
+def _any_changes(segments: Sequence[_Segment]) -> bool:
+    return any(segment.page.page.changes for segment in segments)
 
 
 def _after_each(vector: Vector) -> dict[PartitionId, Start]:
@@ -244,7 +271,7 @@ def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_a
     changes: list[Change] = [change for segment in segments for change in segment.page.page.changes]
     page = Page(
         changes=changes,
-        cursors=_VectorCursors(segments),
+        cursors=_VectorCursors(first, segments),
         start=first.encode(),
         cursor=last.encode(),
         more_available=more_available,
@@ -256,7 +283,12 @@ def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_a
     def records(items: bool) -> list[bytes]:
         return [record for segment in segments for record in segment.page.records(items=items)]
 
-    return EncodedPage(page, records, live=bool(segments) and all(segment.page.live for segment in segments))
+    return EncodedPage(
+        page,
+        records,
+        live=bool(segments) and all(segment.page.live for segment in segments),
+        origins=[origin for segment in segments for origin in segment.page.origins],
+    )
 
 
 def _watermark(last: Vector, segments: Sequence[_Segment]) -> datetime | None:

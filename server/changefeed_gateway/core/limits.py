@@ -29,3 +29,5 @@ class Limits:
     """How long a stream sits out a failing provider before it ends with a retryable error."""
     ring_bytes: int = 16_000_000
     """Memory of one tail's ring of recent pages."""
+    page_budget_bytes: int = 256_000_000
+    """Memory of the pages that streams have in hand, all of them together."""

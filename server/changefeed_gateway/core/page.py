@@ -3,24 +3,64 @@
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Protocol
+from sys import getsizeof
+from typing import NamedTuple, Protocol, overload
 
 from changefeed_gateway.core.answer import ChangeEncoder
 from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead
 
 
+class ChosenCursors(Sequence[Cursor]):
+    """Some of a page's cursors, none of them computed before it is asked for."""
+
+    __slots__ = ("_indices", "_source")
+
+    def __init__(self, source: Sequence[Cursor], indices: Sequence[int]) -> None:
+        self._source, self._indices = source, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Cursor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
+    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
+        if isinstance(index, slice):
+            return ChosenCursors(self._source, self._indices[index])
+        return self._source[self._indices[index]]
+
+
+class TextBytes(NamedTuple):
+    """Bytes of a page's items."""
+
+    held: int
+    """As strings."""
+    encoded: int
+    """In records, at most."""
+
+
 class EncodedPage:
     """A page whose records are encoded on first use and then shared by everything cut from it."""
 
-    __slots__ = ("_by_key", "_records", "_source", "live", "page")
+    __slots__ = ("_by_key", "_origins", "_records", "_source", "_text_bytes", "live", "page")
 
-    def __init__(self, page: Page, source: Callable[[bool], list[bytes]], *, live: bool = False) -> None:
+    def __init__(
+        self,
+        page: Page,
+        source: Callable[[bool], list[bytes]],
+        *,
+        live: bool = False,
+        origins: "Sequence[EncodedPage]" = (),
+    ) -> None:
         self.page = page
         self.live = live
         """True when it was read at a tail, not behind it in the log."""
+        self._origins = origins
         self._source = source
         self._records: dict[bool, list[bytes]] = {}
         self._by_key: dict[str | None, list[int]] | None = None
+        self._text_bytes: TextBytes | None = None
 
     @classmethod
     def of(cls, feed: Feed, page: Page, encoder: ChangeEncoder, *, live: bool = False) -> "EncodedPage":
@@ -34,13 +74,30 @@ class EncodedPage:
             records = self._records[items] = self._source(items)
         return records
 
+    @property
+    def origins(self) -> "Sequence[EncodedPage]":
+        """The pages that came from a provider and whose changes and records this one shares; itself if it did."""
+        # Not kept: a page that refers to itself would wait for the collector.
+        return self._origins or (self,)
+
+    @property
+    def text_bytes(self) -> "TextBytes":
+        """What the items of the page take."""
+        if self._text_bytes is None:
+            items = [change.item for change in self.page.changes if change.item is not None]
+            held = sum(map(getsizeof, items))
+            # A string takes 1 byte a character within Latin 1, and 2 or 4 beyond it.
+            encoded = sum(map(len, items)) if all(map(str.isascii, items)) else 2 * held
+            self._text_bytes = TextBytes(held, encoded)
+        return self._text_bytes
+
     def after(self, cursor: Cursor) -> "EncodedPage":
         """The part behind a cursor of the same order; the page itself when that is all of it."""
         passed = bisect_right(self.page.cursors, cursor) if cursor > self.page.start else 0
         return self if passed == 0 else self.cut(passed, len(self.page.changes), start=cursor)
 
     def cut(self, low: int, high: int, *, start: Cursor | None = None) -> "EncodedPage":
-        """Changes `low` to `high`; what ends the page (its end, retirement) stays only if `high` is its end."""
+        """Changes `low` to `high`; what is true of its end (retirement, forecasts) stays only if `high` is its end."""
         page = self.page
         whole = high == len(page.changes)
         if whole and low == 0:
@@ -55,9 +112,12 @@ class EncodedPage:
             more_available=page.more_available or not whole,
             retired=page.retired and whole,
             children=page.children if whole else (),
+            expire_time=page.expire_time if whole else None,
             watermark=page.watermark if whole else None,
         )
-        return EncodedPage(part, lambda items: self.records(items=items)[low:high], live=self.live)
+        return EncodedPage(
+            part, lambda items: self.records(items=items)[low:high], live=self.live, origins=self.origins
+        )
 
     @property
     def partition_keys(self) -> dict[str | None, list[int]]:
@@ -81,9 +141,14 @@ class EncodedPage:
         part = replace(
             page,
             changes=[page.changes[i] for i in chosen],
-            cursors=[page.cursors[i] for i in chosen],
+            cursors=ChosenCursors(page.cursors, chosen),
         )
-        return EncodedPage(part, lambda items: [self.records(items=items)[i] for i in chosen], live=self.live)
+
+        def records(items: bool) -> list[bytes]:
+            encoded = self.records(items=items)
+            return [encoded[i] for i in chosen]
+
+        return EncodedPage(part, records, live=self.live, origins=self.origins)
 
 
 class Reader(Protocol):

@@ -1,7 +1,7 @@
 """Address to provider, token to cursor, and every check that comes before a read."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -17,6 +17,8 @@ from changefeed_gateway.core.answer import (
     SubscribeRequest,
     TokenReport,
 )
+from changefeed_gateway.core.budget import PageBudget
+from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
@@ -74,6 +76,7 @@ class Router:
         self._providers = dict(providers)
         self._tokens = tokens
         self._tails = {name: Tails(provider, encoder, limits) for name, provider in providers.items()}
+        self._budget = PageBudget(limits.page_budget_bytes)
         self._draining = False
 
     @property
@@ -91,13 +94,13 @@ class Router:
             reader = self._reader(feed, scope, tails.direct, request.address)
             page = await reader.read(feed, read)
             wait = timedelta(seconds=deadline - _clock())
+            calls = 0
             idle = not (page.page.changes or page.page.retired or page.page.more_available)
             if idle and wait > timedelta(0):
                 calls = page.page.provider_calls
                 page = await reader.read(feed, replace(read, start=After(page.page.cursor), max_wait=wait))
-                page.page = replace(page.page, provider_calls=page.page.provider_calls + calls)
             page = self._requirement(feed, scope, request.mode).admit(page)
-            return self._answer(feed, scope, page, items=read.items)
+            return self._answer(feed, scope, page, items=read.items, earlier_calls=calls)
 
     async def list_partitions(self, address: Address) -> Sequence[Partition]:
         """The partitions that hold retained changes, parents first."""
@@ -154,8 +157,14 @@ class Router:
                 raise
             return replace(report, problem=problem)
 
-    async def subscribe(self, request: SubscribeRequest) -> AsyncGenerator[StreamItem]:
-        """What a stream is sent, in order; close the iterator to end it."""
+    async def subscribe(
+        self, request: SubscribeRequest, *, end_write: Callable[[], None]
+    ) -> AsyncGenerator[StreamItem]:
+        """What a stream is sent, in order; close the iterator to end it.
+
+        `end_write` is called when others need the memory of what this stream's consumer keeps waiting longest: the
+        write of the last item is to fail as one that took too long.
+        """
         async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             follower = tails.follow()
@@ -169,10 +178,11 @@ class Router:
                 draining=lambda: self._draining,
             )
             try:
-                items = stream(plan, self._reader(feed, scope, follower, request.address), self.limits)
-                async with aclosing(items):
+                reader = self._reader(feed, scope, follower, request.address)
+                async with aclosing(stream(plan, reader, self.limits, self._budget.share(end_write))) as items:
                     async for item in items:
                         yield item
+                        del item  # it would be held for as long as nothing follows
             finally:
                 await follower.aclose()
 
@@ -201,7 +211,7 @@ class Router:
     @asynccontextmanager
     async def _opened(self, address: Address, start: RequestedStart | None = None) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
-        with _naming(provider):
+        with _naming(provider), only_own_cancellation():
             if isinstance(start, FromToken):
                 # Before anything is waited for: what a stranger sends is not kept.
                 self._tokens.verify(start.token)
@@ -260,7 +270,7 @@ class Router:
         page = await self._reader(feed, scope, tails.direct, feed.address).read(feed, read)
         return page.page.cursor, page
 
-    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool) -> ReadAnswer:
+    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier_calls: int) -> ReadAnswer:
         """The first part of the page that fits into one message."""
         records = page.records(items=items)
         cuts = batches(records, max_bytes=self.limits.max_message_bytes, max_count=max(1, len(records)))
@@ -282,7 +292,7 @@ class Router:
             ),
             expire_time=part.page.expire_time,
             watermark=part.page.watermark,
-            provider_calls=part.page.provider_calls,
+            provider_calls=earlier_calls + part.page.provider_calls,
         )
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from changefeed_gateway.core.answer import (
     Batch,
@@ -19,6 +20,8 @@ from changefeed_gateway.core.answer import (
     StreamItem,
     SubscriptionState,
 )
+from changefeed_gateway.core.budget import Hold, Share
+from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound, Reason
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
@@ -39,6 +42,9 @@ _RECONNECT_SPREAD = timedelta(seconds=5)
 _FIRST_PAGE: Final = 100
 """Changes of a stream's first page, at most: the first change does not wait for a thousand to be read and encoded."""
 
+_PAGE_COPIES: Final = 4
+"""What a page of large items takes of its bytes: the items, their records, and a message twice."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -54,88 +60,111 @@ class Plan:
     draining: Callable[[], bool]
 
 
-async def stream(plan: Plan, reader: Reader, limits: Limits) -> AsyncGenerator[StreamItem]:
-    """Yield what a subscriber is sent, in order; ends after `Closing`. Raises ChangeFeedError."""
-    resolved = (await reader.read(plan.feed, replace(plan.read, max_changes=0))).page
-    yield Opened(
-        feed=plan.feed,
-        token=plan.token(plan.read.scope, resolved.cursor),
-        heartbeat=plan.heartbeat,
-        expire_time=resolved.expire_time,
-    )
-    run = _Run(plan, reader, limits, resolved.cursor)
-    try:
-        async for item in run.items():
-            yield item
-    finally:
-        await run.stop()
+async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> AsyncGenerator[StreamItem]:
+    """Yield what a subscriber is sent, in order; ends after `Closing`. Raises ChangeFeedError.
+
+    An item counts as taken once the next one is asked for.
+    """
+    with only_own_cancellation():
+        resolved = (await reader.read(plan.feed, replace(plan.read, max_changes=0))).page
+        yield Opened(
+            feed=plan.feed,
+            token=plan.token(plan.read.scope, resolved.cursor),
+            heartbeat=plan.heartbeat,
+            expire_time=resolved.expire_time,
+        )
+        run = _Run(plan, reader, limits, share, resolved.cursor)
+        try:
+            async with aclosing(run.items()) as items:
+                async for item in items:
+                    with share.offering():
+                        yield item
+                    del item  # it would be held for as long as nothing follows
+        finally:
+            await run.stop()
+
+
+class _InHand(NamedTuple):
+    page: EncodedPage
+    hold: Hold
 
 
 class _Run:
     """The loop of one stream: at most one page in hand and one being read ahead."""
 
-    def __init__(self, plan: Plan, reader: Reader, limits: Limits, cursor: Cursor) -> None:
-        self._plan, self._reader, self._limits = plan, reader, limits
+    def __init__(self, plan: Plan, reader: Reader, limits: Limits, share: Share, cursor: Cursor) -> None:
+        self._plan, self._reader, self._limits, self._share = plan, reader, limits, share
         self._cursor = cursor
         self._delivered = 0
         self._page_size = min(_FIRST_PAGE, plan.read.max_changes)
         self._state: SubscriptionState | None = None
-        self._ahead: tuple[Cursor, asyncio.Task[EncodedPage]] | None = None
+        self._most_bytes = self._expected_bytes = _PAGE_COPIES * plan.read.max_bytes
+        self._ahead: asyncio.Task[_InHand] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
         self._ends_at = _now() + age
         self._heard_at = _now()
 
-    async def items(self) -> AsyncIterator[StreamItem]:
+    async def items(self) -> AsyncGenerator[StreamItem]:
         """Everything after `Opened`."""
         yield self._set_state(SubscriptionState.CATCHING_UP)
-        while True:
-            try:
-                page = await self._next_page()
-            except ChangeFeedError as error:
-                if not _is_gone(error):
-                    raise
-                yield self._closing(ClosingReason.FEED_DROPPED)
-                return
-            caught_up = not page.page.more_available
-            if not caught_up and not page.live and self._state is SubscriptionState.LIVE:
-                yield self._set_state(SubscriptionState.CATCHING_UP)
-            for item in self._deliver(page):
+        ended = False
+        while not ended:
+            # No name here keeps a page or a batch: the next one may be long in coming.
+            for item in self._deliver(await self._next_page()):
+                ended = isinstance(item, Closing)
                 yield item
-            if caught_up and self._state is SubscriptionState.CATCHING_UP:
-                yield self._set_state(SubscriptionState.LIVE)
-            if page.page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):
-                yield self._retired(page.page, self._plan.read.scope.partition_id)
-            if (reason := self._reason_to_close(page.page)) is not None:
-                yield self._closing(reason)
-                return
+                del item
 
     async def stop(self) -> None:
-        """Give up the page being read ahead."""
-        if self._ahead is not None:
-            self._ahead[1].cancel()
+        """Give up the page being read ahead, and what is in hand; nothing of the stream outlives it."""
+        try:
+            if self._ahead is not None:
+                self._ahead.cancel()
+                await asyncio.wait({self._ahead})
+        finally:
+            self._share.close()
 
-    async def _next_page(self) -> EncodedPage:
-        page = await self._take_ahead() or await self._reader.read(self._plan.feed, self._read_after(self._cursor))
-        self._page_size = self._plan.read.max_changes
-        if page.page.more_available and not page.live:
-            # The database works on the next page while this one is written.
-            following = self._reader.read(self._plan.feed, self._read_after(page.page.cursor))
-            self._ahead = page.page.cursor, asyncio.create_task(following)
-        return page
-
-    async def _take_ahead(self) -> EncodedPage | None:
-        """The page read ahead, unless the last one was delivered only in part."""
-        if self._ahead is None:
+    async def _next_page(self) -> _InHand | None:
+        """What was read ahead, or what follows; None when the feed is gone."""
+        try:
+            if self._ahead is None:
+                return await self._read(self._cursor)
+            # Not awaited itself: who cancels the stream would leave it alone with its cancellation.
+            await asyncio.wait({self._ahead})
+            ahead, self._ahead = self._ahead, None
+            return ahead.result()
+        except ChangeFeedError as error:
+            if not _is_gone(error):
+                raise
             return None
-        (cursor, task), self._ahead = self._ahead, None
-        if cursor == self._cursor:
-            return await task
-        task.cancel()
-        return None
 
-    def _read_after(self, cursor: Cursor) -> PageRead:
+    def _read_ahead(self, cursor: Cursor) -> None:
+        """Let the database work on the next page while this one is written."""
+        self._ahead = asyncio.create_task(self._read(cursor))
+        # A failure is told when the page's turn comes; when it never does, nobody asks for it.
+        self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    async def _read(self, cursor: Cursor) -> _InHand:
+        """Read a page once there is room for it: behind the tail before it is read, live when its size is known."""
         live = self._state is SubscriptionState.LIVE
-        wait = self._heartbeat_due - _now() if live else 0.0
+        read = self._read_after(cursor, wait=self._heartbeat_due - _now() if live else 0.0)
+        hold = self._share.nothing() if live else await self._share.reserve(self._expected_bytes)
+        try:
+            page = await self._reader.read(self._plan.feed, read)
+            while missing := hold.settle(page, max_message_bytes=self._limits.max_message_bytes):
+                del page
+                hold.release()
+                hold = await self._share.reserve(missing)
+                page = await self._reader.read(self._plan.feed, replace(read, max_wait=timedelta(0)))
+        except BaseException:
+            hold.release()
+            raise
+        self._page_size = self._plan.read.max_changes
+        if page.page.changes:
+            self._expected_bytes = min(self._most_bytes, hold.size * self._page_size // len(page.page.changes))
+        return _InHand(page, hold)
+
+    def _read_after(self, cursor: Cursor, *, wait: float) -> PageRead:
         return replace(
             self._plan.read,
             start=After(cursor),
@@ -147,30 +176,60 @@ class _Run:
     def _heartbeat_due(self) -> float:
         return self._heard_at + self._plan.heartbeat.total_seconds()
 
-    def _deliver(self, page: EncodedPage) -> list[StreamItem]:
-        """Turn a page into batches, or an empty one into a heartbeat."""
-        if not page.page.changes:
-            self._cursor = page.page.cursor
-            silent = page.page.retired or _now() < self._heartbeat_due
-            return [] if silent else [self._heartbeat(page.page)]
-        room = self._plan.max_events - self._delivered if self._plan.max_events else len(page.page.changes)
-        page = page if len(page.page.changes) <= room else page.cut(0, room)
-        page = self._plan.requirement.admit(page)
-        records = page.records(items=self._plan.read.items)
-        cuts = batches(records, max_bytes=self._limits.max_message_bytes, max_count=self._plan.read.max_changes)
-        return [self._batch(page, low, high) for low, high in cuts]
+    def _deliver(self, in_hand: _InHand | None) -> Iterator[StreamItem]:
+        """Say all of a page, part by part; whatever is said of a part is judged of that part alone."""
+        if in_hand is None:
+            yield self._closing(ClosingReason.FEED_DROPPED)
+            return
+        page, hold = in_hand
+        try:
+            behind = page.page.more_available and not page.live
+            if behind and self._state is SubscriptionState.LIVE:
+                yield self._set_state(SubscriptionState.CATCHING_UP)
+            admitted = self._admitted(page)
+            if behind and admitted is page:
+                self._read_ahead(page.page.cursor)
+            for part in self._parts(admitted):
+                yield from self._deliver_part(part)
+                if (reason := self._reason_to_close(part.page)) is not None:
+                    yield self._closing(reason)
+                    return
+        finally:
+            hold.release()
 
-    def _batch(self, page: EncodedPage, low: int, high: int) -> Batch:
-        part = page.cut(low, high)
-        self._cursor = part.page.cursor
-        self._delivered += high - low
-        self._heard_at = _now()
-        return Batch(
-            records=part.records(items=self._plan.read.items),
-            token=self._token(),
-            expire_time=part.page.expire_time,
-            watermark=part.page.watermark,
-        )
+    def _admitted(self, page: EncodedPage) -> EncodedPage:
+        """As much of a page as may be delivered."""
+        if self._plan.max_events and len(page.page.changes) > self._plan.max_events - self._delivered:
+            page = page.cut(0, self._plan.max_events - self._delivered)
+        return self._plan.requirement.admit(page)
+
+    def _parts(self, page: EncodedPage) -> Iterator[EncodedPage]:
+        """A page cut into what fits into one message each; an empty page is one part."""
+        if not page.page.changes:
+            yield page
+        records = page.records(items=self._plan.read.items)
+        limits = self._limits.max_message_bytes, self._plan.read.max_changes
+        for low, high in batches(records, max_bytes=limits[0], max_count=limits[1]):
+            yield page.cut(low, high)
+
+    def _deliver_part(self, part: EncodedPage) -> Iterator[StreamItem]:
+        page = part.page
+        self._cursor = page.cursor
+        if page.changes:
+            self._delivered += len(page.changes)
+            self._heard_at = _now()
+            yield Batch(
+                records=part.records(items=self._plan.read.items),
+                token=self._token(),
+                expire_time=page.expire_time,
+                watermark=page.watermark,
+            )
+        elif not page.retired and _now() >= self._heartbeat_due:
+            yield self._heartbeat(page)
+        if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
+            yield self._set_state(SubscriptionState.LIVE)
+        if page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):
+            yield self._retired(page, self._plan.read.scope.partition_id)
 
     def _heartbeat(self, page: Page) -> Heartbeat:
         self._heard_at = _now()

@@ -5,10 +5,24 @@ from base64 import b85decode, b85encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple, Self
+from functools import lru_cache
+from typing import Final, NamedTuple, Self
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor, Page, Partition, PartitionId
+
+_KNOWN_CURSORS: Final = 16_384
+"""Base 85 is spelt in Python, 5 us a cursor, and of a thousand partitions most stand where they stood a page ago."""
+
+
+@lru_cache(_KNOWN_CURSORS)
+def _text(cursor: Cursor) -> str:
+    return b85encode(cursor).decode()
+
+
+@lru_cache(_KNOWN_CURSORS)
+def _cursor(text: str) -> Cursor:
+    return Cursor(b85decode(text))
 
 
 class Place(NamedTuple):
@@ -26,12 +40,12 @@ class Place(NamedTuple):
     def encode(self) -> tuple[str, int | None]:
         """For JSON."""
         seconds = None if self.expire_time is None else int(self.expire_time.timestamp())
-        return b85encode(self.cursor).decode(), seconds
+        return _text(self.cursor), seconds
 
     @classmethod
     def decode(cls, cursor: str, expires: int | None) -> Self:
         """What `encode` made. Raises ValueError, TypeError or OverflowError for anything else."""
-        return cls(Cursor(b85decode(cursor)), None if expires is None else datetime.fromtimestamp(expires, UTC))
+        return cls(_cursor(cursor), None if expires is None else datetime.fromtimestamp(expires, UTC))
 
 
 class Waiting(NamedTuple):
@@ -41,15 +55,16 @@ class Waiting(NamedTuple):
     start: Place
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Vector:
     """A position in an entire collection: where each open partition stands, and which ones wait for parents.
 
-    `open` is ordered: the partition that was served longest ago comes first.
+    It moves in place: a copy for each of a thousand partitions that are read for one page would be a million places.
     """
 
-    open: Mapping[PartitionId, Place]
-    waiting: Mapping[PartitionId, Waiting]
+    open: dict[PartitionId, Place]
+    """Ordered: the partition that was served longest ago comes first."""
+    waiting: dict[PartitionId, Waiting]
 
     @classmethod
     def beginning(cls, partitions: Sequence[Partition], places: Mapping[PartitionId, Place]) -> "Vector":
@@ -67,25 +82,33 @@ class Vector:
         places = [*self.open.values(), *(waiting.start for waiting in self.waiting.values())]
         return min((place.expire_time for place in places if place.expire_time is not None), default=None)
 
-    def advanced(self, partition_id: PartitionId, place: Place) -> "Vector":
-        """Move one partition and put it last in the order."""
-        positions = {pid: at for pid, at in self.open.items() if pid != partition_id}
-        positions[partition_id] = place
-        return Vector(positions, self.waiting)
+    def copy(self) -> "Vector":
+        """The same position, to move on from."""
+        return Vector(dict(self.open), dict(self.waiting))
 
-    def retired(self, page: Page, partition_id: PartitionId) -> "Vector":
-        """Replace a drained partition by its children; each opens when its last parent is drained."""
-        positions = {pid: at for pid, at in self.open.items() if pid != partition_id}
-        waiting = dict(self.waiting)
+    def advance(self, partition_id: PartitionId, place: Place) -> None:
+        """Move one partition and put it last in the order."""
+        self.open.pop(partition_id, None)
+        self.open[partition_id] = place
+
+    def pass_over(self, partition_id: PartitionId, page: Page) -> None:
+        """Move one partition to the end of its page; a drained one is replaced by its children.
+
+        Each child opens when its last parent is drained.
+        """
+        self.advance(partition_id, Place.after(page, page.cursor))
+        if not page.retired:
+            return
+        del self.open[partition_id]
         for child in page.children:
-            if child.partition_id not in positions and child.partition_id not in waiting:
-                waiting[child.partition_id] = Waiting(frozenset(child.parents), Place.after(page, child.start))
-        for pid, child_waiting in list(waiting.items()):
+            if child.partition_id not in self.open and child.partition_id not in self.waiting:
+                self.waiting[child.partition_id] = Waiting(frozenset(child.parents), Place.after(page, child.start))
+        for pid, child_waiting in list(self.waiting.items()):
             parents = child_waiting.parents - {partition_id}
-            waiting[pid] = Waiting(parents, child_waiting.start)
-            if not parents:
-                positions[pid] = waiting.pop(pid).start
-        return Vector(positions, waiting)
+            if parents:
+                self.waiting[pid] = Waiting(parents, child_waiting.start)
+            else:
+                self.open[pid] = self.waiting.pop(pid).start
 
     def encode(self) -> Cursor:
         """The vector as a cursor."""

@@ -3,16 +3,22 @@
 import asyncio
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from changefeed_gateway.core.answer import ReadAnswer, ReadRequest
+from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.fanout import FanOut
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     Address,
+    After,
     Beginning,
     Change,
+    Cursor,
+    EntireCollection,
     Feed,
     FromToken,
     Now,
@@ -20,9 +26,12 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     RequestedStart,
+    Start,
 )
+from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec, TokenKey
+from changefeed_gateway.core.vector import Vector
 from changefeed_gateway.providers.memory.collection import CollectionOptions, MemoryCollection
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
@@ -141,3 +150,138 @@ async def test_what_looking_takes_is_part_of_the_wait() -> None:
     assert not any(looks)
     assert timedelta(0) < waited <= timedelta(milliseconds=940)
     await reading.router.aclose()
+
+
+class Waiting(WatchedProvider):
+    """Reads that wait: the first ends as it is told, and the others take a moment to be given up."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store)
+        self.first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.under_way = 0
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        if read.max_wait:
+            self.under_way += 1
+            try:
+                await (self.first if self.under_way == 1 else asyncio.Event().wait())
+            finally:
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                self.under_way -= 1
+        return await super().read_page(feed, replace(read, max_wait=timedelta(0)))
+
+
+class Straight:
+    """A reader that adds nothing."""
+
+    def __init__(self, provider: WatchedProvider) -> None:
+        self.provider = provider
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        return EncodedPage.of(feed, await self.provider.read_page(feed, read), encode)
+
+
+def fan_out(partitions: int, provider_class: type[WatchedProvider]) -> tuple[FanOut, WatchedProvider, MemoryCollection]:
+    store = MemoryStore()
+    collection = store.create("things", CollectionOptions(partitions=partitions))
+    provider = provider_class(store)
+    return FanOut(Straight(provider), provider), provider, collection
+
+
+def whole(start: Start, *, size: int = 100, wait: timedelta = timedelta(0)) -> PageRead:
+    return PageRead(
+        scope=EntireCollection(),
+        start=start,
+        max_changes=size,
+        max_bytes=10**6,
+        max_item_bytes=10**6,
+        max_wait=wait,
+    )
+
+
+@pytest.mark.req("P7")
+async def test_no_vector_is_made_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, provider, collection = fan_out(200, WatchedProvider)
+    feed = await provider.open_feed(ADDRESS)
+    for number in range(1_000):
+        collection.put(f"group {number}", "x", {})
+    made = 0
+    encode_vector = Vector.encode
+
+    def counted(vector: Vector) -> Cursor:
+        nonlocal made
+        made += 1
+        return encode_vector(vector)
+
+    monkeypatch.setattr(Vector, "encode", counted)
+    page = await reader.read(feed, whole(Beginning(), size=1_000))
+    assert len(page.page.changes) > 500
+    assert made <= 2, "before the page and after it"
+    made = 0
+    cut = page.cut(10, 400)
+    part = cut.cut(5, 100).cut(1, 50)
+    key = page.of_partition_key("group 7")
+    assert len(part.page.cursors) == 49
+    assert made <= 6, "the two ends of each cut"
+    made = 0
+    assert part.page.cursors[-1] == part.page.cursor == page.page.cursors[10 + 5 + 49]
+    assert key.page.cursors[0] == page.page.cursors[page.page.changes.index(key.page.changes[0])]
+    assert list(part.page.cursors[3:5]) == [page.page.cursors[10 + 5 + 1 + n] for n in (3, 4)]
+    assert made == 8
+
+
+async def test_a_joined_page_cut_anywhere_resumes_exactly_there() -> None:
+    reader, provider, collection = fan_out(7, WatchedProvider)
+    feed = await provider.open_feed(ADDRESS)
+    for number in range(60):
+        collection.put(f"group {number}", "x", {})
+        if number in (20, 40):
+            collection.split(collection.logs()[number % 7].partition_id)
+    page = await reader.read(feed, whole(Beginning()))
+    ids = [change.event_id for change in page.page.changes]
+    assert len(ids) == 60
+    for count in range(60):
+        part = page.cut(0, count)
+        rest = await reader.read(feed, whole(After(part.page.cursor)))
+        assert sorted(ids[:count] + [change.event_id for change in rest.page.changes]) == sorted(ids)
+
+
+async def test_a_wait_leaves_no_read_behind() -> None:
+    reader, provider, collection = fan_out(5, Waiting)
+    assert isinstance(provider, Waiting)
+    feed = await provider.open_feed(ADDRESS)
+    start = After((await reader.read(feed, whole(Beginning()))).page.cursor)
+    reading = asyncio.create_task(reader.read(feed, whole(start, wait=timedelta(minutes=1))))
+    while provider.under_way < 5:  # noqa: ASYNC110 - it says nothing of its own
+        await asyncio.sleep(0)
+    for number in range(200):
+        collection.put(f"group {number}", "x", {})
+    provider.first.set_result(None)
+    assert (await reading).page.changes
+    assert provider.under_way == 0
+
+
+async def test_a_read_that_somebody_else_cancelled_is_a_failure_of_the_page() -> None:
+    reader, provider, _ = fan_out(5, Waiting)
+    assert isinstance(provider, Waiting)
+    feed = await provider.open_feed(ADDRESS)
+    start = After((await reader.read(feed, whole(Beginning()))).page.cursor)
+    provider.first.cancel()
+    with pytest.raises(TransientFailure):
+        await reader.read(feed, whole(start, wait=timedelta(minutes=1)))
+    assert provider.under_way == 0
+
+
+async def test_what_a_full_page_has_no_room_for_is_the_next_pages() -> None:
+    reader, provider, collection = fan_out(8, WatchedProvider)
+    feed = await provider.open_feed(ADDRESS)
+    for number in range(40):
+        collection.put(f"group {number}", "x", {})
+    start, got, reads = (await reader.read(feed, whole(Beginning(), size=0))).page.cursor, 0, 0
+    while got < 40:
+        page = (await reader.read(feed, whole(After(start), size=3))).page
+        assert page.more_available == (got + len(page.changes) < 40)
+        assert len(page.changes) in (3, 40 - got), "a page that could be filled was not"
+        got, start, reads = got + len(page.changes), page.cursor, reads + 1
+    assert reads == 14
