@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.client import BEGINNING, NOW, Stream, after, at_time, physical, refused
+from tests.conformance.client import BEGINNING, NOW, PATIENCE, Stream, after, at_time, physical, refused
 from tests.conformance.journal import ids
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.errors import invalid
@@ -42,8 +42,9 @@ async def check_streams(scene: Scene, tokens: list[str]) -> None:
             set_clock(scene, begun - 9)
             await scene.write(scene.shop.put, "last", number)
         for stream in streams:
-            while not stream.events or stream.events[-1].key.sort_key != "2":
-                await stream.until("batch")
+            async with asyncio.timeout(PATIENCE):
+                while not stream.events or stream.events[-1].key.sort_key != "2":
+                    await stream.until("batch")
         order = ids(streams[-1].events)
         for position, stream in enumerate(streams):
             assert ids(stream.events) == order[-4 - position :]
@@ -92,7 +93,9 @@ async def test_a_stream_that_joins_a_tail_begun_after_the_clock_fell_back_skips_
         for number in (3, 4):
             await scene.write(scene.shop.put, "a", number)
         for stream in (first, second):
-            assert [event.key.sort_key for event in await stream.until_events(3)] == ["2", "3", "4"]
+            # Heartbeats go on where a change is skipped.
+            async with asyncio.timeout(PATIENCE):
+                assert [event.key.sort_key for event in await stream.until_events(3)] == ["2", "3", "4"]
 
 
 @pytest.mark.req("P1")
