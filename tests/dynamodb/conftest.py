@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from changefeed_gateway.providers.dynamodb.reading import Pace
-from tests.dynamodb.gateway import LONGEST_PAUSE
+from tests.dynamodb.gateway import IMPATIENT, LONGEST_PAUSE
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.wire import WireServer
@@ -40,6 +40,16 @@ async def slow_scene(server: WireServer) -> AsyncIterator[Scene]:
     """Asks seldom when nothing happens."""
     pace = Pace(shortest_pause=timedelta(milliseconds=50), longest_pause=LONGEST_PAUSE)
     scene = Scene(server, pace=pace)
+    await scene.write(scene.shop.create)
+    await scene.serve()
+    yield scene
+    await scene.kill()
+
+
+@pytest.fixture
+async def impatient_scene(server: WireServer) -> AsyncIterator[Scene]:
+    """Gives a call up after a second."""
+    scene = Scene(server, retries=IMPATIENT)
     await scene.write(scene.shop.create)
     await scene.serve()
     yield scene

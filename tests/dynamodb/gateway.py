@@ -1,6 +1,7 @@
 """The provider that tests put in front of a server: short pauses, so that nothing waits long."""
 
 import os
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -16,9 +17,11 @@ RETRIES = Retries(
     attempts=4,
     first_pause=timedelta(milliseconds=20),
     longest_pause=timedelta(milliseconds=200),
-    connect_timeout=timedelta(seconds=1),
-    read_timeout=timedelta(seconds=1),
+    connect_timeout=timedelta(seconds=10),
+    read_timeout=timedelta(seconds=10),
 )
+IMPATIENT = replace(RETRIES, read_timeout=timedelta(seconds=1))
+"""For who waits for a service that does not answer."""
 
 
 # Where the SDK looks first, as it does on an operator's machine.

@@ -122,6 +122,12 @@ class WireServer:
         with self._turn:
             assert not self.account.streams.pop(arn).enabled
 
+    def put(self, table: str, *items: Mapping[str, Attribute]) -> None:
+        """Create or replace items, faster than any client could."""
+        with self._turn:
+            for item in items:
+                self.account.table(table).put(item)
+
     def expire_item(self, table: str, key: Mapping[str, Attribute]) -> None:
         """Delete an item as the service does when its time to live is over."""
         with self._turn:

@@ -1,4 +1,4 @@
-"""Position in a shard, and its bytes, which compare in reading order."""
+"""Position in a shard, and its bytes, which compare in reading order as far as positions can be compared."""
 
 import struct
 from datetime import UTC, datetime, timedelta
@@ -11,7 +11,14 @@ from changefeed_gateway.core.model import Cursor
 RETENTION: Final = timedelta(hours=24)
 """How long DynamoDB Streams keeps a record (developer guide, "Change data capture for DynamoDB Streams")."""
 
-_LAYOUT: Final = struct.Struct(">I17sIBIQ")
+CLOCKS_DIFFER: Final = 10
+"""Seconds between the clocks of the service's hosts, at most: a record may be made by so much before the one that
+stands in front of it."""
+
+LIFE: Final = RETENTION - timedelta(seconds=CLOCKS_DIFFER)
+"""How long a position is good for: what lies beyond it may be older than it says by what the clocks differ."""
+
+_LAYOUT: Final = struct.Struct(">?17sIBIQ")
 _SEQUENCE_BYTES: Final = 17
 """A sequence number has 40 digits at most."""
 
@@ -29,7 +36,7 @@ class Kind(IntEnum):
     """Before the first record at or after a time."""
     NOW = 4
     """After everything that was there when it was made. No position of the service says that of a shard where nothing
-    happens: this process knows it by an iterator, and every other one by the time, which may repeat a moment."""
+    happens: this process knows it by an iterator, and every other one by the time, which may repeat some seconds."""
 
 
 class Position(NamedTuple):
@@ -40,9 +47,7 @@ class Position(NamedTuple):
     """Nothing beyond the position is older than this: 24 hours later its history may be gone."""
     sequence: int = 0
     time: int = 0
-    """What AT and NOW begin with."""
-    order: int = 0
-    """The time under which the position is sorted, before its number."""
+    """What AT and NOW begin with, and when the record with the number was made."""
     mark: int = 0
     """Tells one NOW from another of the same second."""
 
@@ -56,9 +61,22 @@ class Position(NamedTuple):
         return self.kind, self.sequence, self.time, self.mark
 
     @property
+    def comparable(self) -> bool:
+        """Whether it has a place in the order of the shard's numbers, before all or beside one.
+
+        Times have none: a record may be older than the one before it.
+        """
+        return self.kind not in (Kind.AT, Kind.NOW)
+
+    @property
+    def proven(self) -> bool:
+        """Whether it was found, after its own record, that nothing lay beyond it."""
+        return self.as_of > self.time
+
+    @property
     def expire_time(self) -> datetime:
         """When its history may begin to go."""
-        return datetime.fromtimestamp(self.as_of, UTC) + RETENTION
+        return datetime.fromtimestamp(self.as_of, UTC) + LIFE
 
 
 def horizon(as_of: int) -> Position:
@@ -68,43 +86,41 @@ def horizon(as_of: int) -> Position:
 
 def before(sequence: int, created: int) -> Position:
     """Before a record."""
-    return Position(Kind.BEFORE, created, sequence=sequence, order=created)
+    return Position(Kind.BEFORE, created, sequence=sequence, time=created)
 
 
-def after(previous: Position, sequence: int, created: int) -> Position:
-    """After a record that was read from a position: the same for every reader.
-
-    Only where a clock of the service fell back, the order goes on as it was.
-    """
-    return Position(Kind.AFTER, created, sequence=sequence, order=max(previous.order, created))
+def after(sequence: int, created: int) -> Position:
+    """After a record: the same for every reader, wherever it began."""
+    return Position(Kind.AFTER, created, sequence=sequence, time=created)
 
 
 def at_time(time: int) -> Position:
     """Before the first record at or after a time."""
-    return Position(Kind.AT, time, time=time, order=time)
+    return Position(Kind.AT, time, time=time)
 
 
 def now(as_of: int, granularity: int, mark: int) -> Position:
-    """After everything that was there at a time. It compares with no position but itself.
+    """After everything that was there at a time.
 
     `granularity`: seconds to which the endpoint rounds a record's time down.
     """
-    time = as_of // granularity * granularity
+    time = (as_of - CLOCKS_DIFFER) // granularity * granularity
     return Position(Kind.NOW, as_of, time=time, mark=mark)
 
 
 def encode(position: Position) -> Cursor:
-    """Write a position."""
+    """Write a position. Those with a number compare by it; those that cannot be compared lie before all others."""
     # Before a record is where the one with the number below ends.
     number = position.sequence - 1 if position.kind is Kind.BEFORE else position.sequence
     packed = max(0, number).to_bytes(_SEQUENCE_BYTES)
-    return Cursor(_LAYOUT.pack(position.order, packed, position.as_of, position.kind, position.time, position.mark))
+    where = position.comparable, packed
+    return Cursor(_LAYOUT.pack(*where, position.as_of, position.kind, position.time, position.mark))
 
 
 def decode(cursor: Cursor) -> Position:
     """Read a position back. Raises InvalidRequest (TOKEN_MALFORMED) for bytes that `encode` cannot make."""
     try:
-        order, packed, as_of, kind, time, mark = _LAYOUT.unpack(cursor)
+        _, packed, as_of, kind, time, mark = _LAYOUT.unpack(cursor)
         chosen = Kind(kind)
     except (struct.error, ValueError) as error:
         raise InvalidRequest(
@@ -113,4 +129,4 @@ def decode(cursor: Cursor) -> Position:
         ) from error
     number = int.from_bytes(packed)
     sequence = number + 1 if chosen is Kind.BEFORE else number
-    return Position(chosen, as_of, sequence=sequence, time=time, order=order, mark=mark)
+    return Position(chosen, as_of, sequence=sequence, time=time, mark=mark)

@@ -37,19 +37,23 @@ from changefeed_gateway.core.errors import (
 _LATER: Final = timedelta(seconds=1)
 
 
-class ExpiredIterator(Exception):
+class ForTheCaller(Exception):
+    """What the service said is an error only in the eyes of who asked."""
+
+
+class ExpiredIterator(ForTheCaller):
     """An iterator outlived its fifteen minutes: make another one from the same position."""
 
 
-class StreamGone(Exception):
+class StreamGone(ForTheCaller):
     """A stream is not there any more: ask the table what there is instead."""
 
 
-class ShardGone(Exception):
+class ShardGone(ForTheCaller):
     """A shard is not in its stream any more, or never was."""
 
 
-class InvalidCall(Exception):
+class InvalidCall(ForTheCaller):
     """The service refused a value of a call that may be refused: it knows no AT_TIMESTAMP."""
 
 
@@ -59,6 +63,11 @@ def expired() -> CheckpointExpired:
         "the history after this position is older than the 24 hours that DynamoDB Streams keeps: restart from beginning"
         " or now, and read the table again if you mirror it"
     )
+
+
+def closing() -> TransientFailure:
+    """The error for who still waits when the gateway closes."""
+    return TransientFailure("the gateway is closing: connect again", reason=Reason.DRAINING, retry_after=_LATER)
 
 
 def recreated() -> InvalidRequest:
@@ -138,6 +147,7 @@ BY_CODE: Final[Mapping[str, Callable[[str], ChangeFeedError]]] = {
 }
 """Codes that mean the same for every operation."""
 
+_ASSUME_ROLE: Final = "AssumeRole"
 _CREDENTIALS: Final = (
     CredentialRetrievalError,
     NoAuthTokenError,
@@ -162,6 +172,9 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
         return _refused(operation) if isinstance(error, _CREDENTIALS) else _unavailable(operation)
     code = error.response.get("Error", {}).get("Code", "")
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if error.operation_name == _ASSUME_ROLE:
+        # Of another service, whose codes are its own: the role is assumed on the way to the operation.
+        return _unavailable(operation) if status >= 500 or code.startswith("Throttl") else _refused(operation)
     if (make := BY_CODE.get(code)) is not None:
         return make(operation)
     match code:

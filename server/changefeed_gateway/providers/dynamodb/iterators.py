@@ -4,42 +4,40 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
-from changefeed_gateway.core.errors import CheckpointExpired, UnsupportedCapability
+from changefeed_gateway.core.errors import CheckpointExpired, TransientFailure, UnsupportedCapability
 from changefeed_gateway.core.model import CapabilityName
-from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Kind, Position, now
-from changefeed_gateway.providers.dynamodb.errors import InvalidCall, expired
+from changefeed_gateway.providers.dynamodb.cursor import CLOCKS_DIFFER, LIFE, RETENTION, Kind, Position, now
+from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
+from changefeed_gateway.providers.dynamodb.errors import InvalidCall, ShardGone, expired
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
 from changefeed_gateway.providers.dynamodb.service import Answer, Service
 
-RETENTION_SECONDS: Final = int(RETENTION.total_seconds())
-RECENT: Final = 60
-"""Seconds: a reader that is less behind is taken to be at the tip after a few empty pages, another after many."""
+_RETENTION_SECONDS: Final = int(RETENTION.total_seconds())
+LIFE_SECONDS: Final = int(LIFE.total_seconds())
+_SOON: Final = timedelta(seconds=1)
 _MOST_SPOTS: Final = 64
 """Places of a shard whose iterators are kept."""
 
 
+@dataclass(slots=True, kw_only=True)
 class Spot:
-    """What this process knows of reading on from one place."""
+    """Where this process reads on from one place."""
 
-    __slots__ = ("as_of", "drop", "empty_pages", "empty_since", "iterator", "not_before", "pause", "since", "tip")
-
-    def __init__(self, iterator: str | None, drop: Callable[[Record], bool] | None, *, tip: bool = False) -> None:
-        self.iterator = iterator
-        """None at the end of a closed shard."""
-        self.drop = drop
-        """Whether a record lies before the place: where the iterator had to begin earlier."""
-        self.tip = tip
-        """The iterator was made at the tip."""
-        self.since = 0
-        """What is older may have been trimmed before the iterator was made."""
-        self.as_of = 0
-        """Nothing beyond the place is older, as far as that was found out."""
-        self.empty_pages = 0
-        self.empty_since = 0
-        self.pause = 0.0
-        self.not_before = asyncio.get_running_loop().time()
+    iterator: str | None
+    """None at the end of a closed shard."""
+    drop: Callable[[Record], bool] | None = None
+    """Whether a record lies before the place: where the iterator had to begin earlier."""
+    tip: bool = False
+    """The iterator was made at the tip."""
+    since: int = 0
+    """What is older may have been trimmed before the iterator was made."""
+    run: EmptyRun = field(default_factory=EmptyRun)
+    not_before: float
+    """When to ask again, on the monotonic clock."""
 
 
 class Iterators:
@@ -49,6 +47,8 @@ class Iterators:
         """`times`: the endpoint may be asked for AT_TIMESTAMP. `granularity`: seconds to which it rounds times down."""
         self.calls = 0
         """To the service, so far."""
+        self.exists = False
+        """Whether the service knew the shard when it was asked last."""
         self._service = service
         self._shard = {"StreamArn": stream_arn, "ShardId": shard_id}
         self._times = times
@@ -66,6 +66,7 @@ class Iterators:
     def keep(self, position: Position, spot: Spot) -> None:
         """Keep it; the place that nobody came to for longest is forgotten."""
         self._spots[position.place] = spot
+        self._spots.move_to_end(position.place)
         if len(self._spots) > _MOST_SPOTS:
             self._spots.popitem(last=False)
 
@@ -101,7 +102,7 @@ class Iterators:
         """After everything that is there, by an iterator that is kept."""
         answer = await self._make("LATEST")
         position = now(answer.time, self._granularity, mark=time.time_ns())
-        self.keep(position, Spot(answer.body, None, tip=True))
+        self.keep(position, _spot(answer, tip=True))
         return position
 
     async def check_lives(self) -> None:
@@ -111,7 +112,7 @@ class Iterators:
     def check_age(self, position: Position) -> None:
         """See whether nothing beyond a position can have been trimmed yet. Raises CheckpointExpired."""
         # The service's clock, as its last answer told it.
-        if self._service.time - position.as_of >= RETENTION_SECONDS:
+        if self._service.time - position.as_of >= LIFE_SECONDS:
             raise expired()
 
     async def _begin(self, position: Position) -> Spot:
@@ -132,7 +133,7 @@ class Iterators:
     async def _at_number(self, kind: str, sequence: int) -> Spot:
         # As the service writes it: at least 21 digits.
         answer = await self._make(kind, SequenceNumber=f"{sequence:021d}")
-        return Spot(answer.body, None)
+        return _spot(answer)
 
     async def _at_time(self, position: Position) -> Spot:
         # Nothing lay between the time and `as_of`, so the later one keeps the position alive.
@@ -140,12 +141,17 @@ class Iterators:
         try:
             answer = await self._make("AT_TIMESTAMP", Timestamp=moment)
         except InvalidCall as error:
+            if self._service.time - moment <= CLOCKS_DIFFER:
+                # For the host that was asked it may lie in the future.
+                raise TransientFailure(
+                    "the clocks of DynamoDB differ about the last seconds: try again", retry_after=_SOON
+                ) from error
             raise UnsupportedCapability(
                 "the endpoint knows no AT_TIMESTAMP: switch at_timestamp off in the connection's settings",
                 reason=CapabilityName.POINT_IN_TIME.value,
             ) from error
         self._check_proof(position)
-        return Spot(answer.body, None)
+        return _spot(answer)
 
     async def _from_horizon(self, position: Position) -> Spot:
         """Read from the oldest record, without what lies before the position: all that follows it is still there.
@@ -154,7 +160,7 @@ class Iterators:
         """
         if position.kind is Kind.BEFORE:
             raise expired()
-        spot = Spot((await self._make("TRIM_HORIZON")).body, None)
+        spot = _spot(await self._make("TRIM_HORIZON"))
         self._check_proof(position)
         match position.kind:
             case Kind.AFTER:
@@ -162,15 +168,24 @@ class Iterators:
             case Kind.NOW:
                 spot.drop = lambda record: created_of(record) < position.time
             case _:
-                spot.since = self._service.time - RETENTION_SECONDS
+                spot.since = self._service.time - _RETENTION_SECONDS
         return spot
 
     def _check_proof(self, position: Position) -> None:
-        unproven = position.kind is Kind.AFTER and position.as_of <= position.order
-        if unproven:
+        if position.kind is Kind.AFTER and not position.proven:
             raise expired()
         self.check_age(position)
 
     async def _make(self, kind: str, **where: object) -> Answer:
         self.calls += 1
-        return await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
+        try:
+            answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
+        except ShardGone:
+            self.exists = False
+            raise
+        self.exists = True
+        return answer
+
+
+def _spot(made: Answer, *, tip: bool = False) -> Spot:
+    return Spot(iterator=made.body, tip=tip, not_before=asyncio.get_running_loop().time())

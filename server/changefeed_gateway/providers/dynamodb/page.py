@@ -21,8 +21,8 @@ class Gathered(NamedTuple):
 NOTHING: Final = Gathered((), (), whole=True)
 
 
-def gather(records: Sequence[Record], position: Position, maker: ChangeMaker, read: PageRead) -> Gathered:
-    """Make changes of records that follow a position, within the page's count and bytes; the first always fits."""
+def gather(records: Sequence[Record], maker: ChangeMaker, read: PageRead) -> Gathered:
+    """Make changes of records, within the page's count and bytes; the first always fits."""
     changes: list[Change] = []
     positions: list[Position] = []
     size = 0
@@ -31,7 +31,6 @@ def gather(records: Sequence[Record], position: Position, maker: ChangeMaker, re
         size += len((change.item or "").encode())
         if changes and size > read.max_bytes:
             break
-        position = after(position, sequence_of(record), created_of(record))
         changes.append(change)
-        positions.append(position)
+        positions.append(after(sequence_of(record), created_of(record)))
     return Gathered(changes, positions, whole=len(changes) == len(records))

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
-from changefeed_gateway.core.errors import NotFound, Reason, UnsupportedCapability
+from changefeed_gateway.core.errors import (
+    AuthorizationFailed,
+    FeedNotProvisioned,
+    NotFound,
+    Reason,
+    UnsupportedCapability,
+)
 from changefeed_gateway.core.model import (
     Address,
     After,
@@ -24,8 +30,9 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Kind, Position, decode, encode, horizon
+from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Position, decode, encode, horizon
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone, expired
+from changefeed_gateway.providers.dynamodb.life import Life
 from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
 from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
@@ -33,6 +40,7 @@ from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Ser
 from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
 
+_NO_TABLE: Final = "changefeed-gateway.no-such-table"
 _SHARD_ID: Final = re.compile(r"[a-zA-Z0-9-]{28,65}")
 _LOOKS_FOR_CHILDREN: Final = (0.0, 0.05, 0.1, 0.2)
 """Seconds before each look: children may be listed after their parent has ended."""
@@ -63,8 +71,7 @@ class DynamoDBProvider:
     def __init__(self, options: DynamoDBOptions = DynamoDBOptions()) -> None:
         self._options = options
         self._service = Service(options.endpoint, options.retries, max_calls=options.max_calls)
-        self._readers: dict[Stream, dict[str, ShardReader]] = {}
-        self._genealogies: dict[Stream, Genealogy] = {}
+        self._lives: dict[Stream, Life] = {}
 
     @property
     def provider_id(self) -> str:
@@ -74,6 +81,21 @@ class DynamoDBProvider:
     async def start(self) -> None:
         """Load the SDK and find credentials, so that the first call need not. Raises AuthenticationFailed."""
         await self._service.connect()
+
+    async def ping(self) -> None:
+        """Ask both APIs whether they answer and take the credentials. Raises ChangeFeedError when one does not.
+
+        It asks for the first table of the settings; that it is missing, or has no stream, is its readers' matter. Where
+        none is named it asks for one that nobody has, so that "no such table", or no right to ask for it, is an answer.
+        """
+        try:
+            stream = await find_stream(self._service, min(self._options.tables, default=_NO_TABLE))
+            await self._service.call("DescribeStream", StreamArn=stream.arn, Limit=1)
+        except (NotFound, FeedNotProvisioned, StreamGone):
+            return
+        except AuthorizationFailed:
+            if self._options.tables:
+                raise
 
     async def open_feed(self, address: Address) -> Feed:
         """Ask for the table, whose stream must be on. The database of an address is the region."""
@@ -104,7 +126,7 @@ class DynamoDBProvider:
         """The shards of the stream, as far as it lists them."""
         stream = feed.opened_as(Stream)
         try:
-            return (await self._genealogy(stream).listing()).partitions()
+            return (await self._life(stream).genealogy.listing()).partitions()
         except StreamGone as error:
             raise await what_instead(self._service, stream) from error
 
@@ -119,34 +141,36 @@ class DynamoDBProvider:
         if not _SHARD_ID.fullmatch(shard_id):
             raise _no_shard(shard_id)
         try:
-            return await self._read(stream, shard_id, read)
+            with self._life(stream).reader(shard_id) as reader:
+                return await self._read(stream, shard_id, reader, read)
         except StreamGone as error:
             raise await what_instead(self._service, stream) from error
         except ShardGone as error:
             raise expired() if isinstance(read.start, After) else _no_shard(shard_id) from error
 
     async def aclose(self) -> None:
-        """Stop everything; idempotent. Calls under way end by themselves."""
+        """Stop everything; idempotent. Who waits is told so; calls under way end by themselves."""
         self._service.close()
+        for life in self._lives.values():
+            life.close()
 
     # --- One shard
 
-    async def _read(self, stream: Stream, shard_id: PartitionId, read: PageRead) -> Page:
+    async def _read(self, stream: Stream, shard_id: PartitionId, reader: ShardReader, read: PageRead) -> Page:
         deadline = _now() + read.max_wait.total_seconds()
-        reader = self._reader(stream, shard_id)
         calls = reader.calls
-        start = position = await self._resolve(stream, shard_id, read.start)
+        start = position = await self._resolve(stream, shard_id, reader, read.start)
         if not read.max_changes:
             if isinstance(read.start, After):
                 await reader.check(position)
             return _page(start, position, NOTHING, more_available=True)
         maker, waiting = ChangeMaker(stream.schema, shard_id), bool(read.max_wait)
         limit = MOST_RECORDS if waiting else min(read.max_changes, MOST_RECORDS)
-        found = NOTHING
+        found, at_end = NOTHING, False
         children: tuple[Child, ...] = ()
         while not (waiting and await _rest(reader, position, deadline)):
             fetched = await reader.fetch(position, limit, join=waiting)
-            found = gather(fetched.records, position, maker, read)
+            found = gather(fetched.records, maker, read)
             position = found.positions[-1] if found.positions else position.seen_empty(fetched.as_of)
             if fetched.ended and found.whole:
                 # Later, a child may be gone, and what descends from it leads nowhere.
@@ -155,61 +179,60 @@ class DynamoDBProvider:
                 if children:
                     # A shard goes before its children do: as long as it is there, none of them is missing.
                     await reader.check_lives()
+            at_end = bool(children) or (fetched.at_tip and found.whole)
             if found.changes or children or (fetched.at_tip and not waiting):
                 break
         return replace(
-            _page(start, position, found, more_available=bool(found.changes) and not children),
+            _page(start, position, found, more_available=bool(found.changes) and not at_end),
             retired=bool(children),
             children=children,
             provider_calls=reader.calls - calls,
         )
 
-    async def _resolve(self, stream: Stream, shard_id: str, start: Start) -> Position:
+    async def _resolve(self, stream: Stream, shard_id: str, reader: ShardReader, start: Start) -> Position:
         match start:
             case Beginning():
-                return await self._beginning(stream, shard_id)
+                return await self._beginning(stream, shard_id, reader)
             case Now():
-                return await self._reader(stream, shard_id).now()
+                return await reader.now()
             case AtTime(time):
-                return await self._reader(stream, shard_id).at_time(time)
+                return await reader.at_time(time)
             case After(cursor):
                 return decode(cursor)
 
-    async def _beginning(self, stream: Stream, shard_id: str) -> Position:
+    async def _beginning(self, stream: Stream, shard_id: str, reader: ShardReader) -> Position:
         """Before the oldest record of a shard, or of what goes on where it ended and holds nothing."""
-        position = await self._reader(stream, shard_id).beginning()
+        position = await reader.beginning()
         if position is not None:
             return position
         # What its children hold may be almost a day old, and is lost with the first of it.
-        listing = await self._genealogy(stream).recent()
-        starts = [await self._beginning(stream, child.shard_id) for child in listing.children_of(shard_id)]
+        life = self._life(stream)
+        starts: list[Position] = []
+        for child in (await life.genealogy.recent()).children_of(shard_id):
+            with life.reader(child.shard_id) as child_reader:
+                starts.append(await self._beginning(stream, child.shard_id, child_reader))
         return horizon(min([self._service.time - _LISTED_WITHIN, *(start.as_of for start in starts)]))
 
-    def _reader(self, stream: Stream, shard_id: str) -> ShardReader:
-        readers = self._readers.setdefault(stream, {})
-        if shard_id not in readers:
-            readers[shard_id] = ShardReader(
-                self._service,
-                stream.arn,
-                shard_id,
-                self._options.pace,
-                times=self._options.at_timestamp,
-                granularity=int(self._options.time_granularity.total_seconds()),
+    def _life(self, stream: Stream) -> Life:
+        if stream not in self._lives:
+            self._lives[stream] = Life(
+                Genealogy(self._service, stream.arn), lambda shard_id: self._make_reader(stream, shard_id)
             )
-        return readers[shard_id]
+        return self._lives[stream]
 
-    def _genealogy(self, stream: Stream) -> Genealogy:
-        return self._genealogies.setdefault(stream, Genealogy(self._service, stream.arn))
+    def _make_reader(self, stream: Stream, shard_id: str) -> ShardReader:
+        return ShardReader(
+            self._service,
+            stream.arn,
+            shard_id,
+            self._options.pace,
+            times=self._options.at_timestamp,
+            granularity=int(self._options.time_granularity.total_seconds()),
+        )
 
     def _forget_other_lives(self, stream: Stream) -> None:
-        for known in [known for known in self._readers if known.table == stream.table and known != stream]:
-            del self._readers[known]
-            self._genealogies.pop(known, None)
-
-    def _forget_other_shards(self, stream: Stream, listing: Listing) -> None:
-        readers = self._readers.get(stream, {})
-        for shard_id in readers.keys() - {shard.shard_id for shard in listing.shards}:
-            del readers[shard_id]
+        for known in [known for known in self._lives if known.table == stream.table and known != stream]:
+            del self._lives[known]
 
     async def _children(
         self, stream: Stream, shard_id: PartitionId, position: Position, *, waiting: bool
@@ -223,7 +246,7 @@ class DynamoDBProvider:
             children, seen = seen, listing.children_of(shard_id)
             # Two looks that agree: one child of a split may be listed before the other.
             if seen and seen == children:
-                self._forget_other_shards(stream, await list_shards(self._service, stream.arn))
+                self._life(stream).forget_others(await list_shards(self._service, stream.arn))
                 return tuple(
                     Child(
                         partition_id=PartitionId(child.shard_id),
@@ -256,7 +279,7 @@ def _page(start: Position, end: Position, found: Gathered, *, more_available: bo
         cursor=encode(end),
         more_available=more_available,
         expire_time=end.expire_time,
-        comparable=end.kind is not Kind.NOW,
+        comparable=end.comparable,
     )
 
 

@@ -4,24 +4,28 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from itertools import dropwhile
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
 from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
+from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
 from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator
-from changefeed_gateway.providers.dynamodb.iterators import RECENT, RETENTION_SECONDS, Iterators, Spot
+from changefeed_gateway.providers.dynamodb.iterators import LIFE_SECONDS, Iterators, Spot
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
-from changefeed_gateway.providers.dynamodb.service import Service
+from changefeed_gateway.providers.dynamodb.service import Answer, Service
+from changefeed_gateway.providers.dynamodb.turns import Turns
 
 MOST_RECORDS: Final = 1_000
 """That GetRecords gives at once."""
 
+_FULL_BYTES: Final = 200_000
+"""A page of so many may be full: GetRecords gives 1 MB at once, and the next record may have two images of 400 kB."""
 _LONG_AGO: Final = 3_600
 """Seconds: a tip that was proven earlier is looked for anew."""
-_FEW: Final = 3
-_MANY: Final = 20
-_PROOF: Final = 10
-"""Empty pages in a row that show that nothing lies ahead: one alone may stand before records."""
+_CATCH_UPS: Final = 3
+"""Full pages read from a known tip before a new one is made."""
 _ITERATORS: Final = 3
 """Iterators tried for one read: each may expire."""
 
@@ -34,6 +38,12 @@ class Pace:
     """After records, or the first empty page; doubled by each further one."""
     longest_pause: timedelta = timedelta(seconds=2)
 
+    def pause(self, empty_pages: int) -> float:
+        """Seconds after so many empty pages in a row, one or more."""
+        # Before the power is beyond any number.
+        doubled: float = self.shortest_pause.total_seconds() * 2 ** (min(empty_pages, 32) - 1)
+        return min(self.longest_pause.total_seconds(), doubled)
+
 
 class Fetched(NamedTuple):
     """What one call brought."""
@@ -45,6 +55,14 @@ class Fetched(NamedTuple):
     """The shard is closed, and nothing follows."""
     at_tip: bool
     """Nothing more seems to be there now."""
+    full: bool = False
+    """There may have been no room for more."""
+
+    def end(self, position: Position) -> Position:
+        """Where a reader is that began at a position."""
+        if not self.records:
+            return position.seen_empty(self.as_of)
+        return after(sequence_of(self.records[-1]), created_of(self.records[-1]))
 
 
 class ShardReader:
@@ -64,18 +82,25 @@ class ShardReader:
         self._iterators = Iterators(service, stream_arn, shard_id, times=times, granularity=granularity)
         self._pages = 0
         """Asked for, so far."""
-        self._one_at_a_time = asyncio.Lock()
-        self._one_answer_of_now = asyncio.Lock()
+        self._turns = Turns()
         self._tip: Position | None = None
-        """The place of the reader that came furthest."""
-        self._next: dict[tuple[Position, int], asyncio.Task[Fetched]] = {}
-        """Calls that have not begun: shared by all who ask before they do, and whose places are as old."""
-        self._under_way: tuple[tuple[Position, int], asyncio.Task[Fetched]] | None = None
+        """The place of the reader that saw the end last, and where it went from there."""
+        self._saw_end_at = 0.0
+        """When it did, on the monotonic clock."""
 
     @property
     def calls(self) -> int:
         """To the service, so far."""
         return self._pages + self._iterators.calls
+
+    @property
+    def exists(self) -> bool:
+        """Whether the service knew the shard when it was asked last."""
+        return self._iterators.exists
+
+    def close(self) -> None:
+        """End what is under way; who waits is told so."""
+        self._turns.close()
 
     # --- Where to start
 
@@ -90,44 +115,47 @@ class ShardReader:
         return None if fetched.ended else horizon(fetched.as_of)
 
     async def now(self) -> Position:
-        """After everything that is there."""
+        """After everything that is there: behind a page with room for more that was asked for since."""
         if self._granularity > 1:
             return await self._end()
-        while True:
-            while (tip := self._known_tip()) is not None:
-                try:
-                    fetched = await self.fetch(tip, MOST_RECORDS)
-                except CheckpointExpired:
-                    # What was trimmed there lies before now all the same.
-                    self._forget(tip)
-                else:
-                    if not fetched.records:
-                        return tip.seen_empty(fetched.as_of)
-            async with self._one_answer_of_now:
-                if self._known_tip() is None:
-                    self._tip = tip = await self._iterators.latest()
-                    return tip
+        for _ in range(_CATCH_UPS):
+            tip = self._known_tip()
+            if tip is None:
+                break
+            try:
+                fetched = await self.fetch(tip, MOST_RECORDS)
+            except CheckpointExpired:
+                # What was trimmed there lies before now all the same.
+                if self._tip == tip:
+                    self._tip = None
+                break
+            if not fetched.full:
+                return fetched.end(tip)
+        return await self._turns.ask("latest", self._latest)
+
+    async def _latest(self) -> Position:
+        self._tip, self._saw_end_at = await self._iterators.latest(), _clock()
+        return self._tip
 
     def _known_tip(self) -> Position | None:
         """Where a reader of this process stands that has just seen the end."""
         spot = self._iterators.known(self._tip) if self._tip is not None else None
-        if self._tip is None or spot is None or _clock() > spot.not_before + RECENT:
+        if self._tip is None or spot is None or _clock() > self._saw_end_at + RECENT:
             return None
         # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
-        aged = self._service.time - max(self._tip.as_of, spot.as_of) > _LONG_AGO
+        aged = self._service.time - max(self._tip.as_of, spot.run.as_of) > _LONG_AGO
         return None if aged else self._tip
-
-    def _forget(self, tip: Position) -> None:
-        if self._tip == tip:
-            self._tip = None
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
         position = horizon(self._service.time)
-        while (fetched := await self._look(position, MOST_RECORDS)).records:
-            for record in fetched.records:
-                position = after(position, sequence_of(record), created_of(record))
-        return position.seen_empty(self._service.time if fetched.ended else fetched.as_of)
+        while True:
+            fetched = await self._look(position, MOST_RECORDS)
+            position = fetched.end(position)
+            if fetched.ended and not fetched.records:
+                return position.seen_empty(self._service.time)
+            if not fetched.full:
+                return position
 
     async def _look(self, position: Position, limit: int) -> Fetched:
         """What follows a position, or the proof that nothing does: one empty page is none."""
@@ -145,14 +173,13 @@ class ShardReader:
         second = int(moment.timestamp())
         if second > self._service.time:
             raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
-        if second < self._service.time - RETENTION_SECONDS:
+        if second < self._service.time - LIFE_SECONDS:
             raise CheckpointExpired(
                 "DynamoDB Streams keeps 24 hours: start at a later time, from beginning or now",
                 reason=Reason.START_TIME_BEFORE_RETENTION,
             )
         position = at_time(second // self._granularity * self._granularity)
-        async with self._one_at_a_time:
-            await self._iterators.find(position)
+        await self._turns.ask(("find", position), partial(self._iterators.find, position))
         return position
 
     async def check(self, position: Position) -> None:
@@ -174,38 +201,20 @@ class ShardReader:
 
         Raises CheckpointExpired, ShardGone, StreamGone and the errors of the service.
         """
-        key = position, limit
-        task = self._next.get(key)
-        if task is None and join and self._under_way is not None and self._under_way[0] == key:
-            task = self._under_way[1]
-        if task is None:
-            task = self._next[key] = asyncio.create_task(self._fetch(position, limit))
-            # Everybody who waits may be gone before it fails.
-            task.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Whoever waits may be cancelled: the call goes on in its thread all the same.
-        return await asyncio.shield(task)
+        # The whole position: what is shared must be as old for all, or its history may be gone for some.
+        key = "fetch", position, limit
+        return await self._turns.ask(key, partial(self._get_records, position, limit), join=join)
 
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""
         spot = self._iterators.known(position)
         return max(0.0, spot.not_before - _clock()) if spot else 0.0
 
-    async def _fetch(self, position: Position, limit: int) -> Fetched:
-        key = position, limit
-        async with self._one_at_a_time:
-            # Who asks from now on may know of a write that this call will not see.
-            self._under_way = key, self._next.pop(key)
-            try:
-                return await self._get_records(position, limit)
-            finally:
-                self._under_way = None
-
     async def _get_records(self, position: Position, limit: int) -> Fetched:
         for _ in range(_ITERATORS):
             spot = await self._iterators.find(position)
             if spot.iterator is None:
-                self._pause(spot)
-                return Fetched((), spot.as_of, ended=True, at_tip=True)
+                return self._nothing(position, spot, self._service.time)
             self._pages += 1
             try:
                 answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
@@ -217,53 +226,60 @@ class ShardReader:
                 if position.kind is not Kind.HORIZON:
                     raise
             else:
-                return self._take(position, spot, answer.body, answer.whole.get("NextShardIterator"), answer.time)
+                return self._take(position, spot, answer, limit)
         raise TransientFailure(
             "the iterators of DynamoDB Streams expire as soon as they are made: try again",
             retry_after=timedelta(seconds=1),
         )
 
-    def _take(self, position: Position, spot: Spot, found: Sequence[Record], following: str | None, at: int) -> Fetched:
-        records = [record for record in found if not (spot.drop and spot.drop(record))]
-        spot.iterator = following
+    def _take(self, position: Position, spot: Spot, answer: Answer, limit: int) -> Fetched:
+        found: Sequence[Record] = answer.body
+        # Only what stands before the first record that is wanted: one that follows may be older by a clock that fell
+        # back.
+        records = list(dropwhile(spot.drop, found)) if spot.drop else found
+        spot.iterator = answer.whole.get("NextShardIterator")
         if not records:
-            return self._nothing(position, spot, at, seen=bool(found))
+            if found:
+                spot.run = EmptyRun(as_of=spot.run.as_of)
+            return self._nothing(position, spot, answer.time, seen=bool(found))
         if position.kind is Kind.NOW and spot.tip:
             self._iterators.note_first(position, sequence_of(records[0]))
+        full = len(found) >= limit or sum(record["dynamodb"].get("SizeBytes", 0) for record in found) >= _FULL_BYTES
+        at_tip = not full and answer.time - created_of(records[-1]) <= RECENT
+        fetched = Fetched(records, 0, ended=spot.iterator is None, at_tip=at_tip, full=full)
+        self._move(position, fetched.end(position), spot.iterator, at_tip=at_tip)
+        return fetched
+
+    def _move(self, position: Position, reached: Position, iterator: str | None, *, at_tip: bool) -> None:
         # The place that was read has lost its iterator to the one after the records.
         self._iterators.forget(position)
-        reached = after(position, sequence_of(records[-1]), created_of(records[-1]))
-        self._iterators.keep(reached, Spot(following, None))
-        if self._tip is None or position.place == self._tip.place or _is_ahead(reached, self._tip):
+        self._iterators.keep(reached, Spot(iterator=iterator, not_before=_clock()))
+        if self._tip is not None and position.place == self._tip.place:
             self._tip = reached
-        return Fetched(records, 0, ended=following is None, at_tip=False)
+        if at_tip:
+            self._saw_end(reached)
 
-    def _nothing(self, position: Position, spot: Spot, at: int, *, seen: bool) -> Fetched:
-        if seen:
-            spot.empty_pages = 0
-        else:
-            spot.empty_since = spot.empty_since or at
-            spot.empty_pages += 1
-        # The last page of a shard that has ended proves nothing of what its children hold.
-        if spot.iterator is not None and spot.empty_pages and spot.empty_pages % _PROOF == 0:
-            spot.as_of, spot.empty_since = spot.empty_since, at
-        recent = spot.tip or at - position.as_of <= RECENT
-        at_tip = spot.iterator is None or spot.empty_pages >= (1 if spot.tip else _FEW if recent else _MANY)
-        self._pause(spot)
-        if not at_tip:
-            spot.not_before = _clock()
-        if at_tip and self._tip is None:
-            self._tip = position
-        return Fetched((), spot.as_of, ended=spot.iterator is None, at_tip=at_tip)
+    def _saw_end(self, position: Position) -> None:
+        tip = self._tip
+        further = position.kind is Kind.AFTER and (
+            tip is None or tip.kind is not Kind.AFTER or position.sequence > tip.sequence
+        )
+        if tip is None or further:
+            self._tip = tip = position
+        if position.place == tip.place:
+            self._saw_end_at = _clock()
 
-    def _pause(self, spot: Spot) -> None:
-        longest, shortest = self._pace.longest_pause.total_seconds(), self._pace.shortest_pause.total_seconds()
-        spot.pause = min(longest, 2 * spot.pause) if spot.pause else shortest
-        spot.not_before = _clock() + spot.pause
-
-
-def _is_ahead(one: Position, other: Position) -> bool:
-    return other.kind is Kind.AFTER and one.sequence > other.sequence
+    def _nothing(self, position: Position, spot: Spot, at: int, *, seen: bool = False) -> Fetched:
+        ended = spot.iterator is None
+        if not seen:
+            # The last page of a shard that has ended proves nothing of what its children hold.
+            run = spot.run.another(at)
+            spot.run = run._replace(as_of=spot.run.as_of) if ended else run
+        at_tip = ended or (bool(spot.run.pages) and spot.tip) or spot.run.at_tip(behind=at - position.as_of)
+        spot.not_before = _clock() + (self._pace.pause(spot.run.pages) if at_tip and spot.run.pages else 0.0)
+        if at_tip:
+            self._saw_end(position)
+        return Fetched((), spot.run.as_of, ended=ended, at_tip=at_tip)
 
 
 def _clock() -> float:

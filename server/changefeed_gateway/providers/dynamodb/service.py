@@ -12,12 +12,19 @@ from typing import Any, Final, NamedTuple
 import boto3
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session as BotocoreSession
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import AuthenticationFailed, Reason, Throttled, TransientFailure
-from changefeed_gateway.providers.dynamodb.errors import InvalidCall, translate, unanswered, unknown, without_text
+from changefeed_gateway.providers.dynamodb.errors import (
+    InvalidCall,
+    closing,
+    translate,
+    unanswered,
+    unknown,
+    without_text,
+)
 
 _METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "DescribeTable": ("describe_table", "Table"),
@@ -26,6 +33,9 @@ _METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "GetRecords": ("get_records", "Records"),
 }
 """Each operation's method of the SDK, and the member that no whole answer lacks."""
+
+_OVERTAKEN: Final = 60
+"""Seconds by which an answer may be older than one that came before it."""
 
 _ON_TABLES: Final = "DescribeTable"
 
@@ -125,7 +135,8 @@ class Service:
             raise unanswered()
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         time = int(parsedate_to_datetime(headers["date"]).timestamp())
-        self.time = max(self.time, time)
+        # Answers overtake each other by seconds. A clock that was far ahead was wrong, and must not age every position.
+        self.time = time if time < self.time - _OVERTAKEN else max(self.time, time)
         return Answer(answer[member], answer, time)
 
     async def _connected(self) -> "_Clients":
@@ -141,18 +152,20 @@ class Service:
             return self._clients
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        if self._closed:
+            raise closing()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except RuntimeError as error:
-            if self._closed:
-                raise TransientFailure(
-                    "the gateway is closing: connect again", reason=Reason.DRAINING, retry_after=timedelta(seconds=1)
-                ) from error
-            raise
+            await asyncio.wait({future})
+        finally:
+            # Nobody needs it any more, if it has not begun.
+            future.cancel()
+        if future.cancelled():
+            raise closing()
+        return future.result()
 
     def _make_clients(self) -> "_Clients":
         endpoint = self._endpoint
-        session = _session(endpoint)
         config = Config(
             # Retries are counted here, not twice.
             retries={"mode": "standard", "total_max_attempts": 1},
@@ -161,6 +174,7 @@ class Service:
             max_pool_connections=self._max_calls,
             user_agent_extra="changefeed-gateway",
         )
+        session = _session(endpoint, config)
         streams_url = endpoint.streams_endpoint_url or endpoint.endpoint_url
         tables = session.client("dynamodb", endpoint_url=endpoint.endpoint_url, config=config)
         streams = session.client("dynamodbstreams", endpoint_url=streams_url, config=config)
@@ -169,8 +183,8 @@ class Service:
 
 def _passes_soon(error: BaseException) -> bool:
     # A call that timed out may still be under way there: another one beside it would be a reader too many.
-    slow = isinstance(error, TransientFailure) and error.reason == Reason.PROVIDER_TIMEOUT.value
-    return isinstance(error, Throttled | TransientFailure) and not slow
+    final = (Reason.PROVIDER_TIMEOUT.value, Reason.DRAINING.value)
+    return isinstance(error, Throttled | TransientFailure) and error.reason not in final
 
 
 class _Clients(NamedTuple):
@@ -192,14 +206,18 @@ class _Found:
         return self._credentials
 
 
-def _session(endpoint: Endpoint) -> boto3.Session:
+def _session(endpoint: Endpoint, config: Config) -> boto3.Session:
     session = boto3.Session(profile_name=endpoint.profile, region_name=endpoint.region)
     if endpoint.role_arn is None:
         return session
     source = BotocoreSession(profile=endpoint.profile)
+    own = source.get_credentials()
+    if own is None:
+        raise NoCredentialsError
     fetcher = AssumeRoleCredentialFetcher(
-        client_creator=source.create_client,
-        source_credentials=source.get_credentials(),
+        # A role is assumed anew in the middle of a call, in its thread: with the same patience.
+        client_creator=partial(source.create_client, region_name=session.region_name, config=config),
+        source_credentials=own,
         role_arn=endpoint.role_arn,
         extra_args={"RoleSessionName": "changefeed-gateway"},
     )

@@ -11,6 +11,7 @@ from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.providers.dynamodb.errors import ShardGone
 from changefeed_gateway.providers.dynamodb.service import Service
+from changefeed_gateway.providers.dynamodb.turns import Turns
 
 _MOST_PAGES: Final = 1_000
 """Of 100 shards each."""
@@ -100,6 +101,11 @@ class Genealogy:
         self._forgotten: set[str] = set()
         self._recent: Listing | None = None
         self._listed_at = 0
+        self._turns = Turns()
+
+    def close(self) -> None:
+        """End what is under way; who waits is told so."""
+        self._turns.close()
 
     async def recent(self) -> Listing:
         """A listing of the last minute, for who asks of one shard after the other. Raises as `listing` does."""
@@ -108,7 +114,13 @@ class Genealogy:
         return self._recent
 
     async def listing(self) -> Listing:
-        """A listing. Raises StreamGone, and TransientFailure while a living parent is missing."""
+        """A listing, shared by all who ask before it begins: the service gives ten a second.
+
+        Raises StreamGone, and TransientFailure while a living parent is missing.
+        """
+        return await self._turns.ask("listing", self._list)
+
+    async def _list(self) -> Listing:
         for pause in (*_PAUSES, None):
             listing = await list_shards(self._service, self._stream_arn)
             orphans = listing.orphans_of()
