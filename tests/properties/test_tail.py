@@ -208,7 +208,7 @@ async def test_a_tail_ends_with_its_last_follower() -> None:
     tails = Tails(log, encode, Limits())
     follower = tails.follow()
     await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
-    tasks = {task for task in asyncio.all_tasks() if "_Tail._run" in repr(task)}
+    tasks = {task for task in asyncio.all_tasks() if task.get_name() == "tail of numbers"}
     assert len(tasks) == 1
     await follower.aclose()
     assert all(task.done() for task in tasks)

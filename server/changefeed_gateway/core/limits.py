@@ -27,7 +27,9 @@ class Limits:
     """How long one message may wait for a slow consumer."""
     outage_patience: timedelta = timedelta(seconds=30)
     """How long a stream sits out a failing provider before it ends with a retryable error."""
-    ring_bytes: int = 16_000_000
-    """Memory of one tail's ring of recent pages."""
+    ring_bytes: int = 32_000_000
+    """Memory of the rings of recent pages, those of all tails of the process together."""
+    max_catch_up_reads: int = 6
+    """Reads under way at once, for each connection, of streams that are not at a tail."""
     page_budget_bytes: int = 256_000_000
     """Memory of the pages that streams have in hand, all of them together."""

@@ -1,6 +1,8 @@
-"""Reads straight from a provider, one read one answer; for streams with patience in its outages."""
+"""Reads straight from a provider: one read one answer, with patience in its outages, or shared while catching up."""
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Protocol, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -8,8 +10,12 @@ from changefeed_gateway.core.answer import ChangeEncoder
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Page, PageRead
-from changefeed_gateway.core.page import EncodedPage
+from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.shared import SharedQuestion
+from changefeed_gateway.core.token import fingerprint
+
+_T = TypeVar("_T")
 
 
 class DirectReader:
@@ -19,6 +25,7 @@ class DirectReader:
         self._provider = provider
         self._encoder = encoder
         self._drain = asyncio.Event()
+        self._abandoned: set[asyncio.Task[EncodedPage]] = set()
 
     @property
     def draining(self) -> bool:
@@ -32,35 +39,94 @@ class DirectReader:
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`."""
         if read.max_wait and isinstance(read.start, After):
-            page = await self._read_unless_draining(feed, read, read.start)
-        else:
-            page = await self._provider.read_page(feed, read)
-        return EncodedPage.of(feed, page, self._encoder)
+            nothing = nothing_after(read.start, more_available=False)
+            return await self.unless_draining(self._read(feed, read), nothing)
+        return await self._read(feed, read)
 
-    async def _read_unless_draining(self, feed: Feed, read: PageRead, start: After) -> Page:
-        reading = asyncio.ensure_future(self._provider.read_page(feed, read))
-        draining = asyncio.ensure_future(self._drain.wait())
+    async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        return EncodedPage.of(feed, await self._provider.read_page(feed, read), self._encoder)
+
+    async def unless_draining(self, work: Coroutine[None, None, EncodedPage], otherwise: EncodedPage) -> EncodedPage:
+        """The page that some work brings, or another one as soon as the gateway drains."""
+        reading = asyncio.create_task(work)
+        draining = asyncio.create_task(self._drain.wait())
         try:
             await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
-            if reading.done():
-                return reading.result()
-            return Page(
-                changes=(),
-                cursors=(),
-                start=start.cursor,
-                cursor=start.cursor,
-                more_available=False,
-            )
+        except asyncio.CancelledError:
+            await _end(reading)
+            raise
         finally:
-            reading.cancel()
             draining.cancel()
+        if reading.done():
+            return reading.result()
+        # A database that does not answer does not hold up the drain either.
+        reading.cancel()
+        self._abandoned.add(reading)
+        reading.add_done_callback(self._forget)
+        return otherwise
+
+    def _forget(self, reading: "asyncio.Task[EncodedPage]") -> None:
+        self._abandoned.discard(reading)
+        if not reading.cancelled():
+            reading.exception()
+
+    async def aclose(self) -> None:
+        """Wait for the reads that the drain cut short."""
+        if self._abandoned:
+            await asyncio.wait(set(self._abandoned))
 
 
-class PatientReader:
-    """Reads straight from a provider and sits out its short outages, so that a stream survives them."""
+async def _end(task: "asyncio.Task[_T]") -> None:
+    """Cancel a task and wait until it has ended; what it brought or raised does not matter."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()
+
+
+class SharedReader:
+    """Reads of streams that are not at a tail: equal ones as one, and few at a time, in the order they were asked for.
+
+    So those that resume from one token cost one read, and however many catch up, the tails find the provider free.
+    """
 
     def __init__(self, direct: DirectReader, limits: Limits) -> None:
         self._direct = direct
+        self._question: SharedQuestion[EncodedPage] = SharedQuestion(at_once=limits.max_catch_up_reads)
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`, for reads that do not wait for changes."""
+        asking = self._question.ask((fingerprint(feed), read), lambda: self._read(feed, read))
+        if read.max_changes and isinstance(read.start, After):
+            return await self._direct.unless_draining(asking, nothing_after(read.start, more_available=True))
+        return await asking
+
+    async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        page = await self._direct.read(feed, read)
+        # Encoded in its turn: what several catch up with takes no more of the loop at once than of the provider.
+        page.records(items=read.items)
+        return page
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is closing its streams."""
+        return self._direct.draining
+
+    async def aclose(self) -> None:
+        """Send away whoever waits."""
+        await self._question.aclose()
+
+
+class _DrainingReader(Reader, Protocol):
+    @property
+    def draining(self) -> bool: ...
+
+
+class PatientReader:
+    """Sits out a provider's short outages, so that a stream survives them."""
+
+    def __init__(self, reader: _DrainingReader, limits: Limits) -> None:
+        self._reader = reader
         self._limits = limits
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
@@ -73,10 +139,16 @@ class PatientReader:
         )
         async for attempt in retrying:
             with attempt:
-                return await self._direct.read(feed, read)
+                return await self._reader.read(feed, read)
         raise AssertionError("unreachable: the last attempt re-raises")
 
     @property
     def draining(self) -> bool:
         """Whether the gateway is closing its streams."""
-        return self._direct.draining
+        return self._reader.draining
+
+
+def nothing_after(start: After, *, more_available: bool) -> EncodedPage:
+    """An empty page that did not move."""
+    page = Page(changes=(), cursors=(), start=start.cursor, cursor=start.cursor, more_available=more_available)
+    return EncodedPage(page, lambda items: [])

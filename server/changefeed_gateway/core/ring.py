@@ -1,18 +1,90 @@
-"""The newest pages of a feed, for every stream that has come as far."""
+"""The newest pages of a feed, for every stream that has come as far, within one budget for all feeds."""
 
+import sys
 from bisect import bisect_right
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, count
 from typing import Final
 
 from changefeed_gateway.core.model import Cursor, Page
 from changefeed_gateway.core.page import EncodedPage
 
-_CHANGE_OVERHEAD_BYTES: Final = 500
+_PAGE_BYTES: Final = 1_500
+"""The objects around a page's changes."""
+_CHANGE_BYTES: Final = 600
+"""The objects around a change's texts: tuples and their places in lists, time, cursor, its place in the index by key."""
+_BEHIND: Final = -1
+"""Where a follower stands that has not come to the oldest page yet."""
+_GONE: Final = -1
+"""The number of a page that is in no ring."""
+
+
+class RingBudget:
+    """The bytes that all rings of a process may hold together; the least useful page leaves first.
+
+    That is the oldest page of a ring whose followers have all passed it, each such ring in its turn; and if there is
+    none, the oldest page of all.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self.held = 0
+        """Bytes held now, encoded records included."""
+        self._max_bytes = max_bytes
+        self._numbers = count()
+        self._by_age: dict[int, Ring] = {}
+        """The ring of each page, in the order in which the pages came."""
+        self._passed: dict[Ring, None] = {}
+        """Rings whose oldest page nobody waits for."""
+
+    def enter(self, ring: "Ring", size: int) -> int:
+        """Count a new page; answers its number."""
+        number = next(self._numbers)
+        self._by_age[number] = ring
+        self.held += size
+        return number
+
+    def leave(self, number: int, size: int) -> None:
+        """Stop counting a page."""
+        del self._by_age[number]
+        self.held -= size
+
+    def rank(self, ring: "Ring") -> None:
+        """Note whether a ring's oldest page has been passed by all its followers."""
+        if ring.oldest_is_passed:
+            self._passed.setdefault(ring)
+        else:
+            self._passed.pop(ring, None)
+
+    def trim(self) -> None:
+        """Let pages leave until the rest fits."""
+        while self.held > self._max_bytes and self._by_age:
+            ring = next(iter(self._passed or self._by_age.values()))
+            self._passed.pop(ring, None)
+            ring.drop_oldest()
+
+
+class _Kept:
+    """A page in a ring, as the budget counts it."""
+
+    __slots__ = ("number", "page", "records", "texts")
+
+    def __init__(self, page: EncodedPage) -> None:
+        self.page = page
+        self.texts = _text_bytes(page.page)
+        self.records = 0
+        self.number = _GONE
+
+    @property
+    def size(self) -> int:
+        return self.texts + self.records
 
 
 class Ring:
-    """The most recent pages of one tail, bounded in bytes, in one order of cursors."""
+    """The most recent pages of one tail, in one order of cursors."""
 
-    def __init__(self, before: Page, *, max_bytes: int) -> None:
+    def __init__(self, before: Page, budget: RingBudget) -> None:
         """Begin after a page that reached the tail."""
         self.start = before.cursor
         self.end = before.cursor
@@ -20,50 +92,169 @@ class Ring:
         """True once the tail's partition is retired: nothing follows."""
         self.expire_time = before.expire_time
         self.watermark = before.watermark
-        self._max_bytes = max_bytes
-        self._bytes = 0
-        self._pages: list[EncodedPage] = []
+        self._budget = budget
+        self._pages: list[_Kept] = []
         self._ends: list[Cursor] = []
+        self._first = 0
+        """How many pages have left; the number of the oldest one here."""
+        self._places: dict[object, int] = {}
+        """The first page that each follower has not passed."""
+        self._standing: Counter[int] = Counter()
+        """How many followers stand at a page, or behind all of them."""
+        self._last: Page | None = None
+        """The end of a retired partition, without its changes."""
+        self._joined: tuple[tuple[int, int, bool], EncodedPage] | None = None
+        """The run of pages that was asked for last: many followers stand at the same place."""
+
+    # --- The tail's side
 
     def append(self, page: EncodedPage) -> None:
-        """Add the page that begins at `end`; the oldest ones leave when the ring is full."""
+        """Add the page that begins at `end`; the least useful pages of all rings leave when the budget is spent."""
         self.end = page.page.cursor
         self.ended = page.page.retired
         self.expire_time, self.watermark = page.page.expire_time, page.page.watermark
-        if not page.page.changes and not self.ended:
+        if self.ended:
+            self._last = replace(page.page, changes=(), cursors=(), start=page.page.cursor)
+        if not page.page.changes:
             return
-        self._pages.append(page)
+        kept = _Kept(page)
+        kept.page = EncodedPage(page.page, lambda items: self._encoded(kept, page, items), live=True)
+        self._pages.append(kept)
         self._ends.append(self.end)
-        self._bytes += _size(page.page)
-        while self._bytes > self._max_bytes and len(self._pages) > 1:
-            self._bytes -= _size(self._pages[0].page)
-            self.start = self._ends[0]
-            del self._pages[0], self._ends[0]
+        kept.number = self._budget.enter(self, kept.size)
+        self._budget.rank(self)
+        self._budget.trim()
+
+    def _encoded(self, kept: _Kept, page: EncodedPage, items: bool) -> list[bytes]:
+        """The records of a page, counted from now on; and its texts again, which encoding may have made larger."""
+        records = page.records(items=items)
+        if kept.number != _GONE:
+            before = kept.size
+            kept.records += _record_bytes(records)
+            kept.texts = _text_bytes(page.page)
+            self._budget.held += kept.size - before
+            self._budget.trim()
+        return records
+
+    def drop_oldest(self) -> None:
+        """Let the oldest page go; who stands there reads the log."""
+        kept = self._pages[0]
+        self.start = self._ends[0]
+        del self._pages[0], self._ends[0]
+        self._standing[_BEHIND] += self._standing.pop(self._first, 0)
+        self._first += 1
+        self._joined = None
+        self._let_go(kept)
+
+    def release(self) -> None:
+        """Let every page go: nobody follows any more."""
+        for kept in self._pages:
+            self._let_go(kept)
+        self.start, self._first = self.end, self._first + len(self._pages)
+        self._pages, self._ends, self._joined = [], [], None
+        self._places, self._standing = {}, Counter()
+        self._budget.rank(self)
+
+    def _let_go(self, kept: _Kept) -> None:
+        self._budget.leave(kept.number, kept.size)
+        kept.number = _GONE
+        self._budget.rank(self)
+
+    # --- The followers' side
+
+    @property
+    def oldest_is_passed(self) -> bool:
+        """Whether there is a page that no follower has still before it."""
+        return bool(self._pages) and not self._standing[_BEHIND] and not self._standing[self._first]
+
+    def stand(self, follower: object, cursor: Cursor) -> None:
+        """Note how far a follower has come."""
+        self._leave(follower)
+        place = _BEHIND if cursor < self.start else self._first + bisect_right(self._ends, cursor)
+        self._places[follower] = place
+        self._standing[place] += 1
+        self._budget.rank(self)
+
+    def leave(self, follower: object) -> None:
+        """Forget a follower."""
+        self._leave(follower)
+        self._budget.rank(self)
+
+    def _leave(self, follower: object) -> None:
+        place = self._places.pop(follower, None)
+        if place is None:
+            return
+        place = place if place >= self._first else _BEHIND
+        self._standing[place] -= 1
+        if not self._standing[place]:
+            del self._standing[place]
 
     def holds(self, cursor: Cursor) -> bool:
         """Tell whether nothing between a cursor and the tail is missing here."""
         return cursor >= self.start
 
-    def page_after(self, cursor: Cursor) -> EncodedPage | None:
-        """What follows a cursor, up to the end of the page it lies in; None at the tail."""
+    def page_after(self, cursor: Cursor, *, max_changes: int, max_bytes: int) -> EncodedPage | None:
+        """What follows a cursor; None at the tail.
+
+        Several pages become one, so that who is late comes to the end in few steps: up to `max_changes` changes and
+        `max_bytes` in memory, or one page, which may have more of both.
+        """
         index = bisect_right(self._ends, cursor)
-        if index < len(self._pages):
-            return self._pages[index].after(cursor)
-        if self.ended:
-            last = self._pages[-1]
-            return last.cut(len(last.page.changes), len(last.page.changes))
-        return None
+        if index == len(self._pages):
+            return None if self._last is None else EncodedPage(self._last, lambda items: [], live=True)
+        last, changes, size = index, 0, 0
+        for number in range(index, len(self._pages)):
+            changes += len(self._pages[number].page.page.changes)
+            size += self._pages[number].texts
+            if number > index and (changes > max_changes or size > max_bytes):
+                break
+            last = number
+        return self._run(index, last).after(cursor)
+
+    def _run(self, first: int, last: int) -> EncodedPage:
+        """Some pages in a row as one."""
+        more = last + 1 < len(self._pages)
+        if first == last and not more:
+            return self._pages[last].page
+        key = self._pages[first].number, self._pages[last].number, more
+        if self._joined is None or self._joined[0] != key:
+            self._joined = key, _joined([kept.page for kept in self._pages[first : last + 1]], more=more)
+        return self._joined[1]
 
     def page_of_key_after(self, cursor: Cursor, partition_key: str) -> EncodedPage | None:
         """The next page with changes of one partition key; None when there is none up to the tail."""
         for index in range(bisect_right(self._ends, cursor), len(self._pages)):
-            page = self._pages[index]
-            if page.concerns(partition_key):
-                rest = page.after(cursor).of_partition_key(partition_key)
+            if self._pages[index].page.concerns(partition_key):
+                rest = self._run(index, index).after(cursor).of_partition_key(partition_key)
                 if rest.page.changes:
                     return rest
         return None
 
 
-def _size(page: Page) -> int:
-    return sum(len(change.item or "") for change in page.changes) + _CHANGE_OVERHEAD_BYTES * len(page.changes)
+def _joined(pages: Sequence[EncodedPage], *, more: bool) -> EncodedPage:
+    first, last = pages[0].page, pages[-1].page
+    page = replace(
+        last,
+        changes=list(chain.from_iterable(page.page.changes for page in pages)),
+        cursors=list(chain.from_iterable(page.page.cursors for page in pages)),
+        start=first.start,
+        more_available=more or last.more_available,
+    )
+    return EncodedPage(
+        page, lambda items: [record for part in pages for record in part.records(items=items)], live=True
+    )
+
+
+def _text_bytes(page: Page) -> int:
+    """What a page's changes hold; encoding may add the UTF-8 form to a text, and then this tells more."""
+    size = sys.getsizeof
+    total = _PAGE_BYTES + _CHANGE_BYTES * len(page.changes)
+    for change in page.changes:
+        key = change.key
+        total += size(change.item) + size(change.event_id) + size(change.sequence) + size(change.annotations)
+        total += size(key.partition_key) + size(key.sort_key) + sum(size(part.value) for part in key.components)
+    return total
+
+
+def _record_bytes(records: Sequence[bytes]) -> int:
+    return sys.getsizeof(records) + sum(map(sys.getsizeof, records))

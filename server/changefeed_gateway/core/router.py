@@ -53,6 +53,7 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.requirement import ItemRequirement
+from changefeed_gateway.core.ring import RingBudget
 from changefeed_gateway.core.subscription import Plan, stream
 from changefeed_gateway.core.tail import Tails
 from changefeed_gateway.core.token import TokenCodec
@@ -75,7 +76,8 @@ class Router:
         self.limits = limits
         self._providers = dict(providers)
         self._tokens = tokens
-        self._tails = {name: Tails(provider, encoder, limits) for name, provider in providers.items()}
+        budget = RingBudget(limits.ring_bytes)
+        self._tails = {name: Tails(provider, encoder, limits, budget) for name, provider in providers.items()}
         self._budget = PageBudget(limits.page_budget_bytes)
         self._draining = False
 

@@ -6,8 +6,10 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+import structlog
+
 from changefeed_gateway.core.answer import ChangeEncoder
-from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     After,
@@ -15,6 +17,7 @@ from changefeed_gateway.core.model import (
     EntireCollection,
     Feed,
     LogicalPartition,
+    Now,
     Page,
     PageRead,
     PhysicalPartition,
@@ -22,72 +25,122 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.reader import DirectReader, PatientReader
-from changefeed_gateway.core.ring import Ring
+from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
+from changefeed_gateway.core.ring import Ring, RingBudget
+from changefeed_gateway.core.shared import cut_short, own
 from changefeed_gateway.core.token import fingerprint
 
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-class _TailKey(NamedTuple):
+
+class TailKey(NamedTuple):
+    """What a tail follows."""
+
     fingerprint: str
     scope: Scope
 
 
-class _Tail:
+class Tail:
     """Follows one scope of one feed while anybody listens."""
 
-    def __init__(self, reader: PatientReader, limits: Limits, feed: Feed, scope: Scope, before: Page) -> None:
-        self.ring = Ring(before, max_bytes=limits.ring_bytes)
+    def __init__(self, reader: PatientReader, limits: Limits, budget: RingBudget, feed: Feed, scope: Scope) -> None:
+        """It asks for the newest position by itself, and begins there unless `begin` comes first."""
+        self.ring: Ring | None = None
         self.error: ChangeFeedError | None = None
+        """What ended it."""
         self.followers = 0
-        self._reader, self._limits, self._feed, self._scope = reader, limits, feed, scope
+        self._reader, self._limits, self._budget, self._feed, self._scope = reader, limits, budget, feed, scope
+        self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
         self._waiters: set[_Waiter] = set()
         self._waiters_by_key: dict[str, set[_Waiter]] = {}
         # Outside the context of the call that came first: its request id is not the tail's.
-        self._task = asyncio.create_task(self._run(), context=Context())
+        self.task = asyncio.create_task(self._run(), name=f"tail of {feed.address.collection}", context=Context())
+
+    def begin(self, before: Page) -> None:
+        """Follow from the end of a page that reached it; the first such page counts."""
+        if not self._begun.done():
+            self.ring = Ring(before, self._budget)
+            self._begun.set_result(self.ring)
+
+    def holds(self, cursor: Cursor) -> bool:
+        """Whether nothing between a cursor and the tail is missing here."""
+        return self.ring is not None and self.ring.holds(cursor)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing comes any more, except what the ring holds: nobody new should follow."""
+        return self.error is not None or self.task.done()
 
     async def _run(self) -> None:
         try:
-            while not self.ring.ended:
-                page = await self._next_page()
-                self.ring.append(page)
-                self._wake(page)
+            await self._follow(await self._begin())
         except ChangeFeedError as error:
             self.error = error
+        except asyncio.CancelledError:
+            # When nobody follows any more nobody sees it; otherwise it was not for us.
+            self.error = cut_short()
+            raise
+        except Exception as error:
+            _log.exception("a tail failed unexpectedly", collection=self._feed.address.collection)
+            self.error = InternalFailure("a tail failed unexpectedly")
+            self.error.__cause__ = error
         finally:
             self.wake_all()
 
-    async def _next_page(self) -> EncodedPage:
+    async def _begin(self) -> Ring:
+        async with asyncio.TaskGroup() as group:
+            asking = group.create_task(self._ask_newest())
+            ring = await self._begun
+            asking.cancel()
+        return ring
+
+    async def _ask_newest(self) -> None:
+        try:
+            page = (await self._reader.read(self._feed, self._read(Now(), max_changes=0))).page
+        except ChangeFeedError:
+            # Whoever comes to the end has a page from which it can begin.
+            return
+        if page.comparable and not page.retired:
+            self.begin(page)
+
+    async def _follow(self, ring: Ring) -> None:
+        while not ring.ended:
+            page = await self._reader.read(self._feed, self._read(After(ring.end), self._limits.default_page_size))
+            if self._reader.draining:
+                # Who follows goes, and what a drain cuts short is no page of the feed.
+                return
+            ring.append(page)
+            self._wake(page)
+
+    def _read(self, start: Now | After, max_changes: int) -> PageRead:
         limits = self._limits
-        read = PageRead(
+        return PageRead(
             scope=self._scope,
-            start=After(self.ring.end),
-            max_changes=limits.default_page_size,
+            start=start,
+            max_changes=max_changes,
             max_bytes=limits.max_message_bytes,
             max_item_bytes=limits.max_item_bytes,
-            max_wait=limits.max_wait,
+            max_wait=limits.max_wait if max_changes else timedelta(0),
         )
-        page = await self._reader.read(self._feed, read)
-        page.live = True
-        return page
 
-    async def wait(self, partition_key: str | None, seconds: float) -> Cursor:
-        """Wait for a page with something for this listener, the tail's failure, or for some seconds.
+    async def wait(self, partition_key: str | None, seconds: float) -> Cursor | None:
+        """Wait for a page with something for this listener, the tail's end, or for some seconds.
 
-        Answers a position up to which there is nothing for the listener: fixed at the moment of waking, so that a
-        page which arrives before the listener runs again is not skipped.
+        Answers a position up to which there is nothing for the listener, if one is known: fixed at the moment of
+        waking, so that a page which arrives before the listener runs again is not skipped.
         """
         loop = asyncio.get_running_loop()
         waiter: _Waiter = loop.create_future()
         group = self._waiters if partition_key is None else self._waiters_by_key.setdefault(partition_key, set())
         group.add(waiter)
-        timer = loop.call_later(seconds, lambda: _resolve(waiter, self.ring.end))
+        timer = loop.call_later(seconds, lambda: _resolve(waiter, self.ring.end if self.ring else None))
         try:
             return await waiter
         finally:
             timer.cancel()
             group.discard(waiter)
-            if partition_key is not None and not group:
-                self._waiters_by_key.pop(partition_key, None)
+            if partition_key is not None and not group and self._waiters_by_key.get(partition_key) is group:
+                del self._waiters_by_key[partition_key]
 
     def _wake(self, page: EncodedPage) -> None:
         nothing_before = page.page.start
@@ -96,26 +149,28 @@ class _Tail:
         elif page.page.changes:
             for waiter in self._waiters:
                 _resolve(waiter, nothing_before)
-            for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
-                for waiter in self._waiters_by_key.get(partition_key or "", ()):
-                    _resolve(waiter, nothing_before)
+            if self._waiters_by_key:
+                for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
+                    for waiter in self._waiters_by_key.get(partition_key or "", ()):
+                        _resolve(waiter, nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""
         for group in (self._waiters, *self._waiters_by_key.values()):
             for waiter in group:
-                _resolve(waiter, Cursor(b""))
+                _resolve(waiter, None)
 
-    async def aclose(self) -> None:
-        """Stop following."""
-        self._task.cancel()
-        await asyncio.wait({self._task})
-
-
-_Waiter = asyncio.Future[Cursor]
+    def close(self) -> None:
+        """Stop following and let go of the ring; `task` ends soon."""
+        self.task.cancel()
+        if self.ring is not None:
+            self.ring.release()
 
 
-def _resolve(waiter: _Waiter, nothing_before: Cursor) -> None:
+_Waiter = asyncio.Future[Cursor | None]
+
+
+def _resolve(waiter: _Waiter, nothing_before: Cursor | None) -> None:
     if not waiter.done():
         waiter.set_result(nothing_before)
 
@@ -123,32 +178,45 @@ def _resolve(waiter: _Waiter, nothing_before: Cursor) -> None:
 class Tails:
     """The tails of one provider; `follow` gives a stream its reader."""
 
-    def __init__(self, provider: Provider, encoder: ChangeEncoder, limits: Limits) -> None:
+    def __init__(
+        self, provider: Provider, encoder: ChangeEncoder, limits: Limits, budget: RingBudget | None = None
+    ) -> None:
+        """`budget` is shared by the tails of all providers of a process."""
         self.direct = DirectReader(provider, encoder)
         self.patient = PatientReader(self.direct, limits)
+        self._shared = SharedReader(self.direct, limits)
+        self.catching_up = PatientReader(self._shared, limits)
         self._limits = limits
-        self._tails: dict[_TailKey, _Tail] = {}
+        self._budget = budget or RingBudget(limits.ring_bytes)
+        self._tails: dict[TailKey, Tail] = {}
+        self._ending: set[asyncio.Task[None]] = set()
 
     def follow(self) -> "Follower":
         """A reader for one stream; close it with `aclose`."""
         return Follower(self)
 
-    def join(self, feed: Feed, scope: Scope, before: Page) -> _Tail:
-        """Follow a tail, starting it after a page that reached the end if nobody did before."""
-        key = _TailKey(fingerprint(feed), scope)
+    def find(self, key: TailKey) -> Tail | None:
+        """The tail that a stream may join; one that has finished is none."""
         tail = self._tails.get(key)
-        if tail is None or tail.error is not None:
-            tail = self._tails[key] = _Tail(self.patient, self._limits, feed, scope, before)
+        return None if tail is None or tail.finished else tail
+
+    def join(self, feed: Feed, key: TailKey) -> Tail:
+        """Follow a tail, starting one if there is none."""
+        tail = self.find(key)
+        if tail is None:
+            tail = self._tails[key] = Tail(self.patient, self._limits, self._budget, feed, key.scope)
+            self._ending.add(tail.task)
+            tail.task.add_done_callback(self._ending.discard)
         tail.followers += 1
         return tail
 
-    async def leave(self, tail: _Tail) -> None:
-        """Stop following; the last one stops the tail."""
+    def leave(self, tail: Tail) -> None:
+        """Stop following; the last one stops the tail. Awaits nothing, so that no cancellation can leave it undone."""
         tail.followers -= 1
         if tail.followers == 0:
             for key in [key for key, known in self._tails.items() if known is tail]:
                 del self._tails[key]
-            await tail.aclose()
+            tail.close()
 
     def begin_drain(self) -> None:
         """Every waiting read answers at once, now and from now on."""
@@ -157,99 +225,156 @@ class Tails:
             tail.wake_all()
 
     async def aclose(self) -> None:
-        """Stop every tail."""
-        for tail in list(self._tails.values()):
-            await tail.aclose()
+        """Stop every tail and every read under way."""
+        for tail in self._tails.values():
+            tail.close()
         self._tails.clear()
+        if self._ending:
+            await asyncio.wait(set(self._ending))
+        await self._shared.aclose()
+        await self.direct.aclose()
+
+
+class _Place:
+    """Where one stream stands in one scope."""
+
+    __slots__ = ("alone", "compares", "key", "tail")
+
+    def __init__(self, key: TailKey) -> None:
+        self.key = key
+        self.tail: Tail | None = None
+        self.alone: Page | None = None
+        """The page that reached the end, where no ring holds its cursor: there the stream waits by itself."""
+        self.compares = False
+        """Whether the last page's cursor compares with those of a ring."""
 
 
 class Follower:
-    """One stream's reader: from the log until it reaches the tail, then from the ring, and back if it falls off."""
+    """One stream's reader: from the log until the ring of a tail holds its cursor, and back if it falls off."""
 
     def __init__(self, tails: Tails) -> None:
         self._tails = tails
-        self._joined: dict[Scope, _Tail] = {}
-        self._alone: dict[Scope, Page] = {}
-        """The page that reached the end, where no ring holds its place: there it waits by itself."""
+        self._places: dict[Scope, _Place] = {}
+        self._closed = False
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
-        shared = _shared_scope(feed, read.scope) if read.max_changes else None
-        if shared is None:
-            page = await self._tails.patient.read(feed, read)
+        shared = _shared_scope(feed, read.scope)
+        if shared is None or not read.max_changes:
+            page = await self._read_log(feed, read)
             page.live = not page.page.more_available
+            if shared is not None:
+                self._place(feed, shared).compares = page.page.comparable
             return page
-        page = await self._read_shared(feed, read, shared)
+        page = await self._read_shared(feed, read, self._place(feed, shared))
         return page if len(page.page.changes) <= read.max_changes else page.cut(0, read.max_changes)
 
-    async def _read_shared(self, feed: Feed, read: PageRead, shared: Scope) -> EncodedPage:
+    def _place(self, feed: Feed, shared: Scope) -> _Place:
+        place = self._places.get(shared)
+        if place is None:
+            place = self._places[shared] = _Place(TailKey(fingerprint(feed), shared))
+        return place
+
+    async def _read_log(self, feed: Feed, read: PageRead) -> EncodedPage:
+        return await (self._tails.patient if read.max_wait else self._tails.catching_up).read(feed, read)
+
+    async def _read_shared(self, feed: Feed, read: PageRead, place: _Place) -> EncodedPage:
         deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
         start = read.start
         while True:
-            tail = self._joined.get(shared)
-            if tail is not None and isinstance(start, After) and tail.ring.holds(start.cursor):
-                page = await self._read_ring(tail, start.cursor, read.scope, deadline)
+            if isinstance(start, After) and (tail := self._tail_near(feed, place, start.cursor)) is not None:
+                page = await self._read_ring(place, tail, start.cursor, read, deadline)
                 if page is not None:
                     return page
-            before = self._alone.get(shared)
+            before = place.alone
             alone = before is not None and start == After(before.cursor)
             wait = _left(deadline) if alone else timedelta(0)
             if before is not None and alone and not wait:
                 # Each stream would ask for itself with every heartbeat; it asks when it waits.
                 return _nothing(before.cursor, before.cursor, expire_time=before.expire_time)
-            page = await self._tails.patient.read(feed, replace(read, start=start, max_wait=wait))
-            self._alone.pop(shared, None)
-            if page.page.more_available or page.page.retired:
+            page = await self._read_log(feed, replace(read, start=start, max_wait=wait))
+            place.alone, place.compares = None, page.page.comparable
+            if page.page.retired:
                 return page
             if page.page.comparable:
-                await self._join(feed, shared, page.page)
+                self._join(feed, place, page.page)
+            if page.page.more_available:
+                return page
             page.live = True
             start = After(page.page.cursor)
-            if not self._holds(shared, start.cursor):
-                self._alone[shared] = page.page
+            if place.tail is None or not place.compares or not place.tail.holds(start.cursor):
+                place.alone = page.page
             if page.page.changes or not _left(deadline) or self._tails.direct.draining:
                 return page
 
-    def _holds(self, shared: Scope, cursor: Cursor) -> bool:
-        tail = self._joined.get(shared)
-        return tail is not None and tail.ring.holds(cursor)
+    def _tail_near(self, feed: Feed, place: _Place, cursor: Cursor) -> Tail | None:
+        """The tail that was joined, or else one whose ring holds a cursor, joined now."""
+        if not place.compares:
+            return None
+        tail = place.tail
+        if tail is not None and tail.finished and not tail.holds(cursor):
+            self._leave(place)
+            tail = None
+        if tail is None and not self._closed:
+            known = self._tails.find(place.key)
+            if known is not None and known.holds(cursor):
+                tail = place.tail = self._tails.join(feed, place.key)
+        return tail
 
-    async def _read_ring(self, tail: _Tail, cursor: Cursor, scope: Scope, deadline: float) -> EncodedPage | None:
-        """Read from the ring, waiting at its end; None when the stream fell off."""
-        key = scope.partition_key if isinstance(scope, LogicalPartition) else None
+    async def _read_ring(
+        self, place: _Place, tail: Tail, cursor: Cursor, read: PageRead, deadline: float
+    ) -> EncodedPage | None:
+        """Read from the ring, waiting at its end; None when it does not hold the cursor, or no more."""
+        if (ring := tail.ring) is None:
+            return None
+        key = read.scope.partition_key if isinstance(read.scope, LogicalPartition) else None
         start = cursor
-        while tail.ring.holds(cursor):
-            ring = tail.ring
-            page = ring.page_after(cursor) if key is None else ring.page_of_key_after(cursor, key)
+        ring.stand(self, cursor)
+        while ring.holds(cursor):
+            page = (
+                ring.page_after(cursor, max_changes=read.max_changes, max_bytes=read.max_bytes)
+                if key is None
+                else ring.page_of_key_after(cursor, key)
+            )
             if page is not None:
                 return page
-            if tail.error is not None:
-                await self._leave(tail)
-                raise tail.error
             cursor = max(cursor, ring.end)
-            timeout = deadline - asyncio.get_running_loop().time()
-            if timeout <= 0 or self._tails.direct.draining:
+            left = deadline - asyncio.get_running_loop().time()
+            if tail.error is not None and not self._tails.direct.draining:
+                self._leave(place)
+                raise own(tail.error)
+            if left <= 0 or self._tails.direct.draining:
                 watermark = ring.watermark if cursor >= ring.end else None
                 return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
-            cursor = max(cursor, await tail.wait(key, timeout))
+            ring.stand(self, cursor)
+            cursor = max(cursor, await tail.wait(key, left) or cursor)
         return None
 
-    async def _join(self, feed: Feed, scope: Scope, before: Page) -> None:
-        tail = self._joined.get(scope)
-        if tail is not None and tail.error is not None:
-            await self._leave(tail)
-            tail = None
-        if tail is None:
-            self._joined[scope] = self._tails.join(feed, scope, before)
+    def _join(self, feed: Feed, place: _Place, page: Page) -> None:
+        """Follow the tail from now on, also while it is far away: so its ring is there when this stream comes near."""
+        if place.tail is not None and place.tail.finished:
+            self._leave(place)
+        if place.tail is None and not self._closed and not self._tails.direct.draining:
+            place.tail = self._tails.join(feed, place.key)
+        if place.tail is not None and not page.more_available:
+            place.tail.begin(page)
 
-    async def _leave(self, tail: _Tail) -> None:
-        self._joined = {scope: known for scope, known in self._joined.items() if known is not tail}
-        await self._tails.leave(tail)
+    def _leave(self, place: _Place) -> None:
+        tail, place.tail = place.tail, None
+        if tail is not None:
+            if tail.ring is not None:
+                tail.ring.leave(self)
+            self._tails.leave(tail)
 
     async def aclose(self) -> None:
-        """Leave every tail."""
-        for tail in list(self._joined.values()):
-            await self._leave(tail)
+        """Leave every tail, at once; and wait until those that nobody else follows have ended."""
+        self._closed = True
+        tails = [place.tail for place in self._places.values() if place.tail is not None]
+        for place in self._places.values():
+            self._leave(place)
+        ended = {tail.task for tail in tails if not tail.followers}
+        if ended:
+            await asyncio.wait(ended)
 
 
 def _shared_scope(feed: Feed, scope: Scope) -> Scope | None:

@@ -178,6 +178,7 @@ class LimitSettings(_Section):
     write_timeout: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = _DEFAULTS.write_timeout
     outage_patience: Annotated[timedelta, duration_between("0s", "1h"), DurationText] = _DEFAULTS.outage_patience
     ring_bytes: Annotated[int, whole_number_between(1_000_000, 4_000_000_000)] = _DEFAULTS.ring_bytes
+    max_catch_up_reads: Annotated[int, whole_number_between(1, 1_000)] = _DEFAULTS.max_catch_up_reads
     page_budget_bytes: Annotated[int, whole_number_between(16_000_000, 64_000_000_000)] = _DEFAULTS.page_budget_bytes
 
     @model_validator(mode="after")
