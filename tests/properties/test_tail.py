@@ -2,8 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 
@@ -14,111 +12,14 @@ from hypothesis import strategies as st
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
-    Address,
     After,
-    Beginning,
-    Change,
-    ChangeType,
     Cursor,
     EntireCollection,
-    Feed,
-    ItemState,
-    Key,
     LogicalPartition,
-    Page,
-    PageRead,
-    Partition,
-    PartitionId,
     Scope,
 )
 from changefeed_gateway.core.tail import Follower, Tails
-
-FEED = Feed(
-    address=Address(connection="log", database="", collection="numbers"),
-    provider_id="log",
-    incarnation="1",
-    capabilities=(),
-    item_state=ItemState.INCLUDED,
-    single_order=True,
-)
-
-
-def cursor(position: int) -> Cursor:
-    return Cursor(position.to_bytes(8))
-
-
-class Log:
-    """A single-order log of numbered changes: the smallest thing that a tail can follow."""
-
-    provider_id = "log"
-
-    def __init__(self) -> None:
-        self.keys: list[str] = []
-        self.reads = 0
-        self.failures = 0
-        self._grown = asyncio.Condition()
-
-    async def append(self, *keys: str) -> None:
-        async with self._grown:
-            self.keys += keys
-            self._grown.notify_all()
-
-    async def start(self) -> None:
-        pass
-
-    async def open_feed(self, address: Address) -> Feed:
-        return FEED
-
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
-        return ()
-
-    async def read_page(self, feed: Feed, read: PageRead) -> Page:
-        self.reads += 1
-        if self.failures:
-            self.failures -= 1
-            raise TransientFailure("out for a moment")
-        start = int.from_bytes(read.start.cursor) if isinstance(read.start, After) else 0
-        async with self._grown:
-            if start == len(self.keys) and read.max_wait:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(
-                        self._grown.wait_for(lambda: len(self.keys) > start), read.max_wait.total_seconds()
-                    )
-        end = min(len(self.keys), start + read.max_changes)
-        mine = [i for i in range(start, end) if _within(self.keys[i], read.scope)]
-        return Page(
-            changes=[_change(i, self.keys[i]) for i in mine],
-            cursors=[cursor(i + 1) for i in mine],
-            start=cursor(start),
-            cursor=cursor(end),
-            more_available=end < len(self.keys),
-        )
-
-    async def aclose(self) -> None: ...
-
-
-def _within(key: str, scope: Scope) -> bool:
-    return not isinstance(scope, LogicalPartition) or key == scope.partition_key
-
-
-def _change(number: int, key: str) -> Change:
-    return Change(
-        str(number), ChangeType.UPDATE, Key(key, ()), ItemState.OMITTED, None, None, PartitionId("p"), str(number)
-    )
-
-
-def encode(feed: Feed, changes: Sequence[Change], *, items: bool) -> list[bytes]:
-    return [change.event_id.encode() for change in changes]
-
-
-READ = PageRead(
-    scope=EntireCollection(),
-    start=Beginning(),
-    max_changes=10,
-    max_bytes=10**6,
-    max_item_bytes=10**6,
-    max_wait=timedelta(seconds=0.2),
-)
+from tests.properties.numbered_log import FEED, READ, Log, cursor, encode
 
 
 async def collect(follower: Follower, scope: Scope, count: int, *, pace: random.Random, size: int) -> list[bytes]:

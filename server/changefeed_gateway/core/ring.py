@@ -14,7 +14,7 @@ from changefeed_gateway.core.page import EncodedPage
 _PAGE_BYTES: Final = 1_500
 """The objects around a page's changes."""
 _CHANGE_BYTES: Final = 600
-"""The objects around a change's texts: tuples and their places in lists, time, cursor, its place in the index by key."""
+"""The objects around a change's texts: tuples, their places in lists, time, cursor, place in the index by key."""
 _BEHIND: Final = -1
 """Where a follower stands that has not come to the oldest page yet."""
 _GONE: Final = -1

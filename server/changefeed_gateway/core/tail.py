@@ -338,11 +338,14 @@ class Follower:
             )
             if page is not None:
                 return page
-            cursor = max(cursor, ring.end)
-            left = deadline - asyncio.get_running_loop().time()
             if tail.error is not None and not self._tails.direct.draining:
                 self._leave(place)
+                if cursor > ring.end:
+                    # What failed lies before this stream's place.
+                    return None
                 raise own(tail.error)
+            cursor = max(cursor, ring.end)
+            left = deadline - asyncio.get_running_loop().time()
             if left <= 0 or self._tails.direct.draining:
                 watermark = ring.watermark if cursor >= ring.end else None
                 return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
