@@ -1,0 +1,167 @@
+"""How much rings hold, and what leaves them first."""
+
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from changefeed_gateway.core.model import (
+    Change,
+    ChangeType,
+    Cursor,
+    ItemState,
+    Key,
+    KeyComponent,
+    Page,
+    PartitionId,
+)
+from changefeed_gateway.core.page import EncodedPage
+from changefeed_gateway.core.ring import Ring, RingBudget
+
+
+def cursor(position: int) -> Cursor:
+    return Cursor(position.to_bytes(8))
+
+
+def page(first: int, count: int = 1, *, item: str = "x" * 1_000) -> EncodedPage:
+    positions = range(first, first + count)
+    plain = Page(
+        changes=[_change(position, item) for position in positions],
+        cursors=[cursor(position + 1) for position in positions],
+        start=cursor(first),
+        cursor=cursor(first + count),
+        more_available=False,
+    )
+    return EncodedPage(plain, lambda items: [(item.encode() if items else b"") + b"." for _ in positions])
+
+
+def _change(position: int, item: str) -> Change:
+    key = Key("key", (KeyComponent("id", str(position)),))
+    now = datetime.now(UTC)
+    # A text of its own for each change, as a database gives them.
+    own = item.encode().decode()
+    return Change(str(position), ChangeType.UPDATE, key, ItemState.INCLUDED, own, now, PartitionId("p"), str(position))
+
+
+def ring_at(position: int, budget: RingBudget) -> Ring:
+    before = Page(changes=(), cursors=(), start=cursor(0), cursor=cursor(position), more_available=False)
+    return Ring(before, budget)
+
+
+def filled(budget: RingBudget, pages: int) -> Ring:
+    ring = ring_at(0, budget)
+    for number in range(pages):
+        ring.append(page(number))
+    return ring
+
+
+def held_positions(ring: Ring, upto: int) -> list[int]:
+    return [position for position in range(upto) if ring.holds(cursor(position))]
+
+
+@pytest.mark.parametrize("text", ["a", "漢", "😀"])
+def test_the_budget_counts_the_memory_that_items_and_records_of_both_modes_take(text: str) -> None:
+    budget = RingBudget(10**9)
+    ring = ring_at(0, budget)
+    ring.append(page(0, 10, item=text * 1_000))
+    item = sys.getsizeof(text * 1_000)
+    plain = budget.held
+    assert 10 * item <= plain <= 10 * (item + 1_500) + 2_000
+    shown = ring.page_after(cursor(0), max_changes=100, max_bytes=10**9)
+    assert shown is not None
+    records = shown.records(items=True)
+    with_records = budget.held
+    assert with_records - plain == sys.getsizeof(records) + sum(map(sys.getsizeof, records))
+    shown.records(items=True)
+    assert budget.held == with_records, "records are made once and counted once"
+    shown.records(items=False)
+    assert budget.held > with_records
+
+
+def test_records_that_come_into_being_push_out_what_no_longer_fits() -> None:
+    budget = RingBudget(29_000)
+    ring = filled(budget, 8)
+    assert ring.holds(cursor(0))
+    for number in range(8):
+        shown = ring.page_after(cursor(number), max_changes=1, max_bytes=1)
+        assert shown is not None
+        shown.records(items=True)
+    assert budget.held <= 29_000
+    assert not ring.holds(cursor(0))
+    assert ring.holds(cursor(7))
+
+
+def test_one_budget_is_for_all_rings_and_the_oldest_page_of_all_leaves_first() -> None:
+    budget = RingBudget(30_000)
+    quiet, busy = filled(budget, 2), ring_at(0, budget)
+    for ring in (quiet, busy):
+        ring.stand("slow", cursor(0))
+    for number in range(40):
+        busy.append(page(number))
+        assert budget.held <= 30_000
+    assert held_positions(quiet, 3) == [2], "what is older than all of the busy ring's pages is gone"
+    assert held_positions(busy, 41)[0] > 20
+
+
+def test_a_page_that_all_followers_have_passed_leaves_before_an_older_one_that_somebody_needs() -> None:
+    budget = RingBudget(30_000)
+    needed, passed = filled(budget, 3), filled(budget, 3)
+    needed.stand("reader", cursor(0))
+    passed.stand("reader", cursor(2))
+    passed.stand("another", cursor(3))
+    more = ring_at(0, budget)
+    more.stand("reader", cursor(0))
+    while passed.holds(cursor(1)):
+        more.append(page(position_of(more)))
+    assert needed.holds(cursor(0))
+    while needed.holds(cursor(0)):
+        more.append(page(position_of(more)))
+    assert budget.held <= 30_000
+
+
+def position_of(ring: Ring) -> int:
+    return int.from_bytes(ring.end)
+
+
+def test_a_page_larger_than_the_whole_budget_leaves_at_once_and_its_readers_go_to_the_log() -> None:
+    budget = RingBudget(30_000)
+    ring = ring_at(0, budget)
+    ring.append(page(0, item="x" * 100_000))
+    assert budget.held == 0
+    assert not ring.holds(cursor(0))
+    assert ring.holds(cursor(1))
+
+
+def test_a_ring_that_nobody_follows_any_more_gives_all_back() -> None:
+    budget = RingBudget(10**6)
+    ring = filled(budget, 5)
+    shown = ring.page_after(cursor(0), max_changes=1, max_bytes=1)
+    ring.release()
+    assert budget.held == 0
+    assert shown is not None
+    shown.records(items=True)
+    assert budget.held == 0, "what a stream still sends is its own"
+
+
+def test_who_is_late_comes_to_the_end_in_few_steps() -> None:
+    ring = filled(RingBudget(10**9), 50)
+    assert list(sizes(ring, max_changes=20, max_bytes=10**9)) == [20, 20, 10]
+    assert list(sizes(ring, max_changes=100, max_bytes=1)) == [1] * 50
+
+
+def sizes(ring: Ring, *, max_changes: int, max_bytes: int) -> Iterator[int]:
+    """Of the pages from the oldest on, until one says that nothing more is there."""
+    position, more = cursor(0), True
+    while more:
+        shown = ring.page_after(position, max_changes=max_changes, max_bytes=max_bytes)
+        assert shown is not None
+        assert len(shown.records(items=True)) == len(shown.page.changes)
+        yield len(shown.page.changes)
+        position, more = shown.page.cursor, shown.page.more_available
+
+
+def test_only_the_newest_page_of_a_ring_says_that_nothing_more_is_there() -> None:
+    ring = filled(RingBudget(10**9), 3)
+    said = [ring.page_after(cursor(number), max_changes=1, max_bytes=1) for number in range(3)]
+    assert [shown and shown.page.more_available for shown in said] == [True, True, False]

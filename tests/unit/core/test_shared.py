@@ -1,0 +1,126 @@
+"""Questions that many ask at once."""
+
+import asyncio
+import contextvars
+
+import pytest
+
+from changefeed_gateway.core.errors import Category, InternalFailure, TransientFailure
+from changefeed_gateway.core.shared import SharedQuestion
+
+
+class Database:
+    """Answers with the number of the question, when it may."""
+
+    def __init__(self) -> None:
+        self.put: list[str] = []
+        self.may_answer = asyncio.Event()
+        self.error: BaseException | None = None
+
+    async def answer(self, what: str = "") -> int:
+        self.put.append(what)
+        number = len(self.put)
+        await self.may_answer.wait()
+        if self.error is not None:
+            raise self.error
+        return number
+
+
+async def turns(count: int = 20) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_an_answer_is_shared_by_those_who_asked_before_and_by_nobody_later() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=4)
+    first = [asyncio.create_task(question.ask("a", database.answer)) for _ in range(3)]
+    await turns()
+    later = [asyncio.create_task(question.ask("a", database.answer)) for _ in range(3)]
+    await turns()
+    assert len(database.put) == 1, "equal questions are put one after the other"
+    database.may_answer.set()
+    assert await asyncio.gather(*first) == [1, 1, 1]
+    assert await asyncio.gather(*later) == [2, 2, 2]
+
+
+async def test_few_are_put_at_a_time_in_the_order_they_were_asked() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=2)
+    asking = [asyncio.create_task(question.ask(name, lambda n=name: database.answer(n))) for name in "abcdef"]
+    await turns()
+    assert database.put == ["a", "b"]
+    database.may_answer.set()
+    await asyncio.gather(*asking)
+    assert database.put == list("abcdef")
+
+
+async def test_one_who_is_cancelled_takes_nothing_from_the_others() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    one, other = (asyncio.create_task(question.ask("a", database.answer)) for _ in range(2))
+    await turns()
+    one.cancel()
+    await turns()
+    database.may_answer.set()
+    assert await other == 1
+    assert one.cancelled()
+
+
+async def test_a_question_that_nobody_waits_for_is_given_up_and_frees_its_place() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    one = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    waiting = asyncio.create_task(question.ask("b", database.answer))
+    never_put = asyncio.create_task(question.ask("c", database.answer))
+    await turns()
+    never_put.cancel()
+    one.cancel()
+    await turns()
+    assert len(database.put) == 2
+    database.may_answer.set()
+    assert await waiting == 2
+    assert len(database.put) == 2
+
+
+async def test_a_cancelled_question_is_an_error_and_never_the_cancellation_of_who_asked() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    asking = [asyncio.create_task(question.ask(name, database.answer)) for name in "aab"]
+    await turns()
+    await question.aclose()
+    for task in asking:
+        with pytest.raises(TransientFailure) as caught:
+            await task
+        assert caught.value.retry_after is not None
+
+
+async def test_each_who_asked_has_an_error_of_its_own() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    database.error = TransientFailure("out", metadata={"table": "orders"})
+    database.may_answer.set()
+    asking = [asyncio.create_task(question.ask("a", database.answer)) for _ in range(2)]
+    one, other = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(one, TransientFailure)
+    assert isinstance(other, TransientFailure)
+    assert one is not other
+    one.metadata["request_id"] = "1"
+    assert other.metadata == {"table": "orders"}
+    assert str(other) == "out"
+
+
+async def test_an_unforeseen_exception_is_an_internal_failure() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    database.error = ZeroDivisionError("a secret")
+    database.may_answer.set()
+    with pytest.raises(InternalFailure) as caught:
+        await question.ask("a", database.answer)
+    assert caught.value.category is Category.INTERNAL
+    assert "secret" not in str(caught.value)
+
+
+async def test_a_question_carries_nothing_of_the_call_that_came_first() -> None:
+    caller: contextvars.ContextVar[str] = contextvars.ContextVar("caller", default="nobody")
+    caller.set("a stranger")
+    question = SharedQuestion[str](at_once=1)
+
+    async def answer() -> str:
+        return caller.get()
+
+    assert await question.ask("a", answer) == "nobody"
