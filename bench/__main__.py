@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, resume, retention
+from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring
 
 PARTS = {
     "abuse": abuse,
@@ -13,8 +13,10 @@ PARTS = {
     "joined": joined,
     "large": large,
     "partitions": partitions,
+    "reopen": reopen,
     "resume": resume,
     "retention": retention,
+    "ring": ring,
 }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.processes import Answer
 
-_MODULES = ("abuse", "ceiling", "drain", "fan", "idle", "keyset", "latency")
+_MODULES = ("abuse", "ceiling", "drain", "fan", "idle", "keyset", "latency", "reopen", "ring")
 Job = dict[str, object]
 
 

@@ -165,7 +165,7 @@ class TailMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_budget_is_kept_and_counts_what_is_there(self) -> None:
-        budget = self.tails._budget
+        budget = self.tails.budget
         rings = [tail.ring for tail in self.tails._tails.values() if tail.ring is not None]
         assert budget.held == sum(kept.size for ring in rings for kept in ring._pages)
         assert budget.held <= 9_000
@@ -232,7 +232,7 @@ class TailMachine(RuleBasedStateMachine):
             self._end(stream)
         self._spin(_SETTLED)
         assert not self.tails._tails, "a tail goes on although nobody follows"
-        assert self.tails._budget.held == 0
+        assert self.tails.budget.held == 0
         self.loop.run_until_complete(self.tails.aclose())
         left = asyncio.all_tasks(self.loop)
         assert not left, f"still running: {left}"

@@ -158,6 +158,8 @@ class Ring:
     def _let_go(self, kept: _Kept) -> None:
         self._budget.leave(kept.number, kept.size)
         kept.number = _GONE
+        # The page knows its account, so that without this only the garbage collector would find them.
+        del kept.page
         self._budget.rank(self)
 
     # --- The followers' side

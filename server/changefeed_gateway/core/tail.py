@@ -187,7 +187,7 @@ class Tails:
         self._shared = SharedReader(self.direct, limits)
         self.catching_up = PatientReader(self._shared, limits)
         self._limits = limits
-        self._budget = budget or RingBudget(limits.ring_bytes)
+        self.budget = budget or RingBudget(limits.ring_bytes)
         self._tails: dict[TailKey, Tail] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -204,7 +204,7 @@ class Tails:
         """Follow a tail, starting one if there is none."""
         tail = self.find(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self.patient, self._limits, self._budget, feed, key.scope)
+            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, feed, key.scope)
             self._ending.add(tail.task)
             tail.task.add_done_callback(self._ending.discard)
         tail.followers += 1

@@ -1,7 +1,10 @@
 """How much rings hold, and what leaves them first."""
 
+import gc
 import sys
+import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -165,3 +168,24 @@ def test_only_the_newest_page_of_a_ring_says_that_nothing_more_is_there() -> Non
     ring = filled(RingBudget(10**9), 3)
     said = [ring.page_after(cursor(number), max_changes=1, max_bytes=1) for number in range(3)]
     assert [shown and shown.page.more_available for shown in said] == [True, True, False]
+
+
+def test_a_page_that_leaves_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
+    class Text(str):
+        """A text whose life can be watched."""
+
+        __slots__ = ("__weakref__",)
+
+    ring = ring_at(0, RingBudget(10**9))
+    text = Text("x" * 1_000)
+    watched = weakref.ref(text)
+    plain = page(0)
+    (change,) = plain.page.changes
+    ring.append(EncodedPage(replace(plain.page, changes=[change._replace(item=text)]), lambda items: [b"."]))
+    del text
+    gc.disable()
+    try:
+        ring.drop_oldest()
+        assert watched() is None
+    finally:
+        gc.enable()

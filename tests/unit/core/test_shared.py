@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+from functools import partial
 
 import pytest
 
@@ -45,7 +46,7 @@ async def test_an_answer_is_shared_by_those_who_asked_before_and_by_nobody_later
 
 async def test_few_are_put_at_a_time_in_the_order_they_were_asked() -> None:
     database, question = Database(), SharedQuestion[int](at_once=2)
-    asking = [asyncio.create_task(question.ask(name, lambda n=name: database.answer(n))) for name in "abcdef"]
+    asking = [asyncio.create_task(question.ask(name, partial(database.answer, name))) for name in "abcdef"]
     await turns()
     assert database.put == ["a", "b"]
     database.may_answer.set()
