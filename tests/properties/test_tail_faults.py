@@ -14,7 +14,8 @@ from changefeed_gateway.core.errors import CheckpointExpired, InternalFailure, T
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Now, Page, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import Follower, Tails
+from changefeed_gateway.core.tail import Follower, TailKey, Tails
+from changefeed_gateway.core.token import fingerprint
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of
 
 _SOON = timedelta(0)
@@ -180,6 +181,19 @@ async def test_a_tail_that_somebody_cancels_is_a_passing_failure_for_its_followe
             await waiting
         log.write("a")
         assert (await ask(follower, 0)).records(items=True) == [b"0"]
+
+
+async def test_a_tail_that_is_cancelled_before_its_first_step_is_told_too() -> None:
+    log = Log()
+    async with opened(log) as tails:
+        begin = Page(changes=(), cursors=(), start=cursor(0), cursor=cursor(0), more_available=False)
+        tail = tails.join(FEED, TailKey(fingerprint(FEED), READ.scope))
+        tail.begin(begin)
+        tail.task.cancel()
+        await asyncio.wait({tail.task})
+        await asyncio.sleep(0)
+        assert tail.finished
+        assert isinstance(tail.error, TransientFailure)
 
 
 async def test_each_follower_is_told_by_an_error_of_its_own() -> None:

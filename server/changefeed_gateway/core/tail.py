@@ -55,6 +55,7 @@ class Tail:
         self._waiters_by_key: dict[str, set[_Waiter]] = {}
         # Outside the context of the call that came first: its request id is not the tail's.
         self.task = asyncio.create_task(self._run(), name=f"tail of {feed.address.collection}", context=Context())
+        self.task.add_done_callback(self._end)
 
     def begin(self, before: Page) -> None:
         """Follow from the end of a page that reached it; the first such page counts."""
@@ -76,16 +77,16 @@ class Tail:
             await self._follow(await self._begin())
         except ChangeFeedError as error:
             self.error = error
-        except asyncio.CancelledError:
-            # When nobody follows any more nobody sees it; otherwise it was not for us.
-            self.error = cut_short()
-            raise
         except Exception as error:
             _log.exception("a tail failed unexpectedly", collection=self._feed.address.collection)
             self.error = InternalFailure("a tail failed unexpectedly")
             self.error.__cause__ = error
-        finally:
-            self.wake_all()
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        """Tell whoever follows; here, because a task may be cancelled before its first step."""
+        if task.cancelled():
+            self.error = cut_short()
+        self.wake_all()
 
     async def _begin(self) -> Ring:
         async with asyncio.TaskGroup() as group:
