@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -320,3 +321,39 @@ async def test_nothing_that_outlives_a_call_carries_its_context() -> None:
         await until(lambda: bool(seen))
         await follower.aclose()
     assert seen == {"nobody"}
+
+
+class Text(str):
+    """A text whose life can be watched."""
+
+    __slots__ = ("__weakref__",)
+
+
+class WatchedLog(Log):
+    """Gives each read items of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items: list[weakref.ref[Text]] = []
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        page = await super().read_page(feed, read)
+        items = [Text("x" * 1_000) for _ in page.changes]
+        self.items += map(weakref.ref, items)
+        return replace(page, changes=[c._replace(item=item) for c, item in zip(page.changes, items, strict=True)])
+
+
+async def test_a_tail_holds_no_page_that_has_left_its_ring() -> None:
+    log = WatchedLog()
+    async with opened(log) as tails:
+        reader = await live(tails, 0)
+        waiting = asyncio.create_task(ask(reader, 0, wait=_LONG))
+        await until(lambda: any(read.max_wait for read in log.reads_of))
+        log.write("a")
+        assert (await waiting).page.changes
+        del waiting
+        await until(lambda: len([read for read in log.reads_of if read.max_wait]) == 2)
+        for tail in tails._tails.values():
+            assert tail.ring is not None
+            tail.ring.drop_oldest()
+        assert [item() for item in log.items] == [None]

@@ -266,8 +266,8 @@ def test_streams_over_one_tail_lose_and_repeat_nothing_in_any_interleaving() -> 
         run_state_machine_as_test(
             TailMachine,
             settings=settings(
-                max_examples=500 if SOAKING else 100,
-                stateful_step_count=40,
+                max_examples=500 if SOAKING else 60,
+                stateful_step_count=30,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),

@@ -105,13 +105,18 @@ class Tail:
             self.begin(page)
 
     async def _follow(self, ring: Ring) -> None:
-        while not ring.ended:
-            page = await self._reader.read(self._feed, self._read(After(ring.end), self._limits.default_page_size))
-            if self._reader.draining:
-                # Who follows goes, and what a drain cuts short is no page of the feed.
-                return
-            ring.append(page)
-            self._wake(page)
+        while not ring.ended and await self._take_page(ring):
+            pass
+
+    async def _take_page(self, ring: Ring) -> bool:
+        """Read the next page into the ring, and hold it no longer than the ring does; False when the gateway drains."""
+        page = await self._reader.read(self._feed, self._read(After(ring.end), self._limits.default_page_size))
+        if self._reader.draining:
+            # Who follows goes, and what a drain cuts short is no page of the feed.
+            return False
+        ring.append(page)
+        self._wake(page)
+        return True
 
     def _read(self, start: Now | After, max_changes: int) -> PageRead:
         limits = self._limits
@@ -245,7 +250,7 @@ class _Place:
         self.key = key
         self.tail: Tail | None = None
         self.alone: Page | None = None
-        """The page that reached the end, where no ring holds its cursor: there the stream waits by itself."""
+        """The end of the page that reached it, where no ring holds its cursor: there the stream waits by itself."""
         self.compares = False
         """Whether the last page's cursor compares with those of a ring."""
 
@@ -304,7 +309,7 @@ class Follower:
             page.live = True
             start = After(page.page.cursor)
             if place.tail is None or not place.compares or not place.tail.holds(start.cursor):
-                place.alone = page.page
+                place.alone = replace(page.page, changes=(), cursors=())
             if page.page.changes or not _left(deadline) or self._tails.direct.draining:
                 return page
 
