@@ -352,6 +352,7 @@ async def test_a_tail_holds_no_page_that_has_left_its_ring() -> None:
         log.write("a")
         assert (await waiting).page.changes
         del waiting
+        await asyncio.sleep(0)
         await until(lambda: len([read for read in log.reads_of if read.max_wait]) == 2)
         for tail in tails._tails.values():
             assert tail.ring is not None
