@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench reopen`."""
     parser.add_argument("--streams", type=int, default=500, help="that resume at once; default 500")
     parser.add_argument("--rate", type=float, default=14.0, help="changes a second meanwhile; default 14")
-    parser.add_argument("--missed", type=int, default=1_000, help="changes since the oldest token; default 1000")
+    parser.add_argument("--missed", type=int, default=200, help="changes since the oldest token; default 200")
     parser.add_argument("--seconds", type=float, default=20.0, help="how long they are listened to; default 20")
     parser.add_argument("--quick", action="store_true", help="50 streams, 5 s: no figures to quote")
 

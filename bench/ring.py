@@ -17,6 +17,7 @@ _AIM: Final = 1.3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench ring`."""
     parser.add_argument("--budget", type=int, default=64_000_000, help="limits.ring_bytes; default 64,000,000")
+    parser.add_argument("--items", nargs="+", choices=_ITEMS, default=list(_ITEMS), help="default all")
     parser.add_argument("--rounds", type=int, default=1, help="default 1")
     parser.add_argument("--quick", action="store_true", help="16 MB and no thousand tails: no figures to quote")
 
@@ -27,9 +28,9 @@ def run(options: argparse.Namespace) -> None:
         options.budget = 16_000_000
     report = Report("ring", quick=options.quick)
     rows = []
-    for kind, item in _ITEMS.items():
+    for kind in options.items:
         for tails in _TAILS[:2] if options.quick else _TAILS:
-            job = {"item": item, "tails": tails, "budget": options.budget}
+            job = {"item": _ITEMS[kind], "tails": tails, "budget": options.budget}
             answers = [run_worker("ring.fill", job) for _ in range(options.rounds)]
             for answer in answers:
                 report.record("ring", {"items": kind, "tails": tails, **answer})
