@@ -46,6 +46,9 @@ class _Source:
         self.limit = 0
         self.news = asyncio.Event()
 
+    async def start(self) -> None:
+        return
+
     async def open_feed(self, address: Address) -> Feed:
         raise NotImplementedError
 
