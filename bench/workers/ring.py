@@ -117,7 +117,9 @@ async def _fill(item: str, count: int, budget: int) -> Answer:
             places[number] = page.page.cursor
             passed += a_page
         most = max(most, rss_mb(os.getpid()))
-    answer = {"grown_mb": most - before, "held_mb": tails.budget.held / 1e6, "budget_mb": budget / 1e6}
+    # Memory is told in units of 2^20, the budget in bytes.
+    grown = (most - before) * 2**20 / 1e6
+    answer = {"grown_mb": grown, "held_mb": tails.budget.held / 1e6, "budget_mb": budget / 1e6}
     for follower in followers:
         await follower.aclose()
     await tails.aclose()
