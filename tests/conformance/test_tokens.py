@@ -168,7 +168,6 @@ async def test_keys_rotate_and_an_unknown_one_is_refused(world: World) -> None:
 @pytest.mark.req("CF-06", "P6")
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
 @given(noise=st.binary(min_size=1, max_size=300) | st.text(min_size=1, max_size=100))

@@ -6,7 +6,7 @@ from datetime import timedelta
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.conformance.client import BEGINNING, NOW, PATIENCE, Stream, after, at_time, physical, refused
@@ -54,7 +54,7 @@ async def check_streams(scene: Scene, tokens: list[str]) -> None:
 
 
 @pytest.mark.req("P1", "P2")
-@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3)
 @given(falls=FALLS)
 @example(falls=[9, -9])
 async def test_streams_that_share_a_tail_skip_nothing_when_times_fall_back(falls: list[int]) -> None:

@@ -198,7 +198,6 @@ CHILD_GONE_WITH_ITS_PARENT: list[Step] = [
 # printed as it was found, with its blob: give it to `@example` and take steps away.
 HISTORIES = settings(
     max_examples=ceil(SECONDS / 2),
-    deadline=None,
     phases=[phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)],
     report_multiple_bugs=False,
 )

@@ -96,7 +96,7 @@ VALUES = st.recursive(
 
 
 @given(said=st.dictionaries(st.text(max_size=9), VALUES, max_size=5))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_any_small_object_is_taken_as_it_is_written(connection: Connection, said: dict[str, object]) -> None:
     written = Json(said)
     query = "SELECT changefeed.checked_annotations(%s::text) = %s::text WHERE octet_length(%s::text) <= 1024"

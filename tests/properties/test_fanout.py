@@ -241,13 +241,13 @@ async def run(steps: Sequence[Step], partitions: int) -> None:
 
 
 @pytest.mark.req("P1", "P2", "E4")
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS, min_size=10, max_size=70), partitions=st.integers(1, 4))
 def test_pages_bring_every_change_in_order_through_splits_and_merges(steps: list[Step], partitions: int) -> None:
     asyncio.run(run(steps, partitions))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=st.lists(STEPS | TRIMS, min_size=10, max_size=70), partitions=st.integers(1, 4))
 def test_what_a_trim_takes_is_told(steps: list[Step], partitions: int) -> None:
     asyncio.run(run(steps, partitions))
@@ -300,7 +300,7 @@ class Stream:
             assert got == numbers[first : first + len(got)], f"{key} out of order, repeated or with a gap"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(TOPOLOGY, min_size=10, max_size=70),
     partitions=st.integers(1, 4),

@@ -420,5 +420,5 @@ class Subscription(RuleBasedStateMachine):
 
 
 # About two histories a second.
-Subscription.TestCase.settings = settings(max_examples=int(2 * soak_seconds(12)), stateful_step_count=40, deadline=None)
+Subscription.TestCase.settings = settings(max_examples=int(2 * soak_seconds(12)), stateful_step_count=40)
 TestWhateverHappensTheStreamKeepsItsPromises = Subscription.TestCase

@@ -36,7 +36,7 @@ async def collect(follower: Follower, scope: Scope, count: int, *, pace: random.
     return got
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     writes=st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=30), min_size=1, max_size=30),
     ring_bytes=st.sampled_from([1, 2_000, 20_000, 10**7]),

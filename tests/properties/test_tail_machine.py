@@ -268,7 +268,6 @@ def test_streams_over_one_tail_lose_and_repeat_nothing_in_any_interleaving() -> 
             settings=settings(
                 max_examples=500 if SOAKING else 60,
                 stateful_step_count=30,
-                deadline=None,
                 suppress_health_check=list(HealthCheck),
             ),
         )

@@ -194,7 +194,7 @@ def test_a_cursor_that_is_no_vector_is_refused(noise: bytes) -> None:
     assert caught.value.reason == "TOKEN_MALFORMED"
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(seed=st.integers(0, 2**32))
 def test_the_token_of_a_thousand_partitions_fits_into_a_request(seed: int) -> None:
     dice = random.Random(seed)

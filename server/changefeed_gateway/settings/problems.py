@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from changefeed_gateway.settings.values import HostPort
 
-_SHOWN: Final = (bool, int, timedelta, HostPort)
+_SHOWN: Final = (bool, int, float, timedelta, HostPort)
 """Types of the settings whose refused value is shown, and the words of a short list; what is text may be a secret."""
 _PLAIN = re.compile(r"[\w.:\[\]-]{1,40}", re.ASCII)
 """What is shown at all: no URL, connection string or anything else that came into the wrong place."""

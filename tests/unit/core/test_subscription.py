@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed_gateway.core.answer import Batch, Closing, ClosingReason, Retired, StreamItem, SubscriptionState
@@ -135,7 +135,6 @@ async def test_a_partition_is_not_retired_over_changes_that_require_held_back() 
 
 
 @pytest.mark.req("P1", "P4", "P5")
-@settings(deadline=None)
 @given(
     count=st.integers(0, 12),
     missing=st.integers(0, 20),
