@@ -114,7 +114,7 @@ async def _fill(item: str, count: int, budget: int) -> Answer:
             page = await follower.read(feeds[number], waiting)
             for items in (True, False):
                 page.records(items=items)
-            places[number] = page.page.cursor
+            places[number] = page.content.cursor
             passed += a_page
         most = max(most, rss_mb(os.getpid()))
     # Memory is told in units of 2^20, the budget in bytes.

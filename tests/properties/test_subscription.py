@@ -340,8 +340,8 @@ class Subscription(RuleBasedStateMachine):
     def answer(self, count: int, live: bool, which: int) -> None:
         question = self.reader.questions[which % len(self.reader.questions)]
         page = self.reader.page(question.read, count=count, live=live)
-        if not page.page.more_available:
-            self.ends_seen.add(place(page.page.cursor))
+        if not page.content.more_available:
+            self.ends_seen.add(place(page.content.cursor))
         if not question.answer.done():
             question.answer.set_result(page)
         self.settle()

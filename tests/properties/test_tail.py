@@ -27,10 +27,10 @@ async def collect(follower: Follower, scope: Scope, count: int, *, pace: random.
     position: Cursor = cursor(0)
     while len(got) < count:
         page = await follower.read(FEED, replace(READ, scope=scope, start=After(position), max_changes=size))
-        assert len(page.page.changes) <= size
-        assert page.page.cursor >= position
+        assert len(page.content.changes) <= size
+        assert page.content.cursor >= position
         got += page.records(items=True)
-        position = page.page.cursor
+        position = page.content.cursor
         for _ in range(pace.randrange(6)):
             await asyncio.sleep(0)
     return got
@@ -79,7 +79,7 @@ def test_every_follower_reads_its_changes_once_in_order(
 async def read_for_ever(follower: Follower, position: Cursor) -> None:
     while True:
         page = await follower.read(FEED, replace(READ, start=After(position), max_wait=timedelta(seconds=1)))
-        position = page.page.cursor
+        position = page.content.cursor
 
 
 async def test_live_pages_are_read_once_for_all_followers() -> None:

@@ -49,8 +49,8 @@ async def come_to_the_end(follower: Follower, position: int = 0) -> tuple[int, l
     while True:
         page = await ask(follower, position)
         got += page.records(items=True)
-        position = position_of(page.page.cursor)
-        if page.live and not page.page.more_available:
+        position = position_of(page.content.cursor)
+        if page.live and not page.content.more_available:
             return position, got
 
 
@@ -253,7 +253,7 @@ async def test_a_drain_ends_the_tails_instead_of_reading_in_circles() -> None:
         await until(lambda: all(tail._waiters for tail in tails._tails.values()))
         before = log.reads
         tails.begin_drain()
-        assert not (await waiting).page.changes
+        assert not (await waiting).content.changes
         for _ in range(100):
             await asyncio.sleep(0)
         assert log.reads - before <= 1
@@ -268,8 +268,8 @@ async def test_a_drain_answers_also_who_waits_for_a_turn_to_read_and_calls_it_no
         await until(lambda: log.under_way == 1)
         tails.begin_drain()
         pages = await asyncio.gather(*reading)
-        assert [page.page.changes for page in pages] == [()] * 3
-        assert all(page.page.more_available for page in pages), "a stream that was cut short is not live"
+        assert [page.content.changes for page in pages] == [()] * 3
+        assert all(page.content.more_available for page in pages), "a stream that was cut short is not live"
 
 
 async def test_a_cancelled_read_has_ended_when_its_reader_has() -> None:
@@ -350,7 +350,7 @@ async def test_a_tail_holds_no_page_that_has_left_its_ring() -> None:
         waiting = asyncio.create_task(ask(reader, 0, wait=_LONG))
         await until(lambda: any(read.max_wait for read in log.reads_of))
         log.write("a")
-        assert (await waiting).page.changes
+        assert (await waiting).content.changes
         del waiting
         await asyncio.sleep(0)
         await until(lambda: len([read for read in log.reads_of if read.max_wait]) == 2)

@@ -201,13 +201,13 @@ class TailMachine(RuleBasedStateMachine):
         stream.follower = self.tails.follow()
 
     def _take(self, stream: Stream, size: int, page: EncodedPage) -> None:
-        end = position_of(page.page.cursor)
+        end = position_of(page.content.cursor)
         passed = range(stream.position, end)
         assert end >= stream.position
-        assert len(page.page.changes) <= size
+        assert len(page.content.changes) <= size
         expected = [str(i).encode() for i in passed if within(self.log.keys[i], stream.scope)]
         assert page.records(items=True) == expected
-        if page.page.retired:
+        if page.content.retired:
             assert self.log.retired
             assert isinstance(stream.scope, PhysicalPartition)
             assert end == len(self.log.keys)

@@ -181,7 +181,7 @@ class Hold:
         """
         if self not in self._among:
             return 0  # the stream has ended
-        if not page.page.changes:
+        if not page.content.changes:
             self._own, reserved = 0, self._own
             self._budget.change(-reserved)
             return 0
@@ -223,11 +223,11 @@ def _distinct(page: EncodedPage) -> list[EncodedPage]:
 
 def _bytes(page: EncodedPage) -> int:
     """What the changes of a page and their records take, whether they are encoded already or not."""
-    return _CHANGE_BYTES * len(page.page.changes) + page.text_bytes.held + page.text_bytes.encoded
+    return _CHANGE_BYTES * len(page.content.changes) + page.text_bytes.held + page.text_bytes.encoded
 
 
 def _message_bytes(page: EncodedPage) -> int:
     """Of the records of a page, which may be part of what it came from."""
-    came_from = sum(len(origin.page.changes) for origin in page.origins)
+    came_from = sum(len(origin.content.changes) for origin in page.origins)
     encoded = sum(origin.text_bytes.encoded for origin in page.origins)
-    return len(page.page.changes) * (encoded // max(1, came_from) + _CHANGE_BYTES // 4)
+    return len(page.content.changes) * (encoded // max(1, came_from) + _CHANGE_BYTES // 4)

@@ -48,7 +48,7 @@ class _VectorCursors(Sequence[Cursor]):
 
     def __init__(self, first: Vector, segments: Sequence[_Segment]) -> None:
         self._first, self._segments = first, segments
-        self._ends = list(accumulate(len(s.page.page.changes) for s in segments))
+        self._ends = list(accumulate(len(s.page.content.changes) for s in segments))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -64,9 +64,9 @@ class _VectorCursors(Sequence[Cursor]):
         number = bisect_right(self._ends, index)
         vector = self._first.copy()
         for segment in self._segments[:number]:
-            vector.pass_over(segment.partition_id, segment.page.page)
+            vector.pass_over(segment.partition_id, segment.page.content)
         segment = self._segments[number]
-        cursor = segment.page.page.cursors[index - (self._ends[number - 1] if number else 0)]
+        cursor = segment.page.content.cursors[index - (self._ends[number - 1] if number else 0)]
         # The forecast of the page is one for its end; what was true before the page is true within it.
         vector.advance(segment.partition_id, vector.open[segment.partition_id]._replace(cursor=cursor))
         return vector.encode()
@@ -89,14 +89,14 @@ class _Joining:
 
     def add(self, partition_id: PartitionId, page: EncodedPage) -> None:
         """Take as much of a partition's page as there is room for."""
-        part = page if len(page.page.changes) <= self.room else page.cut(0, self.room)
-        self.complete = self.complete and not part.page.more_available
-        if page.page.changes and not part.page.changes:
+        part = page if len(page.content.changes) <= self.room else page.cut(0, self.room)
+        self.complete = self.complete and not part.content.more_available
+        if page.content.changes and not part.content.changes:
             return
-        self.vector.pass_over(partition_id, part.page)
+        self.vector.pass_over(partition_id, part.content)
         self.segments.append(_Segment(partition_id, part))
-        self.room -= len(part.page.changes)
-        self._bytes_left -= sum(len(change.item or "") for change in part.page.changes)
+        self.room -= len(part.content.changes)
+        self._bytes_left -= sum(len(change.item or "") for change in part.content.changes)
 
 
 class FanOut:
@@ -149,7 +149,7 @@ class FanOut:
                 if error.reason != Reason.PARTITION_NOT_FOUND.value:
                     raise
             else:
-                places = {pid: Place.after(page.page, page.page.cursor) for pid, page in resolved.items()}
+                places = {pid: Place.after(page.content, page.content.cursor) for pid, page in resolved.items()}
                 return Vector.beginning(partitions, places), resolved
         raise TransientFailure(
             "the list of the collection's partitions names one that is gone: try again",
@@ -183,7 +183,7 @@ class FanOut:
             pages = await _gather(self._reader.read(feed, part) for part in parts)
             for pid, page in zip(turn, pages, strict=True):
                 joining.add(pid, page)
-                if page.page.retired:
+                if page.content.retired:
                     opened = [child for child in joining.vector.open if child not in known]
                     known.update(opened)
                     unread += opened
@@ -204,9 +204,9 @@ class FanOut:
                 for task in done:
                     page = task.result()
                     joining.add(tasks[task], page)
-                    news = news or page.page.retired or bool(page.page.changes)
+                    news = news or page.content.retired or bool(page.content.changes)
                     # Its children were not read.
-                    joining.complete = joining.complete and not page.page.retired
+                    joining.complete = joining.complete and not page.content.retired
         finally:
             await _give_up(tasks)
 
@@ -231,7 +231,7 @@ async def _give_up(tasks: Iterable[asyncio.Future[_T]]) -> None:
 
 
 def _any_changes(segments: Sequence[_Segment]) -> bool:
-    return any(segment.page.page.changes for segment in segments)
+    return any(segment.page.content.changes for segment in segments)
 
 
 def _after_each(vector: Vector) -> dict[PartitionId, Start]:
@@ -268,7 +268,7 @@ def _part(
 
 
 def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_available: bool) -> EncodedPage:
-    changes: list[Change] = [change for segment in segments for change in segment.page.page.changes]
+    changes: list[Change] = [change for segment in segments for change in segment.page.content.changes]
     page = Page(
         changes=changes,
         cursors=_VectorCursors(first, segments),
@@ -277,7 +277,7 @@ def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_a
         more_available=more_available,
         expire_time=last.expire_time,
         watermark=_watermark(last, segments),
-        provider_calls=sum(segment.page.page.provider_calls for segment in segments),
+        provider_calls=sum(segment.page.content.provider_calls for segment in segments),
     )
 
     def records(items: bool) -> list[bytes]:
@@ -293,7 +293,7 @@ def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_a
 
 def _watermark(last: Vector, segments: Sequence[_Segment]) -> datetime | None:
     """The minimum over all open partitions; None unless each was read for this page and knows its own."""
-    known = {segment.partition_id: segment.page.page.watermark for segment in segments}
+    known = {segment.partition_id: segment.page.content.watermark for segment in segments}
     marks = [known.get(pid) for pid in last.open]
     certain = [mark for mark in marks if mark is not None]
     return min(certain) if certain and len(certain) == len(marks) and not last.waiting else None

@@ -43,7 +43,7 @@ class TextBytes(NamedTuple):
 class EncodedPage:
     """A page whose records are encoded on first use and then shared by everything cut from it."""
 
-    __slots__ = ("_by_key", "_origins", "_records", "_source", "_text_bytes", "live", "page")
+    __slots__ = ("_by_key", "_origins", "_records", "_source", "_text_bytes", "content", "live")
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class EncodedPage:
         live: bool = False,
         origins: "Sequence[EncodedPage]" = (),
     ) -> None:
-        self.page = page
+        self.content = page
         self.live = live
         """True when it was read at a tail, not behind it in the log."""
         self._origins = origins
@@ -84,7 +84,7 @@ class EncodedPage:
     def text_bytes(self) -> "TextBytes":
         """What the items of the page take."""
         if self._text_bytes is None:
-            items = [change.item for change in self.page.changes if change.item is not None]
+            items = [change.item for change in self.content.changes if change.item is not None]
             held = sum(map(getsizeof, items))
             # A string takes 1 byte a character within Latin 1, and 2 or 4 beyond it.
             encoded = sum(map(len, items)) if all(map(str.isascii, items)) else 2 * held
@@ -93,12 +93,12 @@ class EncodedPage:
 
     def after(self, cursor: Cursor) -> "EncodedPage":
         """The part behind a cursor of the same order; the page itself when that is all of it."""
-        passed = bisect_right(self.page.cursors, cursor) if cursor > self.page.start else 0
-        return self if passed == 0 else self.cut(passed, len(self.page.changes), start=cursor)
+        passed = bisect_right(self.content.cursors, cursor) if cursor > self.content.start else 0
+        return self if passed == 0 else self.cut(passed, len(self.content.changes), start=cursor)
 
     def cut(self, low: int, high: int, *, start: Cursor | None = None) -> "EncodedPage":
         """Changes `low` to `high`; what is true of its end (retirement, forecasts) stays only if `high` is its end."""
-        page = self.page
+        page = self.content
         whole = high == len(page.changes)
         if whole and low == 0:
             return self
@@ -124,7 +124,7 @@ class EncodedPage:
         """Which changes belong to which partition key; under None those that concern every key."""
         if self._by_key is None:
             self._by_key = {}
-            for index, change in enumerate(self.page.changes):
+            for index, change in enumerate(self.content.changes):
                 key = None if change.change_type is ChangeType.TRUNCATE else change.key.partition_key
                 self._by_key.setdefault(key, []).append(index)
         return self._by_key
@@ -137,7 +137,7 @@ class EncodedPage:
         """The changes of one partition key; the cursor still passes the whole page."""
         keys = self.partition_keys
         chosen = sorted([*keys.get(partition_key, ()), *keys.get(None, ())])
-        page = self.page
+        page = self.content
         part = replace(
             page,
             changes=[page.changes[i] for i in chosen],

@@ -27,11 +27,11 @@ class ItemRequirement:
         """
         if self.mode is not NewItemStateMode.REQUIRE:
             return page
-        for index, change in enumerate(page.page.changes):
+        for index, change in enumerate(page.content.changes):
             if change.item_state in _MISSING:
                 if index:
                     return page.cut(0, index)
-                raise self._refusal(change.event_id, change.item_state, page.page.cursors[0])
+                raise self._refusal(change.event_id, change.item_state, page.content.cursors[0])
         return page
 
     def _refusal(self, event_id: str, state: ItemState, cursor: Cursor) -> NewItemStateUnavailable:

@@ -72,7 +72,7 @@ class _Kept:
 
     def __init__(self, page: EncodedPage) -> None:
         self.page = page
-        self.texts = _text_bytes(page.page)
+        self.texts = _text_bytes(page.content)
         self.records = 0
         self.number = _GONE
 
@@ -110,15 +110,15 @@ class Ring:
 
     def append(self, page: EncodedPage) -> None:
         """Add the page that begins at `end`; the least useful pages of all rings leave when the budget is spent."""
-        self.end = page.page.cursor
-        self.ended = page.page.retired
-        self.expire_time, self.watermark = page.page.expire_time, page.page.watermark
+        self.end = page.content.cursor
+        self.ended = page.content.retired
+        self.expire_time, self.watermark = page.content.expire_time, page.content.watermark
         if self.ended:
-            self._last = replace(page.page, changes=(), cursors=(), start=page.page.cursor)
-        if not page.page.changes:
+            self._last = replace(page.content, changes=(), cursors=(), start=page.content.cursor)
+        if not page.content.changes:
             return
         kept = _Kept(page)
-        kept.page = EncodedPage(page.page, lambda items: self._encoded(kept, page, items), live=True)
+        kept.page = EncodedPage(page.content, lambda items: self._encoded(kept, page, items), live=True)
         self._pages.append(kept)
         self._ends.append(self.end)
         kept.number = self._budget.enter(self, kept.size)
@@ -131,7 +131,7 @@ class Ring:
         if kept.number != _GONE:
             before = kept.size
             kept.records += _record_bytes(records)
-            kept.texts = _text_bytes(page.page)
+            kept.texts = _text_bytes(page.content)
             self._budget.held += kept.size - before
             self._budget.trim()
         return records
@@ -206,7 +206,7 @@ class Ring:
             return None if self._last is None else EncodedPage(self._last, lambda items: [], live=True)
         last, changes, size = index, 0, 0
         for number in range(index, len(self._pages)):
-            changes += len(self._pages[number].page.page.changes)
+            changes += len(self._pages[number].page.content.changes)
             size += self._pages[number].texts
             if number > index and (changes > max_changes or size > max_bytes):
                 break
@@ -228,17 +228,17 @@ class Ring:
         for index in range(bisect_right(self._ends, cursor), len(self._pages)):
             if self._pages[index].page.concerns(partition_key):
                 rest = self._run(index, index).after(cursor).of_partition_key(partition_key)
-                if rest.page.changes:
+                if rest.content.changes:
                     return rest
         return None
 
 
 def _joined(pages: Sequence[EncodedPage], *, more: bool) -> EncodedPage:
-    first, last = pages[0].page, pages[-1].page
+    first, last = pages[0].content, pages[-1].content
     page = replace(
         last,
-        changes=list(chain.from_iterable(page.page.changes for page in pages)),
-        cursors=list(chain.from_iterable(page.page.cursors for page in pages)),
+        changes=list(chain.from_iterable(page.content.changes for page in pages)),
+        cursors=list(chain.from_iterable(page.content.cursors for page in pages)),
         start=first.start,
         more_available=more or last.more_available,
     )

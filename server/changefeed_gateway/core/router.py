@@ -97,10 +97,10 @@ class Router:
             page = await reader.read(feed, read)
             wait = timedelta(seconds=deadline - _clock())
             calls = 0
-            idle = not (page.page.changes or page.page.retired or page.page.more_available)
+            idle = not (page.content.changes or page.content.retired or page.content.more_available)
             if idle and wait > timedelta(0):
-                calls = page.page.provider_calls
-                page = await reader.read(feed, replace(read, start=After(page.page.cursor), max_wait=wait))
+                calls = page.content.provider_calls
+                page = await reader.read(feed, replace(read, start=After(page.content.cursor), max_wait=wait))
             page = self._requirement(feed, scope, request.mode).admit(page)
             return self._answer(feed, scope, page, items=read.items, earlier_calls=calls)
 
@@ -134,7 +134,7 @@ class Router:
             cursor, page = await self._resolve(tails, feed, known_scope, known_start)
             return ResolvedStart(
                 token=self._tokens.issue(feed, known_scope, cursor),
-                expire_time=page.page.expire_time,
+                expire_time=page.content.expire_time,
             )
 
     async def inspect_token(self, address: Address, token: str) -> TokenReport:
@@ -153,7 +153,7 @@ class Router:
                 )
                 scope, start = self._position(feed, None, FromToken(token))
                 _, page = await self._resolve(tails, feed, scope, start)
-                return replace(report, expire_time=page.page.expire_time)
+                return replace(report, expire_time=page.content.expire_time)
         except ChangeFeedError as problem:
             if problem.retryable:
                 raise
@@ -270,7 +270,7 @@ class Router:
     async def _resolve(self, tails: Tails, feed: Feed, scope: Scope, start: Start) -> tuple[Cursor, EncodedPage]:
         read = replace(self._page_read(feed, scope, start, NewItemStateMode.OMIT, 0), max_changes=0)
         page = await self._reader(feed, scope, tails.direct, feed.address).read(feed, read)
-        return page.page.cursor, page
+        return page.content.cursor, page
 
     def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier_calls: int) -> ReadAnswer:
         """The first part of the page that fits into one message."""
@@ -281,20 +281,20 @@ class Router:
         return ReadAnswer(
             feed=feed,
             records=part.records(items=items),
-            token=self._tokens.issue(feed, scope, part.page.cursor),
-            more_available=part.page.more_available,
-            retired=part.page.retired,
+            token=self._tokens.issue(feed, scope, part.content.cursor),
+            more_available=part.content.more_available,
+            retired=part.content.retired,
             children=tuple(
                 ChildToken(
                     partition_id=child.partition_id,
                     parents=child.parents,
                     token=self._tokens.issue(feed, PhysicalPartition(child.partition_id), child.start),
                 )
-                for child in part.page.children
+                for child in part.content.children
             ),
-            expire_time=part.page.expire_time,
-            watermark=part.page.watermark,
-            provider_calls=earlier_calls + part.page.provider_calls,
+            expire_time=part.content.expire_time,
+            watermark=part.content.watermark,
+            provider_calls=earlier_calls + part.content.provider_calls,
         )
 
 

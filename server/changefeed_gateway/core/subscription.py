@@ -66,7 +66,7 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
     An item counts as taken once the next one is asked for.
     """
     with only_own_cancellation():
-        resolved = (await reader.read(plan.feed, replace(plan.read, max_changes=0))).page
+        resolved = (await reader.read(plan.feed, replace(plan.read, max_changes=0))).content
         yield Opened(
             feed=plan.feed,
             token=plan.token(plan.read.scope, resolved.cursor),
@@ -160,8 +160,8 @@ class _Run:
             hold.release()
             raise
         self._page_size = self._plan.read.max_changes
-        if page.page.changes:
-            self._expected_bytes = min(self._most_bytes, hold.size * self._page_size // len(page.page.changes))
+        if page.content.changes:
+            self._expected_bytes = min(self._most_bytes, hold.size * self._page_size // len(page.content.changes))
         return _InHand(page, hold)
 
     def _read_after(self, cursor: Cursor, *, wait: float) -> PageRead:
@@ -183,15 +183,15 @@ class _Run:
             return
         page, hold = in_hand
         try:
-            behind = page.page.more_available and not page.live
+            behind = page.content.more_available and not page.live
             if behind and self._state is SubscriptionState.LIVE:
                 yield self._set_state(SubscriptionState.CATCHING_UP)
             admitted = self._admitted(page)
             if behind and admitted is page:
-                self._read_ahead(page.page.cursor)
+                self._read_ahead(page.content.cursor)
             for part in self._parts(admitted):
                 yield from self._deliver_part(part)
-                if (reason := self._reason_to_close(part.page)) is not None:
+                if (reason := self._reason_to_close(part.content)) is not None:
                     yield self._closing(reason)
                     return
         finally:
@@ -199,13 +199,13 @@ class _Run:
 
     def _admitted(self, page: EncodedPage) -> EncodedPage:
         """As much of a page as may be delivered."""
-        if self._plan.max_events and len(page.page.changes) > self._plan.max_events - self._delivered:
+        if self._plan.max_events and len(page.content.changes) > self._plan.max_events - self._delivered:
             page = page.cut(0, self._plan.max_events - self._delivered)
         return self._plan.requirement.admit(page)
 
     def _parts(self, page: EncodedPage) -> Iterator[EncodedPage]:
         """A page cut into what fits into one message each; an empty page is one part."""
-        if not page.page.changes:
+        if not page.content.changes:
             yield page
         records = page.records(items=self._plan.read.items)
         limits = self._limits.max_message_bytes, self._plan.read.max_changes
@@ -213,7 +213,7 @@ class _Run:
             yield page.cut(low, high)
 
     def _deliver_part(self, part: EncodedPage) -> Iterator[StreamItem]:
-        page = part.page
+        page = part.content
         self._cursor = page.cursor
         if page.changes:
             self._delivered += len(page.changes)

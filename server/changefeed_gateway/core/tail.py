@@ -97,7 +97,7 @@ class Tail:
 
     async def _ask_newest(self) -> None:
         try:
-            page = (await self._reader.read(self._feed, self._read(Now(), max_changes=0))).page
+            page = (await self._reader.read(self._feed, self._read(Now(), max_changes=0))).content
         except ChangeFeedError:
             # Whoever comes to the end has a page from which it can begin.
             return
@@ -149,10 +149,10 @@ class Tail:
                 del self._waiters_by_key[partition_key]
 
     def _wake(self, page: EncodedPage) -> None:
-        nothing_before = page.page.start
-        if page.page.retired:
+        nothing_before = page.content.start
+        if page.content.retired:
             self.wake_all()
-        elif page.page.changes:
+        elif page.content.changes:
             for waiter in self._waiters:
                 _resolve(waiter, nothing_before)
             if self._waiters_by_key:
@@ -268,12 +268,12 @@ class Follower:
         shared = _shared_scope(feed, read.scope)
         if shared is None or not read.max_changes:
             page = await self._read_log(feed, read)
-            page.live = not page.page.more_available
+            page.live = not page.content.more_available
             if shared is not None:
-                self._place(feed, shared).compares = page.page.comparable
+                self._place(feed, shared).compares = page.content.comparable
             return page
         page = await self._read_shared(feed, read, self._place(feed, shared))
-        return page if len(page.page.changes) <= read.max_changes else page.cut(0, read.max_changes)
+        return page if len(page.content.changes) <= read.max_changes else page.cut(0, read.max_changes)
 
     def _place(self, feed: Feed, shared: Scope) -> _Place:
         place = self._places.get(shared)
@@ -299,18 +299,18 @@ class Follower:
                 # Each stream would ask for itself with every heartbeat; it asks when it waits.
                 return _nothing(before.cursor, before.cursor, expire_time=before.expire_time)
             page = await self._read_log(feed, replace(read, start=start, max_wait=wait))
-            place.alone, place.compares = None, page.page.comparable
-            if page.page.retired:
+            place.alone, place.compares = None, page.content.comparable
+            if page.content.retired:
                 return page
-            if page.page.comparable:
-                self._join(feed, place, page.page)
-            if page.page.more_available:
+            if page.content.comparable:
+                self._join(feed, place, page.content)
+            if page.content.more_available:
                 return page
             page.live = True
-            start = After(page.page.cursor)
+            start = After(page.content.cursor)
             if place.tail is None or not place.compares or not place.tail.holds(start.cursor):
-                place.alone = replace(page.page, changes=(), cursors=())
-            if page.page.changes or not _left(deadline) or self._tails.direct.draining:
+                place.alone = replace(page.content, changes=(), cursors=())
+            if page.content.changes or not _left(deadline) or self._tails.direct.draining:
                 return page
 
     def _tail_near(self, feed: Feed, place: _Place, cursor: Cursor) -> Tail | None:

@@ -216,18 +216,18 @@ async def test_no_vector_is_made_that_nobody_asks_for(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(Vector, "encode", counted)
     page = await reader.read(feed, whole(Beginning(), size=1_000))
-    assert len(page.page.changes) > 500
+    assert len(page.content.changes) > 500
     assert made <= 2, "before the page and after it"
     made = 0
     cut = page.cut(10, 400)
     part = cut.cut(5, 100).cut(1, 50)
     key = page.of_partition_key("group 7")
-    assert len(part.page.cursors) == 49
+    assert len(part.content.cursors) == 49
     assert made <= 6, "the two ends of each cut"
     made = 0
-    assert part.page.cursors[-1] == part.page.cursor == page.page.cursors[10 + 5 + 49]
-    assert key.page.cursors[0] == page.page.cursors[page.page.changes.index(key.page.changes[0])]
-    assert list(part.page.cursors[3:5]) == [page.page.cursors[10 + 5 + 1 + n] for n in (3, 4)]
+    assert part.content.cursors[-1] == part.content.cursor == page.content.cursors[10 + 5 + 49]
+    assert key.content.cursors[0] == page.content.cursors[page.content.changes.index(key.content.changes[0])]
+    assert list(part.content.cursors[3:5]) == [page.content.cursors[10 + 5 + 1 + n] for n in (3, 4)]
     assert made == 8
 
 
@@ -239,26 +239,26 @@ async def test_a_joined_page_cut_anywhere_resumes_exactly_there() -> None:
         if number in (20, 40):
             collection.split(collection.logs()[number % 7].partition_id)
     page = await reader.read(feed, whole(Beginning()))
-    ids = [change.event_id for change in page.page.changes]
+    ids = [change.event_id for change in page.content.changes]
     assert len(ids) == 60
     for count in range(60):
         part = page.cut(0, count)
-        rest = await reader.read(feed, whole(After(part.page.cursor)))
-        assert sorted(ids[:count] + [change.event_id for change in rest.page.changes]) == sorted(ids)
+        rest = await reader.read(feed, whole(After(part.content.cursor)))
+        assert sorted(ids[:count] + [change.event_id for change in rest.content.changes]) == sorted(ids)
 
 
 async def test_a_wait_leaves_no_read_behind() -> None:
     reader, provider, collection = fan_out(5, Waiting)
     assert isinstance(provider, Waiting)
     feed = await provider.open_feed(ADDRESS)
-    start = After((await reader.read(feed, whole(Beginning()))).page.cursor)
+    start = After((await reader.read(feed, whole(Beginning()))).content.cursor)
     reading = asyncio.create_task(reader.read(feed, whole(start, wait=timedelta(minutes=1))))
     while provider.under_way < 5:  # noqa: ASYNC110 - it says nothing of its own
         await asyncio.sleep(0)
     for number in range(200):
         collection.put(f"group {number}", "x", {})
     provider.first.set_result(None)
-    assert (await reading).page.changes
+    assert (await reading).content.changes
     assert provider.under_way == 0
 
 
@@ -266,7 +266,7 @@ async def test_a_read_that_somebody_else_cancelled_is_a_failure_of_the_page() ->
     reader, provider, _ = fan_out(5, Waiting)
     assert isinstance(provider, Waiting)
     feed = await provider.open_feed(ADDRESS)
-    start = After((await reader.read(feed, whole(Beginning()))).page.cursor)
+    start = After((await reader.read(feed, whole(Beginning()))).content.cursor)
     provider.first.cancel()
     with pytest.raises(TransientFailure):
         await reader.read(feed, whole(start, wait=timedelta(minutes=1)))
@@ -278,9 +278,9 @@ async def test_what_a_full_page_has_no_room_for_is_the_next_pages() -> None:
     feed = await provider.open_feed(ADDRESS)
     for number in range(40):
         collection.put(f"group {number}", "x", {})
-    start, got, reads = (await reader.read(feed, whole(Beginning(), size=0))).page.cursor, 0, 0
+    start, got, reads = (await reader.read(feed, whole(Beginning(), size=0))).content.cursor, 0, 0
     while got < 40:
-        page = (await reader.read(feed, whole(After(start), size=3))).page
+        page = (await reader.read(feed, whole(After(start), size=3))).content
         assert page.more_available == (got + len(page.changes) < 40)
         assert len(page.changes) in (3, 40 - got), "a page that could be filled was not"
         got, start, reads = got + len(page.changes), page.cursor, reads + 1

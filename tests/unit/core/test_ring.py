@@ -159,15 +159,15 @@ def sizes(ring: Ring, *, max_changes: int, max_bytes: int) -> Iterator[int]:
     while more:
         shown = ring.page_after(position, max_changes=max_changes, max_bytes=max_bytes)
         assert shown is not None
-        assert len(shown.records(items=True)) == len(shown.page.changes)
-        yield len(shown.page.changes)
-        position, more = shown.page.cursor, shown.page.more_available
+        assert len(shown.records(items=True)) == len(shown.content.changes)
+        yield len(shown.content.changes)
+        position, more = shown.content.cursor, shown.content.more_available
 
 
 def test_only_the_newest_page_of_a_ring_says_that_nothing_more_is_there() -> None:
     ring = filled(RingBudget(10**9), 3)
     said = [ring.page_after(cursor(number), max_changes=1, max_bytes=1) for number in range(3)]
-    assert [shown and shown.page.more_available for shown in said] == [True, True, False]
+    assert [shown and shown.content.more_available for shown in said] == [True, True, False]
 
 
 def test_a_page_that_leaves_is_freed_at_once_and_not_by_the_garbage_collector() -> None:
@@ -180,8 +180,8 @@ def test_a_page_that_leaves_is_freed_at_once_and_not_by_the_garbage_collector() 
     text = Text("x" * 1_000)
     watched = weakref.ref(text)
     plain = page(0)
-    (change,) = plain.page.changes
-    ring.append(EncodedPage(replace(plain.page, changes=[change._replace(item=text)]), lambda items: [b"."]))
+    (change,) = plain.content.changes
+    ring.append(EncodedPage(replace(plain.content, changes=[change._replace(item=text)]), lambda items: [b"."]))
     del text
     gc.disable()
     try:

@@ -251,7 +251,7 @@ async def test_a_stream_that_waits_holds_no_page() -> None:
 
     async def watched(feed: Feed, asked: PageRead) -> EncodedPage:
         page = await read(feed, asked)
-        copy = replace(page.page)
+        copy = replace(page.content)
 
         def records(items: bool) -> list[bytes]:
             return [b"x"] * len(copy.changes)
