@@ -285,33 +285,54 @@ class Follower:
         return await (self._tails.patient if read.max_wait else self._tails.catching_up).read(feed, read)
 
     async def _read_shared(self, feed: Feed, read: PageRead, place: _Place) -> EncodedPage:
+        """The answer of the ring, of a place where the stream stands alone at the end, or of the log."""
         deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
         start = read.start
         while True:
-            if isinstance(start, After) and (tail := self._tail_near(feed, place, start.cursor)) is not None:
-                page = await self._read_ring(place, tail, start.cursor, read, deadline)
+            if isinstance(start, After):
+                page = await self._from_ring(feed, replace(read, start=start), place, start.cursor, deadline)
+                page = page or self._alone_at_the_end(place, start.cursor, deadline)
                 if page is not None:
                     return page
-            before = place.alone
-            alone = before is not None and start == After(before.cursor)
-            wait = _left(deadline) if alone else timedelta(0)
-            if before is not None and alone and not wait:
-                # Each stream would ask for itself with every heartbeat; it asks when it waits.
-                return _nothing(before.cursor, before.cursor, expire_time=before.expire_time)
-            page = await self._read_log(feed, replace(read, start=start, max_wait=wait))
-            place.alone, place.compares = None, page.content.comparable
-            if page.content.retired:
+            page = await self._from_log(feed, replace(read, start=start), place, deadline)
+            content = page.content
+            waits = not content.changes and _left(deadline) and not self._tails.direct.draining
+            if content.retired or content.more_available or not waits:
                 return page
-            if page.content.comparable:
-                self._join(feed, place, page.content)
-            if page.content.more_available:
-                return page
+            start = After(content.cursor)
+
+    async def _from_ring(
+        self, feed: Feed, read: PageRead, place: _Place, cursor: Cursor, deadline: float
+    ) -> EncodedPage | None:
+        """What the ring of a tail holds after a cursor, waiting at its end; None where it does not hold the cursor."""
+        tail = self._tail_near(feed, place, cursor)
+        return None if tail is None else await self._read_ring(place, tail, cursor, read, deadline)
+
+    def _alone_at_the_end(self, place: _Place, cursor: Cursor, deadline: float) -> EncodedPage | None:
+        """Nothing, for a stream that stands where no tail is and has no time to wait.
+
+        Each such stream would ask for itself with every heartbeat; it asks when it waits.
+        """
+        before = place.alone
+        if before is None or cursor != before.cursor or _left(deadline):
+            return None
+        return _nothing(cursor, cursor, expire_time=before.expire_time)
+
+    async def _from_log(self, feed: Feed, read: PageRead, place: _Place, deadline: float) -> EncodedPage:
+        """A page of the log; the stream is near a tail from then on, or stands alone at the end."""
+        alone = place.alone is not None and read.start == After(place.alone.cursor)
+        page = await self._read_log(feed, replace(read, max_wait=_left(deadline) if alone else timedelta(0)))
+        content = page.content
+        place.alone, place.compares = None, content.comparable
+        if content.retired:
+            return page
+        if content.comparable:
+            self._join(feed, place, content)
+        if not content.more_available:
             page.live = True
-            start = After(page.content.cursor)
-            if place.tail is None or not place.compares or not place.tail.holds(start.cursor):
-                place.alone = replace(page.content, changes=(), cursors=())
-            if page.content.changes or not _left(deadline) or self._tails.direct.draining:
-                return page
+            if place.tail is None or not place.compares or not place.tail.holds(content.cursor):
+                place.alone = replace(content, changes=(), cursors=())
+        return page
 
     def _tail_near(self, feed: Feed, place: _Place, cursor: Cursor) -> Tail | None:
         """The tail that was joined, or else one whose ring holds a cursor, joined now."""
