@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from changefeed_gateway.core.errors import ChangeFeedError, NotFound, TransientFailure
+from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, TickAnswer, Ticker
 
@@ -74,7 +75,8 @@ class Database:
 @asynccontextmanager
 async def ticking(cadence: Cadence = BRISK) -> AsyncIterator[tuple[Database, Ticker]]:
     database = Database()
-    ticker = Ticker(database.ask, cadence)
+    supervisor = Supervisor(first_pause=timedelta(milliseconds=1))
+    ticker = Ticker(database.ask, cadence, supervisor, "ticks")
     try:
         yield database, ticker
     finally:
