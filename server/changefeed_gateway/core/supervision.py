@@ -28,6 +28,9 @@ What it raises starts it anew; a ChangeFeedError is a failure that it foresees, 
 _KEEPS_FAILING: Final = 3
 """Failures without a round that lasted between them."""
 
+_ASK_AGAIN: Final = 5.0
+"""Seconds that a task has for its end before it is cancelled once more."""
+
 _log: FilteringBoundLogger = structlog.get_logger(__name__)
 
 
@@ -68,7 +71,7 @@ class LongTask:
         while self.running:
             self.cancel()
             # Asked again: a driver may swallow a cancellation (asyncio.wait_for before Python 3.12 does).
-            await asyncio.wait({self._task}, timeout=5)
+            await asyncio.wait({self._task}, timeout=_ASK_AGAIN)
 
     async def _run(self) -> None:
         try:

@@ -44,10 +44,6 @@ _PROBE: Final = re.compile(r'\{"probe": "[0-9a-f]{16}"\}')
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
-class _Deaf(TransientFailure):
-    """A connection did not hear what was sent to it."""
-
-
 class Doorbell:
     """One listening connection, replaced when it is lost or has gone deaf.
 
@@ -81,9 +77,8 @@ class Doorbell:
             connection = await self._connect()
             try:
                 # A transaction pooler takes the LISTEN and passes nothing on.
-                await self._probe(
-                    connection, "the doorbell is not heard: give a direct connection, or set doorbell to poll"
-                )
+                not_heard = "the doorbell is not heard: give a direct connection, or set doorbell to poll"
+                await self._expect(connection, await self._send_probe(), not_heard)
                 self.listening.set()
                 self._ring(None)
                 done()
@@ -108,13 +103,12 @@ class Doorbell:
         if await self._pass_on(connection, self._probe_interval):
             return
         try:
-            await self._probe(connection, "the doorbell has gone deaf: its connection died silently")
-        except _Deaf:
-            raise
+            probe = await self._send_probe()
         except ChangeFeedError:
-            pass  # the database is away; the next probe tells whether this connection survived
+            return  # the database is away; the next probe tells whether this connection survived
+        await self._expect(connection, probe, "the doorbell has gone deaf: its connection died silently")
 
-    async def _probe(self, connection: Connection, deaf: str) -> None:
+    async def _send_probe(self) -> str:
         """Send ourselves a notification: a connection that died silently looks like a quiet one."""
         payload = json.dumps({"probe": secrets.token_hex(8)})
 
@@ -122,19 +116,22 @@ class Doorbell:
             await other.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
         await self._connections.run(send, within=self._probe_timeout)
-        if not await self._pass_on(connection, self._probe_timeout.total_seconds(), until=payload):
-            raise _Deaf(deaf)
+        return payload
+
+    async def _expect(self, connection: Connection, probe: str, deaf: str) -> None:
+        if not await self._pass_on(connection, self._probe_timeout.total_seconds(), until=probe):
+            raise TransientFailure(deaf)
 
     async def _pass_on(self, connection: Connection, seconds: float, until: str = "") -> bool:
         """Ring for what is heard within some seconds, or until a payload; whether there was any, or that one."""
         deadline = _now() + seconds
         heard = False
         while (remaining := deadline - _now()) > 0 and not (until and heard):
-            payloads: set[str] = set()
+            payloads: list[str] = []
             try:
                 # Leaving the generator between two notifications of one packet would lose the second.
                 async for notification in connection.notifies(timeout=remaining, stop_after=1):
-                    payloads.add(notification.payload)
+                    payloads.append(notification.payload)
             except UnicodeDecodeError:
                 # In a database of encoding SQL_ASCII anything is text; what came behind it is lost.
                 self._pass_over()
