@@ -205,3 +205,10 @@ async def test_a_collection_that_cannot_be_opened_is_not_read(subject: Subject) 
     assert subject.faults.reads == reads
     subject.faults.fail_open(None)
     await subject.client.read(NOW)
+
+
+async def test_refused_credentials_of_the_gateway_are_no_problem_of_a_token(subject: Subject) -> None:
+    token = (await subject.client.read(NOW)).continuation_token
+    subject.faults.fail_open(ProviderAuthorizationFailed("grant it"))
+    found = await refusal(subject.client.inspect(token))
+    assert found.reason == "PROVIDER_AUTHORIZATION_FAILED"
