@@ -102,6 +102,9 @@ class _Partitions:
     async def start(self) -> None:
         """Nothing to start."""
 
+    async def ping(self) -> None:
+        """Nothing that could fail."""
+
     async def open_feed(self, address: Address) -> Feed:
         """Always the same."""
         supported = tuple(Capability(name=name, supported=True) for name in CapabilityName)

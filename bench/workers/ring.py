@@ -49,6 +49,9 @@ class _Source:
     async def start(self) -> None:
         return
 
+    async def ping(self) -> None:
+        """Nothing that could fail."""
+
     async def open_feed(self, address: Address) -> Feed:
         raise NotImplementedError
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 
 import grpc
@@ -10,11 +11,12 @@ import pytest
 from google.protobuf import descriptor_pb2, json_format, message_factory
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
+from structlog.testing import capture_logs
 
 from changefeed.v1 import position_pb2, read_changes_pb2, resource_pb2, subscribe_pb2
 from changefeed_gateway.api.server import MAX_REQUEST_BYTES, GatewayServer
 from changefeed_gateway.core.answer import StreamItem
-from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.errors import ProviderAuthorizationFailed, TransientFailure
 from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 from tests.api.gateway import Gateway, error_info, serving
 from tests.api.router_double import OPENED, Held, RouterDouble
@@ -111,6 +113,62 @@ async def test_a_check_that_hangs_counts_as_failure() -> None:
     timeout = timedelta(milliseconds=5)
     async with serving(router, checks={"main": hang}, check_timeout=timeout) as gateway:
         await Watch(gateway, "main").until(NOT_SERVING)
+
+
+async def test_a_check_that_is_cancelled_by_somebody_else_counts_as_failure_and_is_asked_again() -> None:
+    checks = 0
+
+    async def check() -> None:
+        nonlocal checks
+        checks += 1
+        if checks < 5:
+            raise asyncio.CancelledError
+
+    router = RouterDouble()
+    async with serving(router, checks={"main": check}, check_interval=timedelta(milliseconds=50)) as gateway:
+        watch = Watch(gateway, "main")
+        await watch.until(NOT_SERVING)
+        await watch.until(SERVING)
+
+
+async def test_a_check_that_does_not_end_is_not_asked_again_beside_itself() -> None:
+    checks, seconds = 0, timedelta(milliseconds=5)
+    asked_again = asyncio.Event()
+
+    async def deaf() -> None:
+        nonlocal checks
+        checks += 1
+        for _ in range(3):
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+        asked_again.set()
+
+    async with serving(RouterDouble(), checks={"main": deaf}, check_interval=seconds, check_timeout=seconds) as gateway:
+        await Watch(gateway, "main").until(NOT_SERVING)
+        async with asyncio.timeout(30):
+            await asked_again.wait()
+        assert checks == 1
+
+
+async def test_what_a_check_raises_is_logged_without_its_text_unless_it_is_ours() -> None:
+    errors = [RuntimeError("password=secret"), ProviderAuthorizationFailed("grant it changefeed_reader")]
+
+    async def check() -> None:
+        if errors:
+            raise errors[0]
+
+    with capture_logs() as logs:
+        interval = timedelta(milliseconds=5)
+        async with serving(RouterDouble(), checks={"main": check}, check_interval=interval) as gateway:
+            watch = Watch(gateway, "main")
+            for _ in range(2):
+                await watch.until(NOT_SERVING)
+                held = errors[1:]
+                errors.clear()
+                await watch.until(SERVING)
+                errors.extend(held)
+    problems = [entry["problem"] for entry in logs if entry["event"] == "connection not serving"]
+    assert problems == ["RuntimeError", "PROVIDER_AUTHORIZATION_FAILED: grant it changefeed_reader"]
 
 
 async def test_drain_tells_health_first_then_streams_and_then_stops(gateway: Gateway, router: RouterDouble) -> None:

@@ -246,7 +246,7 @@ async def test_refused_credentials_are_named_and_never_shown(scene: Scene, code:
     text = f"The canonical string should have been 'POST / host x-amz-security-token:{SESSION_TOKEN} {ACCESS_KEY}'"
     scene.server.fail("*", ServiceError(code, text), times=ALWAYS)
     found = await refused(
-        scene.client.read(BEGINNING), "AUTHENTICATION_FAILED", "AUTHENTICATION_FAILED", grpc.StatusCode.UNAUTHENTICATED
+        scene.client.read(BEGINNING), "PROVIDER_ERROR", "PROVIDER_AUTHENTICATION_FAILED", grpc.StatusCode.UNAVAILABLE
     )
     assert found.metadata["retryable"] == "false"
     check_harmless(found)
@@ -257,7 +257,7 @@ async def test_a_missing_permission_names_the_call(scene: Scene, operation: str)
     await scene.write(scene.shop.put, "a", 1)
     scene.server.fail(operation, access_denied(operation, f"table/{TABLE} {ACCESS_KEY}"), times=ALWAYS)
     found = await refused(
-        scene.client.read(BEGINNING), "AUTHORIZATION_FAILED", "AUTHORIZATION_FAILED", grpc.StatusCode.PERMISSION_DENIED
+        scene.client.read(BEGINNING), "PROVIDER_ERROR", "PROVIDER_AUTHORIZATION_FAILED", grpc.StatusCode.UNAVAILABLE
     )
     assert f"dynamodb:{operation}" in found.message
     assert found.metadata["retryable"] == "false"

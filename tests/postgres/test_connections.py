@@ -2,8 +2,15 @@
 
 import asyncio
 from contextlib import aclosing
+from typing import Any
 
+import psycopg
+import pytest
+import structlog
+
+from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from tests.databases import PostgresForTests
 
 
 async def test_who_is_cancelled_while_a_connection_comes_does_not_go_on(log_database: str) -> None:
@@ -39,3 +46,72 @@ async def _cancel_at(connections: Connections, moment: int) -> None:
     ended.set()
     await asyncio.wait({holding, asking})
     assert asking.cancelled()
+
+
+async def test_a_server_that_refuses_is_asked_why_once_for_all_who_wait(
+    postgres: PostgresForTests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were each to ask by a connection of its own, a thousand calls would take every place the server has."""
+    connections = Connections(postgres.dsn("nowhere"), max_size=1)
+    under_way = most = 0
+    connect = psycopg.AsyncConnection.connect
+
+    async def counted(*args: Any, **options: Any) -> Any:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        try:
+            return await connect(*args, **options)
+        finally:
+            under_way -= 1
+
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", counted)
+    await connections.open()
+    async with aclosing(connections), asyncio.timeout(60):
+        asking = [connections.fetch("SELECT 1", {}) for _ in range(50)]
+        answers = await asyncio.gather(*asking, return_exceptions=True)
+    assert {getattr(answer, "reason", answer) for answer in answers} == {"DATABASE_NOT_FOUND"}
+    assert len({id(answer) for answer in answers}) == 50, "an error for each: their tracebacks stay apart"
+    assert most <= 1
+
+
+async def test_who_waits_for_a_repair_that_is_closed_hears_an_error(
+    log_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    sweeping = asyncio.Event()
+
+    async def sweep() -> None:
+        sweeping.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(connections._pool, "check", sweep)
+
+    async def lose(_: Connection) -> None:
+        raise psycopg.OperationalError("lost")
+
+    losing = [asyncio.create_task(connections.run(lose)) for _ in range(2)]
+    async with asyncio.timeout(30):
+        await sweeping.wait()
+        await connections.aclose()
+        for answer in await asyncio.gather(*losing, return_exceptions=True):
+            assert isinstance(answer, TransientFailure)
+
+
+async def test_what_the_pool_does_knows_nothing_of_the_call_that_opened_it(
+    log_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[dict[str, Any]] = []
+    connections = Connections(log_database, max_size=2)
+
+    async def configure(_: Connection) -> None:
+        found.append(structlog.contextvars.get_contextvars())
+
+    monkeypatch.setattr(connections._pool, "_configure", configure)
+    with structlog.contextvars.bound_contextvars(request_id="somebody's"):
+        await connections.open()
+        async with aclosing(connections):
+            await connections.fetch("SELECT 1", {})
+    assert found
+    assert not any(found)

@@ -6,6 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.finding import Finding
@@ -52,6 +54,20 @@ async def test_a_database_in_order_has_nothing_wrong(shop: Shop) -> None:
 async def test_a_fault_of_a_feed(shop: Shop, fault: str, subject: str, remedy: str) -> None:
     await shop.connection.execute(fault.encode())
     assert remedy in (await wrong(shop.dsn))[subject].remedy
+
+
+async def test_a_login_that_may_not_connect_or_is_not_known(shop: Shop) -> None:
+    database = str(conninfo_to_dict(shop.dsn)["dbname"])
+    name = sql.Identifier(database)
+    await shop.connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(name))
+    async with login(shop.dsn, "changefeed_outside") as dsn:
+        remedy = (await wrong(dsn))["database"].remedy
+        assert remedy == f'GRANT CONNECT ON DATABASE "{database}" TO "changefeed_outside"'
+        await shop.connection.execute(remedy.encode())
+        await shop.connection.execute("GRANT changefeed_reader TO changefeed_outside")
+        assert "database" not in await wrong(dsn)
+    unknown = await wrong(make_conninfo(shop.dsn, user="nobody_at_all"))
+    assert "user and password" in unknown["database"].remedy
 
 
 async def test_days_that_run_out(shop: Shop) -> None:

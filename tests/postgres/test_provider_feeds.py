@@ -7,10 +7,10 @@ import psycopg
 import pytest
 
 from changefeed_gateway.core.errors import (
-    AuthenticationFailed,
-    AuthorizationFailed,
     FeedNotProvisioned,
     NotFound,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     TransientFailure,
 )
 from changefeed_gateway.core.model import (
@@ -134,7 +134,7 @@ async def test_a_database_that_does_not_exist(postgres: PostgresForTests) -> Non
 async def test_a_role_that_does_not_exist(database: str) -> None:
     dsn = psycopg.conninfo.make_conninfo(database, user="nobody_at_all")
     async with open_provider(dsn, IMPATIENT) as provider:
-        with pytest.raises(AuthenticationFailed):
+        with pytest.raises(ProviderAuthenticationFailed):
             await provider.open_feed(address("documents"))
 
 
@@ -142,7 +142,7 @@ async def test_a_role_without_rights(connection: Connection, database: str) -> N
     await connection.execute("DROP ROLE IF EXISTS changefeed_stranger; CREATE ROLE changefeed_stranger LOGIN")
     dsn = psycopg.conninfo.make_conninfo(database, user="changefeed_stranger")
     async with open_provider(dsn) as provider:
-        with pytest.raises(AuthorizationFailed):
+        with pytest.raises(ProviderAuthorizationFailed):
             await provider.open_feed(address("documents"))
     await connection.execute("DROP ROLE changefeed_stranger")
 

@@ -97,6 +97,9 @@ class Log:
 
     async def start(self) -> None: ...
 
+    async def ping(self) -> None:
+        pass
+
     async def open_feed(self, address: Address) -> Feed:
         return FEED
 

@@ -13,10 +13,13 @@ from grpc_status import rpc_status
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
-from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, Reason, Throttled
+from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
 
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key: a caller may choose the id, and gets it back in the trailing metadata in any case."""
+
+_NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
+"""Holds back a client whose gRPC retries every UNAVAILABLE (gRFC A6)."""
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
@@ -107,7 +110,10 @@ class Call:
             raise asyncio.CancelledError
         self._context.set_code(status.code)
         self._context.set_details(status.details)
-        self._context.set_trailing_metadata((*status.trailing_metadata, (REQUEST_ID_KEY, self.request_id)))
+        metadata = (*status.trailing_metadata, (REQUEST_ID_KEY, self.request_id))
+        if isinstance(error, ProviderAccessFailed):
+            metadata = (*metadata, _NO_RETRY)
+        self._context.set_trailing_metadata(metadata)
 
     def cut(self, code: grpc.StatusCode, details: str) -> None:
         """End the call now, without waiting until the client has taken what it was sent; idempotent."""

@@ -8,7 +8,13 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from changefeed_gateway.core.errors import ChangeFeedError, HistoryGap, InternalFailure, ProviderFailure
+from changefeed_gateway.core.errors import (
+    ChangeFeedError,
+    HistoryGap,
+    InternalFailure,
+    ProviderAccessFailed,
+    ProviderFailure,
+)
 
 MAX_LINES: Final = 10
 """Of one code and reason, in `_WINDOW_SECONDS`: one client can make thousands of calls a second that are refused."""
@@ -39,7 +45,7 @@ class CallLog:
         facts = facts | {"reason": error.reason, "error": str(error)}
         if isinstance(error, ProviderFailure | HistoryGap | InternalFailure):
             _log.error("call finished", **facts, exc_info=error)
-        elif error.retryable:
+        elif error.retryable or isinstance(error, ProviderAccessFailed):
             _log.warning("call finished", **facts)
         else:
             _log.info("call finished", **facts)

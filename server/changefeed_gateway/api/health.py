@@ -7,6 +7,7 @@ of status needs, and keeps its watchers waiting through a shutdown.
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import grpc
@@ -17,7 +18,8 @@ from structlog.typing import FilteringBoundLogger
 
 from changefeed_gateway.api.call import Call
 from changefeed_gateway.api.interceptors import CallGuard
-from changefeed_gateway.core.errors import NotFound, Reason
+from changefeed_gateway.core.errors import ChangeFeedError, NotFound, Reason
+from changefeed_gateway.core.supervision import Done, Supervisor
 
 SERVICE_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 OVERALL: Final = ""
@@ -123,31 +125,61 @@ class HealthMonitor:
         self._checks = dict(checks)
         self._interval = interval
         self._timeout = timeout
+        self._supervisor = Supervisor()
 
-    async def run(self) -> None:
-        """Check until cancelled; connections do not wait for one another."""
-        async with asyncio.TaskGroup() as group:
-            for connection, check in self._checks.items():
-                group.create_task(self._watch(connection, check), name=f"health of {connection}")
+    def start(self) -> None:
+        """Check until closed; connections do not wait for one another."""
+        for connection, check in self._checks.items():
+            question = _Question(check, self._timeout)
+            self._supervisor.keep(f"health of {connection}", partial(self._watch, connection, question))
 
-    async def _watch(self, connection: str, check: HealthCheck) -> None:
+    async def aclose(self) -> None:
+        """Check no more; idempotent."""
+        await self._supervisor.aclose()
+
+    async def _watch(self, connection: str, question: "_Question", done: Done) -> None:
         was_serving = True
         while True:
-            problem = await self._ask(check)
+            problem = await question.ask()
             self._health.set_serving(connection, problem is None)
             if was_serving and problem is not None:
                 _log.warning("connection not serving", connection=connection, problem=problem)
             elif not was_serving and problem is None:
                 _log.info("connection serving again", connection=connection)
             was_serving = problem is None
+            done()
             await asyncio.sleep(self._interval.total_seconds())
 
-    async def _ask(self, check: HealthCheck) -> str | None:
+
+class _Question:
+    """Asks one connection whether it can serve, once at a time: a check may outlive its timeout and its end."""
+
+    def __init__(self, check: HealthCheck, timeout: timedelta) -> None:
+        self._check = check
+        self._timeout = timeout.total_seconds()
+        self._asking: asyncio.Future[None] | None = None
+
+    async def ask(self) -> str | None:
+        """What is wrong; None if the connection can serve."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.ensure_future(self._check())
+            # Nobody asks it any more that answers too late.
+            self._asking.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        asking = self._asking
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                await check()
-        except TimeoutError:
-            return f"no answer in {self._timeout.total_seconds():g} s"
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return None
+            # Not awaited itself: a driver may swallow a cancellation (asyncio.wait_for before Python 3.12 does).
+            await asyncio.wait({asking}, timeout=self._timeout)
+            if not asking.done():
+                return f"no answer in {self._timeout:g} s"
+        finally:
+            asking.cancel()
+        if asking.cancelled():
+            return "the check was cancelled"
+        match asking.exception():
+            case None:
+                return None
+            case ChangeFeedError() as error:
+                return f"{error.reason}: {error}"
+            case error:
+                # What others raise may repeat what they were given.
+                return type(error).__name__

@@ -67,7 +67,6 @@ class GatewayServer:
         for connection in set(router.connections) - checks.keys():
             self._health.set_serving(connection, True)
         self._health_monitor = HealthMonitor(self._health, checks, interval=check_interval, timeout=check_timeout)
-        self._monitoring: asyncio.Task[None] | None = None
         self._server: grpc.aio.Server | None = None
         self._draining = False
 
@@ -83,7 +82,7 @@ class GatewayServer:
         self._server = server
         await server.start()
         if not self._draining:
-            self._monitoring = asyncio.create_task(self._health_monitor.run(), name="health monitor")
+            self._health_monitor.start()
         return port
 
     async def drain(self, grace: timedelta, *, notice: timedelta = timedelta(0)) -> None:
@@ -95,7 +94,7 @@ class GatewayServer:
         """
         self._draining = True
         self._health.begin_drain()
-        await self._stop_monitoring()
+        await self._health_monitor.aclose()
         await asyncio.sleep(notice.total_seconds())
         self._router.begin_drain()
         self._guard.begin_drain()
@@ -112,11 +111,6 @@ class GatewayServer:
         """Wait until the server has stopped."""
         if self._server is not None:
             await self._server.wait_for_termination()
-
-    async def _stop_monitoring(self) -> None:
-        if self._monitoring is not None:
-            self._monitoring.cancel()
-            await asyncio.wait((self._monitoring,))
 
 
 def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:

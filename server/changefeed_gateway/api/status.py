@@ -20,6 +20,7 @@ from changefeed_gateway.core.errors import (
     InternalFailure,
     InvalidRequest,
     NotFound,
+    ProviderAccessFailed,
     ProviderFailure,
     Throttled,
     TransientFailure,
@@ -39,6 +40,7 @@ _CODES: Final[dict[type[ChangeFeedError], grpc.StatusCode]] = {
     AuthorizationFailed: grpc.StatusCode.PERMISSION_DENIED,
     Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TransientFailure: grpc.StatusCode.UNAVAILABLE,
+    ProviderAccessFailed: grpc.StatusCode.UNAVAILABLE,
     ProviderFailure: grpc.StatusCode.UNKNOWN,
     HistoryGap: grpc.StatusCode.DATA_LOSS,
     InternalFailure: grpc.StatusCode.INTERNAL,
@@ -47,6 +49,7 @@ _CODES: Final[dict[type[ChangeFeedError], grpc.StatusCode]] = {
 _RETRY_AFTER: Final[dict[type[ChangeFeedError], timedelta]] = {
     Throttled: timedelta(seconds=1),
     TransientFailure: timedelta(milliseconds=500),
+    ProviderAccessFailed: timedelta(seconds=30),
 }
 
 _OPAQUE: Final = (ProviderFailure, InternalFailure)
@@ -69,8 +72,8 @@ def status_code(error: ChangeFeedError) -> grpc.StatusCode:
 def to_status(error: ChangeFeedError, *, request_id: str) -> status_pb2.Status:
     """Turn an error into a status that stays below 4 KiB.
 
-    Carries ErrorInfo always, RetryInfo for errors that pass, BadRequest for fields. What does not fit is left out
-    whole, never cut in the middle of a value, and ErrorInfo.metadata then says `truncated`.
+    Carries ErrorInfo always, RetryInfo for errors that pass or that an operator ends, BadRequest for fields. What does
+    not fit is left out whole, never cut in the middle of a value, and ErrorInfo.metadata then says `truncated`.
     """
     opaque = isinstance(error, _OPAQUE)
     message = f"{type(error).category.value}: quote request id {request_id}" if opaque else str(error)

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -16,8 +16,6 @@ from structlog.typing import FilteringBoundLogger
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
 from changefeed_gateway.app.opening import is_private, open_provider
-from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
-from changefeed_gateway.core.model import Address
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
@@ -60,7 +58,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             encoder=encode_changes,
         )
         stack.push_async_callback(_in_time, router.aclose)
-        checks = {name: partial(_answers, provider, name) for name, provider in providers.items()}
+        checks = {name: provider.ping for name, provider in providers.items()}
         server = GatewayServer(router, checks=checks)
         port = await server.start(str(settings.listen))
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
@@ -120,16 +118,3 @@ class _Signals:
     async def next(self) -> str:
         """Wait for a signal and answer its name."""
         return await self._came.get()
-
-
-async def _answers(provider: Provider, connection: str) -> None:
-    """The health check of a connection: any answer about a collection comes from a database that works."""
-    address = Address(connection=connection, database="", collection="health")
-    asking = asyncio.ensure_future(provider.open_feed(address))
-    try:
-        # Not awaited itself: a driver may swallow a cancellation (asyncio.wait_for before Python 3.12 does).
-        await asyncio.wait({asking})
-    finally:
-        asking.cancel()
-    with suppress(NotFound, FeedNotProvisioned):
-        asking.result()

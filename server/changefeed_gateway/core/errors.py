@@ -7,10 +7,11 @@ ChangeFeedError
 ├── UnsupportedCapability     the collection cannot do this; reason is the capability's name
 ├── NewItemStateUnavailable   REQUIRE was asked and one change has no item
 ├── NotFound                  connection, database, collection or partition
-├── AuthenticationFailed      the gateway's own credentials, or the caller's, were refused
-├── AuthorizationFailed       known, and not allowed
+├── AuthenticationFailed      the caller is not known
+├── AuthorizationFailed       the caller is known, and not allowed
 ├── Throttled                 too much; come back after `retry_after`
 ├── TransientFailure          come back after `retry_after`
+├── ProviderAccessFailed      the provider refuses the gateway's own credentials: the operator's matter
 ├── ProviderFailure           the provider failed in a way nobody mapped
 ├── HistoryGap                a hole inside the retained history
 └── InternalFailure           a fault of the gateway
@@ -67,6 +68,8 @@ class Reason(Enum):
     PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     PROVIDER_TIMEOUT = "PROVIDER_TIMEOUT"
     DRAINING = "DRAINING"
+    PROVIDER_AUTHENTICATION_FAILED = "PROVIDER_AUTHENTICATION_FAILED"
+    PROVIDER_AUTHORIZATION_FAILED = "PROVIDER_AUTHORIZATION_FAILED"
     PROVIDER_ERROR = "PROVIDER_ERROR"
     HISTORY_GAP = "HISTORY_GAP"
     INTERNAL = "INTERNAL"
@@ -150,14 +153,14 @@ class NotFound(ChangeFeedError):
 
 
 class AuthenticationFailed(ChangeFeedError):
-    """Credentials were refused."""
+    """The caller's credentials were refused; the gateway's own are `ProviderAccessFailed`."""
 
     category = Category.AUTHENTICATION_FAILED
     default_reason = Reason.AUTHENTICATION_FAILED
 
 
 class AuthorizationFailed(ChangeFeedError):
-    """The principal is known and may not do this."""
+    """The caller is known and may not do this."""
 
     category = Category.AUTHORIZATION_FAILED
     default_reason = Reason.AUTHORIZATION_FAILED
@@ -177,6 +180,26 @@ class TransientFailure(ChangeFeedError):
     category = Category.TRANSIENT_FAILURE
     retryable = True
     default_reason = Reason.PROVIDER_UNAVAILABLE
+
+
+class ProviderAccessFailed(ChangeFeedError):
+    """The provider refuses the gateway's own credentials, or a right they lack; no caller can do anything about it.
+
+    Not retryable at once: it passes when an operator has acted.
+    """
+
+    category = Category.PROVIDER_ERROR
+    default_reason = Reason.PROVIDER_AUTHENTICATION_FAILED
+
+
+class ProviderAuthenticationFailed(ProviderAccessFailed):
+    """The provider does not know the gateway's login, or refuses its credentials."""
+
+
+class ProviderAuthorizationFailed(ProviderAccessFailed):
+    """The gateway's login lacks a right; the message names it."""
+
+    default_reason = Reason.PROVIDER_AUTHORIZATION_FAILED
 
 
 class ProviderFailure(ChangeFeedError):

@@ -63,6 +63,13 @@ class Provider(Protocol):
         """
         ...
 
+    async def ping(self) -> None:
+        """Ask the database whether it can serve, with the rights that serving needs anyway.
+
+        Raises ChangeFeedError if it cannot, or if a task keeps failing that serving rests on.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Release everything; idempotent."""
         ...

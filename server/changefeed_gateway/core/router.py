@@ -23,6 +23,7 @@ from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
     NotFound,
+    ProviderAccessFailed,
     Reason,
     UnsupportedCapability,
 )
@@ -155,7 +156,8 @@ class Router:
                 _, page = await self._resolve(tails, feed, scope, start)
                 return replace(report, expire_time=page.content.expire_time)
         except ChangeFeedError as problem:
-            if problem.retryable:
+            # Refused credentials of the gateway's own say nothing of the token.
+            if problem.retryable or isinstance(problem, ProviderAccessFailed):
                 raise
             return replace(report, problem=problem)
 

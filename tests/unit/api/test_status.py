@@ -23,6 +23,9 @@ from changefeed_gateway.core.errors import (
     InvalidRequest,
     NewItemStateUnavailable,
     NotFound,
+    ProviderAccessFailed,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     ProviderFailure,
     Reason,
     Throttled,
@@ -40,6 +43,9 @@ CODES = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AuthenticationFailed: grpc.StatusCode.UNAUTHENTICATED,
     AuthorizationFailed: grpc.StatusCode.PERMISSION_DENIED,
+    ProviderAccessFailed: grpc.StatusCode.UNAVAILABLE,
+    ProviderAuthenticationFailed: grpc.StatusCode.UNAVAILABLE,
+    ProviderAuthorizationFailed: grpc.StatusCode.UNAVAILABLE,
     Throttled: grpc.StatusCode.RESOURCE_EXHAUSTED,
     TransientFailure: grpc.StatusCode.UNAVAILABLE,
     ProviderFailure: grpc.StatusCode.UNKNOWN,
@@ -102,7 +108,14 @@ def test_every_class_and_reason(cls: type[ChangeFeedError]) -> None:
         assert dict(info(status).metadata) == expected | ({} if opaque else {"event_id": "e-1"})
         assert ("what to do" in status.message) is not opaque
         assert ("r-1" in status.message) is opaque
-        assert ("RetryInfo" in details(status)) is cls.retryable
+        assert ("RetryInfo" in details(status)) is (cls.retryable or issubclass(cls, ProviderAccessFailed))
+
+
+def test_refused_credentials_of_the_gateway_ask_for_half_a_minute() -> None:
+    for cls in (ProviderAuthenticationFailed, ProviderAuthorizationFailed):
+        retry = details(to_status(cls("grant it"), request_id="r-1"))["RetryInfo"]
+        assert isinstance(retry, error_details_pb2.RetryInfo)
+        assert retry.retry_delay.ToTimedelta() == timedelta(seconds=30)
 
 
 @pytest.mark.parametrize("cls", [ProviderFailure, InternalFailure])

@@ -8,6 +8,8 @@ from datetime import timedelta
 import grpc
 import pytest
 
+from changefeed.v1 import change_feed_service_pb2_grpc
+from changefeed_client.client import OPTIONS
 from changefeed_gateway.core.errors import (
     AuthenticationFailed,
     AuthorizationFailed,
@@ -18,11 +20,14 @@ from changefeed_gateway.core.errors import (
     InternalFailure,
     InvalidRequest,
     NotFound,
+    ProviderAccessFailed,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     ProviderFailure,
     Throttled,
     TransientFailure,
 )
-from changefeed_gateway.core.model import Address
+from changefeed_gateway.core.model import Address, Feed
 from changefeed_gateway.providers.memory.collection import CollectionOptions
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
@@ -68,6 +73,8 @@ ERRORS: list[tuple[ChangeFeedError, grpc.StatusCode, str]] = [
     (NotFound("no"), grpc.StatusCode.NOT_FOUND, "NOT_FOUND"),
     (AuthenticationFailed("no"), grpc.StatusCode.UNAUTHENTICATED, "AUTHENTICATION_FAILED"),
     (AuthorizationFailed("no"), grpc.StatusCode.PERMISSION_DENIED, "AUTHORIZATION_FAILED"),
+    (ProviderAuthenticationFailed("no"), grpc.StatusCode.UNAVAILABLE, "PROVIDER_ERROR"),
+    (ProviderAuthorizationFailed("no"), grpc.StatusCode.UNAVAILABLE, "PROVIDER_ERROR"),
     (Throttled("no"), grpc.StatusCode.RESOURCE_EXHAUSTED, "THROTTLED"),
     (TransientFailure("no"), grpc.StatusCode.UNAVAILABLE, "TRANSIENT_FAILURE"),
     (ProviderFailure(SECRET), grpc.StatusCode.UNKNOWN, "PROVIDER_ERROR"),
@@ -86,9 +93,30 @@ async def test_every_failure_of_a_read_reaches_the_caller_as_what_it_is(
     assert (found.code, found.category, found.reason) == (code, category, error.reason)
     assert found.metadata["provider"] == "memory"
     assert found.metadata["retryable"] == str(type(error).retryable).lower()
-    assert (found.retry_delay is not None) == type(error).retryable
+    assert (found.retry_delay is not None) == (type(error).retryable or isinstance(error, ProviderAccessFailed))
     assert SECRET not in found.message
     assert not (await subject.client.read(after(token))).events
+
+
+async def test_a_client_that_retries_what_is_unavailable_is_held_back_until_an_operator_has_acted(
+    start_gateway: StartGateway,
+) -> None:
+    asked = 0
+
+    class Refused(MemoryProvider):
+        async def open_feed(self, address: Address) -> Feed:
+            nonlocal asked
+            asked += 1
+            raise ProviderAuthorizationFailed("grant it changefeed_reader")
+
+    gateway = await start_gateway({"here": Refused(MemoryStore())})
+    async with grpc.aio.insecure_channel(gateway.target, options=OPTIONS) as channel:
+        address = wire_address(Address(connection="here", database="", collection="things"))
+        client = Client(change_feed_service_pb2_grpc.ChangeFeedServiceStub(channel), address)
+        found = await refusal(client.read(BEGINNING))
+    assert (found.code, found.reason) == (grpc.StatusCode.UNAVAILABLE, "PROVIDER_AUTHORIZATION_FAILED")
+    assert found.retry_delay == timedelta(seconds=30)
+    assert asked == 1
 
 
 async def test_an_exception_that_nobody_foresaw_tells_nothing_of_itself(subject: Subject) -> None:
@@ -177,3 +205,10 @@ async def test_a_collection_that_cannot_be_opened_is_not_read(subject: Subject) 
     assert subject.faults.reads == reads
     subject.faults.fail_open(None)
     await subject.client.read(NOW)
+
+
+async def test_refused_credentials_of_the_gateway_are_no_problem_of_a_token(subject: Subject) -> None:
+    token = (await subject.client.read(NOW)).continuation_token
+    subject.faults.fail_open(ProviderAuthorizationFailed("grant it"))
+    found = await refusal(subject.client.inspect(token))
+    assert found.reason == "PROVIDER_AUTHORIZATION_FAILED"

@@ -6,11 +6,11 @@ from psycopg import errors
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from changefeed_gateway.core.errors import (
-    AuthenticationFailed,
-    AuthorizationFailed,
     ChangeFeedError,
     FeedNotProvisioned,
     NotFound,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     ProviderFailure,
     TransientFailure,
 )
@@ -33,13 +33,13 @@ def raised(sqlstate: str) -> psycopg.Error:
     [
         ("08006", TransientFailure),
         ("25006", ProviderFailure),
-        ("28000", AuthenticationFailed),
-        ("28P01", AuthenticationFailed),
+        ("28000", ProviderAuthenticationFailed),
+        ("28P01", ProviderAuthenticationFailed),
         ("3D000", NotFound),
         ("3F000", FeedNotProvisioned),
         ("40001", TransientFailure),
         ("40P01", TransientFailure),
-        ("42501", AuthorizationFailed),
+        ("42501", ProviderAuthorizationFailed),
         ("42883", FeedNotProvisioned),
         ("42P01", FeedNotProvisioned),
         ("53300", TransientFailure),
@@ -72,9 +72,9 @@ def test_no_message_repeats_the_server(sqlstate: str) -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ('connection failed: FATAL:  password authentication failed for user "x"', AuthenticationFailed),
-        ('connection failed: FATAL:  role "x" does not exist', AuthenticationFailed),
-        ('connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1"', AuthenticationFailed),
+        ('connection failed: FATAL:  password authentication failed for user "x"', ProviderAuthenticationFailed),
+        ('connection failed: FATAL:  role "x" does not exist', ProviderAuthenticationFailed),
+        ('connection failed: FATAL:  no pg_hba.conf entry for host "10.0.0.1"', ProviderAuthenticationFailed),
         ('connection failed: FATAL:  database "x" does not exist', NotFound),
         ("connection failed: Connection refused", TransientFailure),
         ("the connection is lost", TransientFailure),

@@ -7,8 +7,10 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import structlog
 
-from changefeed_gateway.core.errors import ChangeFeedError, NotFound, TransientFailure
+from changefeed_gateway.core.errors import InternalFailure, NotFound, TransientFailure
+from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, TickAnswer, Ticker
 
@@ -34,7 +36,7 @@ class Database:
     def __init__(self) -> None:
         self.newest = 1
         self.quiet = True
-        self.error: ChangeFeedError | None = None
+        self.error: Exception | None = None
         self.hold: asyncio.Event | None = None
         self.asked = 0
         self.answered = 0
@@ -74,7 +76,8 @@ class Database:
 @asynccontextmanager
 async def ticking(cadence: Cadence = BRISK) -> AsyncIterator[tuple[Database, Ticker]]:
     database = Database()
-    ticker = Ticker(database.ask, cadence)
+    supervisor = Supervisor(first_pause=timedelta(milliseconds=1))
+    ticker = Ticker(database.ask, cadence, supervisor, "ticks")
     try:
         yield database, ticker
     finally:
@@ -254,3 +257,90 @@ async def test_what_will_not_pass_surfaces_at_once() -> None:
                 await ticker.refresh()
         database.error, database.newest = None, 2
         assert await ticker.wait(1, 5) == tick(2)
+
+
+async def test_a_fault_in_asking_is_told_to_who_waits_and_asking_goes_on() -> None:
+    async with ticking() as (database, ticker):
+        database.error = KeyError("nobody foresaw it")
+        async with asyncio.timeout(30):
+            with pytest.raises(InternalFailure) as caught:
+                await ticker.wait(1, 60)
+            assert isinstance(caught.value.__cause__, KeyError)
+            waiting = [asyncio.create_task(ticker.wait(1, 60)) for _ in range(3)]
+            await database.until_asked(lambda asked: asked >= 3)
+            database.error, database.newest = None, 2
+            answers = await asyncio.gather(*waiting, return_exceptions=True)
+        assert all(answer == tick(2) or isinstance(answer, InternalFailure) for answer in answers)
+        assert await ticker.wait(1, 60) == tick(2)
+
+
+async def test_who_shares_a_question_that_is_closed_is_told_to_come_again() -> None:
+    """A feed that is made anew closes what other calls are waiting for."""
+    async with ticking() as (database, ticker):
+        database.hold = asyncio.Event()
+        sharing = [asyncio.create_task(ticker.refresh()) for _ in range(3)]
+        await database.until_asked(lambda asked: asked == 1)
+        late = asyncio.create_task(ticker.refresh())
+        waiting = asyncio.create_task(ticker.wait(1, 60))
+        await asyncio.sleep(0)
+        await ticker.aclose()
+        async with asyncio.timeout(5):
+            answers = await asyncio.gather(*sharing, late, waiting, return_exceptions=True)
+        assert [getattr(answer, "reason", answer) for answer in answers] == ["DRAINING"] * 5
+        assert all(isinstance(answer, TransientFailure) and answer.retry_after for answer in answers)
+
+
+async def test_a_closed_ticker_asks_nothing_any_more() -> None:
+    async with ticking() as (database, ticker):
+        await ticker.aclose()
+        for read in (ticker.refresh(), ticker.recent(), ticker.wait(1, 60)):
+            with pytest.raises(TransientFailure) as caught:
+                await read
+            assert caught.value.reason == "DRAINING"
+        assert database.asked == 0
+
+
+async def test_a_close_that_is_cancelled_has_sent_everybody_away() -> None:
+    async with ticking() as (database, ticker):
+        database.hold = asyncio.Event()
+        waiting = asyncio.create_task(ticker.wait(1, 60))
+        await database.until_asked(lambda asked: asked == 1)
+        closing = asyncio.create_task(ticker.aclose())
+        await asyncio.sleep(0)
+        closing.cancel()
+        async with asyncio.timeout(5):
+            with pytest.raises(TransientFailure):
+                await waiting
+
+
+async def test_rings_that_bring_nothing_are_answered_at_the_pace_of_polls() -> None:
+    """Every login may ring: a flood of it makes no flood of questions."""
+    cadence = replace(LONE, longest_poll=timedelta(milliseconds=100))
+    async with ticking(cadence) as (database, ticker):
+        waiting = asyncio.create_task(ticker.wait(1, 60))
+        end = asyncio.get_running_loop().time() + 1
+        while asyncio.get_running_loop().time() < end:
+            ticker.ring()
+            await asyncio.sleep(0)
+        assert database.asked <= 30
+        database.newest = 2
+        ticker.ring()
+        async with asyncio.timeout(10):
+            assert await waiting == tick(2)
+
+
+async def test_what_asks_for_everybody_knows_nothing_of_who_came_first() -> None:
+    found: list[dict[str, object]] = []
+
+    async def ask() -> TickAnswer:
+        found.append(structlog.contextvars.get_contextvars())
+        return TickAnswer(tick(1), True)
+
+    supervisor = Supervisor()
+    ticker = Ticker(ask, BRISK, supervisor, "ticks")
+    with structlog.contextvars.bound_contextvars(request_id="somebody's"):
+        await ticker.refresh()
+        await ticker.wait(1, 0.05)
+    assert len(found) >= 2
+    assert not any(found)
+    await ticker.aclose()

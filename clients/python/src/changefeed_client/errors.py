@@ -51,7 +51,8 @@ class ChangeFeedRpcError(Exception):
     reason: str
     """What exactly went wrong, such as TOKEN_SIGNATURE; empty when the gateway did not answer."""
     retryable: bool
-    """Whether the same call may succeed later."""
+    """Whether the same call may succeed soon. It is false for PROVIDER_AUTHENTICATION_FAILED and
+    PROVIDER_AUTHORIZATION_FAILED, although their code is UNAVAILABLE: they pass when an operator has acted."""
     retry_after: timedelta | None = None
     """How long the gateway asks to wait first."""
     request_id: str = ""

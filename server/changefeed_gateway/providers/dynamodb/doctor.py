@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Final
 
-from changefeed_gateway.core.errors import AuthorizationFailed, ChangeFeedError, FeedNotProvisioned, NotFound
+from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound, ProviderAuthorizationFailed
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import ItemState
 from changefeed_gateway.core.provider import Examination
@@ -84,7 +84,7 @@ async def _readable(service: Service, table: str, stream: Stream) -> Finding:
 
 
 def _remedy(error: ChangeFeedError) -> str:
-    return _ALLOW if isinstance(error, AuthorizationFailed) else "see the message"
+    return _ALLOW if isinstance(error, ProviderAuthorizationFailed) else "see the message"
 
 
 def _wrong(subject: str, error: ChangeFeedError, remedy: str) -> Finding:

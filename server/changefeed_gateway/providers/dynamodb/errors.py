@@ -22,12 +22,12 @@ from botocore.exceptions import (
 )
 
 from changefeed_gateway.core.errors import (
-    AuthenticationFailed,
-    AuthorizationFailed,
     ChangeFeedError,
     CheckpointExpired,
     InvalidRequest,
     NotFound,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     ProviderFailure,
     Reason,
     Throttled,
@@ -106,13 +106,13 @@ def _throttled(operation: str) -> ChangeFeedError:
 
 
 def _refused(operation: str) -> ChangeFeedError:
-    return AuthenticationFailed(
+    return ProviderAuthenticationFailed(
         "DynamoDB refused the connection's credentials: check its profile, its role, and the clock of this machine"
     )
 
 
 def _forbidden(operation: str) -> ChangeFeedError:
-    return AuthorizationFailed(
+    return ProviderAuthorizationFailed(
         f"the connection's credentials may not call dynamodb:{operation}: allow it on the table and its stream"
     )
 

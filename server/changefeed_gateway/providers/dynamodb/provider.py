@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Final
 
 from changefeed_gateway.core.errors import (
-    AuthorizationFailed,
     FeedNotProvisioned,
     NotFound,
+    ProviderAuthorizationFailed,
     Reason,
     UnsupportedCapability,
 )
@@ -79,7 +79,7 @@ class DynamoDBProvider:
         return "dynamodb"
 
     async def start(self) -> None:
-        """Load the SDK and find credentials, so that the first call need not. Raises AuthenticationFailed."""
+        """Load the SDK and find credentials, so that the first call need not. Raises ProviderAuthenticationFailed."""
         await self._service.connect()
 
     async def ping(self) -> None:
@@ -93,7 +93,7 @@ class DynamoDBProvider:
             await self._service.call("DescribeStream", StreamArn=stream.arn, Limit=1)
         except (NotFound, FeedNotProvisioned, StreamGone):
             return
-        except AuthorizationFailed:
+        except ProviderAuthorizationFailed:
             if self._options.tables:
                 raise
 

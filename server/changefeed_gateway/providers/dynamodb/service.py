@@ -16,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session as BotocoreSession
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from changefeed_gateway.core.errors import AuthenticationFailed, Reason, Throttled, TransientFailure
+from changefeed_gateway.core.errors import ProviderAuthenticationFailed, Reason, Throttled, TransientFailure
 from changefeed_gateway.providers.dynamodb.errors import (
     InvalidCall,
     closing,
@@ -107,7 +107,7 @@ class Service:
         return await retrying(self._call_once, clients, operation, parameters)
 
     async def connect(self) -> None:
-        """Load the SDK and find credentials and region. Raises AuthenticationFailed."""
+        """Load the SDK and find credentials and region. Raises ProviderAuthenticationFailed."""
         await self._connected()
 
     def close(self) -> None:
@@ -145,7 +145,7 @@ class Service:
                 try:
                     self._clients = await self._in_thread(self._make_clients)
                 except (ClientError, BotoCoreError) as error:
-                    raise AuthenticationFailed(
+                    raise ProviderAuthenticationFailed(
                         "the connection's region, profile or role cannot be used: check its settings and ~/.aws"
                     ) from error
                 self.region = self._clients.region

@@ -45,7 +45,7 @@ class Faults:
         self._open_failure = None
 
     def fail_open(self, error: ChangeFeedError | None) -> None:
-        """Raise `error` from every `open_feed` until told otherwise with None."""
+        """Raise `error` from every `open_feed` and `ping` until told otherwise with None."""
         self._open_failure = error
 
     def stall_reads(self) -> Stall:
@@ -54,7 +54,7 @@ class Faults:
         return self._stall
 
     async def before_open(self) -> None:
-        """Meet the faults of `open_feed`; others run meanwhile, as they would while a database answers."""
+        """Meet the faults of `open_feed` and `ping`; others run meanwhile, as they would while a database answers."""
         await asyncio.sleep(0)
         if self._open_failure is not None:
             raise self._open_failure

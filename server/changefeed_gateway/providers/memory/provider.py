@@ -99,6 +99,10 @@ class MemoryProvider:
                     await self._await_news(feed, read.scope, position)
         return build_page(collection, self._resumed(feed, read.scope, position), position, read)
 
+    async def ping(self) -> None:
+        """See `Provider.ping`."""
+        await self.faults.before_open()
+
     async def aclose(self) -> None:
         """See `Provider.aclose`: there is nothing to release."""
 

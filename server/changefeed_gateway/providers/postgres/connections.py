@@ -1,9 +1,10 @@
 """Connections to one PostgreSQL database: a bounded pool of short autocommit statements."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from contextvars import Context
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -17,7 +18,7 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from changefeed_gateway.providers.postgres.errors import connection_lost, translate, translated
+from changefeed_gateway.providers.postgres.errors import closing, connection_lost, translate, translated
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -92,7 +93,8 @@ class Connections:
         """When the server of the newest connection did; another one, or the same after a restart, has another time."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
-        self._repairing: asyncio.Task[None] | None = None
+        self._repair = _Joined(self._sweep)
+        self._refusal = _Joined(self._look_for_refusal)
         self._pool = AsyncConnectionPool(
             dsn,
             kwargs=self._options,
@@ -107,10 +109,13 @@ class Connections:
 
     async def open(self) -> None:
         """Start connecting, without waiting for it; idempotent."""
-        await self._pool.open(wait=False)
+        # The pool's workers outlive the call that came first: its request id is not theirs.
+        await asyncio.create_task(self._pool.open(wait=False), context=Context())
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""
+        await self._repair.aclose()
+        await self._refusal.aclose()
         await self._pool.close()
 
     async def run(self, work: Callable[[Connection], Awaitable[_T]], *, within: timedelta | None = None) -> _T:
@@ -129,7 +134,7 @@ class Connections:
         except psycopg.Error as error:
             if not connection_lost(error):
                 raise
-        await self._repair()
+        await self._repair.join()
         return await self._run_once(work)
 
     async def fetch(
@@ -157,8 +162,8 @@ class Connections:
         try:
             return await self._take_once()
         except PoolTimeout:
-            if self._failures > failures:
-                await self._raise_if_refused()
+            if self._failures > failures and (refusal := await self._refusal.join()) is not None:
+                raise translate(refusal) from refusal
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PoolTimeout),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
@@ -186,21 +191,18 @@ class Connections:
         """How often the pool failed to connect."""
         return self._pool.get_stats().get("connections_errors", 0)
 
-    async def _raise_if_refused(self) -> None:
+    async def _look_for_refusal(self) -> psycopg.Error | None:
         """Tell a server that refuses us from one that does not answer: the pool keeps the reason to itself."""
         try:
             connection = await psycopg.AsyncConnection.connect(self._dsn, **self._options)
         except psycopg.Error as error:
-            if not (ours := translate(error)).retryable:
-                raise ours from error
-        else:
-            await connection.close()
+            return None if translate(error).retryable else error
+        await connection.close()
+        return None
 
-    async def _repair(self) -> None:
-        """Replace what a restart left dead in the pool; one sweep at a time, shared by all who ask for it."""
-        if self._repairing is None or self._repairing.done():
-            self._repairing = asyncio.create_task(self._pool.check())
-        await asyncio.shield(self._repairing)
+    async def _sweep(self) -> None:
+        """Replace what a restart left dead in the pool."""
+        await self._pool.check()
 
     async def _configure(self, connection: Connection) -> None:
         # Sent as the smallest type that holds its value, a number would make another prepared statement for each.
@@ -224,6 +226,32 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
+
+
+class _Joined(Generic[_T]):
+    """Work of which one is under way at a time; who asks meanwhile waits for that one."""
+
+    def __init__(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> None:
+        self._work = work
+        self._task: asyncio.Task[_T] | None = None
+
+    async def join(self) -> _T:
+        """What the work answers or raises; TransientFailure when it was cancelled."""
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._work(), context=Context())
+            # Everybody who waits may be gone before it fails.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        task = self._task
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise closing()
+        return task.result()
+
+    async def aclose(self) -> None:
+        """Cancel it; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
 
 async def leads_through_pooler(connection: Connection) -> bool:

@@ -12,11 +12,11 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from changefeed_gateway.core.errors import (
-    AuthenticationFailed,
-    AuthorizationFailed,
     ChangeFeedError,
     FeedNotProvisioned,
     NotFound,
+    ProviderAuthenticationFailed,
+    ProviderAuthorizationFailed,
     ProviderFailure,
     Reason,
     TransientFailure,
@@ -26,6 +26,13 @@ _SOON: Final = timedelta(milliseconds=200)
 _LATER: Final = timedelta(seconds=1)
 
 MIGRATE: Final = "the change log is not installed or is older than this gateway: run `changefeed migrate`"
+
+
+def closing() -> TransientFailure:
+    """The error for what waits on something that is being closed."""
+    return TransientFailure(
+        "the gateway is closing this feed: connect again", reason=Reason.DRAINING, retry_after=_LATER
+    )
 
 
 def _unavailable() -> ChangeFeedError:
@@ -41,13 +48,15 @@ def _conflicted() -> ChangeFeedError:
 
 
 def _refused() -> ChangeFeedError:
-    return AuthenticationFailed(
+    return ProviderAuthenticationFailed(
         "PostgreSQL refused the connection's credentials: check its user, password and pg_hba.conf"
     )
 
 
 def _forbidden() -> ChangeFeedError:
-    return AuthorizationFailed("the connection's role may not read the change log: grant it the role changefeed needs")
+    return ProviderAuthorizationFailed(
+        "the connection's role may not read the change log: grant it changefeed_reader, and CONNECT on the database"
+    )
 
 
 def _no_database() -> ChangeFeedError:

@@ -1,12 +1,11 @@
 """PostgreSQL as a provider of change feeds: the log that triggers write, cut into batches by ticks."""
 
 import asyncio
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, LiteralString
-
-import structlog
+from functools import partial
+from typing import Final, Literal
 
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
@@ -24,14 +23,16 @@ from changefeed_gateway.core.model import (
     Partition,
     PortabilityWarning,
 )
+from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.errors import closing
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log.log import FeedLog
 from changefeed_gateway.providers.postgres.retention.run import keep_running
 from changefeed_gateway.providers.postgres.ticks.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
 from changefeed_gateway.providers.postgres.ticks.sequences import SequenceWatch
-from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, closing
+from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 
 _ITEM_STATES: Final = {
     ImageMode.CAPTURED: ItemState.INCLUDED,
@@ -44,9 +45,6 @@ _CURRENT_ITEMS: Final = PortabilityWarning(
     message="a change carries its item as it was when the page was read: at least as new as the change; an item that"
     " was deleted by then is left out",
 )
-
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +92,10 @@ class PostgresProvider:
             probe_timeout=options.probe_timeout,
         )
         self._logs: dict[str, FeedLog] = {}
+        self._supervisor = Supervisor()
         self._starting = asyncio.Lock()
+        self._started = False
         self._closed = False
-        self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def provider_id(self) -> str:
@@ -110,22 +109,29 @@ class PostgresProvider:
         """
         if self._closed:
             raise closing()
-        if self._tasks:
+        if self._started:
             return
         async with self._starting:
-            await self._connections.open()
-            if self._options.doorbell == "notify":
-                self.doorbell.start()
-            if not self._tasks:
-                self._tasks = [asyncio.create_task(work) for work in self._work()]
+            if self._closed:
+                raise closing()
+            if not self._started:
+                await self._connections.open()
+                self._keep_going()
+                self._started = True
 
-    def _work(self) -> Iterator[Coroutine[Any, Any, None]]:
-        """What goes on whether somebody reads or not: times without a reader can be started from too."""
-        options = self._options
-        yield SequenceWatch(self._connections, self._feeds, options.cadence, options.idle_cadence).run()
-        yield self._keep_doing("SELECT changefeed.check_feeds()", options.check_cadence)
+    def _keep_going(self) -> None:
+        """Begin what goes on whether somebody reads or not: times without a reader can be started from too."""
+        options, keep = self._options, self._supervisor.keep
+        if options.doorbell == "notify":
+            # Without it everything is polled, and nothing lost.
+            keep("doorbell", self.doorbell.run, optional=True)
+        keep(
+            "watch of the sequences",
+            SequenceWatch(self._connections, self._feeds, options.cadence, options.idle_cadence).run,
+        )
+        keep("check of capture", self._check_capture)
         if (interval := options.retention_interval) is not None:
-            yield keep_running(self._dsn, interval)
+            keep("retention", partial(keep_running, self._dsn, interval))
 
     async def open_feed(self, address: Address) -> Feed:
         """Look the collection up by its name in changefeed.feeds: "documents", "public.orders"."""
@@ -160,13 +166,10 @@ class PostgresProvider:
         raise NotFound(f"the feed of {feed.address.collection!r} was removed since it was opened") from cause
 
     async def ping(self) -> None:
-        """Ask the database whether it answers. Raises ChangeFeedError."""
+        """Look at the feeds, as every read does first. Raises as `Provider.ping`."""
         await self.start()
-
-        async def work(connection: Connection) -> None:
-            await connection.execute("SELECT")
-
-        await self._connections.run(work)
+        await self._connections.fetch("SELECT FROM changefeed.feeds LIMIT 1", {})
+        self._supervisor.check()
 
     def forget(self) -> None:
         """Know nothing of the feeds' ticks and partitions any more; the next reads look at the database."""
@@ -176,19 +179,19 @@ class PostgresProvider:
     async def aclose(self) -> None:
         """Stop everything; idempotent."""
         self._closed = True
-        for task in self._tasks:
-            task.cancel()
-            await asyncio.wait({task})
-        await self.doorbell.aclose()
-        for log in self._logs.values():
-            await log.aclose()
-        await self._connections.aclose()
+        async with self._starting:
+            for incarnation in list(self._logs):
+                await self._forget(incarnation)
+            await self._supervisor.aclose()
+            await self._connections.aclose()
 
     def _is_open(self, feed: Feed) -> bool:
         """Whether the connections still lead to the database in which a feed was opened."""
         return self._connections.database in (None, feed.opened_as(FeedDefinition).database)
 
     def _log_of(self, feed: Feed) -> FeedLog:
+        if self._closed:
+            raise closing()
         definition = feed.opened_as(FeedDefinition)
         log = self._logs.get(definition.incarnation)
         if log is None:
@@ -196,6 +199,7 @@ class PostgresProvider:
                 self._connections,
                 definition,
                 self._options.cadence,
+                supervisor=self._supervisor,
                 listening=self.doorbell.listening.is_set,
             )
             self._logs[definition.incarnation] = log
@@ -213,31 +217,19 @@ class PostgresProvider:
         if (log := self._logs.pop(incarnation, None)) is not None:
             await log.aclose()
 
-    def _ring(self, feed_id: int | None) -> None:
+    def _ring(self, feed_ids: Collection[int] | None) -> None:
         for feed in self._feeds():
-            if feed_id in (None, feed.definition.feed_id):
+            if feed_ids is None or feed.definition.feed_id in feed_ids:
                 feed.ticker.ring()
 
     def _feeds(self) -> list[FeedTicks]:
         return [log.ticks for log in self._logs.values()]
 
-    async def _keep_doing(self, statement: LiteralString, pause: timedelta) -> None:
-        """Run a statement again and again; a database that is away is waited for."""
-
-        async def work(connection: Connection) -> None:
-            await connection.execute(statement)
-
-        failing = False
+    async def _check_capture(self, done: Done) -> None:
         while True:
-            await asyncio.sleep(pause.total_seconds() * (5 if failing else 1))
-            try:
-                await self._connections.run(work)
-            except ChangeFeedError as error:
-                if not failing:
-                    _log.warning("failing for now", statement=statement, reason=error.reason)
-                failing = True
-            else:
-                failing = False
+            await asyncio.sleep(self._options.check_cadence.total_seconds())
+            await self._connections.fetch("SELECT changefeed.check_feeds()", {})
+            done()
 
 
 def _feed(address: Address, definition: FeedDefinition) -> Feed:

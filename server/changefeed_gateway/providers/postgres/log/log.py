@@ -22,6 +22,7 @@ from changefeed_gateway.core.model import (
     PartitionId,
     PhysicalPartition,
 )
+from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import (
     Position,
@@ -52,12 +53,15 @@ class FeedLog:
         definition: FeedDefinition,
         cadence: Cadence,
         *,
+        supervisor: Supervisor,
         listening: Callable[[], bool],
     ) -> None:
         """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
         self._connections = connections
         self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
-        self.ticks = FeedTicks(connections, definition, self._statements, cadence, listening=listening)
+        self.ticks = FeedTicks(
+            connections, definition, self._statements, cadence, supervisor=supervisor, listening=listening
+        )
         self._topology: Topology | None = None
         self._topology_of = self.ticks.generation
         self._reader = LogReader(connections, self._statements, self.ticks.window)

@@ -7,10 +7,13 @@ from typing import Final
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow, class_row
 
+from changefeed_gateway.core.errors import ProviderAuthenticationFailed, ProviderAuthorizationFailed
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Examination
+from changefeed_gateway.providers.postgres.errors import translate
 from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
 from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
@@ -34,12 +37,25 @@ async def examine(dsn: str) -> Examination:
             subject="database",
             healthy=False,
             detail=str(error).strip().splitlines()[0],
-            remedy="check that the server runs and that the connection's dsn is right",
+            remedy=_to_connect(error, dsn),
         )
         return
     async with connection:
         async for finding in _examine(connection, dsn):
             yield finding
+
+
+def _to_connect(error: psycopg.Error, dsn: str) -> str:
+    """What lets a login connect that was refused."""
+    match translate(error):
+        case ProviderAuthorizationFailed():
+            given = conninfo_to_dict(dsn)
+            database, user = (sql.Identifier(str(given.get(name) or "?")).as_string() for name in ("dbname", "user"))
+            return f"GRANT CONNECT ON DATABASE {database} TO {user}"
+        case ProviderAuthenticationFailed():
+            return "check the dsn's user and password, and what the server's pg_hba.conf lets in"
+        case _:
+            return "check that the server runs and that the connection's dsn is right"
 
 
 async def _examine(connection: psycopg.AsyncConnection[TupleRow], dsn: str) -> AsyncIterator[Finding]:

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
@@ -91,20 +92,24 @@ async def set_retention(dsn: str, feed: str, retention: timedelta) -> None:
         await connection.execute("SELECT changefeed.set_retention(%s, %s)", (feed, retention))
 
 
-async def keep_running(dsn: str, interval: timedelta) -> None:
-    """Run again and again, at times that replicas do not share; ends by being cancelled."""
+async def keep_running(dsn: str, interval: timedelta, done: Done) -> None:
+    """Run again and again, at times that replicas do not share; ends by being cancelled.
+
+    What is in a run's way is said by the log and by doctor, so `done` is called after every run.
+    """
     pause = min(interval.total_seconds(), 10.0)
     while True:
         await asyncio.sleep(pause * random.uniform(0.1, 1.0))  # noqa: S311 - so that replicas differ, no secret
         pause = interval.total_seconds()
         try:
-            done = await run(dsn)
+            found = await run(dsn)
         except OperationError as error:
             _log.warning("no retention run for now", problem=str(error))
             pause = min(pause, 60.0)
         else:
-            if any(feed.problem for feed in done):
+            if any(feed.problem for feed in found):
                 pause = min(pause, 60.0)
+        done()
 
 
 # --- One feed

@@ -1,38 +1,53 @@
-"""Hears PostgreSQL's notifications: a hint that there is news, never the proof that there is none."""
+"""Hears PostgreSQL's notifications: a hint that there is news, never the proof that there is none.
+
+Every login of the database may notify, whatever and as much as it likes. So what is heard is never trusted further
+than to ask the database: a payload is bounded and has one form, anything else is passed over, and a feed is rung once
+for all that came together.
+"""
 
 import asyncio
 import json
+import re
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable
 from datetime import timedelta
 from typing import Final
 
 import psycopg
 import structlog
 from psycopg import sql
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential_jitter
 
-from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
+from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import (
     Connection,
     Connections,
     transport_options,
 )
+from changefeed_gateway.providers.postgres.errors import translated
 
 CHANNEL: Final = "changefeed"
 
+_LONGEST_PAYLOAD: Final = 8_000
+"""Characters; PostgreSQL allows no more bytes."""
+
+_RING: Final = re.compile(
+    r'\{\s*"feed"\s*:\s*([0-9]{1,10})\s*'
+    r'(?:,\s*"seq"\s*:\s*[0-9]{1,19}\s*,\s*"partition_key"\s*:\s*(?:null|"(?:[^"\\]|\\.)*")\s*)?\}',
+    re.ASCII,
+)
+"""What the change log sends (`changefeed.doorbell_sql`). No parser of JSON: its numbers and depth have no bound."""
+
+_PROBE: Final = re.compile(r'\{"probe": "[0-9a-f]{16}"\}')
+"""What gateways send themselves."""
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-
-class _Deaf(Exception):
-    """A connection did not hear what was sent to it."""
 
 
 class Doorbell:
     """One listening connection, replaced when it is lost or has gone deaf.
 
-    `ring` is called with the id of the feed that has news, and with None when any feed may have: the connection is
+    `ring` is called with the ids of the feeds that have news, and with None when any feed may have: the connection is
     new, and what was rung before was not heard.
     """
 
@@ -40,7 +55,7 @@ class Doorbell:
         self,
         dsn: str,
         connections: Connections,
-        ring: Callable[[int | None], None],
+        ring: Callable[[Collection[int] | None], None],
         *,
         probe_interval: timedelta = timedelta(seconds=15),
         probe_timeout: timedelta = timedelta(seconds=5),
@@ -48,39 +63,28 @@ class Doorbell:
         """After `probe_interval` of silence the connection is tried out by a notification of our own."""
         self.listening = asyncio.Event()
         """Set while a connection listens that has heard a notification of our own."""
+        self.passed_over = 0
+        """Notifications so far that were not the change log's."""
         self._dsn = dsn
         self._connections = connections
         self._ring = ring
         self._probe_interval = probe_interval.total_seconds()
-        self._probe_timeout = probe_timeout.total_seconds()
-        self._task: asyncio.Task[None] | None = None
-        self._warned = False
+        self._probe_timeout = probe_timeout
 
-    def start(self) -> None:
-        """Begin to listen; idempotent."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._listen_for_ever())
-
-    async def aclose(self) -> None:
-        """Stop listening; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
-
-    async def _listen_for_ever(self) -> None:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((psycopg.Error, OSError)),
-            wait=wait_exponential_jitter(multiplier=0.05, max=5.0, jitter=0.2),
-        )
-        while True:
-            connection: Connection = await retrying(self._connect)
+    async def run(self, done: Done) -> None:
+        """Listen until the connection is lost, or is found deaf. Raises ChangeFeedError."""
+        with translated():
+            connection = await self._connect()
             try:
-                await self._try_out(connection)
+                # A transaction pooler takes the LISTEN and passes nothing on.
+                not_heard = "the doorbell is not heard: give a direct connection, or set doorbell to poll"
+                await self._expect(connection, await self._send_probe(), not_heard)
                 self.listening.set()
                 self._ring(None)
-                await self._hear(connection)
-            except (psycopg.Error, OSError, _Deaf) as error:
-                _log.info("doorbell lost, listening again", reason=type(error).__name__)
+                done()
+                while True:
+                    await self._hear(connection)
+                    done()
             finally:
                 self.listening.clear()
                 await connection.close()
@@ -95,51 +99,62 @@ class Doorbell:
             raise
         return connection
 
-    async def _try_out(self, connection: Connection) -> None:
-        """A transaction pooler takes the LISTEN and passes nothing on."""
-        try:
-            await self._probe(connection)
-        except _Deaf:
-            if not self._warned:
-                _log.warning("the doorbell is not heard: give a direct connection, or set doorbell to poll")
-            self._warned = True
-            raise
-        self._warned = False
-
     async def _hear(self, connection: Connection) -> None:
-        while True:
-            if not await self._pass_on(connection, self._probe_interval):
-                await self._probe(connection)
+        if await self._pass_on(connection, self._probe_interval):
+            return
+        try:
+            probe = await self._send_probe()
+        except ChangeFeedError:
+            return  # the database is away; the next probe tells whether this connection survived
+        await self._expect(connection, probe, "the doorbell has gone deaf: its connection died silently")
 
-    async def _probe(self, connection: Connection) -> None:
+    async def _send_probe(self) -> str:
         """Send ourselves a notification: a connection that died silently looks like a quiet one."""
         payload = json.dumps({"probe": secrets.token_hex(8)})
 
         async def send(other: Connection) -> None:
             await other.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
-        try:
-            await self._connections.run(send)
-        except ChangeFeedError:
-            return  # the database is away; the next probe tells whether this connection survived
-        if not await self._pass_on(connection, self._probe_timeout, until=payload):
-            raise _Deaf
+        await self._connections.run(send, within=self._probe_timeout)
+        return payload
+
+    async def _expect(self, connection: Connection, probe: str, deaf: str) -> None:
+        if not await self._pass_on(connection, self._probe_timeout.total_seconds(), until=probe):
+            raise TransientFailure(deaf)
 
     async def _pass_on(self, connection: Connection, seconds: float, until: str = "") -> bool:
         """Ring for what is heard within some seconds, or until a payload; whether there was any, or that one."""
         deadline = _now() + seconds
         heard = False
         while (remaining := deadline - _now()) > 0 and not (until and heard):
-            # Leaving the generator between two notifications of one packet would lose the second.
-            async for notification in connection.notifies(timeout=remaining, stop_after=1):
-                heard = heard or not until or notification.payload == until
-                self._ring_for(notification.payload)
+            payloads: list[str] = []
+            try:
+                # Leaving the generator between two notifications of one packet would lose the second.
+                async for notification in connection.notifies(timeout=remaining, stop_after=1):
+                    payloads.append(notification.payload)
+            except UnicodeDecodeError:
+                # In a database of encoding SQL_ASCII anything is text; what came behind it is lost.
+                self._pass_over()
+                self._ring(None)
+                heard = heard or not until
+            heard = heard or (until in payloads if until else bool(payloads))
+            self._ring_for(payloads)
         return heard
 
-    def _ring_for(self, payload: str) -> None:
-        # Anybody may notify: what is not ours is passed over.
-        with suppress(ValueError, TypeError, KeyError):
-            self._ring(int(json.loads(payload)["feed"]))
+    def _ring_for(self, payloads: Iterable[str]) -> None:
+        feed_ids: set[int] = set()
+        for payload in payloads:
+            if len(payload) <= _LONGEST_PAYLOAD and (ring := _RING.fullmatch(payload)):
+                feed_ids.add(int(ring[1]))
+            elif not _PROBE.fullmatch(payload):
+                self._pass_over()
+        if feed_ids:
+            self._ring(feed_ids)
+
+    def _pass_over(self) -> None:
+        self.passed_over += 1
+        if self.passed_over == 1:
+            _log.warning("somebody else notifies on the doorbell's channel: passed over", channel=CHANNEL)
 
 
 def _now() -> float:

@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition
@@ -26,13 +27,14 @@ class FeedTicks:
         statements: Statements,
         cadence: Cadence,
         *,
+        supervisor: Supervisor,
         listening: Callable[[], bool],
     ) -> None:
         """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
         self.definition = definition
         """As it was looked up last; its incarnation stays the same."""
         self.window = TickWindow(connections, statements)
-        self.ticker = Ticker(self._ask, cadence)
+        self.ticker = Ticker(self._ask, cadence, supervisor, f"ticks of {definition.name}")
         self.generation = 0
         """Grows with every `forget`: what was learnt in an earlier one may not be so any more."""
         self._connections = connections

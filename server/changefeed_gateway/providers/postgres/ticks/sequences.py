@@ -12,6 +12,7 @@ from typing import NamedTuple
 import structlog
 
 from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.statements import SEQUENCES, TICK_OF_FEED
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
@@ -38,34 +39,29 @@ class SequenceWatch:
         self._idle = idle.total_seconds()
         self._lone_poll = cadence.lone_poll.total_seconds()
         self._ticked: dict[int, _Ticked] = {}
-        self._failing = False
+        self._failing: dict[int, None] = {}
+        """Feeds whose last tick failed; the one that was tried last stands last."""
 
-    async def run(self) -> None:
-        """Look for ever; failures pass or are told by the readers' own questions."""
+    async def run(self, done: Done) -> None:
+        """Look for ever. Raises ChangeFeedError when the sequences cannot be seen."""
         idle_due = _now() + self._idle
         while True:
             await asyncio.sleep(self._between_looks)
             idle = _now() >= idle_due
             if not idle and not any(feed.ticker.waiting for feed in self._feeds()):
                 continue
-            try:
-                last_seqs = await self._look()
-                if idle:
-                    await self._make_idle_ticks(last_seqs)
-                self._failing = False
-            except ChangeFeedError as error:
-                if not self._failing:
-                    _log.warning("the sequences of the feeds cannot be watched for now", reason=error.reason)
-                self._failing = True
+            last_seqs = await self._look()
             if idle:
+                await self._make_idle_ticks(last_seqs)
                 idle_due = _now() + self._idle
+            done()
 
     async def _look(self) -> dict[int, int]:
         """Wake or confirm every reader; the last number of each feed. Rings for all when the database fails."""
         began = _now()
         try:
             rows = await self._connections.fetch(SEQUENCES, {}, within=FOR_A_TICK)
-        except ChangeFeedError:
+        except Exception:
             for feed in self._feeds():
                 feed.ticker.ring()
             raise
@@ -78,26 +74,35 @@ class SequenceWatch:
     async def _make_idle_ticks(self, last_seqs: dict[int, int]) -> None:
         """Give feeds that nobody reads their ticks, so that times without a reader can be started from too."""
         read = {feed.definition.feed_id for feed in self._feeds() if feed.ticker.waiting}
-        for feed_id in last_seqs.keys() - read:
+        self._failing = {feed_id: None for feed_id in self._failing if feed_id in last_seqs}
+        # Those that failed come last, in turn: a feed whose ticks somebody holds up keeps no other from its own.
+        for feed_id in [
+            *(last_seqs.keys() - read - self._failing.keys()),
+            *(f for f in self._failing if f not in read),
+        ]:
             ticked = self._ticked.get(feed_id)
-            if ticked is None or ticked.last_seq != last_seqs[feed_id] or _now() >= ticked.until:
-                await self._tick(feed_id)
+            due = ticked is None or ticked.last_seq != last_seqs[feed_id] or _now() >= ticked.until
+            if due and not await self._tick(feed_id):
+                break
         self._ticked = {feed_id: ticked for feed_id, ticked in self._ticked.items() if feed_id in last_seqs}
 
-    async def _tick(self, feed_id: int) -> None:
+    async def _tick(self, feed_id: int) -> bool:
+        """Make a feed's tick; whether to go on with other feeds. Who reads the feed is told by its own questions."""
         try:
             ((last_seq, quiet),) = await self._connections.fetch(TICK_OF_FEED, {"feed_id": feed_id}, within=FOR_A_TICK)
         except ChangeFeedError as error:
-            if error.retryable:
-                raise
-            # The others are not to go without because of one; whoever reads it is told why.
-            _log.warning("a feed has no ticks for now", feed_id=feed_id, reason=error.reason)
-            self._ticked[feed_id] = _Ticked(-1, 0.0)
-            return
+            if feed_id not in self._failing:
+                _log.warning("a feed has no ticks for now", feed_id=feed_id, reason=error.reason)
+            self._failing.pop(feed_id, None)
+            self._failing[feed_id] = None
+            self._ticked.pop(feed_id, None)
+            return not error.retryable
+        self._failing.pop(feed_id, None)
         if quiet:
             self._ticked[feed_id] = _Ticked(last_seq, _now() + self._lone_poll)
         else:
             self._ticked.pop(feed_id, None)
+        return True
 
 
 def _now() -> float:

@@ -4,13 +4,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from changefeed_gateway.core.errors import ChangeFeedError, Reason, TransientFailure
+from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Reason, TransientFailure
+from changefeed_gateway.core.supervision import Done, LongTask, Supervisor
+from changefeed_gateway.providers.postgres.errors import closing
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 
 FOR_A_TICK: Final = timedelta(seconds=5)
@@ -48,18 +51,14 @@ class Cadence:
     """How long a failing database is sat out."""
 
 
-def closing() -> TransientFailure:
-    """The error for reads of a provider that is being closed."""
-    return TransientFailure(
-        "the gateway is closing: connect again", reason=Reason.DRAINING, retry_after=timedelta(seconds=1)
-    )
-
-
 class Ticker:
     """One a feed and process, shared by all its readers; one question to the database is under way at a time."""
 
-    def __init__(self, ask: Ask, cadence: Cadence) -> None:
+    def __init__(self, ask: Ask, cadence: Cadence, supervisor: Supervisor, name: str) -> None:
+        """`name` is what the task that asks is called by `supervisor`."""
         self.newest: Tick | None = None
+        self._supervisor, self._name = supervisor, name
+        self._closed = False
         self._cadence = cadence
         self._question = _SharedQuestion(self._ask_and_tell)
         self._ask = ask
@@ -70,7 +69,7 @@ class Ticker:
         self._news: asyncio.Future[ChangeFeedError | None] | None = None
         self._waiting = 0
         self._linger_until = 0.0
-        self._loop: asyncio.Task[None] | None = None
+        self._loop: LongTask | None = None
 
     def ring(self) -> None:
         """Say that there may be news: whoever waits is served at once."""
@@ -109,14 +108,14 @@ class Ticker:
     async def wait(self, seen: int, seconds: float) -> Tick | None:
         """The first tick known beyond `seen`; None when the time is over before there is one.
 
-        Raises TransientFailure when the database did not answer within the time or within the outage's patience, and
-        at once what will not pass.
+        Raises TransientFailure when the database did not answer within the time or within the outage's patience, or
+        the ticker is closed, and at once what will not pass.
         """
         begin = _now()
         self._waiting += 1
         try:
-            self._follow()
             while self.newest is None or self.newest.id <= seen:
+                self._follow()
                 news = self._news = self._news or asyncio.get_running_loop().create_future()
                 await asyncio.wait({news}, timeout=max(0.0, begin + seconds - _now()))
                 if not news.done():
@@ -131,11 +130,15 @@ class Ticker:
 
     async def aclose(self) -> None:
         """Stop asking, and send away whoever waits; idempotent."""
+        # All of it at once: who closes may be cancelled while it waits for the rest.
+        self._closed = True
         if self._loop is not None:
             self._loop.cancel()
-            await asyncio.wait({self._loop})
-        await self._question.aclose()
+        self._question.close()
         self._tell(closing())
+        await self._question.ended()
+        if self._loop is not None:
+            await self._loop.aclose()
 
     async def _ask_and_tell(self) -> TickAnswer:
         await asyncio.sleep(max(0.0, self._not_before - _now()))
@@ -163,36 +166,59 @@ class Ticker:
             )
 
     def _follow(self) -> None:
-        if self._loop is None or self._loop.done():
-            self._loop = asyncio.create_task(self._ask_while_waiting())
+        if self._closed:
+            raise closing()
+        if self._loop is None or not self._loop.running:
+            self._loop = self._supervisor.keep(self._name, self._ask_while_waiting)
 
     async def _ask_patiently(self) -> TickAnswer:
-        with suppress(TransientFailure):
+        try:
             # The usual case, without the cost of counting attempts.
             return await self._question.ask()
+        except TransientFailure:
+            if self._closed:
+                raise
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(TransientFailure),
+            retry=retry_if_exception(lambda error: isinstance(error, TransientFailure) and not self._closed),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
             stop=stop_after_delay(self._cadence.outage_patience.total_seconds()),
             reraise=True,
         )
         return await retrying(self._question.ask)
 
-    async def _ask_while_waiting(self) -> None:
+    async def _ask_while_waiting(self, done: Done) -> None:
+        try:
+            await self._ask_and_rest(done)
+        except Exception as error:
+            # Who waits would hear of nothing until the next start.
+            failure = InternalFailure("the ticks of a feed failed unexpectedly")
+            failure.__cause__ = error
+            self._tell(failure)
+            raise
+
+    async def _ask_and_rest(self, done: Done) -> None:
         shortest = self._cadence.shortest_poll.total_seconds()
         longest = self._cadence.longest_poll.total_seconds()
-        poll = shortest
+        poll = idle_ring = shortest
         while self._waiting or _now() < self._linger_until:
-            before, rung = self.newest, self._rung.is_set()
+            before, rung, begin = self.newest, self._rung.is_set(), _now()
             self._rung.clear()
             try:
                 answer = await self._ask_patiently()
             except ChangeFeedError as error:
                 self._tell(error)
-                if not error.retryable:
+                if self._closed or not error.retryable:
                     return
                 continue
-            poll = shortest if rung or answer.newest != before else min(2 * poll, longest)
+            done()
+            news = answer.newest != before
+            poll = shortest if rung or news else min(2 * poll, longest)
+            if rung and not news:
+                # Anybody may ring: bells that bring nothing are answered no faster than by polling.
+                await asyncio.sleep(begin + idle_ring - _now())
+                idle_ring = min(2 * idle_ring, longest)
+            elif news:
+                idle_ring = shortest
             await self._rest(self._lone_poll() if answer.quiet else poll)
 
     def _lone_poll(self) -> float:
@@ -213,14 +239,26 @@ class _SharedQuestion:
         self._put = put
         self._next: asyncio.Task[TickAnswer] | None = None
         self._current: asyncio.Task[TickAnswer] | None = None
+        self._closed = False
 
     async def ask(self) -> TickAnswer:
-        """Answer of a question put after this call; one is under way at a time."""
+        """Answer of a question put after this call; one is under way at a time.
+
+        Raises TransientFailure when it is closed before there is an answer.
+        """
+        if self._closed:
+            raise closing()
         if self._next is None:
-            self._next = asyncio.create_task(self._put_after(self._current))
+            # Outside the context of who came first: the question may outlive that call.
+            self._next = asyncio.create_task(self._put_after(self._current), context=Context())
             # Everybody who asked may be cancelled before it fails.
             self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._next)
+        asked = self._next
+        # Not awaited itself: its cancellation is not that of who waits.
+        await asyncio.wait({asked})
+        if asked.cancelled():
+            raise closing()
+        return asked.result()
 
     async def _put_after(self, earlier: asyncio.Task[TickAnswer] | None) -> TickAnswer:
         if earlier is not None:
@@ -228,11 +266,19 @@ class _SharedQuestion:
         self._current, self._next = self._next, None
         return await self._put()
 
-    async def aclose(self) -> None:
-        for task in (self._next, self._current):
-            if task is not None:
-                task.cancel()
-                await asyncio.wait({task})
+    def close(self) -> None:
+        """Send away whoever waits, and answer nobody any more; idempotent."""
+        self._closed = True
+        for task in self._under_way():
+            task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until nothing is under way."""
+        if tasks := self._under_way():
+            await asyncio.wait(tasks)
+
+    def _under_way(self) -> set[asyncio.Task[TickAnswer]]:
+        return {task for task in (self._next, self._current) if task is not None and not task.done()}
 
 
 def _now() -> float:
