@@ -5,7 +5,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.errors import Reason, TransientFailure
+
+
+def cut_short() -> TransientFailure:
+    """The error for who waits for something that somebody else ended, such as a gateway that is closing."""
+    return TransientFailure(
+        "the gateway ended what the call waited for, because it is closing it: connect again",
+        reason=Reason.DRAINING,
+        retry_after=timedelta(seconds=1),
+    )
 
 
 @contextmanager
@@ -21,6 +30,4 @@ def only_own_cancellation() -> Iterator[None]:
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
-        raise TransientFailure(
-            "what the call waited for was given up by another one: try again", retry_after=timedelta(seconds=1)
-        ) from error
+        raise cut_short() from error

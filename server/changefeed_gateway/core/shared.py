@@ -4,12 +4,18 @@ import asyncio
 import copy
 from collections.abc import Awaitable, Callable, Hashable
 from contextvars import Context
-from datetime import timedelta
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Final, Generic, TypeVar
 
-from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Reason, TransientFailure
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+from changefeed_gateway.core.cancellation import cut_short
+from changefeed_gateway.core.errors import ChangeFeedError
 
 _Answer = TypeVar("_Answer")
+
+_log: Final[FilteringBoundLogger] = structlog.get_logger(__name__)
 
 
 class SharedQuestion(Generic[_Answer]):
@@ -19,67 +25,85 @@ class SharedQuestion(Generic[_Answer]):
     of something that the answer does not.
     """
 
-    def __init__(self, *, at_once: int) -> None:
-        """`at_once`: questions under way at a time."""
+    def __init__(self, *, at_once: int = 1, goes_on: bool = False, foreseen: type[Exception] = ChangeFeedError) -> None:
+        """`at_once`: questions under way at a time.
+
+        `goes_on`: also when nobody waits for it any more, because whoever put it keeps what it finds. Then an error
+        that is not of the type `foreseen` is logged, for there may be nobody to hear of it.
+        """
         self._slots = asyncio.Semaphore(at_once)
+        self._goes_on, self._foreseen = goes_on, foreseen
         self._next: dict[Hashable, _Asked[_Answer]] = {}
         """Not put yet: may still be shared."""
         self._under_way: dict[Hashable, asyncio.Task[_Answer]] = {}
         self._tasks: set[asyncio.Task[_Answer]] = set()
 
-    async def ask(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def ask(self, question: Hashable, put: Callable[[], Awaitable[_Answer]], *, join: bool = False) -> _Answer:
         """The answer of a question that is put after this call; `put` is how, the same for equal questions.
 
-        It goes on while anybody waits for it. Raises what `put` raises, an error of its own for each who asked;
-        TransientFailure when it was cancelled by somebody else; InternalFailure for what is no ChangeFeedError.
+        `join`: one that is under way will do, which may miss what happened since. Raises what `put` raises, a
+        ChangeFeedError of its own for each who asked, and TransientFailure when it was ended by somebody else.
         """
         asked = self._next.get(question)
+        if asked is None and join and (under_way := self._under_way.get(question)) is not None:
+            await asyncio.wait({under_way})
+            return outcome(under_way)
         if asked is None:
             asked = self._next[question] = _Asked()
             # Outside the context of who came first: the question may outlive that call.
             asked.task = asyncio.create_task(self._put(question, put), context=Context())
             self._tasks.add(asked.task)
-            asked.task.add_done_callback(self._forget)
+            asked.task.add_done_callback(partial(self._forget, question))
         task = asked.task
         asked.waiting += 1
         try:
             await asyncio.wait({task})
         finally:
             asked.waiting -= 1
-            if not asked.waiting and not task.done():
-                if self._next.get(question) is asked:
-                    del self._next[question]
+            if not asked.waiting and not task.done() and not self._goes_on:
+                self._nobody_joins(question, task)
                 task.cancel()
         return outcome(task)
 
     async def _put(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        asked = self._next[question]
+        task = self._next[question].task
         try:
             if (earlier := self._under_way.get(question)) is not None:
                 await asyncio.wait({earlier})
             async with self._slots:
                 del self._next[question]
-                self._under_way[question] = asked.task
+                self._under_way[question] = task
                 return await put()
         finally:
-            if self._next.get(question) is asked:
-                del self._next[question]
-            if self._under_way.get(question) is asked.task:
+            if self._under_way.get(question) is task:
                 del self._under_way[question]
 
-    def _forget(self, task: asyncio.Task[_Answer]) -> None:
+    def _nobody_joins(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
+        asked = self._next.get(question)
+        if asked is not None and asked.task is task:
+            del self._next[question]
+
+    def _forget(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled():
-            # Everybody who asked may be gone before it fails.
-            task.exception()
+        # Ended before it was put.
+        self._nobody_joins(question, task)
+        # Everybody who asked may be gone before it fails.
+        error = None if task.cancelled() else task.exception()
+        if error is not None and self._goes_on and not isinstance(error, ChangeFeedError | self._foreseen):
+            _log.error("what several calls ask for failed unexpectedly", exc_info=error)
+
+    def close(self) -> None:
+        """Send away whoever waits."""
+        for question, asked in list(self._next.items()):
+            self._nobody_joins(question, asked.task)
+        for task in self._tasks:
+            task.cancel()
 
     async def aclose(self) -> None:
         """Send away whoever waits, and wait until nothing is under way; idempotent."""
-        tasks = set(self._tasks)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        self.close()
+        if self._tasks:
+            await asyncio.wait(set(self._tasks))
 
 
 class _Asked(Generic[_Answer]):
@@ -96,13 +120,9 @@ def outcome(task: "asyncio.Task[_Answer]") -> _Answer:
     """What a finished task that several waited for brought, as `SharedQuestion.ask` says."""
     if task.cancelled():
         raise cut_short()
-    if (error := task.exception()) is None:
-        return task.result()
-    if isinstance(error, ChangeFeedError):
+    if isinstance(error := task.exception(), ChangeFeedError):
         raise own(error)
-    if isinstance(error, Exception):
-        raise InternalFailure("what several calls waited for failed unexpectedly") from error
-    raise error
+    return task.result()
 
 
 def own(error: ChangeFeedError) -> ChangeFeedError:
@@ -111,12 +131,3 @@ def own(error: ChangeFeedError) -> ChangeFeedError:
     mine.metadata = dict(error.metadata)
     mine.__cause__ = error.__cause__
     return mine
-
-
-def cut_short() -> TransientFailure:
-    """The error for who waits for something that somebody else cancelled."""
-    return TransientFailure(
-        "what the gateway was doing for several callers was cancelled: connect again",
-        reason=Reason.DRAINING,
-        retry_after=timedelta(seconds=1),
-    )

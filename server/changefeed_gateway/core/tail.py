@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
@@ -27,7 +28,7 @@ from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
 from changefeed_gateway.core.ring import Ring, RingBudget
-from changefeed_gateway.core.shared import cut_short, own
+from changefeed_gateway.core.shared import own
 from changefeed_gateway.core.token import fingerprint
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)

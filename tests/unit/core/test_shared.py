@@ -5,8 +5,9 @@ import contextvars
 from functools import partial
 
 import pytest
+import structlog
 
-from changefeed_gateway.core.errors import Category, InternalFailure, TransientFailure
+from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.shared import SharedQuestion
 
 
@@ -15,6 +16,7 @@ class Database:
 
     def __init__(self) -> None:
         self.put: list[str] = []
+        self.answered: list[int] = []
         self.may_answer = asyncio.Event()
         self.error: BaseException | None = None
 
@@ -24,6 +26,7 @@ class Database:
         await self.may_answer.wait()
         if self.error is not None:
             raise self.error
+        self.answered.append(number)
         return number
 
 
@@ -106,14 +109,57 @@ async def test_each_who_asked_has_an_error_of_its_own() -> None:
     assert str(other) == "out"
 
 
-async def test_an_unforeseen_exception_is_an_internal_failure() -> None:
-    database, question = Database(), SharedQuestion[int](at_once=1)
-    database.error = ZeroDivisionError("a secret")
+async def test_who_will_take_a_question_that_is_under_way_gets_its_answer() -> None:
+    database, question = Database(), SharedQuestion[int]()
+    first = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    joined = asyncio.create_task(question.ask("a", database.answer, join=True))
+    await turns()
     database.may_answer.set()
-    with pytest.raises(InternalFailure) as caught:
-        await question.ask("a", database.answer)
-    assert caught.value.category is Category.INTERNAL
-    assert "secret" not in str(caught.value)
+    assert list(await asyncio.gather(first, joined)) == [1, 1]
+
+
+async def test_a_question_whose_answer_is_kept_goes_on_when_nobody_waits() -> None:
+    database, question = Database(), SharedQuestion[int](goes_on=True)
+    one = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    one.cancel()
+    await turns()
+    later = asyncio.create_task(question.ask("a", database.answer))
+    database.may_answer.set()
+    assert await later == 2
+    assert database.answered == [1, 2]
+
+
+async def test_nobody_joins_a_question_that_was_ended_before_it_was_put() -> None:
+    database, question = Database(), SharedQuestion[int]()
+    under_way = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    to_come = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    question.close()
+    database.may_answer.set()
+    assert await question.ask("a", database.answer) == 2
+    for task in (under_way, to_come):
+        with pytest.raises(TransientFailure):
+            await task
+
+
+class Foreseen(Exception):
+    """What whoever put the question knows of."""
+
+
+@pytest.mark.parametrize(("failure", "lines"), [(KeyError("x"), 1), (Foreseen(), 0), (TransientFailure("out"), 0)])
+async def test_a_question_that_fails_unforeseen_is_told_even_when_nobody_waits(failure: Exception, lines: int) -> None:
+    database, question = Database(), SharedQuestion[int](goes_on=True, foreseen=Foreseen)
+    database.error = failure
+    with structlog.testing.capture_logs() as log:
+        alone = asyncio.create_task(question.ask("a", database.answer))
+        await turns()
+        alone.cancel()
+        database.may_answer.set()
+        await turns()
+    assert [line["log_level"] for line in log] == ["error"] * lines
 
 
 async def test_a_question_carries_nothing_of_the_call_that_came_first() -> None:

@@ -65,11 +65,6 @@ def expired() -> CheckpointExpired:
     )
 
 
-def closing() -> TransientFailure:
-    """The error for who still waits when the gateway closes."""
-    return TransientFailure("the gateway is closing: connect again", reason=Reason.DRAINING, retry_after=_LATER)
-
-
 def recreated() -> InvalidRequest:
     """The error for a table whose stream is another one by now."""
     return InvalidRequest(

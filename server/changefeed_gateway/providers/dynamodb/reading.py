@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import dropwhile
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
 from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
-from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator
+from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator, ForTheCaller
 from changefeed_gateway.providers.dynamodb.iterators import LIFE_SECONDS, Iterators, Spot
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
 from changefeed_gateway.providers.dynamodb.service import Answer, Service
-from changefeed_gateway.providers.dynamodb.turns import Turns
 
 MOST_RECORDS: Final = 1_000
 """That GetRecords gives at once."""
@@ -82,7 +82,7 @@ class ShardReader:
         self._iterators = Iterators(service, stream_arn, shard_id, times=times, granularity=granularity)
         self._pages = 0
         """Asked for, so far."""
-        self._turns = Turns()
+        self._questions = SharedQuestion[Any](goes_on=True, foreseen=ForTheCaller)
         self._tip: Position | None = None
         """The place of the reader that saw the end last, and where it went from there."""
         self._saw_end_at = 0.0
@@ -100,7 +100,7 @@ class ShardReader:
 
     def close(self) -> None:
         """End what is under way; who waits is told so."""
-        self._turns.close()
+        self._questions.close()
 
     # --- Where to start
 
@@ -131,7 +131,8 @@ class ShardReader:
                 break
             if not fetched.full:
                 return fetched.end(tip)
-        return await self._turns.ask("latest", self._latest)
+        found: Position = await self._questions.ask("latest", self._latest)
+        return found
 
     async def _latest(self) -> Position:
         self._tip, self._saw_end_at = await self._iterators.latest(), _clock()
@@ -179,7 +180,7 @@ class ShardReader:
                 reason=Reason.START_TIME_BEFORE_RETENTION,
             )
         position = at_time(second // self._granularity * self._granularity)
-        await self._turns.ask(("find", position), partial(self._iterators.find, position))
+        await self._questions.ask(("find", position), partial(self._iterators.find, position))
         return position
 
     async def check(self, position: Position) -> None:
@@ -203,7 +204,8 @@ class ShardReader:
         """
         # The whole position: what is shared must be as old for all, or its history may be gone for some.
         key = "fetch", position, limit
-        return await self._turns.ask(key, partial(self._get_records, position, limit), join=join)
+        fetched: Fetched = await self._questions.ask(key, partial(self._get_records, position, limit), join=join)
+        return fetched
 
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""

@@ -16,10 +16,10 @@ from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session as BotocoreSession
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
+from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed, Reason, Throttled, TransientFailure
 from changefeed_gateway.providers.dynamodb.errors import (
     InvalidCall,
-    closing,
     translate,
     unanswered,
     unknown,
@@ -153,7 +153,7 @@ class Service:
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         if self._closed:
-            raise closing()
+            raise cut_short()
         future = asyncio.get_running_loop().run_in_executor(self._threads, work)
         try:
             await asyncio.wait({future})
@@ -161,7 +161,7 @@ class Service:
             # Nobody needs it any more, if it has not begun.
             future.cancel()
         if future.cancelled():
-            raise closing()
+            raise cut_short()
         return future.result()
 
     def _make_clients(self) -> "_Clients":

@@ -9,9 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
-from changefeed_gateway.providers.dynamodb.errors import ShardGone
+from changefeed_gateway.core.shared import SharedQuestion
+from changefeed_gateway.providers.dynamodb.errors import ForTheCaller, ShardGone
 from changefeed_gateway.providers.dynamodb.service import Service
-from changefeed_gateway.providers.dynamodb.turns import Turns
 
 _MOST_PAGES: Final = 1_000
 """Of 100 shards each."""
@@ -101,11 +101,11 @@ class Genealogy:
         self._forgotten: set[str] = set()
         self._recent: Listing | None = None
         self._listed_at = 0
-        self._turns = Turns()
+        self._questions = SharedQuestion[Listing](goes_on=True, foreseen=ForTheCaller)
 
     def close(self) -> None:
         """End what is under way; who waits is told so."""
-        self._turns.close()
+        self._questions.close()
 
     async def recent(self) -> Listing:
         """A listing of the last minute, for who asks of one shard after the other. Raises as `listing` does."""
@@ -118,7 +118,7 @@ class Genealogy:
 
         Raises StreamGone, and TransientFailure while a living parent is missing.
         """
-        return await self._turns.ask("listing", self._list)
+        return await self._questions.ask("listing", self._list)
 
     async def _list(self) -> Listing:
         for pause in (*_PAUSES, None):

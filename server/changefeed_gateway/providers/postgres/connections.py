@@ -1,10 +1,10 @@
 """Connections to one PostgreSQL database: a bounded pool of short autocommit statements."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import datetime, timedelta
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -18,7 +18,8 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
-from changefeed_gateway.providers.postgres.errors import closing, connection_lost, translate, translated
+from changefeed_gateway.core.shared import SharedQuestion
+from changefeed_gateway.providers.postgres.errors import connection_lost, translate, translated
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -93,8 +94,8 @@ class Connections:
         """When the server of the newest connection did; another one, or the same after a restart, has another time."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
-        self._repair = _Joined(self._sweep)
-        self._refusal = _Joined(self._look_for_refusal)
+        self._repair = SharedQuestion[None](goes_on=True, foreseen=psycopg.Error)
+        self._refusal = SharedQuestion[psycopg.Error | None](goes_on=True, foreseen=psycopg.Error)
         self._pool = AsyncConnectionPool(
             dsn,
             kwargs=self._options,
@@ -134,7 +135,7 @@ class Connections:
         except psycopg.Error as error:
             if not connection_lost(error):
                 raise
-        await self._repair.join()
+        await self._repair.ask(None, self._sweep, join=True)
         return await self._run_once(work)
 
     async def fetch(
@@ -162,8 +163,10 @@ class Connections:
         try:
             return await self._take_once()
         except PoolTimeout:
-            if self._failures > failures and (refusal := await self._refusal.join()) is not None:
-                raise translate(refusal) from refusal
+            if self._failures > failures:
+                refusal = await self._refusal.ask(None, self._look_for_refusal, join=True)
+                if refusal is not None:
+                    raise translate(refusal) from refusal
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PoolTimeout),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
@@ -226,32 +229,6 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
-
-
-class _Joined(Generic[_T]):
-    """Work of which one is under way at a time; who asks meanwhile waits for that one."""
-
-    def __init__(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> None:
-        self._work = work
-        self._task: asyncio.Task[_T] | None = None
-
-    async def join(self) -> _T:
-        """What the work answers or raises; TransientFailure when it was cancelled."""
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._work(), context=Context())
-            # Everybody who waits may be gone before it fails.
-            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
-        task = self._task
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise closing()
-        return task.result()
-
-    async def aclose(self) -> None:
-        """Cancel it; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task})
 
 
 async def leads_through_pooler(connection: Connection) -> bool:

@@ -28,13 +28,6 @@ _LATER: Final = timedelta(seconds=1)
 MIGRATE: Final = "the change log is not installed or is older than this gateway: run `changefeed migrate`"
 
 
-def closing() -> TransientFailure:
-    """The error for what waits on something that is being closed."""
-    return TransientFailure(
-        "the gateway is closing this feed: connect again", reason=Reason.DRAINING, retry_after=_LATER
-    )
-
-
 def _unavailable() -> ChangeFeedError:
     return TransientFailure("PostgreSQL does not answer: try again", retry_after=_LATER)
 

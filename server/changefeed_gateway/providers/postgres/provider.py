@@ -7,6 +7,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Final, Literal
 
+from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
@@ -25,7 +26,6 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
-from changefeed_gateway.providers.postgres.errors import closing
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log.log import FeedLog
 from changefeed_gateway.providers.postgres.retention.run import keep_running
@@ -108,12 +108,12 @@ class PostgresProvider:
         Raises TransientFailure after `aclose`.
         """
         if self._closed:
-            raise closing()
+            raise cut_short()
         if self._started:
             return
         async with self._starting:
             if self._closed:
-                raise closing()
+                raise cut_short()
             if not self._started:
                 await self._connections.open()
                 self._keep_going()
@@ -191,7 +191,7 @@ class PostgresProvider:
 
     def _log_of(self, feed: Feed) -> FeedLog:
         if self._closed:
-            raise closing()
+            raise cut_short()
         definition = feed.opened_as(FeedDefinition)
         log = self._logs.get(definition.incarnation)
         if log is None:

@@ -4,16 +4,16 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import Context
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final, NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
+from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Reason, TransientFailure
+from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.supervision import Done, LongTask, Supervisor
-from changefeed_gateway.providers.postgres.errors import closing
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 
 FOR_A_TICK: Final = timedelta(seconds=5)
@@ -60,7 +60,7 @@ class Ticker:
         self._supervisor, self._name = supervisor, name
         self._closed = False
         self._cadence = cadence
-        self._question = _SharedQuestion(self._ask_and_tell)
+        self._question = SharedQuestion[TickAnswer](goes_on=True)
         self._ask = ask
         self._not_before = 0.0
         self._answered_at = 0.0
@@ -135,8 +135,8 @@ class Ticker:
         if self._loop is not None:
             self._loop.cancel()
         self._question.close()
-        self._tell(closing())
-        await self._question.ended()
+        self._tell(cut_short())
+        await self._question.aclose()
         if self._loop is not None:
             await self._loop.aclose()
 
@@ -167,14 +167,14 @@ class Ticker:
 
     def _follow(self) -> None:
         if self._closed:
-            raise closing()
+            raise cut_short()
         if self._loop is None or not self._loop.running:
             self._loop = self._supervisor.keep(self._name, self._ask_while_waiting)
 
     async def _ask_patiently(self) -> TickAnswer:
         try:
             # The usual case, without the cost of counting attempts.
-            return await self._question.ask()
+            return await self._ask_once()
         except TransientFailure:
             if self._closed:
                 raise
@@ -184,7 +184,12 @@ class Ticker:
             stop=stop_after_delay(self._cadence.outage_patience.total_seconds()),
             reraise=True,
         )
-        return await retrying(self._question.ask)
+        return await retrying(self._ask_once)
+
+    async def _ask_once(self) -> TickAnswer:
+        if self._closed:
+            raise cut_short()
+        return await self._question.ask(None, self._ask_and_tell)
 
     async def _ask_while_waiting(self, done: Done) -> None:
         try:
@@ -230,55 +235,6 @@ class Ticker:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
-
-
-class _SharedQuestion:
-    """A question whose answer may be shared by those who asked before it was put, and by nobody later."""
-
-    def __init__(self, put: Ask) -> None:
-        self._put = put
-        self._next: asyncio.Task[TickAnswer] | None = None
-        self._current: asyncio.Task[TickAnswer] | None = None
-        self._closed = False
-
-    async def ask(self) -> TickAnswer:
-        """Answer of a question put after this call; one is under way at a time.
-
-        Raises TransientFailure when it is closed before there is an answer.
-        """
-        if self._closed:
-            raise closing()
-        if self._next is None:
-            # Outside the context of who came first: the question may outlive that call.
-            self._next = asyncio.create_task(self._put_after(self._current), context=Context())
-            # Everybody who asked may be cancelled before it fails.
-            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
-        asked = self._next
-        # Not awaited itself: its cancellation is not that of who waits.
-        await asyncio.wait({asked})
-        if asked.cancelled():
-            raise closing()
-        return asked.result()
-
-    async def _put_after(self, earlier: asyncio.Task[TickAnswer] | None) -> TickAnswer:
-        if earlier is not None:
-            await asyncio.wait({earlier})
-        self._current, self._next = self._next, None
-        return await self._put()
-
-    def close(self) -> None:
-        """Send away whoever waits, and answer nobody any more; idempotent."""
-        self._closed = True
-        for task in self._under_way():
-            task.cancel()
-
-    async def ended(self) -> None:
-        """Wait until nothing is under way."""
-        if tasks := self._under_way():
-            await asyncio.wait(tasks)
-
-    def _under_way(self) -> set[asyncio.Task[TickAnswer]]:
-        return {task for task in (self._next, self._current) if task is not None and not task.done()}
 
 
 def _now() -> float:
