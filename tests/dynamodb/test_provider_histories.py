@@ -22,7 +22,7 @@ from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
 from tests.soak import soak_seconds
 
-SECONDS = soak_seconds(20)
+SECONDS = soak_seconds(8)
 """About as long as one test takes: a history takes two."""
 
 HURRY = Pace(shortest_pause=timedelta(milliseconds=5), longest_pause=timedelta(milliseconds=50))

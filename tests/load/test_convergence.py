@@ -20,7 +20,7 @@ from tests.load.readers import Reader
 from tests.load.writers import Connection
 from tests.soak import soak_dice, soak_seconds
 
-SECONDS = soak_seconds(20) / 2
+SECONDS = soak_seconds(8) / 2
 WRITERS = 12
 DOCUMENTS = 6
 
