@@ -1,4 +1,5 @@
-# Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries.
+# Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries; for all
+# tests also a JDK (17 or newer), Maven, and Debian 12's apt-get and dpkg.
 PYTHON ?= python3
 # The generator has ready-made packages for Python 3.11 to 3.13: the first of these that fits makes its environment.
 GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
@@ -37,10 +38,10 @@ serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded 
 	@$(BIN)/changefeed serve
 
 test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long each part took
-	@told=; for part in $(PARTS); do \
-	   began=$$(date +%s); $(MAKE) --no-print-directory $$part || exit; \
-	   told="$$told, $$part $$(($$(date +%s) - began)) s"; \
-	 done; echo "took: $${told#, }"
+	@status=0; told=; for part in $(PARTS); do \
+	   began=$$(date +%s); $(MAKE) --no-print-directory $$part || status=$$?; \
+	   told="$$told, $$part $$(($$(date +%s) - began)) s"; test $$status = 0 || break; \
+	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
 set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .pgbouncer/.stamp $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
