@@ -37,8 +37,10 @@ def _command(port: int) -> list[str]:
     java = shutil.which("java")
     if java is None or not (JARS / ".stamp").exists():
         raise RuntimeError("DynamoDB Local is not set up: install a JDK and Maven, run make .dynamodb-local/.stamp")
+    # It lives for minutes: what the better compiler and the parallel collector take, it never gives back.
+    brief = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     options = ["-Xmx256m", f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*"]
-    return [java, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
+    return [java, *brief, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
 
 
 def _free_port() -> int:

@@ -151,6 +151,10 @@ async def time_of(shop: Shop, tick: int) -> datetime:
     return at
 
 
+pytestmark = pytest.mark.xdist_group("plans")
+"""One process writes the histories, and not each."""
+
+
 @pytest.fixture(scope="module")
 async def histories(postgres: PostgresForTests) -> AsyncIterator[list[History]]:
     """The same history twice, the second time with ten times as many changes."""
