@@ -337,7 +337,7 @@ async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 280)
+@pytest.mark.timeout(SECONDS * 4 + 340)
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10")
 @HISTORIES
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
@@ -346,7 +346,7 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 280)
+@pytest.mark.timeout(SECONDS * 4 + 340)
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
 @HISTORIES
 @given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)

@@ -21,7 +21,7 @@ from tests.soak import soak_dice, soak_seconds
 T = TypeVar("T")
 
 SECONDS = soak_seconds(5)
-KILL_AFTER = min(1.5, SECONDS / 10), min(6, SECONDS / 3)
+KILL_AFTER = 1.5, min(6, SECONDS * 0.8)
 """Seconds that a gateway lives, at least and at most."""
 WRITERS = 14
 PATIENCE = 60
@@ -123,7 +123,7 @@ def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, 
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
-@pytest.mark.timeout(SECONDS * 4 + 280)
+@pytest.mark.timeout(SECONDS * 4 + 340)
 @pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
     dice = soak_dice()
