@@ -50,6 +50,11 @@ def _has_room(place: Path) -> bool:
     return min(shutil.disk_usage(place).free, psutil.virtual_memory().available) >= _ROOM
 
 
+async def settle(template: str) -> None:
+    """Let a first session write what makes the next ones begin faster: copies have it too."""
+    await (await psycopg.AsyncConnection.connect(template)).close()
+
+
 class PostgresForTests:
     """A running server and the databases on it."""
 
@@ -72,8 +77,7 @@ class PostgresForTests:
         for template, documents in ((LOG, False), (DOCUMENTS, True)):
             await self.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(template)))
             await migrate(self.dsn(template), documents=documents)
-            # The first session of a database writes a file that makes the next ones begin faster; copies have it too.
-            await (await psycopg.AsyncConnection.connect(self.dsn(template))).close()
+            await settle(self.dsn(template))
 
     async def fresh(self, template: str = DOCUMENTS) -> str:
         """A new database; answers its connection string."""
