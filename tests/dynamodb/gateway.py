@@ -28,7 +28,7 @@ IMPATIENT = replace(RETRIES, read_timeout=timedelta(seconds=1))
 """For who waits for a service that does not answer."""
 
 # The SDK reads its models of the services once for a process, not for each session: that takes longer than a test.
-botocore.session.create_loader = cache(create_loader)  # type: ignore[attr-defined]
+botocore.session.create_loader = cache(create_loader)
 
 # Where the SDK looks first, as it does on an operator's machine.
 os.environ |= {
