@@ -21,7 +21,7 @@ from tests.soak import soak_dice, soak_seconds
 T = TypeVar("T")
 
 SECONDS = soak_seconds(5)
-KILL_AFTER = 1.5, min(6, SECONDS * 0.8)
+KILL_AFTER = 1.5, min(6, SECONDS / 2)
 """Seconds that a gateway lives, at least and at most."""
 WRITERS = 14
 PATIENCE = 60
