@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from changefeed_gateway.core.token import TokenCodec, TokenKey
 from changefeed_gateway.providers.memory.collection import CollectionOptions
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
+from tests.databases import server_directory
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +117,8 @@ async def memory_gateway() -> AsyncIterator[MemoryGateway]:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """A working directory. Not under pytest's own, which the next pytest closes to the server's user again."""
-    with TemporaryDirectory(prefix="changefeed-") as name:
+    """A working directory, below which an embedded server may keep its data."""
+    with server_directory() as name:
         yield Path(name)
 
 

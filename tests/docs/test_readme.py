@@ -99,11 +99,11 @@ async def shell(
         await running.stop()
 
 
-async def test_tail_shows_what_happens_from_now_on(library: Library, tmp_path: Path) -> None:
+async def test_tail_shows_what_happens_from_now_on(own_library: Library, tmp_path: Path) -> None:
     tail, _ = shell_block("changefeed tail main/documents --from now").split("\n", 1)
-    async with shell(tail, here(tmp_path), {"CHANGEFEED_TARGET": library.target}) as running:
+    async with shell(tail, here(tmp_path), {"CHANGEFEED_TARGET": own_library.target}) as running:
         await running.line("live")
-        library.upload("Contract")
+        own_library.upload("Contract")
         assert "CREATE" in await running.line("Contract")
 
 

@@ -9,6 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
+from botocore.config import Config
+
+from tests.dynamodb.sdk import session
 
 JARS = Path(__file__).parents[2] / ".dynamodb-local"
 MAIN = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
@@ -26,6 +29,7 @@ async def running_dynamodb_local() -> AsyncIterator[str]:
     try:
         url = f"http://127.0.0.1:{port}"
         await _until_it_answers(url, process)
+        await asyncio.to_thread(_use_first, url)
         yield url
     finally:
         if process.returncode is None:
@@ -37,8 +41,10 @@ def _command(port: int) -> list[str]:
     java = shutil.which("java")
     if java is None or not (JARS / ".stamp").exists():
         raise RuntimeError("DynamoDB Local is not set up: install a JDK and Maven, run make .dynamodb-local/.stamp")
+    # It lives for minutes: what the better compiler and the parallel collector take, it never gives back.
+    brief = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     options = ["-Xmx256m", f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*"]
-    return [java, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
+    return [java, *brief, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
 
 
 def _free_port() -> int:
@@ -58,3 +64,16 @@ async def _until_it_answers(url: str, process: Process) -> None:
                     return
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.1)
+
+
+def _use_first(url: str) -> None:
+    """Make a table and drop it: on a busy machine a cold server takes longer for these than a test's client waits."""
+    tables = session().client("dynamodb", endpoint_url=url, config=Config(read_timeout=PATIENCE))
+    tables.create_table(
+        TableName="first",
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+        StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"},
+    )
+    tables.delete_table(TableName="first")

@@ -3,7 +3,11 @@
 import os
 from dataclasses import replace
 from datetime import timedelta
+from functools import cache
 from typing import Any
+
+import botocore.session
+from botocore.loaders import create_loader
 
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions, DynamoDBProvider
 from changefeed_gateway.providers.dynamodb.reading import Pace
@@ -23,6 +27,8 @@ RETRIES = Retries(
 IMPATIENT = replace(RETRIES, read_timeout=timedelta(seconds=1))
 """For who waits for a service that does not answer."""
 
+# The SDK reads its models of the services once for a process, not for each session: that takes longer than a test.
+botocore.session.create_loader = cache(create_loader)
 
 # Where the SDK looks first, as it does on an operator's machine.
 os.environ |= {

@@ -20,7 +20,7 @@ from tests.load.readers import Reader
 from tests.load.writers import Connection
 from tests.soak import soak_dice, soak_seconds
 
-SECONDS = soak_seconds(20) / 2
+SECONDS = soak_seconds(8) / 2
 WRITERS = 12
 DOCUMENTS = 6
 
@@ -137,7 +137,7 @@ async def current(connection: Connection) -> dict[str, Any]:
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
-@pytest.mark.timeout(SECONDS * 4 + 120)
+@pytest.mark.timeout(SECONDS * 4 + 280)
 @pytest.mark.req("DB-2", "US2.1", "SC-2")
 @pytest.mark.parametrize("moves", [False, True], ids=["one workspace", "moving between workspaces"])
 async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests, tmp_path: Path, moves: bool) -> None:

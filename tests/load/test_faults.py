@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 from tests.conformance.client import ENTIRE, NOW, Refusal, after, logical, refusal
-from tests.databases import BINARIES, LOG, PostgresForTests
+from tests.databases import BINARIES, LOG, PostgresForTests, server_directory
 from tests.load.database_relay import DOORBELL, DatabaseRelay
 from tests.load.readers import Reader
 from tests.load.scene import Scene, keys, open_scene
@@ -121,7 +120,7 @@ async def start_again(postgres: PostgresForTests) -> None:
 @pytest.fixture
 async def own_postgres() -> AsyncIterator[PostgresForTests]:
     """A server that the test may stop."""
-    with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
+    with server_directory() as directory:
         data_directory = Path(directory) / "data"
         await start_elsewhere(data_directory)
         async with EmbeddedPostgres(data_directory, binaries=BINARIES) as server:

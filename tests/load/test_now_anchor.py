@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import ceil
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from tests.conformance.client import NOW, Client, Scope, after, logical
 from tests.databases import PostgresForTests
 from tests.load.scene import Scene, keys, open_scene
 from tests.load.writers import Connection
+from tests.soak import soak_seconds
 
 pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.timeout(120)]
 
-ROUNDS = 67
-"""Of each kind of reader."""
+ROUNDS = ceil(soak_seconds(24))
+"""Of each kind of reader; several take a second."""
 
 _INSERT = "INSERT INTO items (shelf, note) VALUES (%s, 'anchor') RETURNING id::text"
 
@@ -78,6 +80,8 @@ async def others_writing(scene: Scene) -> AsyncIterator[None]:
         await asyncio.gather(*writers, return_exceptions=True)
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(ROUNDS * 4 + 120)
 @pytest.mark.req("P1", "P4", "CF-04")
 async def test_a_change_committed_after_now_was_answered_arrives(postgres: PostgresForTests, tmp_path: Path) -> None:
     async with open_scene(postgres, tmp_path) as scene:

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ import psycopg
 
 from changefeed_gateway.providers.postgres.embedded.host import find_service_user
 from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
-from tests.databases import PostgresForTests
+from tests.databases import PostgresForTests, server_directory
 
 
 @asynccontextmanager
@@ -32,7 +31,7 @@ async def clone_of(original: PostgresForTests, dsn: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def _copy_of(server: EmbeddedPostgres, dsn: str, *options: str) -> AsyncIterator[str]:
-    with tempfile.TemporaryDirectory(prefix="changefeed-copy-") as place:
+    with server_directory() as place:
         directory = Path(place) / "data"
         process = await asyncio.to_thread(_start_copy, server, directory, *options)
         try:

@@ -19,7 +19,7 @@ from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 from changefeed_gateway.providers.postgres.ticks.window import TickWindow
 
-_SECONDS = 4.0
+_SECONDS = 3.0
 _CHANGES = 1000
 _TENANTS = 40
 _ROWS = 200

@@ -1,6 +1,5 @@
 """Where nobody is a superuser, as on managed services: a login that may create roles migrates, and capture works."""
 
-import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgr
 from changefeed_gateway.providers.postgres.operations.doctor import examine
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.providers.postgres.retention import run as retention
-from tests.databases import BINARIES, PARAMETERS
+from tests.databases import BINARIES, PARAMETERS, server_directory
 from tests.postgres.conftest import Connection
 from tests.postgres.reading import address, open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, keys
@@ -24,7 +23,7 @@ from tests.postgres.shop import QUIET, keys
 @pytest.fixture(scope="module")
 async def cluster() -> AsyncIterator[str]:
     """Connection string of its superuser; the roles of the change feeds are not made yet."""
-    with tempfile.TemporaryDirectory(prefix="changefeed-managed-") as directory:
+    with server_directory() as directory:
         async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=BINARIES) as server:
             yield server.dsn
 

@@ -33,6 +33,9 @@ from tests.postgres.history import DAY, live_since
 from tests.postgres.reading import open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, open_shop
 
+pytestmark = pytest.mark.xdist_group("plans")
+"""One process writes the histories, and not each."""
+
 SHORT = 2_000
 """Changes in the short log; the long one has ten times as many."""
 LARGE = 300

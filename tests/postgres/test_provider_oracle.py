@@ -22,7 +22,7 @@ from tests.postgres.reading import address, check, ids, open_provider, page_read
 from tests.postgres.storm import COLLECTION, SPACES, prepare, storm, truth
 from tests.soak import soak_seconds
 
-SECONDS = soak_seconds(6)
+SECONDS = soak_seconds(4)
 
 
 @pytest.fixture

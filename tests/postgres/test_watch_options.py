@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psycopg
 import pytest
@@ -13,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 
 from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
-from tests.databases import BINARIES, PARAMETERS
+from tests.databases import BINARIES, PARAMETERS, server_directory
 from tests.postgres.conftest import Connection
 from tests.postgres.test_watch import rows, watch
 
@@ -283,7 +282,7 @@ async def test_only_an_always_feed_sees_what_is_written_as_a_replica(connection:
 
 
 async def test_logical_replication_is_captured_from_its_first_copy_on() -> None:
-    with TemporaryDirectory(prefix="changefeed-tests-") as directory:
+    with server_directory() as directory:
         parameters = {**PARAMETERS, "wal_level": "logical"}
         async with EmbeddedPostgres(Path(directory) / "data", parameters=parameters, binaries=BINARIES) as server:
             await _replicate(server.dsn)

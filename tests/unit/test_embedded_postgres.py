@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import psutil
 import psycopg
@@ -15,12 +14,14 @@ from psycopg.conninfo import conninfo_to_dict
 
 from changefeed_gateway.providers.postgres.embedded.host import EmbeddedServerError
 from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from tests.databases import server_directory
 
 USER = """
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+from tests.databases import server_directory
 server = EmbeddedPostgres(Path(sys.argv[1]))
 server.start()
 print("started", flush=True)
@@ -31,8 +32,7 @@ server.stop()
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    # Not under pytest's own directory, which the next pytest closes to the server's user again.
-    with TemporaryDirectory(prefix="changefeed-") as name:
+    with server_directory() as name:
         directory = Path(name) / "state" / "postgres"
         yield directory
         process = postmaster(directory)

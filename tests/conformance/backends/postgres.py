@@ -15,7 +15,7 @@ from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.conformance.backend import Hook, Item
-from tests.databases import DOCUMENTS, LOG, PostgresForTests
+from tests.databases import DOCUMENTS, LOG, PostgresForTests, settle
 from tests.postgres.history import outdate
 
 MIGRATIONS = Path(__file__).parents[3] / "migrations"
@@ -109,6 +109,7 @@ class _PostgresBackend:
             dsn = await self._server.fresh(self.template)
             async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
                 await connection.execute(self.preparation.encode())
+            await settle(dsn)
             _PREPARED[key] = str(conninfo_to_dict(dsn)["dbname"])
         return _PREPARED[key]
 
