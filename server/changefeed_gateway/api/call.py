@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
 
 REQUEST_ID_KEY: Final = "x-request-id"
@@ -94,7 +95,7 @@ class Call:
     def end_write(self) -> None:
         """Let the write that is under way, if there is one, fail as if its time were over."""
         if self._writing is not None and not self._writing.expired():
-            self._writing.reschedule(asyncio.get_running_loop().time())
+            self._writing.reschedule(monotonic())
 
     def fail(self, error: ChangeFeedError) -> None:
         """Make an error the end of the call, which is then to return.

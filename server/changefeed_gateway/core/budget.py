@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.page import EncodedPage
 
 _PATIENCE: Final = timedelta(seconds=1)
@@ -100,7 +101,7 @@ class PageBudget:
 
     def offering(self, share: "Share") -> None:
         """A stream waits for its consumer from now on."""
-        self._offering[share] = asyncio.get_running_loop().time()
+        self._offering[share] = monotonic()
         self._press()
 
     def taken(self, share: "Share") -> None:
@@ -120,7 +121,7 @@ class PageBudget:
         self._timer = None
         if self._waiters and self._offering:
             share, since = next(iter(self._offering.items()))
-            if since + self._patience <= asyncio.get_running_loop().time():
+            if since + self._patience <= monotonic():
                 del self._offering[share]
                 share.end()
                 return  # it presses on when it has given back what it held

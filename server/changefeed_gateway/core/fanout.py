@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple, TypeVar, overload
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
@@ -122,14 +123,14 @@ class FanOut:
         return _joined(vector, vector, at_starts, more_available=True)
 
     async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
-        deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
+        deadline = monotonic() + read.max_wait.total_seconds()
         if isinstance(read.start, After):
             vector = Vector.decode(read.start.cursor)
         else:
             vector, _ = await self._start(feed, read, read.start)
         joining = _Joining(vector, read)
         await self._fill(feed, read, joining)
-        left = timedelta(seconds=deadline - asyncio.get_running_loop().time())
+        left = timedelta(seconds=deadline - monotonic())
         if joining.complete and left > timedelta(0) and not _any_changes(joining.segments):
             await self._wait(feed, replace(read, max_wait=left), joining)
         return _joined(vector, joining.vector, joining.segments, more_available=not joining.complete)

@@ -1,6 +1,5 @@
 """Address to provider, token to cursor, and every check that comes before a read."""
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -19,6 +18,7 @@ from changefeed_gateway.core.answer import (
 )
 from changefeed_gateway.core.budget import PageBudget
 from changefeed_gateway.core.cancellation import only_own_cancellation
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
@@ -90,13 +90,13 @@ class Router:
     async def read_changes(self, request: ReadRequest) -> ReadAnswer:
         """One page: at once if there is a change, after `max_wait` at the latest."""
         # What opening and a first look take is part of the wait.
-        deadline = _clock() + self._wait(request).total_seconds()
+        deadline = monotonic() + self._wait(request).total_seconds()
         async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             read = self._page_read(feed, scope, start, request.mode, request.page_size)
             reader = self._reader(feed, scope, tails.direct, request.address)
             page = await reader.read(feed, read)
-            wait = timedelta(seconds=deadline - _clock())
+            wait = timedelta(seconds=deadline - monotonic())
             calls = 0
             idle = not (page.content.changes or page.content.retired or page.content.more_available)
             if idle and wait > timedelta(0):
@@ -298,10 +298,6 @@ class Router:
             watermark=part.content.watermark,
             provider_calls=earlier_calls + part.content.provider_calls,
         )
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _need(feed: Feed, name: CapabilityName) -> None:

@@ -22,6 +22,7 @@ from changefeed_gateway.core.answer import (
 )
 from changefeed_gateway.core.budget import Hold, Share
 from changefeed_gateway.core.cancellation import only_own_cancellation
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound, Reason
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
@@ -101,8 +102,8 @@ class _Run:
         self._most_bytes = self._expected_bytes = _PAGE_COPIES * plan.read.max_bytes
         self._ahead: asyncio.Task[_InHand] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
-        self._ends_at = _now() + age
-        self._heard_at = _now()
+        self._ends_at = monotonic() + age
+        self._heard_at = monotonic()
 
     async def items(self) -> AsyncGenerator[StreamItem]:
         """Everything after `Opened`."""
@@ -147,7 +148,7 @@ class _Run:
     async def _read(self, cursor: Cursor) -> _InHand:
         """Read a page once there is room for it: behind the tail before it is read, live when its size is known."""
         live = self._state is SubscriptionState.LIVE
-        read = self._read_after(cursor, wait=self._heartbeat_due - _now() if live else 0.0)
+        read = self._read_after(cursor, wait=self._heartbeat_due - monotonic() if live else 0.0)
         hold = self._share.nothing() if live else await self._share.reserve(self._expected_bytes)
         try:
             page = await self._reader.read(self._plan.feed, read)
@@ -217,14 +218,14 @@ class _Run:
         self._cursor = page.cursor
         if page.changes:
             self._delivered += len(page.changes)
-            self._heard_at = _now()
+            self._heard_at = monotonic()
             yield Batch(
                 records=part.records(items=self._plan.read.items),
                 token=self._token(),
                 expire_time=page.expire_time,
                 watermark=page.watermark,
             )
-        elif not page.retired and _now() >= self._heartbeat_due:
+        elif not page.retired and monotonic() >= self._heartbeat_due:
             yield self._heartbeat(page)
         if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
             yield self._set_state(SubscriptionState.LIVE)
@@ -232,7 +233,7 @@ class _Run:
             yield self._retired(page, self._plan.read.scope.partition_id)
 
     def _heartbeat(self, page: Page) -> Heartbeat:
-        self._heard_at = _now()
+        self._heard_at = monotonic()
         return Heartbeat(token=self._token(), expire_time=page.expire_time, watermark=page.watermark)
 
     def _retired(self, page: Page, partition_id: PartitionId) -> Retired:
@@ -257,7 +258,7 @@ class _Run:
             return ClosingReason.PARTITION_RETIRED
         if self._plan.draining():
             return ClosingReason.DRAINING
-        if _now() >= self._ends_at:
+        if monotonic() >= self._ends_at:
             return ClosingReason.MAX_AGE
         return None
 
@@ -271,10 +272,6 @@ class _Run:
 
     def _token(self) -> str:
         return self._plan.token(self._plan.read.scope, self._cursor)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _is_gone(error: ChangeFeedError) -> bool:

@@ -10,6 +10,7 @@ import structlog
 
 from changefeed_gateway.core.answer import ChangeEncoder
 from changefeed_gateway.core.cancellation import cut_short
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
@@ -287,7 +288,7 @@ class Follower:
 
     async def _read_shared(self, feed: Feed, read: PageRead, place: _Place) -> EncodedPage:
         """The answer of the ring, of a place where the stream stands alone at the end, or of the log."""
-        deadline = asyncio.get_running_loop().time() + read.max_wait.total_seconds()
+        deadline = monotonic() + read.max_wait.total_seconds()
         start = read.start
         while True:
             if isinstance(start, After):
@@ -373,7 +374,7 @@ class Follower:
                     return None
                 raise own(tail.error)
             cursor = max(cursor, ring.end)
-            left = deadline - asyncio.get_running_loop().time()
+            left = deadline - monotonic()
             if left <= 0 or self._tails.direct.draining:
                 watermark = ring.watermark if cursor >= ring.end else None
                 return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
@@ -418,7 +419,7 @@ def _shared_scope(feed: Feed, scope: Scope) -> Scope | None:
 
 
 def _left(deadline: float) -> timedelta:
-    return timedelta(seconds=max(0.0, deadline - asyncio.get_running_loop().time()))
+    return timedelta(seconds=max(0.0, deadline - monotonic()))
 
 
 def _nothing(

@@ -1,6 +1,5 @@
 """Iterators of one shard: made for a position, and kept for whoever reads on from the same place."""
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import CheckpointExpired, TransientFailure, UnsupportedCapability
 from changefeed_gateway.core.model import CapabilityName
 from changefeed_gateway.providers.dynamodb.cursor import CLOCKS_DIFFER, LIFE, RETENTION, Kind, Position, now
@@ -188,4 +188,4 @@ class Iterators:
 
 
 def _spot(made: Answer, *, tip: bool = False) -> Spot:
-    return Spot(iterator=made.body, tip=tip, not_before=asyncio.get_running_loop().time())
+    return Spot(iterator=made.body, tip=tip, not_before=monotonic())

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     FeedNotProvisioned,
     NotFound,
@@ -157,7 +158,7 @@ class DynamoDBProvider:
     # --- One shard
 
     async def _read(self, stream: Stream, shard_id: PartitionId, reader: ShardReader, read: PageRead) -> Page:
-        deadline = _now() + read.max_wait.total_seconds()
+        deadline = monotonic() + read.max_wait.total_seconds()
         calls = reader.calls
         start = position = await self._resolve(stream, shard_id, reader, read.start)
         if not read.max_changes:
@@ -266,9 +267,9 @@ class DynamoDBProvider:
 
 async def _rest(reader: ShardReader, position: Position, deadline: float) -> bool:
     """Wait until it is time to ask for what follows a position; tell whether the deadline came first."""
-    while (pause := min(reader.delay(position), deadline - _now())) > 0:  # noqa: ASYNC110 - others ask meanwhile
+    while (pause := min(reader.delay(position), deadline - monotonic())) > 0:  # noqa: ASYNC110 - others ask meanwhile
         await asyncio.sleep(pause)
-    return _now() >= deadline
+    return monotonic() >= deadline
 
 
 def _page(start: Position, end: Position, found: Gathered, *, more_available: bool) -> Page:
@@ -288,7 +289,3 @@ def _no_shard(shard_id: str) -> NotFound:
         f"there is no shard {shard_id!r} in the table's stream: list the partitions anew",
         reason=Reason.PARTITION_NOT_FOUND,
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,6 +1,5 @@
 """Reads one shard for everybody in this process: one call at a time, shared by all who ask for the same."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,6 +7,7 @@ from functools import partial
 from itertools import dropwhile
 from typing import Any, Final, NamedTuple
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
@@ -135,13 +135,13 @@ class ShardReader:
         return found
 
     async def _latest(self) -> Position:
-        self._tip, self._saw_end_at = await self._iterators.latest(), _clock()
+        self._tip, self._saw_end_at = await self._iterators.latest(), monotonic()
         return self._tip
 
     def _known_tip(self) -> Position | None:
         """Where a reader of this process stands that has just seen the end."""
         spot = self._iterators.known(self._tip) if self._tip is not None else None
-        if self._tip is None or spot is None or _clock() > self._saw_end_at + RECENT:
+        if self._tip is None or spot is None or monotonic() > self._saw_end_at + RECENT:
             return None
         # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
         aged = self._service.time - max(self._tip.as_of, spot.run.as_of) > _LONG_AGO
@@ -210,7 +210,7 @@ class ShardReader:
     def delay(self, position: Position) -> float:
         """Seconds until it is time to ask again for what follows a position where nothing was."""
         spot = self._iterators.known(position)
-        return max(0.0, spot.not_before - _clock()) if spot else 0.0
+        return max(0.0, spot.not_before - monotonic()) if spot else 0.0
 
     async def _get_records(self, position: Position, limit: int) -> Fetched:
         for _ in range(_ITERATORS):
@@ -255,7 +255,7 @@ class ShardReader:
     def _move(self, position: Position, reached: Position, iterator: str | None, *, at_tip: bool) -> None:
         # The place that was read has lost its iterator to the one after the records.
         self._iterators.forget(position)
-        self._iterators.keep(reached, Spot(iterator=iterator, not_before=_clock()))
+        self._iterators.keep(reached, Spot(iterator=iterator, not_before=monotonic()))
         if self._tip is not None and position.place == self._tip.place:
             self._tip = reached
         if at_tip:
@@ -269,7 +269,7 @@ class ShardReader:
         if tip is None or further:
             self._tip = tip = position
         if position.place == tip.place:
-            self._saw_end_at = _clock()
+            self._saw_end_at = monotonic()
 
     def _nothing(self, position: Position, spot: Spot, at: int, *, seen: bool = False) -> Fetched:
         ended = spot.iterator is None
@@ -278,11 +278,7 @@ class ShardReader:
             run = spot.run.another(at)
             spot.run = run._replace(as_of=spot.run.as_of) if ended else run
         at_tip = ended or (bool(spot.run.pages) and spot.tip) or spot.run.at_tip(behind=at - position.as_of)
-        spot.not_before = _clock() + (self._pace.pause(spot.run.pages) if at_tip and spot.run.pages else 0.0)
+        spot.not_before = monotonic() + (self._pace.pause(spot.run.pages) if at_tip and spot.run.pages else 0.0)
         if at_tip:
             self._saw_end(position)
         return Fetched((), spot.run.as_of, ended=ended, at_tip=at_tip)
-
-
-def _clock() -> float:
-    return asyncio.get_running_loop().time()

@@ -1,10 +1,10 @@
 """One feed's change log, as a provider serves it: from where to read, when to wait, what makes a page."""
 
-import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     CheckpointExpired,
     NotFound,
@@ -88,7 +88,7 @@ class FeedLog:
             return await self._read_page(read)
 
     async def _read_page(self, read: PageRead) -> Page:
-        deadline = _now() + read.max_wait.total_seconds()
+        deadline = monotonic() + read.max_wait.total_seconds()
         start, view = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
         stood_at = await self.ticks.time_of(start)
@@ -201,7 +201,7 @@ class FeedLog:
     # --- Until when
 
     async def _wait(self, newest: Tick, deadline: float) -> Tick | None:
-        seconds = deadline - _now()
+        seconds = deadline - monotonic()
         return await self.ticks.ticker.wait(newest.id, seconds) if seconds > 0 else None
 
     # --- What makes a page
@@ -250,7 +250,3 @@ def _no_partition(partition_id: PartitionId) -> NotFound:
     return NotFound(
         f"there is no partition {partition_id!r}: list the partitions anew", reason=Reason.PARTITION_NOT_FOUND
     )
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -17,6 +17,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import (
@@ -124,9 +125,9 @@ class Doorbell:
 
     async def _pass_on(self, connection: Connection, seconds: float, until: str = "") -> bool:
         """Ring for what is heard within some seconds, or until a payload; whether there was any, or that one."""
-        deadline = _now() + seconds
+        deadline = monotonic() + seconds
         heard = False
-        while (remaining := deadline - _now()) > 0 and not (until and heard):
+        while (remaining := deadline - monotonic()) > 0 and not (until and heard):
             payloads: list[str] = []
             try:
                 # Leaving the generator between two notifications of one packet would lose the second.
@@ -155,7 +156,3 @@ class Doorbell:
         self.passed_over += 1
         if self.passed_over == 1:
             _log.warning("somebody else notifies on the doorbell's channel: passed over", channel=CHANNEL)
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

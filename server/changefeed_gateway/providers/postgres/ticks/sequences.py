@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import structlog
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connections
@@ -44,21 +45,21 @@ class SequenceWatch:
 
     async def run(self, done: Done) -> None:
         """Look for ever. Raises ChangeFeedError when the sequences cannot be seen."""
-        idle_due = _now() + self._idle
+        idle_due = monotonic() + self._idle
         while True:
             await asyncio.sleep(self._between_looks)
-            idle = _now() >= idle_due
+            idle = monotonic() >= idle_due
             if not idle and not any(feed.ticker.waiting for feed in self._feeds()):
                 continue
             last_seqs = await self._look()
             if idle:
                 await self._make_idle_ticks(last_seqs)
-                idle_due = _now() + self._idle
+                idle_due = monotonic() + self._idle
             done()
 
     async def _look(self) -> dict[int, int]:
         """Wake or confirm every reader; the last number of each feed. Rings for all when the database fails."""
-        began = _now()
+        began = monotonic()
         try:
             rows = await self._connections.fetch(SEQUENCES, {}, within=FOR_A_TICK)
         except Exception:
@@ -81,7 +82,7 @@ class SequenceWatch:
             *(f for f in self._failing if f not in read),
         ]:
             ticked = self._ticked.get(feed_id)
-            due = ticked is None or ticked.last_seq != last_seqs[feed_id] or _now() >= ticked.until
+            due = ticked is None or ticked.last_seq != last_seqs[feed_id] or monotonic() >= ticked.until
             if due and not await self._tick(feed_id):
                 break
         self._ticked = {feed_id: ticked for feed_id, ticked in self._ticked.items() if feed_id in last_seqs}
@@ -99,11 +100,7 @@ class SequenceWatch:
             return not error.retryable
         self._failing.pop(feed_id, None)
         if quiet:
-            self._ticked[feed_id] = _Ticked(last_seq, _now() + self._lone_poll)
+            self._ticked[feed_id] = _Ticked(last_seq, monotonic() + self._lone_poll)
         else:
             self._ticked.pop(feed_id, None)
         return True
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from changefeed_gateway.core.cancellation import cut_short
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Reason, TransientFailure
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.supervision import Done, LongTask, Supervisor
@@ -101,7 +102,7 @@ class Ticker:
 
     async def recent(self, seconds: float = 2.0) -> Tick:
         """The newest tick as of some seconds ago at most."""
-        if self.newest is not None and _now() - self._answered_at <= seconds:
+        if self.newest is not None and monotonic() - self._answered_at <= seconds:
             return self.newest
         return await self.refresh()
 
@@ -111,13 +112,13 @@ class Ticker:
         Raises TransientFailure when the database did not answer within the time or within the outage's patience, or
         the ticker is closed, and at once what will not pass.
         """
-        begin = _now()
+        begin = monotonic()
         self._waiting += 1
         try:
             while self.newest is None or self.newest.id <= seen:
                 self._follow()
                 news = self._news = self._news or asyncio.get_running_loop().create_future()
-                await asyncio.wait({news}, timeout=max(0.0, begin + seconds - _now()))
+                await asyncio.wait({news}, timeout=max(0.0, begin + seconds - monotonic()))
                 if not news.done():
                     self._check_answered(begin)
                     return None
@@ -126,7 +127,7 @@ class Ticker:
             return self.newest
         finally:
             self._waiting -= 1
-            self._linger_until = _now() + _LINGER
+            self._linger_until = monotonic() + _LINGER
 
     async def aclose(self) -> None:
         """Stop asking, and send away whoever waits; idempotent."""
@@ -141,10 +142,10 @@ class Ticker:
             await self._loop.aclose()
 
     async def _ask_and_tell(self) -> TickAnswer:
-        await asyncio.sleep(max(0.0, self._not_before - _now()))
-        begin = _now()
+        await asyncio.sleep(max(0.0, self._not_before - monotonic()))
+        begin = monotonic()
         answer = await self._ask()
-        self._answered_at, self._quiet = _now(), answer.quiet
+        self._answered_at, self._quiet = monotonic(), answer.quiet
         if answer.newest != self.newest:
             self._not_before = begin + self._cadence.interval.total_seconds()
             self.newest = answer.newest
@@ -158,7 +159,7 @@ class Ticker:
 
     def _check_answered(self, begin: float) -> None:
         """An empty answer is a statement about the database, so the database must have made it."""
-        if self._answered_at < begin and _now() - begin >= 2 * self._cadence.quiet_poll.total_seconds():
+        if self._answered_at < begin and monotonic() - begin >= 2 * self._cadence.quiet_poll.total_seconds():
             raise TransientFailure(
                 "PostgreSQL did not answer while the read waited: try again",
                 reason=Reason.PROVIDER_TIMEOUT,
@@ -205,8 +206,8 @@ class Ticker:
         shortest = self._cadence.shortest_poll.total_seconds()
         longest = self._cadence.longest_poll.total_seconds()
         poll = idle_ring = shortest
-        while self._waiting or _now() < self._linger_until:
-            before, rung, begin = self.newest, self._rung.is_set(), _now()
+        while self._waiting or monotonic() < self._linger_until:
+            before, rung, begin = self.newest, self._rung.is_set(), monotonic()
             self._rung.clear()
             try:
                 answer = await self._ask_patiently()
@@ -220,7 +221,7 @@ class Ticker:
             poll = shortest if rung or news else min(2 * poll, longest)
             if rung and not news:
                 # Anybody may ring: bells that bring nothing are answered no faster than by polling.
-                await asyncio.sleep(begin + idle_ring - _now())
+                await asyncio.sleep(begin + idle_ring - monotonic())
                 idle_ring = min(2 * idle_ring, longest)
             elif news:
                 idle_ring = shortest
@@ -235,7 +236,3 @@ class Ticker:
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
