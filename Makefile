@@ -31,11 +31,11 @@ demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself 
 serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
 	@$(BIN)/changefeed serve
 
-test: lint .dynamodb-local/.stamp .pgbouncer/.stamp $(if $(PYTEST_ARGS),,test-postgres-15) ## Lint and run all tests, those of PostgreSQL on 15 too
+test: lint .dynamodb-local/.stamp .pgbouncer/.stamp .faketime/.stamp $(if $(PYTEST_ARGS),,test-postgres-15) ## Lint and run all tests, those of PostgreSQL on 15 too
 	@echo "pytest"
 	@PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
 
-test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp ## Run what PostgreSQL's version could break on version 15
+test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp .faketime/.stamp ## Run what PostgreSQL's version could break on version 15
 	@echo "pytest, PostgreSQL 15"
 	@PATH="$(TEST_PATH)" POSTGRES_BINARIES=$(CURDIR)/.postgresql-15/usr/lib/postgresql/15/bin \
 	  LD_LIBRARY_PATH=$(subst $() ,:,$(wildcard $(CURDIR)/.postgresql-15/usr/lib/*-linux-gnu)) \
@@ -97,7 +97,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer dist
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer .faketime dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -158,4 +158,9 @@ endef
 # What the tests of pooled connections run.
 .pgbouncer/.stamp:
 	$(call UNPACK,PgBouncer,pgbouncer)
+	@touch $@
+
+# What the tests of stepping clocks preload into their server.
+.faketime/.stamp:
+	$(call UNPACK,libfaketime,libfaketime)
 	@touch $@
