@@ -64,11 +64,11 @@ class PostgresForTests:
 
 
 @asynccontextmanager
-async def running_postgres() -> AsyncIterator[PostgresForTests]:
+async def running_postgres(binaries: Path | None = BINARIES) -> AsyncIterator[PostgresForTests]:
     """A server in a directory of its own, gone at the end."""
     # Not below pytest's folder, which each session closes to other users: run by root, the server is one of them.
     with tempfile.TemporaryDirectory(prefix="changefeed-tests-") as directory:
-        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=BINARIES) as server:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=binaries) as server:
             postgres = PostgresForTests(server)
             await postgres.make_templates()
             yield postgres

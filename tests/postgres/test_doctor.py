@@ -204,6 +204,17 @@ async def test_a_transaction_that_holds_changes_up(shop: Shop, monkeypatch: pyte
         assert "pg_terminate_backend" in found.remedy
 
 
+async def test_who_has_the_lock_of_the_ticks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with await psycopg.AsyncConnection.connect(shop.dsn, application_name="a split") as operator:
+        await operator.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        assert await wrong(shop.dsn) == {}
+        monkeypatch.setattr(doctor_ticks, "LATE", timedelta(0))
+        found = (await wrong(shop.dsn))["ticks of public.orders"]
+        assert f"pid {operator.info.backend_pid} 'a split', transaction since" in found.detail
+        assert "has the lock of the feed's ticks" in found.detail
+        assert "pg_terminate_backend" in found.remedy
+
+
 async def test_a_reader_is_told_that_ages_are_hidden_from_it(shop: Shop) -> None:
     async with (
         login(shop.dsn, "gateway_login", "changefeed_reader") as dsn,

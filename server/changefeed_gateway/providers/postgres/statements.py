@@ -43,9 +43,7 @@ class Statements:
     @classmethod
     def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
         """Put in the names of a feed's relations."""
-        parents = {
-            f"{part}_name": sql.Literal(f"changefeed_log.{part}_{feed_id}") for part in ("log", "tick")
-        }
+        parents = {f"{part}_name": sql.Literal(f"changefeed_log.{part}_{feed_id}") for part in ("log", "tick")}
         names = {
             "row": sql.SQL(_text("row").rstrip()),
             "days": sql.SQL(_text("days").rstrip()).format(**parents),

@@ -16,7 +16,8 @@ LATE: Final = timedelta(minutes=1)
 
 _READING: Final = """
     SELECT t.at, clock_timestamp() AS now, CASE WHEN s.is_called THEN s.last_value ELSE 0 END - t.last_seq AS ahead,
-        least(beyond.changed_at, finished.changed_at) AS oldest, h.who AS writer, clock_timestamp() - h.since AS writing,
+        least(beyond.changed_at, finished.changed_at) AS oldest,
+        h.who AS writer, clock_timestamp() - h.since AS writing,
         k.who AS locker, clock_timestamp() - k.since AS locking
     FROM (SELECT * FROM {tick} ORDER BY id DESC LIMIT 1) t
     CROSS JOIN {seq} s

@@ -7,7 +7,6 @@ from typing import Final
 from changefeed_gateway.providers.postgres.retention.days import ALWAYS, Day, FeedDays, Part, State, day_name
 from changefeed_gateway.providers.postgres.retention.plan import MARGIN, holes, is_done_with
 
-
 FAR: Final = timedelta(days=2)
 """A day that is kept for so much longer than the retention asks is an alarm."""
 _LATE_COMMIT: Final = "a transaction that wrote to it committed much later"
@@ -49,7 +48,7 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                         alarm=True,
                     )
                 )
-            elif day.starts != ALWAYS and day.ends <= facts.cutoff - FAR:
+            elif not day.empty and day.ends <= facts.cutoff - FAR:
                 found.append(_overdue(facts, day))
             elif day.ends <= facts.cutoff and day.needed:
                 found.append(Obstacle(day=day.name, reason=_LATE_COMMIT))
@@ -59,7 +58,7 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                 found.append(
                     Obstacle(
                         day=day.name,
-                        reason="is named as a day of this feed and is none: detached before a restore, or somebody's own",
+                        reason="is named as a day of this feed and is none: of before a restore, or somebody's own",
                         remedy="drop or rename it; retention leaves it alone",
                         alarm=True,
                     )
@@ -116,7 +115,7 @@ def _overflow(facts: FeedDays, day: Day) -> Obstacle:
     return Obstacle(
         day=day.name,
         reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
-        remedy=f"check the server's clock; {column}{reached} of rows of {parent} that lies ahead can then be set to now()"
+        remedy=f"check the server's clock; what lies ahead as {column}{reached} of {parent} can then be set to now()"
         if ahead
         else "run changefeed retention run: it becomes a day, and days are made after it",
         alarm=True,

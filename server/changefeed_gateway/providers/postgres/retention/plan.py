@@ -119,7 +119,7 @@ def _expire_ticks(facts: FeedDays) -> Step | None:
     """Only from the oldest tick on, and only with a tick after them from which the retained time can be read.
 
     Where the clock stepped over midnight, days hold ticks of the same numbers in turn. Those that are over go together,
-    with what the others hold of the same numbers: who reads from there is told that it expired, not that one is missing.
+    with what the others hold of the same numbers: who reads there is told that it expired, not that one is missing.
     """
     over = _over(facts, Part.TICKS)
     for day in over:
@@ -127,7 +127,7 @@ def _expire_ticks(facts: FeedDays) -> Step | None:
             return _detach(day, _ended(facts))
     filled = [d for d in facts.of(Part.TICKS, State.ATTACHED) if d.first_tick is not None]
     for day in sorted(filled, key=_last):
-        if day not in over or not _readable_after(facts, day):
+        if day not in over or not _readable_after(facts, day) or _last(day) == max(map(_last, filled)):
             continue
         begun = [d for d in filled if (d.first_tick or 0) <= _last(day)]
         if all(d in over and _last(d) <= _last(day) for d in begun if d.ends <= facts.cutoff):
