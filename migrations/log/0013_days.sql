@@ -33,8 +33,12 @@ declare
     day text;
 begin
     for day in select d.name from changefeed.day_tables(feed) d where d.state = 'attached' and not d.marked loop
-        execute format('comment on table changefeed_log.%I is %L', day,
-                       (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed));
+        begin
+            execute format('comment on table changefeed_log.%I is %L', day,
+                           (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed));
+        exception when insufficient_privilege then
+            continue;  -- Made by hand and owned by another: once detached, retention leaves it alone.
+        end;
     end loop;
 end;
 $$;
@@ -96,7 +100,11 @@ declare
     day text;
 begin
     for day in select d.name from changefeed.day_tables(feed) d where d.state <> 'attached' loop
-        execute format('drop table changefeed_log.%I', day);
+        begin
+            execute format('drop table changefeed_log.%I', day);
+        exception when insufficient_privilege then
+            continue;  -- As above; without the mark of the epoch it does not come back.
+        end;
     end loop;
 end;
 $$;

@@ -40,10 +40,12 @@ async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahe
             )
             for (name,) in await cursor.fetchall():
                 await connection.execute(f"DROP TABLE {name}".encode())
+            await connection.execute("SET LOCAL ROLE changefeed_owner")
             await connection.execute(
                 "SELECT changefeed.create_days(%s, (now() AT TIME ZONE 'UTC')::date - %s::int, %s)",
                 (parent, days, days + ahead),
             )
+            await connection.execute("RESET ROLE")
             await connection.execute(f"INSERT INTO {table} SELECT * FROM kept_{parent}".encode())
 
 

@@ -133,7 +133,7 @@ def test_a_plan_ends_covers_all_time_and_drops_nothing_that_is_retained(
     st.integers(1, 4),
 )
 def test_a_clock_that_steps_never_ends_retention(jumps: dict[int, int], unit: str, retention: int) -> None:
-    """A tick every 8 hours, some of midnight by a clock that is wrong: long after the last one no day is kept longer."""
+    """A tick every 8 hours, some at midnight by a wrong clock: long after the last one no day is kept longer."""
     ticks: list[tuple[int, datetime]] = []
     for hours in range(0, 24 * 35, 8):
         day, hour = divmod(hours, 24)
