@@ -517,7 +517,7 @@ async def test_a_page_of_the_same_tables_is_one_statement(shop: Shop, monkeypatc
 async def test_a_reader_at_a_tick_that_goes_with_a_mixed_day_is_told_that_it_expired(shop: Shop) -> None:
     """Ticks of day D, of D+1, and of D again: at every moment of a run the reader is told the same."""
     await live_since(shop.connection, 12)
-    ticks = []
+    ticks: list[int] = []
     for days_ago in (10, 9, 10, 9, 8, 4):
         await shop.insert(len(ticks))
         ticks.append(await shop.tick())
