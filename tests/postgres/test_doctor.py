@@ -139,6 +139,7 @@ async def test_a_day_of_the_past_that_somebody_detached(shop: Shop) -> None:
 
 async def test_a_day_of_ticks_that_somebody_dropped(shop: Shop) -> None:
     await grow_old(shop)
+    await retention.run(shop.dsn)
     name = await drop_day(shop, "tick", -5)
     found = (await wrong(shop.dsn))["retention of public.orders"]
     assert found.detail.startswith(f"{name} missing: ")

@@ -150,9 +150,9 @@ class LogReader:
             (base,) = await self._window.between(after.tick, after.tick)
             tables = self._window.tables
             if tables is not None:
-                self._window.check_whole(base)
                 found, rows = await self._ask(base, after, to, newest, limit, part)
-                if found == tables:
+                if found == tables == self._window.tables:
+                    self._window.check_whole(base)
                     return rows
             await self._window.renew(tables)
 
