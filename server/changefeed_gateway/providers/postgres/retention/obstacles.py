@@ -7,8 +7,8 @@ from typing import Final
 from changefeed_gateway.providers.postgres.retention.days import ALWAYS, Day, FeedDays, Part, State, day_name
 from changefeed_gateway.providers.postgres.retention.plan import MARGIN, holes, is_done_with
 
-FAR: Final = timedelta(days=2)
-"""A day that is kept for so much longer than the retention asks is an alarm."""
+FAR: Final = timedelta(days=4)
+"""A day that is kept for so much longer than the retention asks is an alarm: no run for a weekend is none."""
 _LATE_COMMIT: Final = "a transaction that wrote to it committed much later"
 
 
