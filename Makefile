@@ -44,16 +44,17 @@ test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long e
 	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
-set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .pgbouncer/.stamp $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
+set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .pgbouncer/.stamp .faketime/.stamp \
+  $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
 
-test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .pgbouncer/.stamp
+test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .pgbouncer/.stamp .faketime/.stamp
 	@echo "pytest"
 	@$(PYTEST)
 
 test-fast: .venv/.stamp-dev ## Run the tests without a database: unit, property and API tests, conformance on the memory backend
 	@$(PYTEST) tests/unit tests/properties tests/api tests/conformance -k "not conformance or memory"
 
-test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp ## Run what PostgreSQL's version could break on version 15
+test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp .faketime/.stamp ## Run what PostgreSQL's version could break on version 15
 	@echo "pytest, PostgreSQL 15"
 	@POSTGRES_BINARIES=$(CURDIR)/.postgresql-15/usr/lib/postgresql/15/bin \
 	  LD_LIBRARY_PATH=$(subst $() ,:,$(wildcard $(CURDIR)/.postgresql-15/usr/lib/*-linux-gnu)) \
@@ -114,7 +115,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer dist
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer .faketime dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -175,4 +176,9 @@ endef
 # What the tests of pooled connections run.
 .pgbouncer/.stamp:
 	$(call UNPACK,PgBouncer,pgbouncer)
+	@touch $@
+
+# What the tests of stepping clocks preload into their server.
+.faketime/.stamp:
+	$(call UNPACK,libfaketime,libfaketime)
 	@touch $@

@@ -54,7 +54,7 @@ begin
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;
-    perform pg_advisory_xact_lock(1667655785, feed);
+    perform changefeed.lock_ticks(feed);
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;
@@ -79,17 +79,28 @@ $_$;
 
 COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
 
+CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_snapshot
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case when xid >= pg_snapshot_xmax(seen) then seen else format('%s:%s:%s',
+        least(pg_snapshot_xmin(seen), xid), pg_snapshot_xmax(seen),
+        (select string_agg(u.x::text, ',' order by u.x) from (select pg_snapshot_xip(seen) union select xid) u (x))
+    )::pg_snapshot end
+$$;
+
 CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '5s'
     AS $_$
 begin
-    perform pg_advisory_xact_lock(1667655785, feed);
-    execute format('lock table changefeed_log.log_%s in access exclusive mode', feed);
+    perform changefeed.lock_ticks(feed);
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
@@ -97,6 +108,7 @@ begin
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
+    perform changefeed.mark_days(feed);
 end;
 $_$;
 
@@ -378,7 +390,7 @@ CREATE FUNCTION changefeed.create_days(parent text, first_day date, days integer
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
-    AS $$
+    AS $_$
 declare
     day date;
 begin
@@ -390,8 +402,9 @@ begin
     end loop;
     execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (maxvalue)',
                    parent || '_future', parent, (first_day + days)::timestamptz);
+    perform changefeed.mark_days(substring(parent from '\d+$')::integer);
 end;
-$$;
+$_$;
 
 COMMENT ON FUNCTION changefeed.create_days(parent text, first_day date, days integer) IS 'Gives a new log or tick table its days (UTC) and the two partitions that hold what no day covers.';
 
@@ -416,6 +429,19 @@ end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) IS 'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
+
+CREATE FUNCTION changefeed.create_locks(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format('create table changefeed_log.lock_ticks_%1$s (); create table changefeed_log.lock_retention_%1$s ()', feed);
+    execute format('comment on table changefeed_log.lock_ticks_%s is %L', feed,
+                   'Its lock (SHARE UPDATE EXCLUSIVE): one makes a tick at a time.');
+    execute format('comment on table changefeed_log.lock_retention_%s is %L', feed,
+                   'Its lock (SHARE UPDATE EXCLUSIVE): one changes the days at a time.');
+end;
+$_$;
 
 CREATE FUNCTION changefeed.create_log(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -457,6 +483,7 @@ begin
         create index on changefeed_log.tick_%1$s (last_seq, id);
         create index on changefeed_log.tick_%1$s (reached, id);
     $sql$, feed);
+    perform changefeed.create_locks(feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
 end;
@@ -542,10 +569,12 @@ CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
     AS $_$
 begin
     execute format($function$
-        create function changefeed_log.make_tick_%1$s(force boolean)
+        create or replace function changefeed_log.make_tick_%1$s(force boolean)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql security definer
         set search_path = pg_catalog, pg_temp
+        -- Whoever asks is told in time, and asks again: an operator may have left a transaction open that has the lock.
+        set lock_timeout = '3s'
         as $body$
         declare
             newest   changefeed_log.tick_%1$s;
@@ -580,7 +609,7 @@ begin
                 -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                 made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
-                perform pg_advisory_xact_lock(1667655785, %1$s);
+                lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                 locked := true;
             end loop;
             if made then
@@ -591,6 +620,9 @@ begin
                 -- The order is the proof: the sequence was read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
+                if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
+                    newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
+                end if;
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
                 newest.reached := greatest(newest.reached, newest.at);
@@ -686,47 +718,68 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.days(feed integer) RETURNS TABLE(part text, name text, state text, starts timestamp with time zone, ends timestamp with time zone, bytes bigint, empty boolean, newest timestamp with time zone, first_tick bigint, last_tick bigint, next_tick_at timestamp with time zone, writers text[])
-    LANGUAGE plpgsql
+CREATE FUNCTION changefeed.day_tables(feed integer) RETURNS TABLE(part text, day oid, name text, state text, bound text, marked boolean)
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO'
     AS $_$
+    select p.part, c.oid, c.relname::text,
+        case when i.inhdetachpending then 'leaving' when i.inhrelid is not null then 'attached' else 'detached' end,
+        pg_get_expr(c.relpartbound, c.oid),
+        obj_description(c.oid, 'pg_class') is not distinct from
+            (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed)
+    from (values ('tick'), ('log')) p (part)
+    join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+    left join pg_inherits i on i.inhrelid = c.oid
+    where i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, feed))
+        or i.inhparent is null and starts_with(c.relname, format('%s_%s_', p.part, feed))
+            and substr(c.relname, length(format('%s_%s_', p.part, feed)) + 1)
+                ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+$_$;
+
+COMMENT ON FUNCTION changefeed.day_tables(feed integer) IS 'The partitions of a feed''s log and ticks, attached or leaving (a detach that is not finished), and the detached tables that are named as such. marked: carries the mark of the feed''s epoch.';
+
+CREATE FUNCTION changefeed.days(feed integer) RETURNS TABLE(part text, name text, state text, marked boolean, starts timestamp with time zone, ends timestamp with time zone, bytes bigint, empty boolean, newest timestamp with time zone, first_tick bigint, last_tick bigint, next_tick_at timestamp with time zone, overlaps_until timestamp with time zone, writers text[])
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $_$
 declare
     day record;
 begin
-    for day in
-        select p.part, c.oid, c.relname::text as name, coalesce(i.inhdetachpending, false) as pending,
-               i.inhrelid is not null as attached, pg_get_expr(c.relpartbound, c.oid) as bound
-        from (values ('tick'), ('log')) p (part)
-        join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
-            and starts_with(c.relname, format('%s_%s_', p.part, feed))
-        left join pg_inherits i on i.inhrelid = c.oid
-        order by p.part desc, c.relname
-    loop
+    for day in select * from changefeed.day_tables(feed) d order by d.part desc, d.name loop
         part := day.part;
         name := day.name;
-        state := case when day.pending then 'leaving' when day.attached then 'attached' else 'detached' end;
+        state := day.state;
+        marked := day.marked;
         starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
         ends := substring(day.bound from 'TO \(''([^'']+)''\)');
+        newest := null;
+        first_tick := null;
+        last_tick := null;
+        next_tick_at := null;
+        overlaps_until := null;
         begin
             -- Before the rows: who commits in between is found by one of the two.
-            writers := changefeed.writers(day.oid);
-            bytes := pg_total_relation_size(day.oid);
+            writers := changefeed.writers(day.day);
+            bytes := pg_total_relation_size(day.day);
             execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
-            newest := null;
-            first_tick := null;
-            last_tick := null;
-            next_tick_at := null;
-            if not empty and ends is null then
+            if not empty and ends is null and state <> 'detached' then
                 execute format('select max(%I) from changefeed_log.%I',
                                case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
             end if;
-            if not empty and part = 'tick' then
+            -- A detached table without the mark may be anybody's, with any columns.
+            if not empty and part = 'tick' and (marked or state <> 'detached') then
                 execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
                 -- One that claims a time to come was made by a clock that was wrong.
                 execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
                                'order by id limit 1', feed) into next_tick_at using last_tick;
+                execute format('select max(at) from changefeed_log.tick_%s where id <= $1 and at >= $2 '
+                               'and at <= clock_timestamp()', feed) into overlaps_until using last_tick, ends;
             end if;
         exception when undefined_table then
             continue;  -- A run at the same time has dropped it.
@@ -736,7 +789,7 @@ begin
 end;
 $_$;
 
-COMMENT ON FUNCTION changefeed.days(feed integer) IS 'Every partition of a feed''s log and ticks, attached, leaving (its detach is not finished) or detached. Null as a bound: none. next_tick_at: time of the tick after its last one. writers: open transactions that wrote to it.';
+COMMENT ON FUNCTION changefeed.days(feed integer) IS 'Every table of a feed''s log and ticks, as day_tables has them. Null as a bound: none. next_tick_at: time of the tick after its last one. overlaps_until: the latest time of a tick up to its last one that lies in a later day, because the clock stepped; null where none does. writers: open transactions that wrote to it.';
 
 CREATE FUNCTION changefeed.days_needed(feed integer, tick bigint) RETURNS SETOF text
     LANGUAGE plpgsql
@@ -751,9 +804,7 @@ declare
 begin
     execute format('select snapshot from changefeed_log.tick_%s where id = $1', feed) into seen using tick;
     for day in
-        select c.relname from pg_class c
-        where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
-            and starts_with(c.relname, format('log_%s_', feed))
+        select d.name from changefeed.day_tables(feed) d where d.part = 'log' and (d.marked or d.state <> 'detached')
     loop
         begin
             execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
@@ -796,24 +847,51 @@ CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
 declare
     capture regprocedure;
 begin
-    delete from changefeed.feeds where feed_id = feed;
-    if not found then
+    if not exists (select from changefeed.feeds f where f.feed_id = feed) then
         raise exception 'there is no feed %', feed
             using errcode = 'undefined_object', hint = 'changefeed feeds lists what there is.';
     end if;
+    begin
+        execute format('lock table changefeed_log.lock_retention_%s in share update exclusive mode', feed);
+    exception when lock_not_available then
+        raise exception 'retention is at work on feed %', feed
+            using errcode = 'lock_not_available', hint = 'Nothing was changed. Call it again when the run has ended.';
+    end;
+    perform changefeed.lock_ticks(feed);
+    delete from changefeed.feeds where feed_id = feed;
     for capture in
         select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
             and starts_with(proname, format('capture_%s_', feed))
     loop
         execute format('drop function %s cascade', capture);
     end loop;
-    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
+    perform changefeed.drop_loose_days(feed);
+    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
+                   'changefeed_log.lock_retention_%1$s', feed);
     execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
     execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
 end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.drop_feed(feed integer) IS 'Removes a feed whole: its triggers, its log and its history.';
+
+CREATE FUNCTION changefeed.drop_loose_days(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    day text;
+begin
+    for day in select d.name from changefeed.day_tables(feed) d where d.state <> 'attached' loop
+        begin
+            execute format('drop table changefeed_log.%I', day);
+        exception when insufficient_privilege then
+            continue;  -- As above; without the mark of the epoch it does not come back.
+        end;
+    end loop;
+end;
+$$;
 
 CREATE FUNCTION changefeed.equality(key_index oid, number smallint) RETURNS text
     LANGUAGE sql STABLE
@@ -1101,7 +1179,7 @@ begin
         raise exception 'there is no feed %', quote_nullable(name)
             using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
     end if;
-    perform pg_advisory_xact_lock(1667655785, feed);
+    perform changefeed.lock_ticks(feed);
     return feed;
 end;
 $$;
@@ -1126,6 +1204,15 @@ $$;
 
 COMMENT ON FUNCTION changefeed.lock_holders(relation regclass) IS 'Open and prepared transactions that hold a lock on a table, by the mode of the lock. since is null where it is hidden from the caller, who needs pg_read_all_stats to see it.';
 
+CREATE FUNCTION changefeed.lock_ticks(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    execute format('lock table changefeed_log.lock_ticks_%s in share update exclusive mode', feed);
+end;
+$$;
+
 CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1139,6 +1226,26 @@ begin
     $sql$, feed);
 end;
 $_$;
+
+CREATE FUNCTION changefeed.mark_days(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    day text;
+begin
+    for day in select d.name from changefeed.day_tables(feed) d where d.state = 'attached' and not d.marked loop
+        begin
+            execute format('comment on table changefeed_log.%I is %L', day,
+                           (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed));
+        exception when insufficient_privilege then
+            continue;  -- Made by hand and owned by another: once detached, retention leaves it alone.
+        end;
+    end loop;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.mark_days(feed integer) IS 'Gives the attached days of a feed the mark of its epoch.';
 
 CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -2258,6 +2365,7 @@ $$;
 CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '3s'
     AS $$
         declare
             newest   changefeed_log.tick_1;
@@ -2292,7 +2400,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                 made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
                 exit when locked or not made;
-                perform pg_advisory_xact_lock(1667655785, 1);
+                lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                 locked := true;
             end loop;
             if made then
@@ -2303,6 +2411,9 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 -- The order is the proof: the sequence was read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
+                if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
+                    newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
+                end if;
                 newest.id := newest.id + 1;
                 newest.at := clock_timestamp();
                 newest.reached := greatest(newest.reached, newest.at);
@@ -2377,6 +2488,16 @@ CREATE SEQUENCE changefeed_log.bell_1
     NO MINVALUE
     NO MAXVALUE
     CACHE 1;
+
+CREATE TABLE changefeed_log.lock_retention_1 (
+);
+
+COMMENT ON TABLE changefeed_log.lock_retention_1 IS 'Its lock (SHARE UPDATE EXCLUSIVE): one changes the days at a time.';
+
+CREATE TABLE changefeed_log.lock_ticks_1 (
+);
+
+COMMENT ON TABLE changefeed_log.lock_ticks_1 IS 'Its lock (SHARE UPDATE EXCLUSIVE): one makes a tick at a time.';
 
 CREATE SEQUENCE changefeed_log.seq_1
     START WITH 1

@@ -93,10 +93,10 @@ class PostgresForTests:
 
 
 @asynccontextmanager
-async def running_postgres() -> AsyncIterator[PostgresForTests]:
+async def running_postgres(binaries: Path | None = BINARIES) -> AsyncIterator[PostgresForTests]:
     """A server in a directory of its own, gone at the end."""
     with server_directory() as directory:
-        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=BINARIES) as server:
+        async with EmbeddedPostgres(Path(directory) / "data", parameters=PARAMETERS, binaries=binaries) as server:
             postgres = PostgresForTests(server)
             await postgres.make_templates()
             yield postgres

@@ -40,10 +40,12 @@ async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahe
             )
             for (name,) in await cursor.fetchall():
                 await connection.execute(f"DROP TABLE {name}".encode())
+            await connection.execute("SET LOCAL ROLE changefeed_owner")
             await connection.execute(
                 "SELECT changefeed.create_days(%s, (now() AT TIME ZONE 'UTC')::date - %s::int, %s)",
                 (parent, days, days + ahead),
             )
+            await connection.execute("RESET ROLE")
             await connection.execute(f"INSERT INTO {table} SELECT * FROM kept_{parent}".encode())
 
 
@@ -70,8 +72,8 @@ async def outdate(connection: Connection, feed_id: int) -> timedelta:
     Answers how long ago. Ticks that see all of it are of a later day, the last one that can be started from, and
     stay: so does a reader that has read everything. Positions that were written before keep their marks.
     """
-    seen = _keeping_marks(7 * DAY)
-    changed = _keeping_marks(seen + DAY)
+    seen = keeping_marks(7 * DAY)
+    changed = keeping_marks(seen + DAY)
     await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
     await live_since(connection, 9, feed_id)
     async with connection.transaction():
@@ -88,7 +90,8 @@ async def outdate(connection: Connection, feed_id: int) -> timedelta:
     return changed
 
 
-def _keeping_marks(at_least: timedelta) -> timedelta:
+def keeping_marks(at_least: timedelta) -> timedelta:
+    """So long or a little longer, so that positions keep the marks of their ticks."""
     return -(-at_least // MARK_PERIOD) * MARK_PERIOD
 
 

@@ -139,6 +139,7 @@ async def test_a_day_of_the_past_that_somebody_detached(shop: Shop) -> None:
 
 async def test_a_day_of_ticks_that_somebody_dropped(shop: Shop) -> None:
     await grow_old(shop)
+    await retention.run(shop.dsn)
     name = await drop_day(shop, "tick", -5)
     found = (await wrong(shop.dsn))["retention of public.orders"]
     assert found.detail.startswith(f"{name} missing: ")
@@ -201,6 +202,17 @@ async def test_a_transaction_that_holds_changes_up(shop: Shop, monkeypatch: pyte
         monkeypatch.setattr(doctor_ticks, "OLD", timedelta(0))
         found = (await wrong(shop.dsn))["ticks of public.orders"]
         assert holder in found.detail
+        assert "pg_terminate_backend" in found.remedy
+
+
+async def test_who_has_the_lock_of_the_ticks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with await psycopg.AsyncConnection.connect(shop.dsn, application_name="a split") as operator:
+        await operator.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        assert await wrong(shop.dsn) == {}
+        monkeypatch.setattr(doctor_ticks, "LATE", timedelta(0))
+        found = (await wrong(shop.dsn))["ticks of public.orders"]
+        assert f"pid {operator.info.backend_pid} 'a split', transaction since" in found.detail
+        assert "has the lock of the feed's ticks" in found.detail
         assert "pg_terminate_backend" in found.remedy
 
 

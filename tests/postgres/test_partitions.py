@@ -1,6 +1,7 @@
 """Physical partitions of PostgreSQL: what splits and merges refuse, and what readers of parts see."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import psycopg
@@ -158,3 +159,32 @@ async def test_a_reader_that_waits_is_told_of_a_split_at_once(shop: Shop) -> Non
     assert page.retired
     assert [child.partition_id for child in page.children] == children
     assert not (await shop.page(Now(), scope=EntireCollection())).retired
+
+
+@pytest.mark.req("P2")
+async def test_what_is_written_after_a_split_in_its_transaction_belongs_to_the_children(shop: Shop) -> None:
+    """A snapshot counts its own transaction as ended once a later one has: a busy neighbour ends many meanwhile."""
+    busy = await psycopg.AsyncConnection.connect(shop.dsn, autocommit=True)
+    burning = asyncio.create_task(
+        busy.execute("DO $$ BEGIN FOR n IN 1..100000000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$")
+    )
+    try:
+        await shop.insert(1)
+        last = "0-255"
+        for number in range(1, 41):
+            async with await psycopg.AsyncConnection.connect(shop.dsn) as splitter:
+                cursor = await splitter.execute(
+                    "SELECT partition_id FROM changefeed.split_partition(%s, %s, %s)", (FEED, last, number)
+                )
+                last = [name for (name,) in await cursor.fetchall()][1]
+                await shop.connection.execute("UPDATE orders SET note = 'before' WHERE id = 1")
+                await splitter.execute("UPDATE orders SET note = 'after' WHERE id = 1")
+                await splitter.commit()
+    finally:
+        busy.cancel()
+        with pytest.raises(errors.QueryCanceled):
+            await burning
+        await busy.close()
+    changes, _ = await read_all(shop.provider, shop.feed)
+    notes = [json.loads(change.item or "{}")["note"] for change in changes]
+    assert notes == ["x", *["before", "after"] * 40]

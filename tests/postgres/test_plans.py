@@ -245,7 +245,7 @@ def check(plan: dict[str, Any], name: str) -> None:
 # --- The law
 
 
-EVERYWHERE = {"tick", "ticks_between", "history_kept", "partitions"}
+EVERYWHERE = {"tick", "ticks_between", "history", "partitions"}
 PAGES = {
     "everything": {"page"},
     "many": {"page_of_buckets"},
@@ -291,7 +291,7 @@ async def test_a_position_that_was_dropped_is_told_so_without_a_search(
     histories: list[History], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = await compare(histories, lambda history: page_read(After(history.dropped)), monkeypatch)
-    assert asked == {"tick", "ticks_between", "oldest_tick"}
+    assert asked == {"tick", "ticks_between", "history", "oldest_tick"}
 
 
 async def test_the_beginning_is_not_searched_for(histories: list[History], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,22 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from changefeed_gateway.core.errors import HistoryGap
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.model import After, Beginning, Change, Feed, PartitionState, PhysicalPartition
 from changefeed_gateway.providers.postgres.operations.doctor import examine
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.databases import LOG, PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.dumps import dumped, restore, run
+from tests.postgres.history import DAY, grow_old
 from tests.postgres.reading import address, ids, open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
@@ -227,3 +231,99 @@ async def test_a_feed_that_such_a_restore_spoilt_is_watched_anew(postgres: Postg
         assert keys(await changes(target.provider, "public.orders")) == [101]
         assert keys(await changes(target.provider, "public.lines")) == [101]
         assert await wrong(target.dsn) == {}
+
+
+async def tables_of_days(connection: Connection) -> set[str]:
+    cursor = await connection.execute("SELECT name FROM changefeed.day_tables(1) WHERE state <> 'attached'")
+    return {name for (name,) in await cursor.fetchall()}
+
+
+async def detach(connection: Connection, part: str, days_ago: int) -> str:
+    """As a dump finds a day between the two steps of a retention run."""
+    row = await (
+        await connection.execute(
+            "SELECT %s || to_char((now() AT TIME ZONE 'UTC')::date - %s::int, '_YYYYMMDD')", (f"{part}_1", days_ago)
+        )
+    ).fetchone()
+    assert row is not None
+    statement = f"ALTER TABLE changefeed_log.{part}_1 DETACH PARTITION changefeed_log.{row[0]}"
+    await connection.execute(statement.encode())
+    return str(row[0])
+
+
+@pytest.mark.req("P2", "P6")
+async def test_a_detached_day_of_the_old_epoch_does_not_come_back(postgres: PostgresForTests) -> None:
+    async with open_shop(await postgres.fresh(LOG)) as shop:
+        await grow_old(shop)
+        days = {await detach(shop.connection, part, 3) for part in ("log", "tick")}
+        async with dumped(postgres, shop.dsn) as dump:
+            restored = await restore(postgres, dump, "restored_days")
+        async with await psycopg.AsyncConnection.connect(restored, autocommit=True) as connection:
+            assert await tables_of_days(connection) == days
+            [done] = await retention.run(restored)
+            assert done.problem == ""
+            assert await tables_of_days(connection) == set()
+            await connection.execute("INSERT INTO orders VALUES (100, 0)")
+            async with open_provider(restored, QUIET) as provider:
+                assert keys(await changes(provider, "public.orders")) == [100]
+        await postgres.drop(restored)
+
+
+@pytest.mark.req("P6")
+async def test_begin_epoch_takes_a_day_whose_detach_is_not_finished(postgres: PostgresForTests) -> None:
+    async with open_shop(await postgres.fresh(LOG)) as shop:
+        await grow_old(shop)
+        async with await psycopg.AsyncConnection.connect(shop.dsn) as reader:
+            await reader.execute("SELECT FROM changefeed_log.log_1")
+            await shop.connection.execute("SET lock_timeout = '200ms'")
+            day = f"log_1_{datetime.now(UTC) - 3 * DAY:%Y%m%d}"
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                await shop.connection.execute(
+                    f"ALTER TABLE changefeed_log.log_1 DETACH PARTITION changefeed_log.{day} CONCURRENTLY".encode()
+                )
+        assert await tables_of_days(shop.connection) == {day}
+        await shop.connection.execute("SELECT changefeed.begin_epoch(1)")
+        assert await tables_of_days(shop.connection) == set()
+
+
+@pytest.mark.req("P6")
+async def test_a_table_without_the_mark_of_the_epoch_is_left_alone(
+    postgres: PostgresForTests,
+) -> None:
+    async with open_shop(await postgres.fresh(LOG)) as shop:
+        await grow_old(shop)
+        day = await detach(shop.connection, "log", 3)
+        await shop.connection.execute(f"COMMENT ON TABLE changefeed_log.{day} IS 'epoch of another cluster'".encode())
+        # Somebody's own, with other columns, an impossible date, or quotes.
+        for name in ("tick_1_20010101", "log_1_20011399", "log_1_backup", 'log_1_"x'):
+            table = sql.Identifier("changefeed_log", name)
+            await shop.connection.execute(sql.SQL("CREATE TABLE {} AS SELECT 1 AS one").format(table))
+        [done] = await retention.run(shop.dsn)
+        assert done.problem == ""
+        alarms = {o.day: o.reason for o in done.obstacles if o.alarm and "is none" in o.reason}
+        assert set(alarms) == {day, "tick_1_20010101", "log_1_20011399"}
+        assert await tables_of_days(shop.connection) == set(alarms)
+
+
+@pytest.mark.parametrize("part", ["log", "tick"])
+async def test_unwatch_takes_a_detached_day_too(postgres: PostgresForTests, part: str) -> None:
+    async with open_shop(await postgres.fresh(LOG)) as shop:
+        await grow_old(shop)
+        await detach(shop.connection, part, 3)
+        await shop.connection.execute("SELECT changefeed.unwatch('orders')")
+        cursor = await shop.connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'changefeed_log'::regnamespace"
+        )
+        assert await cursor.fetchall() == []
+
+
+async def test_unwatch_waits_for_no_retention_run_for_long(postgres: PostgresForTests) -> None:
+    async with (
+        open_shop(await postgres.fresh(LOG)) as shop,
+        await psycopg.AsyncConnection.connect(shop.dsn) as running,
+    ):
+        await running.execute("LOCK TABLE changefeed_log.lock_retention_1 IN SHARE UPDATE EXCLUSIVE MODE")
+        with pytest.raises(psycopg.errors.LockNotAvailable, match="retention is at work on feed 1"):
+            await shop.connection.execute("SELECT changefeed.unwatch('orders')")
+        await running.rollback()
+        await shop.connection.execute("SELECT changefeed.unwatch('orders')")

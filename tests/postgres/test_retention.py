@@ -6,14 +6,25 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 from structlog.testing import capture_logs
 from tenacity import stop_after_attempt
 
-from changefeed_gateway.core.errors import CheckpointExpired
-from changefeed_gateway.core.model import After, AtTime, Beginning, Page
+from changefeed_gateway.core.errors import CheckpointExpired, HistoryGap
+from changefeed_gateway.core.model import (
+    After,
+    AtTime,
+    Beginning,
+    EntireCollection,
+    LogicalPartition,
+    Page,
+    PartitionId,
+    PhysicalPartition,
+    Scope,
+)
 from changefeed_gateway.providers.postgres.errors import OperationError
 from changefeed_gateway.providers.postgres.retention import run as retention
 from changefeed_gateway.providers.postgres.retention import steps
@@ -21,7 +32,7 @@ from changefeed_gateway.providers.postgres.retention.days import Part, days_ahea
 from changefeed_gateway.providers.postgres.retention.facts import read_days
 from changefeed_gateway.providers.postgres.retention.plan import Action, next_step
 from changefeed_gateway.providers.postgres.retention.steps import execute
-from tests.postgres.history import DAY, RETAINED, age, aged, grow_old, live_since, partitions
+from tests.postgres.history import DAY, RETAINED, age, aged, grow_old, keeping_marks, live_since, partitions
 from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
@@ -413,7 +424,7 @@ async def test_ticks_dated_ahead_are_dated_back_as_documented_and_tokens_stay(sh
     await shop.insert(2)
     await shop.connection.execute(remedy.encode())
     cursor = await shop.connection.execute(
-        "SELECT FROM changefeed_log.tick_1 WHERE at > now() UNION ALL"
+        "SELECT FROM changefeed_log.tick_1 WHERE at > now() OR reached > now() UNION ALL"
         " SELECT FROM changefeed_log.log_1 WHERE changed_at > now()"
     )
     assert cursor.rowcount == 0
@@ -448,3 +459,87 @@ async def test_a_token_lives_as_long_as_its_page_forecast(shop: Shop) -> None:
                     assert keys(later) == list(range(made + 1, today + 1))
         await age(shop.connection, DAY)
     assert expired
+
+
+@pytest.mark.parametrize("scope", [EntireCollection(), LogicalPartition("0"), PhysicalPartition(PartitionId("0-255"))])
+@pytest.mark.req("P6")
+async def test_a_gateway_that_was_asleep_tells_a_reader_that_its_history_was_dropped(shop: Shop, scope: Scope) -> None:
+    """Its own clock stood still, and it knows the ticks by heart: only the database can tell it."""
+    await live_since(shop.connection, 12)
+    await shop.insert(1)
+    start = (await shop.page(Beginning(), scope=scope, size=0)).cursor
+    await shop.insert(2)
+    assert keys(await shop.page(After(start), scope=scope)) == [1, 2]
+    # Seen from the gateway, all of it was a moment ago.
+    shift = keeping_marks(9 * DAY)
+    await age(shop.connection, shift)
+    await shop.tick(force=True)
+    await age(shop.connection, keeping_marks(7 * DAY + DAY))
+    await shop.tick(force=True)
+    await run(shop)
+    with pytest.raises(CheckpointExpired):
+        await shop.page(After(start), scope=scope)
+
+
+@pytest.mark.req("P6")
+async def test_a_day_that_is_lost_is_found_by_who_has_just_read_there(shop: Shop) -> None:
+    await shop.insert(1)
+    start = (await shop.page(Beginning(), size=0)).cursor
+    assert keys(await shop.page(After(start))) == [1]
+    # A day to come holds nothing yet.
+    later = f"{datetime.now(UTC) + 3 * DAY:%Y%m%d}"
+    await shop.connection.execute(f"DROP TABLE changefeed_log.log_1_{later}".encode())
+    assert keys(await shop.page(After(start))) == [1]
+    await shop.connection.execute(f"DROP TABLE changefeed_log.log_1_{datetime.now(UTC):%Y%m%d}".encode())
+    with pytest.raises(HistoryGap):
+        await shop.page(After(start))
+
+
+async def test_a_page_of_the_same_tables_is_one_statement(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Positions of any age: what proves that nothing was dropped comes with the page."""
+    await grow_old(shop)
+    await shop.page(Beginning(), size=3)
+    asked: list[object] = []
+    execute = psycopg.AsyncCursor.execute
+
+    async def record(cursor: Any, query: Any, *arguments: Any, **how: Any) -> Any:
+        asked.append(query)
+        return await execute(cursor, query, *arguments, **how)
+
+    monkeypatch.setattr(psycopg.AsyncCursor, "execute", record)
+    start = After((await shop.page(Beginning(), size=0)).cursor)
+    asked.clear()
+    assert keys(await shop.page(start, size=3, wait=1)) == [10, 9, 8]
+    assert len(asked) == 1
+
+
+@pytest.mark.req("P6")
+async def test_a_reader_at_a_tick_that_goes_with_a_mixed_day_is_told_that_it_expired(shop: Shop) -> None:
+    """Ticks of day D, of D+1, and of D again: at every moment of a run the reader is told the same."""
+    await live_since(shop.connection, 12)
+    ticks: list[int] = []
+    for days_ago in (10, 9, 10, 9, 8, 4):
+        await shop.insert(len(ticks))
+        ticks.append(await shop.tick())
+        at = datetime.now(UTC).replace(hour=12) - days_ago * DAY
+        await shop.connection.execute(
+            "UPDATE changefeed_log.tick_1 SET at = %s, reached = %s WHERE id = %s",
+            (at, datetime.now(UTC) - min(days_ago, 9) * DAY, ticks[-1]),
+        )
+    await shop.connection.execute("DELETE FROM changefeed_log.tick_1 WHERE id < %s", (ticks[0],))
+    while (step := next_step(await read_days(shop.connection, 1))) is not None:
+        await execute(shop.connection, 1, step)
+        cursor = await shop.connection.execute("SELECT array_agg(id ORDER BY id) FROM changefeed_log.tick_1")
+        [(left,)] = await cursor.fetchall()
+        assert left == list(range(left[0], left[-1] + 1)), "none is missing between two others"
+    assert left[0] == ticks[4]
+    await run(shop)
+
+
+async def test_a_day_that_is_kept_far_beyond_its_time_is_an_alarm(shop: Shop) -> None:
+    await grow_old(shop, days=12)
+    [looked] = await retention.examine(shop.dsn)
+    alarms = [o for o in looked.obstacles if o.alarm]
+    assert alarms
+    assert all("days longer than asked" in o.reason for o in alarms)
+    assert not [o for o in (await run(shop)).obstacles if o.alarm]

@@ -19,7 +19,8 @@ from tests.postgres.shop import QUIET, Shop, keys, open_shop
 EAGER = replace(QUIET, retention_interval=timedelta(milliseconds=50))
 _LEADERS = (
     "SELECT pid FROM pg_locks JOIN pg_database d ON d.oid = database"
-    " WHERE locktype = 'advisory' AND classid = 1667655788 AND granted AND d.datname = current_database()"
+    " WHERE relation = 'changefeed_log.lock_retention_1'::regclass AND mode = 'ShareUpdateExclusiveLock' AND granted"
+    " AND d.datname = current_database()"
 )
 _LEAVING = "SELECT FROM pg_inherits WHERE inhdetachpending"
 

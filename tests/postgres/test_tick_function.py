@@ -9,6 +9,7 @@ from psycopg import errors
 from psycopg.rows import class_row
 
 from tests.postgres.conftest import Connection
+from tests.postgres.roles import login
 
 
 class Tick(NamedTuple):
@@ -112,3 +113,47 @@ async def test_a_tick_refuses_a_snapshot_that_would_be_older_than_its_reading(co
     await connection.execute("SET default_transaction_isolation = 'repeatable read'")
     with pytest.raises(errors.ActiveSqlTransaction):
         await tick(connection)
+
+
+@pytest.mark.req("P7")
+async def test_no_login_of_a_stranger_or_a_reader_can_hold_up_a_tick(connection: Connection, log_database: str) -> None:
+    async with (
+        login(log_database, "hostile", "changefeed_reader") as dsn,
+        await psycopg.AsyncConnection.connect(dsn) as it,
+    ):
+        # Every advisory lock that a feed of number 1 could ask for.
+        await it.execute("SELECT pg_advisory_lock(n, 1) FROM generate_series(1667655780, 1667655799) n")
+        await it.commit()
+        for table in ("lock_ticks_1", "lock_retention_1"):
+            for mode in ("ROW SHARE", "ROW EXCLUSIVE", "SHARE UPDATE EXCLUSIVE", "SHARE", "ACCESS EXCLUSIVE"):
+                with pytest.raises(errors.InsufficientPrivilege):
+                    await it.execute(f"LOCK TABLE changefeed_log.{table} IN {mode} MODE".encode())
+                await it.rollback()
+        # The strongest that it may have.
+        await it.execute("LOCK TABLE changefeed_log.lock_ticks_1 IN ACCESS SHARE MODE")
+        await connection.execute("INSERT INTO t VALUES (1)")
+        assert (await tick(connection)).made
+
+
+async def test_who_waits_for_the_lock_of_the_ticks_is_told_in_time(connection: Connection, writer: Connection) -> None:
+    await writer.execute("SELECT changefeed.lock_feed('public.t')")
+    await connection.execute("INSERT INTO t VALUES (1)")
+    with pytest.raises(errors.LockNotAvailable):
+        await tick(connection)
+    await writer.rollback()
+    assert (await tick(connection)).made
+
+
+async def test_a_tick_does_not_count_its_own_transaction_as_ended(connection: Connection) -> None:
+    for seen, xid, expected in (
+        ("10:20:", 15, "10:20:15"),
+        ("10:20:11,19", 15, "10:20:11,15,19"),
+        ("15:20:16", 15, "15:20:15,16"),
+        ("10:20:15", 15, "10:20:15"),
+        ("20:20:", 20, "20:20:"),
+        ("10:20:11", 25, "10:20:11"),
+    ):
+        cursor = await connection.execute(
+            "SELECT changefeed.as_under_way(%s::pg_snapshot, %s::text::xid8)::text", (seen, str(xid))
+        )
+        assert await cursor.fetchone() == (expected,)

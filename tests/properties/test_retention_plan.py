@@ -1,9 +1,10 @@
 """Whatever a feed's tables and its clock: retention drops no retained history and leaves no time uncovered."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from changefeed_gateway.providers.postgres.retention.days import (
@@ -55,7 +56,6 @@ def worlds(draw: st.DrawFn) -> tuple[FeedDays, list[tuple[int, datetime]]]:
                     newest=max((at for _, at in held), default=None),
                     first_tick=held[0][0] if held else None,
                     last_tick=last,
-                    next_tick_at=next((at for n, at in ticks if last and n > last and at <= now), None),
                     writers=draw(st.sampled_from([(), (), (), ("pid 1",)])),
                     needed=part is Part.LOG and filled and draw(st.booleans()),
                 )
@@ -63,6 +63,7 @@ def worlds(draw: st.DrawFn) -> tuple[FeedDays, list[tuple[int, datetime]]]:
     kept = {n for d in days if d.part is Part.TICKS and d.first_tick for n, at in ticks if d.starts <= at < d.ends}
     assume(kept)
     ticks = [(n, at) for n, at in ticks if n in kept]
+    days = [with_neighbours(day, ticks, now) for day in days]
     facts = FeedDays(
         feed_id=1,
         name="f",
@@ -73,6 +74,17 @@ def worlds(draw: st.DrawFn) -> tuple[FeedDays, list[tuple[int, datetime]]]:
         days=tuple(days),
     )
     return facts, ticks
+
+
+def with_neighbours(day: Day, ticks: list[tuple[int, datetime]], now: datetime) -> Day:
+    """With what the database tells of a day's ticks among the others."""
+    if (last := day.last_tick) is None:
+        return day
+    return replace(
+        day,
+        next_tick_at=next((at for n, at in ticks if n > last and at <= now), None),
+        overlaps_until=max((at for n, at in ticks if n <= last and day.ends <= at <= now), default=None),
+    )
 
 
 @given(worlds())
@@ -95,6 +107,7 @@ def test_a_plan_ends_covers_all_time_and_drops_nothing_that_is_retained(
                 assert not day.needed
                 if day.part is Part.TICKS and start is not None and day.last_tick is not None:
                     assert day.last_tick < start
+                    assert day.name in leaving or step.upto < start
             if step.action is Action.DETACH:
                 assert not day.writers
             if step.action is Action.DETACH and day.part is Part.LOG and not day.empty:
@@ -111,3 +124,43 @@ def test_a_plan_ends_covers_all_time_and_drops_nothing_that_is_retained(
             lost = part is Part.LOG and facts.cutoff < other.starts <= facts.today
             assert one.ends == other.starts or (one.ends < other.starts and lost), "what is lost is not papered over"
         assert not facts.of(part, State.LEAVING)
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.integers(1, 12), st.integers(-15, 15), max_size=6),
+    st.sampled_from(["milliseconds", "hours", "days"]),
+    st.integers(1, 4),
+)
+def test_a_clock_that_steps_never_ends_retention(jumps: dict[int, int], unit: str, retention: int) -> None:
+    """A tick every 8 hours, some at midnight by a wrong clock: long after the last one no day is kept longer."""
+    ticks: list[tuple[int, datetime]] = []
+    for hours in range(0, 24 * 35, 8):
+        day, hour = divmod(hours, 24)
+        wrong = timedelta(**{unit: jumps.get(day, 0)}) if hour == 0 else timedelta(0)
+        ticks.append((len(ticks) + 1, BASE + timedelta(hours=hours) + wrong))
+    now = BASE + 35 * DAY
+    days: list[Day] = []
+    for starts, ends in pairwise([ALWAYS, *(BASE + n * DAY for n in range(-1, 50)), NEVER]):
+        held = [n for n, at in ticks if starts <= at < ends]
+        first, last = (held[0], held[-1]) if held else (None, None)
+        empty = Day(part=Part.LOG, name=day_name(Part.LOG, 1, starts, ends), starts=starts, ends=ends)
+        name = day_name(Part.TICKS, 1, starts, ends)
+        filled = replace(empty, part=Part.TICKS, name=name, empty=not held, first_tick=first, last_tick=last)
+        days += [empty, with_neighbours(filled, ticks, now)]
+    facts = FeedDays(
+        feed_id=1,
+        name="f",
+        now=now,
+        retention=retention * DAY,
+        newest_tick_at=now,
+        oldest_tick_at=ticks[0][1],
+        days=tuple(days),
+    )
+    for _ in range(500):
+        if (step := next_step(facts)) is None:
+            break
+        facts = after(facts, step)
+    filled_days = [d for d in facts.of(Part.TICKS, State.ATTACHED) if not d.empty]
+    assert all(d.ends > facts.cutoff - DAY for d in filled_days)
+    assert min(d.first_tick or 0 for d in filled_days) == oldest_to_stay(facts)

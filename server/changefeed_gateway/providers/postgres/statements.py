@@ -28,7 +28,7 @@ class Statements:
     oldest_tick: str
     ticks_between: str
     tick_at: str
-    history_kept: str
+    history: str
     ticks_of: str
     page: str
     page_of_key: str
@@ -43,11 +43,13 @@ class Statements:
     @classmethod
     def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
         """Put in the names of a feed's relations."""
+        parents = {f"{part}_name": sql.Literal(f"changefeed_log.{part}_{feed_id}") for part in ("log", "tick")}
         names = {
             "row": sql.SQL(_text("row").rstrip()),
+            "days": sql.SQL(_text("days").rstrip()).format(**parents),
             "log": sql.Identifier("changefeed_log", f"log_{feed_id}"),
             "feed_id": sql.Literal(feed_id),
-            "log_name": sql.Literal(f"changefeed_log.log_{feed_id}"),
+            **parents,
             "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
             "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),
             "image_function": sql.Identifier(*(image_function or "none").split(".")),

@@ -7,10 +7,10 @@ does not. DESIGN of the order: see `ticks`.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Final
 
-from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position
 from changefeed_gateway.providers.postgres.log.partitions import ALL, Buckets, Part
 from changefeed_gateway.providers.postgres.mapping import SEQ, XID, Row
@@ -34,8 +34,6 @@ _DENSE: Final = 1024
 _FEW: Final = 16
 """Buckets that are read through their own index. Beyond a sixteenth of them to look into each for a page's rows costs
 more than to pass over the rows of the others."""
-_UNDROPPABLE: Final = timedelta(hours=1)
-"""No tick is dropped so soon after it, whatever the retention, and whatever the clocks differ by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +141,25 @@ class LogReader:
         return Stretch(rows, batches, Position(to), times)
 
     async def _rows(self, after: Position, to: int, newest: Tick, limit: int, part: Part) -> list[Row]:
-        """Rows in the order of their numbers that tick `to` sees and the base of `after` does not."""
-        (base,) = await self._window.between(after.tick, after.tick)
+        """Rows in the order of their numbers that tick `to` sees and the base of `after` does not.
+
+        P6: they come from the same tables as those in which the base was found before, so no day is missing. What has
+        changed since is looked at again.
+        """
+        while True:
+            (base,) = await self._window.between(after.tick, after.tick)
+            tables = self._window.tables
+            if tables is not None:
+                found, rows = await self._ask(base, after, to, newest, limit, part)
+                if found == tables == self._window.tables:
+                    self._window.check_whole(base)
+                    return rows
+            await self._window.renew(tables)
+
+    async def _ask(
+        self, base: Tick, after: Position, to: int, newest: Tick, limit: int, part: Part
+    ) -> tuple[int, list[Row]]:
+        """The number of the tables that were read, and their rows."""
         (last,) = await self._window.between(to, to)
         statement, which = self._page_of(part)
         arguments = which | {
@@ -158,23 +173,8 @@ class LogReader:
             "upper": _NO_BOUND if to >= newest.id else (await self._window.between(to + 1, to + 1))[0].last_seq,
             "limit": limit,
         }
-
-        async def work(connection: Connection) -> list[Row] | None:
-            cursor = connection.cursor(binary=True)
-            rows: list[Row] = await (await cursor.execute(statement, arguments, prepare=True)).fetchall()
-            # By the clock after the read: the process may have been asleep for days before it.
-            if abs(datetime.now(UTC) - base.at) > _UNDROPPABLE:
-                # P6: a base that is still there after the read shows that the read missed no dropped day.
-                await cursor.execute(self._statements.history_kept, {"id": base.id}, prepare=True)
-                if (kept := await cursor.fetchone()) is None:
-                    return None
-                if not kept[0]:
-                    raise gap("a day of the log")
-            return rows
-
-        if (rows := await self._connections.run(work)) is None:
-            raise await self._window.expired()
-        return rows
+        first, *rows = await self._connections.fetch(statement, arguments)
+        return first[0], rows
 
     def _page_of(self, part: Part) -> tuple[str, dict[str, object]]:
         match part:
@@ -200,4 +200,7 @@ class LogReader:
             seen = await self._connections.fetch(self._statements.ticks_of, arguments)
             found = {xid: tick for xid, tick, _ in seen}
             times = {tick: at for _, tick, at in seen}
+            if len(found) < len(highest):
+                await self._window.check(base)
+                raise gap(f"a tick after {base}")
         return [found[row[XID]] for row in rows], times

@@ -16,7 +16,9 @@ LATE: Final = timedelta(minutes=1)
 
 _READING: Final = """
     SELECT t.at, clock_timestamp() AS now, CASE WHEN s.is_called THEN s.last_value ELSE 0 END - t.last_seq AS ahead,
-        least(beyond.changed_at, finished.changed_at) AS oldest, h.who AS writer, clock_timestamp() - h.since AS writing
+        least(beyond.changed_at, finished.changed_at) AS oldest,
+        h.who AS writer, clock_timestamp() - h.since AS writing,
+        k.who AS locker, clock_timestamp() - k.since AS locking
     FROM (SELECT * FROM {tick} ORDER BY id DESC LIMIT 1) t
     CROSS JOIN {seq} s
     LEFT JOIN LATERAL (
@@ -30,6 +32,10 @@ _READING: Final = """
         SELECT w.who, w.since FROM changefeed.lock_holders({log_name}) w
         WHERE w.mode = 'RowExclusiveLock' ORDER BY w.since LIMIT 1
     ) h ON true
+    LEFT JOIN LATERAL (
+        SELECT k.who, k.since FROM changefeed.lock_holders({lock_name}) k
+        WHERE k.mode = 'ShareUpdateExclusiveLock' ORDER BY k.since LIMIT 1
+    ) k ON true
 """
 
 
@@ -45,6 +51,10 @@ class _Reading:
     """The oldest transaction that has written to the log and not ended."""
     writing: timedelta | None
     """For how long; None also where it is hidden from this role."""
+    locker: str | None
+    """Who has the lock of the feed's ticks: whoever makes one, or an operator who splits a partition."""
+    locking: timedelta | None
+    """As writing."""
 
     @property
     def lag(self) -> timedelta:
@@ -60,6 +70,7 @@ async def ticks(connection: Connection, feed_id: int, name: str) -> Finding:
         log_name=sql.Literal(f"changefeed_log.{log}"),
         tick=sql.Identifier("changefeed_log", tick),
         seq=sql.Identifier("changefeed_log", seq),
+        lock_name=sql.Literal(f"changefeed_log.lock_ticks_{feed_id}"),
     )
     async with connection.cursor(row_factory=class_row(_Reading)) as cursor:
         reading = await (await cursor.execute(query)).fetchone()
@@ -79,6 +90,11 @@ def _judged(feed_id: int, reading: _Reading) -> tuple[str, str]:
         return (
             f"{newest}; the sequence stands {-reading.ahead} below it: it was set back, and changes since are missing",
             f"SELECT changefeed.begin_epoch({feed_id}) refuses all tokens, so that readers read the source again",
+        )
+    if reading.locker and (reading.lag >= LATE or (reading.locking is not None and reading.locking >= LATE)):
+        return (
+            f"{newest}; {reading.locker} has the lock of the feed's ticks, {LATE} is too long",
+            "end it by its application, pg_terminate_backend or ROLLBACK PREPARED: until then nothing is delivered",
         )
     detail = f"{newest}; {reading.ahead} numbers since (readers make ticks)"
     if reading.writer:

@@ -33,6 +33,8 @@ class Day:
     part: Part
     name: str
     state: State = State.ATTACHED
+    marked: bool = True
+    """Carries the mark of the feed's epoch: without it a detached table may be anybody's."""
     starts: datetime = ALWAYS
     ends: datetime = NEVER
     bytes: int = 0
@@ -42,6 +44,8 @@ class Day:
     first_tick: int | None = None
     last_tick: int | None = None
     next_tick_at: datetime | None = None
+    overlaps_until: datetime | None = None
+    """The latest time of a tick up to its last one that lies in a later day, because the clock stepped."""
     writers: tuple[str, ...] = ()
     """Open transactions that wrote to it."""
     needed: bool = False

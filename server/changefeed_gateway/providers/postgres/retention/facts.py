@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
 from psycopg import sql
@@ -10,7 +10,7 @@ from psycopg.rows import class_row
 
 from changefeed_gateway.providers.postgres.connections import Connection
 from changefeed_gateway.providers.postgres.errors import OperationError
-from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, Day, FeedDays, Part, State
+from changefeed_gateway.providers.postgres.retention.days import ALWAYS, DAY, NEVER, Day, FeedDays, Part, State
 from changefeed_gateway.providers.postgres.retention.plan import oldest_to_stay
 
 
@@ -19,6 +19,7 @@ class _Row:
     part: str
     name: str
     state: str
+    marked: bool
     starts: datetime | None
     ends: datetime | None
     bytes: int
@@ -27,11 +28,13 @@ class _Row:
     first_tick: int | None
     last_tick: int | None
     next_tick_at: datetime | None
+    overlaps_until: datetime | None
     writers: list[str]
 
 
 _DAYS: Final = """
-SELECT part, name, state, starts, ends, bytes, empty, newest, first_tick, last_tick, next_tick_at, writers
+SELECT part, name, state, marked, starts, ends, bytes, empty, newest, first_tick, last_tick, next_tick_at,
+    overlaps_until, writers
 FROM changefeed.days(%s)
 """
 
@@ -73,6 +76,7 @@ def _to_day(row: _Row) -> Day:
         part=Part(row.part),
         name=row.name,
         state=State(row.state),
+        marked=row.marked,
         starts=starts,
         ends=ends,
         bytes=row.bytes,
@@ -81,15 +85,24 @@ def _to_day(row: _Row) -> Day:
         first_tick=row.first_tick,
         last_tick=row.last_tick,
         next_tick_at=row.next_tick_at,
+        overlaps_until=row.overlaps_until,
         writers=tuple(row.writers),
     )
 
 
+_SPAN: Final = re.compile(r"_(\d{8}(?:t\d{6})?)(?:_(\d{8}(?:t\d{6})?))?$")
+
+
 def _span(name: str) -> tuple[datetime, datetime]:
     """The time that a detached table took, by its name: it has no bounds any more."""
-    match = re.search(r"_(\d{8})(?:_(\d{8}))?$", name)
-    if match is None:
+    if (match := _SPAN.search(name)) is None:
         return ALWAYS, NEVER
-    first = datetime.strptime(match[1], "%Y%m%d").replace(tzinfo=UTC)
-    last = datetime.strptime(match[2], "%Y%m%d").replace(tzinfo=UTC) if match[2] else first + timedelta(days=1)
-    return first, last
+    try:
+        first = _time(match[1])
+        return first, _time(match[2]) if match[2] else first + DAY
+    except (ValueError, OverflowError):
+        return ALWAYS, NEVER  # No calendar has it: not a name that retention gives.
+
+
+def _time(stamp: str) -> datetime:
+    return datetime.strptime(stamp, "%Y%m%dt%H%M%S" if "t" in stamp else "%Y%m%d").replace(tzinfo=UTC)

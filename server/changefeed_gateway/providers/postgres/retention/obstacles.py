@@ -1,10 +1,15 @@
 """What retention cannot settle by itself, and what an operator does about it."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
 
 from changefeed_gateway.providers.postgres.retention.days import ALWAYS, Day, FeedDays, Part, State, day_name
 from changefeed_gateway.providers.postgres.retention.plan import MARGIN, holes, is_done_with
+
+FAR: Final = timedelta(days=4)
+"""A day that is kept for so much longer than the retention asks is an alarm: no run for a weekend is none."""
+_LATE_COMMIT: Final = "a transaction that wrote to it committed much later"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,11 +48,22 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                         alarm=True,
                     )
                 )
+            elif not day.empty and day.ends <= facts.cutoff - FAR:
+                found.append(_overdue(facts, day))
             elif day.ends <= facts.cutoff and day.needed:
-                found.append(Obstacle(day=day.name, reason="a transaction that wrote to it committed much later"))
+                found.append(Obstacle(day=day.name, reason=_LATE_COMMIT))
         found += [_hole(facts, part, start, end) for start, end in holes(facts, part) if start != ALWAYS]
         for day in facts.of(part, State.DETACHED):
-            if not is_done_with(facts, day):
+            if not day.marked:
+                found.append(
+                    Obstacle(
+                        day=day.name,
+                        reason="is named as a day of this feed and is none: of before a restore, or somebody's own",
+                        remedy="drop or rename it; retention leaves it alone",
+                        alarm=True,
+                    )
+                )
+            elif not is_done_with(facts, day):
                 found.append(
                     Obstacle(
                         day=day.name,
@@ -57,6 +73,24 @@ def obstacles(facts: FeedDays) -> list[Obstacle]:
                     )
                 )
     return found
+
+
+def _overdue(facts: FeedDays, day: Day) -> Obstacle:
+    """An alarm whatever the reason: a retention that has ended is not to be found out by a full disk."""
+    remedy = "see that retention runs, and the server's clock"
+    if day.needed:
+        reason = _LATE_COMMIT
+    elif day.last_tick is None:
+        reason = "no run has dropped it"
+    elif day.next_tick_at is None or day.next_tick_at > facts.cutoff:
+        next_at = f"of {day.next_tick_at:%Y-%m-%d %H:%M}" if day.next_tick_at else "yet to be made"
+        reason = f"the tick after its last one is {next_at}: it goes when that is as old as the retention"
+    elif day.overlaps_until is not None and day.overlaps_until > facts.cutoff:
+        reason = f"its ticks and those of {day.overlaps_until:%Y-%m-%d} are mixed, because the clock stepped"
+    else:
+        reason = "no run has dropped it, or a day that holds ticks of the same numbers cannot go yet"
+    kept = (facts.cutoff - day.ends).days
+    return Obstacle(day=day.name, reason=f"kept {kept} days longer than asked: {reason}", remedy=remedy, alarm=True)
 
 
 def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstacle:
@@ -76,11 +110,12 @@ def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstac
 def _overflow(facts: FeedDays, day: Day) -> Obstacle:
     ahead = (day.newest or facts.now) > facts.now + MARGIN
     parent = f"changefeed_log.{day.part.value}_{facts.feed_id}"
+    reached = " and reached" if day.part is Part.TICKS else ""
     column = "at" if day.part is Part.TICKS else "changed_at"
     return Obstacle(
         day=day.name,
         reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
-        remedy=f"check the server's clock; rows of {parent} whose {column} lies ahead can then be set to now()"
+        remedy=f"check the server's clock; what lies ahead as {column}{reached} of {parent} can then be set to now()"
         if ahead
         else "run changefeed retention run: it becomes a day, and days are made after it",
         alarm=True,

@@ -1,10 +1,10 @@
-"""What retention does next to a feed: days made ahead, old ones dropped. Pure; `retention_steps` carries it out.
+"""What retention does next to a feed: days made ahead, old ones dropped. Pure; `steps` carries it out.
 
 One step is planned from what the database holds, then the next one from what it holds then. So it makes no difference
 whether a run goes on or begins after another one died.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import Enum
@@ -55,6 +55,13 @@ class Step:
     days: tuple[Day, ...]
     """Of REPLACE: what the catch-all becomes, then those to create."""
     reason: str
+    cut: tuple[Day, ...] = ()
+    """Of a detach of days of ticks: later days that hold some of the same numbers, which go with them."""
+
+    @property
+    def upto(self) -> int:
+        """The last tick that a detach of days of ticks takes; 0 when it takes none."""
+        return max((day.last_tick or 0 for day in self.days), default=0)
 
 
 def plan(facts: FeedDays, *, most: int = 1000) -> list[Step]:
@@ -73,23 +80,25 @@ def next_step(facts: FeedDays) -> Step | None:
             return step
     if facts.now - facts.newest_tick_at > IDLE_TICK:
         return Step(action=Action.TICK, part=Part.TICKS, days=(), reason="the newest one is older than an hour")
-    for part in Part:
-        for day in expired_days(facts, part):
-            return _detach(day, f"ended before {facts.cutoff:%Y-%m-%d %H:%M}")
+    if (step := _expire_ticks(facts)) is not None:
+        return step
+    for day in _over(facts, Part.LOG):
+        if not day.needed:
+            return _detach(day, _ended(facts))
     return next(
         (_detach(past, "empty: it grows to the first day") for part in Part if (past := _short(facts, part))), None
     )
 
 
-def expired_days(facts: FeedDays, part: Part) -> list[Day]:
-    """Attached days that may go, in the order in which they must."""
-    return [*_expired_ticks(facts)] if part is Part.TICKS else [d for d in _over(facts, part) if not d.needed]
-
-
 def oldest_to_stay(facts: FeedDays) -> int | None:
     """The tick that is the oldest once every day of ticks that may go is gone; None without any tick."""
-    going = {day.name for day in expired_days(facts, Part.TICKS)}
-    firsts = [d.first_tick for d in facts.of(Part.TICKS, State.ATTACHED) if d.name not in going]
+    while (step := _expire_ticks(facts)) is not None:
+        facts = after(facts, step)
+    return _oldest(facts)
+
+
+def _oldest(facts: FeedDays) -> int | None:
+    firsts = [d.first_tick for d in facts.of(Part.TICKS, State.ATTACHED)]
     return min((first for first in firsts if first is not None), default=None)
 
 
@@ -106,18 +115,40 @@ def _over(facts: FeedDays, part: Part) -> list[Day]:
     return over
 
 
-def _expired_ticks(facts: FeedDays) -> Iterable[Day]:
-    """Only from the oldest tick on, and only with a tick after them from which the retained time can be read."""
+def _expire_ticks(facts: FeedDays) -> Step | None:
+    """Only from the oldest tick on, and only with a tick after them from which the retained time can be read.
+
+    Where the clock stepped over midnight, days hold ticks of the same numbers in turn. Those that are over go together,
+    with what the others hold of the same numbers: who reads there is told that it expired, not that one is missing.
+    """
     over = _over(facts, Part.TICKS)
-    yield from (day for day in over if day.empty)
+    for day in over:
+        if day.empty:
+            return _detach(day, _ended(facts))
     filled = [d for d in facts.of(Part.TICKS, State.ATTACHED) if d.first_tick is not None]
-    filled.sort(key=lambda d: d.first_tick or 0)
-    for day, following in pairwise(filled):
-        if day not in over or day.next_tick_at is None or day.next_tick_at > facts.cutoff:
-            return
-        if (day.last_tick or 0) >= (following.first_tick or 0):
-            return
-        yield day
+    for day in sorted(filled, key=_last):
+        if day not in over or not _readable_after(facts, day) or _last(day) == max(map(_last, filled)):
+            continue
+        begun = [d for d in filled if (d.first_tick or 0) <= _last(day)]
+        if all(d in over and _last(d) <= _last(day) for d in begun if d.ends <= facts.cutoff):
+            going = tuple(d for d in begun if d in over)
+            cut = tuple(d for d in begun if d not in over)
+            return Step(action=Action.DETACH, part=Part.TICKS, days=going, reason=_ended(facts), cut=cut)
+    return None
+
+
+def _readable_after(facts: FeedDays, day: Day) -> bool:
+    """Whether the retained time can be read from a tick after a day's last one, and from none up to it."""
+    following, overlap = day.next_tick_at, day.overlaps_until
+    return following is not None and following <= facts.cutoff and (overlap is None or overlap <= facts.cutoff)
+
+
+def _last(day: Day) -> int:
+    return day.last_tick or 0
+
+
+def _ended(facts: FeedDays) -> str:
+    return f"ended before {facts.cutoff:%Y-%m-%d %H:%M}"
 
 
 def _repair(facts: FeedDays, part: Part) -> Step | None:
@@ -126,6 +157,8 @@ def _repair(facts: FeedDays, part: Part) -> Step | None:
         return Step(action=Action.FINALIZE, part=part, days=(day,), reason="an earlier run did not finish it")
     gaps = _gaps(facts, part)
     for day in facts.of(part, State.DETACHED):
+        if not day.marked:
+            continue
         if is_done_with(facts, day):
             return Step(action=Action.DROP, part=part, days=(day,), reason="detached, and nobody needs it")
         if part is Part.LOG and any(start <= day.starts and day.ends <= end for start, end in gaps):
@@ -161,8 +194,8 @@ def is_done_with(facts: FeedDays, day: Day) -> bool:
     """Whether a detached table can be dropped: what was detached on purpose could be dropped then."""
     if day.empty or day.part is Part.LOG:
         return day.empty or not day.needed
-    firsts = [d.first_tick for d in facts.of(Part.TICKS, State.ATTACHED) if d.first_tick is not None]
-    return day.last_tick is not None and bool(firsts) and day.last_tick < min(firsts)
+    oldest = _oldest(facts)
+    return day.last_tick is not None and oldest is not None and day.last_tick < oldest
 
 
 def _refill(facts: FeedDays, part: Part) -> Step | None:
@@ -189,6 +222,8 @@ def after(facts: FeedDays, step: Step) -> FeedDays:
             return replace(facts, days=others)
         case Action.DETACH | Action.FINALIZE:
             changed = tuple(replace(day, state=State.DETACHED) for day in step.days)
+            cut = {day.name for day in step.cut}
+            others = tuple(_without(day, step.upto) if day.name in cut else day for day in others)
             return replace(facts, days=(*others, *changed))
         case Action.CREATE | Action.ATTACH:
             changed = tuple(replace(day, state=State.ATTACHED) for day in step.days)
@@ -198,6 +233,13 @@ def after(facts: FeedDays, step: Step) -> FeedDays:
             return replace(facts, days=(*others, *step.days))
         case Action.TICK:
             return replace(facts, newest_tick_at=facts.now)
+
+
+def _without(day: Day, upto: int) -> Day:
+    """A day of ticks without those up to one."""
+    if _last(day) <= upto:
+        return replace(day, first_tick=None, last_tick=None, empty=True)
+    return replace(day, first_tick=upto + 1)
 
 
 def _detach(day: Day, reason: str) -> Step:

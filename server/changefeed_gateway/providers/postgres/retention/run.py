@@ -21,8 +21,6 @@ from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, 
 from changefeed_gateway.providers.postgres.retention.plan import Step, next_step, plan
 from changefeed_gateway.providers.postgres.retention.steps import execute, lock_problem
 
-_LOCK: Final = 1667655788
-"""Advisory lock, with the feed's id: one run at a time works on a feed."""
 _WAIT: Final = "10s"
 """For locks that hold nobody up while they are waited for."""
 _MOST_STEPS: Final = 500
@@ -119,6 +117,8 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
     done: list[Step] = []
     problem = ""
     try:
+        # A copy begins anew before its days are judged by what they were in the original.
+        await connection.execute("SELECT changefeed.adopt_log(%s)", (feed_id,))
         async with _alone(dsn, feed_id) as alone:
             if not alone:
                 return FeedRetention(feed=name, busy=True)
@@ -176,11 +176,14 @@ async def _alone(dsn: str, feed_id: int) -> AsyncIterator[bool]:
         guard.transaction(),
     ):
         await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        # Without parameters: a statement with them keeps its snapshot until the next one, and FINALIZE waits for those.
-        lock = sql.SQL("SELECT pg_try_advisory_xact_lock({}, {})").format(_LOCK, feed_id)
-        cursor = await guard.execute(lock)
-        row = await cursor.fetchone()
-        yield bool(row and row[0])
+        table = sql.Identifier("changefeed_log", f"lock_retention_{feed_id}")
+        try:
+            # Takes no snapshot, which FINALIZE would wait for.
+            await guard.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT").format(table))
+            alone = True
+        except psycopg.errors.LockNotAvailable:
+            alone = False
+        yield alone
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """Carries out the steps of retention, each so that a death in its middle leaves something the next run finishes."""
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, ParamSpec
 
 import psycopg
 from psycopg import sql
@@ -10,6 +10,8 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 from changefeed_gateway.providers.postgres.connections import Connection
 from changefeed_gateway.providers.postgres.retention.days import ALWAYS, NEVER, Day
 from changefeed_gateway.providers.postgres.retention.plan import Action, Step
+
+_P = ParamSpec("_P")
 
 _SHORT_WAIT: Final = "100ms"
 """For the one that does: every writer of the feed stands behind it."""
@@ -37,6 +39,8 @@ async def execute(connection: Connection, feed_id: int, step: Step) -> None:
     match step.action:
         case Action.TICK:
             await connection.execute("SELECT changefeed.tick(%s)", (feed_id,))
+        case Action.DETACH if len(step.days) > 1 or step.cut:
+            await _patiently(_detach_together, connection, parent, step)
         case Action.DETACH:
             try:
                 await _alter(connection, "ALTER TABLE {} DETACH PARTITION {} CONCURRENTLY", parent, step.days[0])
@@ -51,14 +55,15 @@ async def execute(connection: Connection, feed_id: int, step: Step) -> None:
             await _alter(connection, _FINALIZE, parent, step.days[0])
         case Action.DROP:
             async with connection.transaction():
-                await _drop_detached(connection, step.days[0])
+                await _drop_detached(connection, feed_id, step.days[0])
         case Action.ATTACH:
-            await _attach(connection, parent, step.days[0])
+            async with connection.transaction():
+                await _attach_again(connection, feed_id, parent, step.days[0])
         case Action.CREATE:
             async with connection.transaction():
-                await _create(connection, parent, step.days)
+                await _create(connection, feed_id, parent, step.days)
         case Action.REPLACE:
-            await _replace_patiently(connection, feed_id, parent, step)
+            await _patiently(_replace, connection, feed_id, parent, step)
 
 
 async def lock_problem(connection: Connection, feed_id: int, step: Step) -> str:
@@ -81,7 +86,7 @@ async def lock_problem(connection: Connection, feed_id: int, step: Step) -> str:
     )
 
 
-async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
+async def _patiently(work: Callable[_P, Awaitable[None]], *arguments: _P.args, **named: _P.kwargs) -> None:
     """Every try stalls the writers for the time of its lock at most, so the tries lie apart."""
     retrying = AsyncRetrying(
         retry=retry_if_exception_type(psycopg.errors.LockNotAvailable),
@@ -89,7 +94,17 @@ async def _replace_patiently(connection: Connection, feed_id: int, parent: sql.I
         stop=stop_after_attempt(10),
         reraise=True,
     )
-    await retrying(_replace, connection, feed_id, parent, step)
+    await retrying(work, *arguments, **named)
+
+
+async def _detach_together(connection: Connection, parent: sql.Identifier, step: Step) -> None:
+    """In one transaction: no reader sees a number missing between two others."""
+    async with connection.transaction():
+        await connection.execute("SELECT set_config('lock_timeout', %s, true)", (_SHORT_WAIT,))
+        for day in step.cut:
+            await connection.execute(sql.SQL("DELETE FROM {} WHERE id <= %s").format(_table(day)), (step.upto,))
+        for day in step.days:
+            await _alter(connection, "ALTER TABLE {} DETACH PARTITION {}", parent, day)
 
 
 async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier, step: Step) -> None:
@@ -106,10 +121,10 @@ async def _replace(connection: Connection, feed_id: int, parent: sql.Identifier,
             )
         )
         await _attach(connection, parent, became)
-        await _create(connection, parent, created)
+        await _create(connection, feed_id, parent, created)
 
 
-async def _create(connection: Connection, parent: sql.Identifier, days: Sequence[Day]) -> None:
+async def _create(connection: Connection, feed_id: int, parent: sql.Identifier, days: Sequence[Day]) -> None:
     """The tables are new, so attaching them reads nothing and needs no CHECK, which every captured row would pay for.
 
     No writer and no reader waits for the locks of it. Needs a transaction, in which it becomes their owner.
@@ -118,6 +133,23 @@ async def _create(connection: Connection, parent: sql.Identifier, days: Sequence
     for day in days:
         await connection.execute(sql.SQL("CREATE TABLE {} (LIKE {} INCLUDING ALL)").format(_table(day), parent))
         await _attach(connection, parent, day)
+    await connection.execute("SELECT changefeed.mark_days(%s)", (feed_id,))
+
+
+async def _attach_again(connection: Connection, feed_id: int, parent: sql.Identifier, day: Day) -> None:
+    """Attach a table unless it is not of the feed's epoch any more. Needs a transaction."""
+    # What begins a new epoch locks the parent too, so the mark is true until the end.
+    await connection.execute(sql.SQL("LOCK TABLE ONLY {} IN SHARE UPDATE EXCLUSIVE MODE").format(parent))
+    if await _is_loose(connection, feed_id, day):
+        await _attach(connection, parent, day)
+
+
+async def _is_loose(connection: Connection, feed_id: int, day: Day) -> bool:
+    """Whether a table is detached and of the feed's epoch."""
+    cursor = await connection.execute(
+        "SELECT FROM changefeed.day_tables(%s) WHERE name = %s AND state = 'detached' AND marked", (feed_id, day.name)
+    )
+    return await cursor.fetchone() is not None
 
 
 async def _attach(connection: Connection, parent: sql.Identifier, day: Day) -> None:
@@ -130,15 +162,12 @@ async def _attach(connection: Connection, parent: sql.Identifier, day: Day) -> N
     )
 
 
-async def _drop_detached(connection: Connection, day: Day) -> None:
-    """Drop a table unless it has become a partition since it was looked at. Needs a transaction."""
-    where = ("SELECT relispartition FROM pg_class WHERE oid = to_regclass(%s)", (f"changefeed_log.{day.name}",))
-    if await (await connection.execute(*where)).fetchone() is None:
-        return
-    await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(day)))
-    row = await (await connection.execute(*where)).fetchone()
-    if row is not None and not row[0]:
-        await connection.execute(sql.SQL("DROP TABLE {}").format(_table(day)))
+async def _drop_detached(connection: Connection, feed_id: int, day: Day) -> None:
+    """Drop a table unless it has become another one, or a partition, since it was looked at. Needs a transaction."""
+    if await _is_loose(connection, feed_id, day):
+        await connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(_table(day)))
+        if await _is_loose(connection, feed_id, day):
+            await connection.execute(sql.SQL("DROP TABLE {}").format(_table(day)))
 
 
 async def _alter(connection: Connection, statement: str, parent: sql.Identifier, day: Day) -> None:

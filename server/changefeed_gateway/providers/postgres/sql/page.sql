@@ -1,8 +1,10 @@
 -- Rows of the batches after a base tick, up to and including those of another: what that one sees and the base does
 -- not. Two arms: transactions that the base's snapshot knew nothing of, and those that it saw under way and that have
 -- ended since. Pairs are compared where an equality would let the planner take another index, which has the same order
--- and not the same rows.
-SELECT {row}
+-- and not the same rows. The first row of the answer holds the number of the tables that it was read from, see history.
+SELECT {days}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+UNION ALL
+(SELECT {row}
 FROM (
     (SELECT l.* FROM {log} l
      WHERE l.seq > %(after)s AND l.seq <= %(upper)s AND l.xid >= %(base_xmax)s::xid8
@@ -16,4 +18,4 @@ FROM (
         ORDER BY r.xid, r.seq LIMIT %(limit)s
      ) l)
 ) l
-ORDER BY l.seq LIMIT %(limit)s
+ORDER BY l.seq LIMIT %(limit)s)

@@ -1,5 +1,7 @@
 -- As page, of a range of buckets, passing over the rows of the others. Truncations, and an end of capture, concern every bucket.
-SELECT {row}
+SELECT {days}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+UNION ALL
+(SELECT {row}
 FROM (
     (SELECT l.* FROM {log} l
      WHERE l.seq > %(after)s AND l.seq <= %(upper)s AND l.xid >= %(base_xmax)s::xid8
@@ -15,4 +17,4 @@ FROM (
         ORDER BY r.xid, r.seq LIMIT %(limit)s
      ) l)
 ) l
-ORDER BY l.seq LIMIT %(limit)s
+ORDER BY l.seq LIMIT %(limit)s)

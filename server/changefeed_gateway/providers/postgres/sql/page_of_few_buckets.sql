@@ -1,7 +1,9 @@
 -- As page, of a few buckets, through their own index. A transaction holds its id before it draws a number, and a tick
 -- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
 -- lower than its own. So the second arm begins there, not at the bucket's first row.
-SELECT {row}
+SELECT {days}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+UNION ALL
+(SELECT {row}
 FROM (
     (SELECT l.* FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
      CROSS JOIN LATERAL (
@@ -33,4 +35,4 @@ FROM (
             OR l.xid = ANY(%(finished)s::text[]::xid8[]))
      ORDER BY l.seq LIMIT %(limit)s)
 ) l
-ORDER BY l.seq LIMIT %(limit)s
+ORDER BY l.seq LIMIT %(limit)s)

@@ -87,6 +87,9 @@ class FeedTicks:
         A standby makes none: its snapshots lack the transactions under way. Its primary's ticks are as good.
         """
         statements, standby = self._statements, self.definition.standby
+        if self.window.tables is None:
+            # Before the tick is known, which it would forget.
+            await self.window.renew(None)
 
         async def work(connection: Connection) -> TickAnswer:
             cursor = connection.cursor(binary=True)

@@ -45,7 +45,11 @@ def expired(oldest: Tick | None = None) -> CheckpointExpired:
 
 
 class TickWindow:
-    """Ticks never change, so what is known stays true until their day is dropped."""
+    """Ticks never change, so what is known stays true until their day is dropped.
+
+    All that is known was found while the history consisted of the same tables, of which `tables` is the number: what
+    is read from the same ones, later, has everything that follows a known tick.
+    """
 
     def __init__(self, connections: Connections, statements: Statements) -> None:
         self._connections = connections
@@ -54,6 +58,9 @@ class TickWindow:
         self._loading = asyncio.Lock()
         self._first = 0
         """The oldest tick, once a search for its predecessor found none."""
+        self.tables: int | None = None
+        """None before anything was asked."""
+        self._gaps: list[datetime] = []
 
     def add(self, ticks: Iterable[Tick]) -> None:
         """Remember ticks."""
@@ -70,6 +77,7 @@ class TickWindow:
         """Know nothing any more: the database has other ticks under these numbers, or none."""
         self._blocks.clear()
         self._first = 0
+        self.tables = None
 
     def known(self, tick: int) -> Tick | None:
         """A tick, if this process knows it."""
@@ -109,14 +117,28 @@ class TickWindow:
         self._first = base.id
         return 0
 
+    async def renew(self, tables: int | None) -> None:
+        """Know nothing any more of a history that consists of other tables by now than those of a number."""
+        async with self._loading:
+            if self.tables == tables:
+                await self._look()
+
+    async def _look(self) -> None:
+        """Find out which tables there are, before anything is learnt from them."""
+        self.forget()
+        rows = await self._connections.fetch(self._statements.history, {})
+        self.forget()
+        ((self.tables, self._gaps),) = rows
+
+    def check_whole(self, base: Tick) -> None:
+        """Raise HistoryGap when a day of the log is missing that a read from a tick on needs."""
+        if any(end > base.at for end in self._gaps):
+            raise gap("a day of the log")
+
     async def check(self, tick: int) -> None:
         """Ask the database whether a tick is still there. Raises CheckpointExpired or HistoryGap when it is not."""
         if not await self._connections.fetch(self._statements.ticks_between, {"low": tick, "high": tick}):
             raise await self._why_missing(tick, tick)
-
-    async def expired(self) -> CheckpointExpired:
-        """The error for a position whose history was dropped, with what is still there now."""
-        return expired(await self.oldest())
 
     async def oldest(self) -> Tick:
         """The oldest retained tick."""
@@ -155,6 +177,8 @@ class TickWindow:
     async def _load(self, low: int, high: int) -> None:
         async with self._loading:
             if self._known(low, high) is None:
+                if self.tables is None:
+                    await self._look()
                 first = low // _BLOCK * _BLOCK
                 last = (high // _BLOCK + 1) * _BLOCK - 1
                 rows = await self._connections.fetch(self._statements.ticks_between, {"low": first, "high": last})

@@ -1,0 +1,260 @@
+-- A feed's tables are its partitions, and those that were or should be some: a detached day is told by its name, and by a
+-- mark of the epoch in which it was made. A dump carries detached days too; those of another epoch never come back.
+
+create function changefeed.day_tables(feed integer)
+returns table (part text, day oid, name text, state text, bound text, marked boolean)
+language sql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO'
+as $$
+    select p.part, c.oid, c.relname::text,
+        case when i.inhdetachpending then 'leaving' when i.inhrelid is not null then 'attached' else 'detached' end,
+        pg_get_expr(c.relpartbound, c.oid),
+        obj_description(c.oid, 'pg_class') is not distinct from
+            (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed)
+    from (values ('tick'), ('log')) p (part)
+    join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+    left join pg_inherits i on i.inhrelid = c.oid
+    where i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, feed))
+        or i.inhparent is null and starts_with(c.relname, format('%s_%s_', p.part, feed))
+            and substr(c.relname, length(format('%s_%s_', p.part, feed)) + 1)
+                ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+$$;
+comment on function changefeed.day_tables(integer) is
+    'The partitions of a feed''s log and ticks, attached or leaving (a detach that is not finished), and the detached tables '
+    'that are named as such. marked: carries the mark of the feed''s epoch.';
+
+create function changefeed.mark_days(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    day text;
+begin
+    for day in select d.name from changefeed.day_tables(feed) d where d.state = 'attached' and not d.marked loop
+        begin
+            execute format('comment on table changefeed_log.%I is %L', day,
+                           (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed));
+        exception when insufficient_privilege then
+            continue;  -- Made by hand and owned by another: once detached, retention leaves it alone.
+        end;
+    end loop;
+end;
+$$;
+comment on function changefeed.mark_days(integer) is 'Gives the attached days of a feed the mark of its epoch.';
+
+-- A missing day must not fail an application's write, and a DEFAULT partition would forbid DETACH CONCURRENTLY:
+-- two ordinary partitions, past and future, hold what no day covers.
+create or replace function changefeed.create_days(parent text, first_day date, days integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+declare
+    day date;
+begin
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (minvalue) to (%L)',
+                   parent || '_past', parent, first_day::timestamptz);
+    for day in select first_day + n from generate_series(0, days - 1) n loop
+        execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (%L)',
+                       parent || to_char(day, '"_"YYYYMMDD'), parent, day::timestamptz, (day + 1)::timestamptz);
+    end loop;
+    execute format('create table changefeed_log.%I partition of changefeed_log.%I for values from (%L) to (maxvalue)',
+                   parent || '_future', parent, (first_day + days)::timestamptz);
+    perform changefeed.mark_days(substring(parent from '\d+$')::integer);
+end;
+$$;
+
+-- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction. With
+-- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers. TRUNCATE empties
+-- attached days only; nobody attaches or detaches one while both tables are locked.
+create or replace function changefeed.begin_epoch(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+as $$
+begin
+    perform changefeed.lock_ticks(feed);
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
+    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
+                   'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
+    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    perform changefeed.drop_loose_days(feed);
+    execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
+    drop table pg_temp.changefeed_unread;
+    perform changefeed.make_first_tick(feed);
+    delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
+    update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
+    update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
+    perform changefeed.mark_days(feed);
+end;
+$$;
+
+create function changefeed.drop_loose_days(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    day text;
+begin
+    for day in select d.name from changefeed.day_tables(feed) d where d.state <> 'attached' loop
+        begin
+            execute format('drop table changefeed_log.%I', day);
+        exception when insufficient_privilege then
+            continue;  -- As above; without the mark of the epoch it does not come back.
+        end;
+    end loop;
+end;
+$$;
+
+-- CASCADE takes the triggers of capture, those of partitions too. All locks first, so that no day is on its way.
+create or replace function changefeed.drop_feed(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '5s'
+set client_min_messages = warning
+as $$
+declare
+    capture regprocedure;
+begin
+    if not exists (select from changefeed.feeds f where f.feed_id = feed) then
+        raise exception 'there is no feed %', feed
+            using errcode = 'undefined_object', hint = 'changefeed feeds lists what there is.';
+    end if;
+    begin
+        execute format('lock table changefeed_log.lock_retention_%s in share update exclusive mode', feed);
+    exception when lock_not_available then
+        raise exception 'retention is at work on feed %', feed
+            using errcode = 'lock_not_available', hint = 'Nothing was changed. Call it again when the run has ended.';
+    end;
+    perform changefeed.lock_ticks(feed);
+    delete from changefeed.feeds where feed_id = feed;
+    for capture in
+        select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
+            and starts_with(proname, format('capture_%s_', feed))
+    loop
+        execute format('drop function %s cascade', capture);
+    end loop;
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
+    perform changefeed.drop_loose_days(feed);
+    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
+                   'changefeed_log.lock_retention_%1$s', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
+end;
+$$;
+
+-- What retention looks at.
+drop function changefeed.days(integer);
+create function changefeed.days(feed integer)
+returns table (
+    part           text,
+    name           text,
+    state          text,
+    marked         boolean,
+    starts         timestamptz,
+    ends           timestamptz,
+    bytes          bigint,
+    empty          boolean,
+    newest         timestamptz,
+    first_tick     bigint,
+    last_tick      bigint,
+    next_tick_at   timestamptz,
+    overlaps_until timestamptz,
+    writers        text[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO'
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    day record;
+begin
+    for day in select * from changefeed.day_tables(feed) d order by d.part desc, d.name loop
+        part := day.part;
+        name := day.name;
+        state := day.state;
+        marked := day.marked;
+        starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
+        ends := substring(day.bound from 'TO \(''([^'']+)''\)');
+        newest := null;
+        first_tick := null;
+        last_tick := null;
+        next_tick_at := null;
+        overlaps_until := null;
+        begin
+            -- Before the rows: who commits in between is found by one of the two.
+            writers := changefeed.writers(day.day);
+            bytes := pg_total_relation_size(day.day);
+            execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
+            if not empty and ends is null and state <> 'detached' then
+                execute format('select max(%I) from changefeed_log.%I',
+                               case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
+            end if;
+            -- A detached table without the mark may be anybody's, with any columns.
+            if not empty and part = 'tick' and (marked or state <> 'detached') then
+                execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
+                -- One that claims a time to come was made by a clock that was wrong.
+                execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
+                               'order by id limit 1', feed) into next_tick_at using last_tick;
+                execute format('select max(at) from changefeed_log.tick_%s where id <= $1 and at >= $2 '
+                               'and at <= clock_timestamp()', feed) into overlaps_until using last_tick, ends;
+            end if;
+        exception when undefined_table then
+            continue;  -- A run at the same time has dropped it.
+        end;
+        return next;
+    end loop;
+end;
+$$;
+comment on function changefeed.days(integer) is
+    'Every table of a feed''s log and ticks, as day_tables has them. Null as a bound: none. next_tick_at: time of the tick '
+    'after its last one. overlaps_until: the latest time of a tick up to its last one that lies in a later day, because '
+    'the clock stepped; null where none does. writers: open transactions that wrote to it.';
+
+-- By the index on (xid, seq): a day that nobody needs would be read whole otherwise.
+create or replace function changefeed.days_needed(feed integer, tick bigint) returns setof text
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    day    text;
+    seen   pg_snapshot;
+    needed boolean;
+begin
+    execute format('select snapshot from changefeed_log.tick_%s where id = $1', feed) into seen using tick;
+    for day in
+        select d.name from changefeed.day_tables(feed) d where d.part = 'log' and (d.marked or d.state <> 'detached')
+    loop
+        begin
+            execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
+                           'or exists (select from pg_snapshot_xip($1) x join changefeed_log.%1$I l on l.xid = x)', day)
+                into needed using seen;
+        exception when undefined_table then
+            continue;  -- As above.
+        end;
+        if needed is not false then
+            return next day;
+        end if;
+    end loop;
+end;
+$$;
+
+do $do$
+declare
+    feed integer;
+begin
+    for feed in select feed_id from changefeed.feeds loop
+        perform changefeed.mark_days(feed);
+    end loop;
+end;
+$do$;
+
+select changefeed.hand_over();
