@@ -21,7 +21,7 @@ from changefeed.v1 import position_pb2, read_changes_pb2, resource_pb2
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import Address
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions, DynamoDBProvider
-from changefeed_gateway.providers.dynamodb.service import Endpoint
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 from tests.conformance.client import NOW, Client, wire_address
 from tests.gateway import TOKEN_KEY, RunningGateway
 

@@ -8,7 +8,7 @@ import pytest
 
 from changefeed_gateway.cli.demo.mirror import Mirror
 from changefeed_gateway.cli.place import Place, PlaceError, kept_place
-from changefeed_gateway.cli.whole_file import alone, save_whole
+from changefeed_gateway.cli.whole_file import exclusive, save_whole
 from tests.cli.conftest import CommandLine, MemoryGateway, finished
 from tests.cli.test_reading import DOCUMENTS, names, next_record, write
 
@@ -84,7 +84,7 @@ def test_a_file_keeps_its_mode_and_a_failed_write_leaves_nothing(
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_whole(file, "three")
-    with pytest.raises(OSError, match="No space"), alone(tmp_path / "lock"):
+    with pytest.raises(OSError, match="No space"), exclusive(tmp_path / "lock"):
         pass
     assert file.read_text() == "two"
     assert not (tmp_path / "file.new").exists()

@@ -11,7 +11,7 @@ from botocore.loaders import create_loader
 
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions, DynamoDBProvider
 from changefeed_gateway.providers.dynamodb.reading import Pace
-from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 
 PACE = Pace(shortest_pause=timedelta(milliseconds=200), longest_pause=timedelta(milliseconds=500))

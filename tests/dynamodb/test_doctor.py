@@ -8,7 +8,7 @@ from types_boto3_dynamodb.literals import StreamViewTypeType
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.providers.dynamodb.doctor import examine
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
-from changefeed_gateway.providers.dynamodb.service import Endpoint
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 from tests.dynamodb.gateway import RETRIES
 from tests.dynamodb.server.errors import access_denied
 from tests.dynamodb.server.faults import ALWAYS

@@ -10,7 +10,7 @@ from aiohttp import web
 
 from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
 from changefeed_gateway.core.model import Address
-from changefeed_gateway.providers.dynamodb.service import Endpoint
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 from tests.dynamodb.gateway import RETRIES, make_provider
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE, Shop

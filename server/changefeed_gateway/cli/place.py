@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from changefeed_gateway.cli.whole_file import alone, save_whole
+from changefeed_gateway.cli.whole_file import exclusive, save_whole
 from changefeed_gateway.settings.files import read_bytes
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_=-]{40,}")
@@ -68,7 +68,7 @@ def kept_place(file: Path | None) -> Iterator[Place | None]:
     place = Place(file)
     with ExitStack() as stack:
         try:
-            stack.enter_context(alone(place.file.with_name(f"{place.file.name}.lock")))
+            stack.enter_context(exclusive(place.file.with_name(f"{place.file.name}.lock")))
         except BlockingIOError:
             raise PlaceError(f"another process keeps its place in {place.file}") from None
         except OSError as error:

@@ -12,7 +12,7 @@ from changefeed_gateway.settings.files import make_durable
 def save_whole(file: Path, text: str) -> None:
     """Replace a file. After a crash, also of the machine, it holds the old text or the new one, never a part.
 
-    One process at a time: see `alone`. Raises OSError.
+    One process at a time: see `exclusive`. Raises OSError.
     """
     draft = file.with_name(f"{file.name}.new")
     try:
@@ -39,7 +39,7 @@ def save_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def alone(lock: Path) -> Iterator[None]:
+def exclusive(lock: Path) -> Iterator[None]:
     """Hold a lock that ends with the process, however it ends.
 
     Raises BlockingIOError when another process holds it, OSError where nothing can be written.

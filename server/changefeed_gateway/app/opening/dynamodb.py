@@ -43,7 +43,7 @@ def _options(connection: DynamoDBConnection) -> "DynamoDBOptions":
     """What the provider is told of a connection."""
     from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
     from changefeed_gateway.providers.dynamodb.reading import Pace
-    from changefeed_gateway.providers.dynamodb.service import Endpoint
+    from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 
     return DynamoDBOptions(
         endpoint=Endpoint(

@@ -11,7 +11,7 @@ from changefeed_gateway.cli.arguments import Config
 from changefeed_gateway.cli.demo.session import Outcome, Session
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.output import complain, out
-from changefeed_gateway.cli.whole_file import alone
+from changefeed_gateway.cli.whole_file import exclusive
 from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
 
 
@@ -28,7 +28,7 @@ def demo(
     """
     with exits():
         settings = _on_embedded(load_settings(config))
-        with _alone(settings):
+        with _exclusively(settings):
             outcome = asyncio.run(Session(settings, seconds).run())
         _report(outcome)
         if not outcome.equal:
@@ -49,12 +49,12 @@ def _on_embedded(settings: Settings) -> Settings:
 
 
 @contextmanager
-def _alone(settings: Settings) -> Iterator[None]:
+def _exclusively(settings: Settings) -> Iterator[None]:
     """Two demos on the same data would count each other's changes."""
     settings.state_directory.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         try:
-            stack.enter_context(alone(settings.state_directory / "demo.lock"))
+            stack.enter_context(exclusive(settings.state_directory / "demo.lock"))
         except BlockingIOError:
             raise Failed(ExitCode.USAGE, f"a demo runs already in {settings.state_directory}") from None
         yield

@@ -9,7 +9,7 @@ from changefeed_gateway.core.model import ItemState
 from changefeed_gateway.core.provider import Examination
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
-from changefeed_gateway.providers.dynamodb.service import Service
+from changefeed_gateway.providers.dynamodb.sdk import Sdk
 from changefeed_gateway.providers.dynamodb.shards import list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, find_stream
 
@@ -21,27 +21,27 @@ _ALLOW: Final = (
 
 async def examine(options: DynamoDBOptions) -> Examination:
     """Look at credentials and region, then at each table of the settings."""
-    service = Service(options.endpoint, options.retries, max_calls=1)
+    sdk = Sdk(options.endpoint, options.retries, max_calls=1)
     try:
         try:
-            await service.connect()
+            await sdk.connect()
         except ChangeFeedError as error:
             yield _wrong("credentials", error, "check region, profile and role_arn, and the AWS configuration files")
             return
-        yield Finding(subject="region", healthy=True, detail=service.region)
+        yield Finding(subject="region", healthy=True, detail=sdk.region)
         if not options.tables:
             detail = "none is named: doctor looks at those under tables"
             yield Finding(subject="tables", healthy=True, detail=detail)
         for table in sorted(options.tables):
-            async for finding in _examine(service, table):
+            async for finding in _examine(sdk, table):
                 yield finding
     finally:
-        service.close()
+        sdk.close()
 
 
-async def _examine(service: Service, table: str) -> AsyncIterator[Finding]:
+async def _examine(sdk: Sdk, table: str) -> AsyncIterator[Finding]:
     try:
-        stream = await find_stream(service, table)
+        stream = await find_stream(sdk, table)
     except NotFound as error:
         yield _wrong(f"table {table}", error, "check its name, the region and the account")
     except FeedNotProvisioned as error:
@@ -50,7 +50,7 @@ async def _examine(service: Service, table: str) -> AsyncIterator[Finding]:
         yield _wrong(f"table {table}", error, _remedy(error))
     else:
         yield _view_type(table, stream)
-        yield await _readable(service, table, stream)
+        yield await _readable(sdk, table, stream)
 
 
 def _view_type(table: str, stream: Stream) -> Finding:
@@ -66,16 +66,16 @@ def _view_type(table: str, stream: Stream) -> Finding:
     )
 
 
-async def _readable(service: Service, table: str, stream: Stream) -> Finding:
+async def _readable(sdk: Sdk, table: str, stream: Stream) -> Finding:
     """Make each call that a reader makes, once."""
     subject = f"stream of {table}"
     try:
-        listing = await list_shards(service, stream.arn)
+        listing = await list_shards(sdk, stream.arn)
         for shard in listing.shards[-1:]:
-            iterator = await service.call(
+            iterator = await sdk.call(
                 "GetShardIterator", StreamArn=stream.arn, ShardId=shard.shard_id, ShardIteratorType="LATEST"
             )
-            await service.call("GetRecords", ShardIterator=iterator.body, Limit=1)
+            await sdk.call("GetRecords", ShardIterator=iterator.body, Limit=1)
     except ChangeFeedError as error:
         return _wrong(subject, error, _remedy(error))
     except (StreamGone, ShardGone):

@@ -14,7 +14,7 @@ from changefeed_gateway.providers.dynamodb.cursor import CLOCKS_DIFFER, LIFE, RE
 from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
 from changefeed_gateway.providers.dynamodb.errors import InvalidCall, ShardGone, expired
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
-from changefeed_gateway.providers.dynamodb.service import Answer, Service
+from changefeed_gateway.providers.dynamodb.sdk import Answer, Sdk
 
 _RETENTION_SECONDS: Final = int(RETENTION.total_seconds())
 LIFE_SECONDS: Final = int(LIFE.total_seconds())
@@ -43,13 +43,13 @@ class Spot:
 class Iterators:
     """Of one shard of one stream. Methods raise ShardGone, StreamGone and the errors of the service."""
 
-    def __init__(self, service: Service, stream_arn: str, shard_id: str, *, times: bool, granularity: int) -> None:
+    def __init__(self, sdk: Sdk, stream_arn: str, shard_id: str, *, times: bool, granularity: int) -> None:
         """`times`: the endpoint may be asked for AT_TIMESTAMP. `granularity`: seconds to which it rounds times down."""
         self.calls = 0
         """To the service, so far."""
         self.exists = False
         """Whether the service knew the shard when it was asked last."""
-        self._service = service
+        self._sdk = sdk
         self._shard = {"StreamArn": stream_arn, "ShardId": shard_id}
         self._times = times
         self._granularity = granularity
@@ -112,7 +112,7 @@ class Iterators:
     def check_age(self, position: Position) -> None:
         """See whether nothing beyond a position can have been trimmed yet. Raises CheckpointExpired."""
         # The service's clock, as its last answer told it.
-        if self._service.time - position.as_of >= LIFE_SECONDS:
+        if self._sdk.time - position.as_of >= LIFE_SECONDS:
             raise expired()
 
     async def _begin(self, position: Position) -> Spot:
@@ -141,7 +141,7 @@ class Iterators:
         try:
             answer = await self._make("AT_TIMESTAMP", Timestamp=moment)
         except InvalidCall as error:
-            if self._service.time - moment <= CLOCKS_DIFFER:
+            if self._sdk.time - moment <= CLOCKS_DIFFER:
                 # For the host that was asked it may lie in the future.
                 raise TransientFailure(
                     "the clocks of DynamoDB differ about the last seconds: try again", retry_after=_SOON
@@ -168,7 +168,7 @@ class Iterators:
             case Kind.NOW:
                 spot.drop = lambda record: created_of(record) < position.time
             case _:
-                spot.since = self._service.time - _RETENTION_SECONDS
+                spot.since = self._sdk.time - _RETENTION_SECONDS
         return spot
 
     def _check_proof(self, position: Position) -> None:
@@ -179,7 +179,7 @@ class Iterators:
     async def _make(self, kind: str, **where: object) -> Answer:
         self.calls += 1
         try:
-            answer = await self._service.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
+            answer = await self._sdk.call("GetShardIterator", **self._shard, ShardIteratorType=kind, **where)
         except ShardGone:
             self.exists = False
             raise

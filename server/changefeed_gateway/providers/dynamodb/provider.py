@@ -33,11 +33,11 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Position, decode, encode, horizon
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone, expired
+from changefeed_gateway.providers.dynamodb.gathering import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.life import Life
 from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
-from changefeed_gateway.providers.dynamodb.page import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
-from changefeed_gateway.providers.dynamodb.service import Endpoint, Retries, Service
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries, Sdk
 from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
 
@@ -71,7 +71,7 @@ class DynamoDBProvider:
 
     def __init__(self, options: DynamoDBOptions = DynamoDBOptions()) -> None:
         self._options = options
-        self._service = Service(options.endpoint, options.retries, max_calls=options.max_calls)
+        self._sdk = Sdk(options.endpoint, options.retries, max_calls=options.max_calls)
         self._lives: dict[Stream, Life] = {}
 
     @property
@@ -81,7 +81,7 @@ class DynamoDBProvider:
 
     async def start(self) -> None:
         """Load the SDK and find credentials, so that the first call need not. Raises ProviderAuthenticationFailed."""
-        await self._service.connect()
+        await self._sdk.connect()
 
     async def ping(self) -> None:
         """Ask both APIs whether they answer and take the credentials. Raises ChangeFeedError when one does not.
@@ -90,8 +90,8 @@ class DynamoDBProvider:
         none is named it asks for one that nobody has, so that "no such table", or no right to ask for it, is an answer.
         """
         try:
-            stream = await find_stream(self._service, min(self._options.tables, default=_NO_TABLE))
-            await self._service.call("DescribeStream", StreamArn=stream.arn, Limit=1)
+            stream = await find_stream(self._sdk, min(self._options.tables, default=_NO_TABLE))
+            await self._sdk.call("DescribeStream", StreamArn=stream.arn, Limit=1)
         except (NotFound, FeedNotProvisioned, StreamGone):
             return
         except ProviderAuthorizationFailed:
@@ -100,19 +100,19 @@ class DynamoDBProvider:
 
     async def open_feed(self, address: Address) -> Feed:
         """Ask for the table, whose stream must be on. The database of an address is the region."""
-        await self._service.connect()
-        if address.database not in ("", self._service.region):
+        await self._sdk.connect()
+        if address.database not in ("", self._sdk.region):
             raise NotFound(
-                f"the connection {address.connection!r} is to the region {self._service.region}: leave the database"
+                f"the connection {address.connection!r} is to the region {self._sdk.region}: leave the database"
                 " empty, or name a connection to the other region",
                 reason=Reason.DATABASE_NOT_FOUND,
             )
         if self._options.tables and address.collection not in self._options.tables:
             raise NotFound(f"the connection {address.connection!r} does not serve this table: name it in its settings")
-        stream = await find_stream(self._service, address.collection)
+        stream = await find_stream(self._sdk, address.collection)
         self._forget_other_lives(stream)
         return Feed(
-            address=replace(address, database=self._service.region),
+            address=replace(address, database=self._sdk.region),
             provider_id="dynamodb",
             incarnation=stream.arn,
             capabilities=capabilities(stream, at_timestamp=self._options.at_timestamp),
@@ -129,7 +129,7 @@ class DynamoDBProvider:
         try:
             return (await self._life(stream).genealogy.listing()).partitions()
         except StreamGone as error:
-            raise await what_instead(self._service, stream) from error
+            raise await what_instead(self._sdk, stream) from error
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
         """Read one shard."""
@@ -145,13 +145,13 @@ class DynamoDBProvider:
             with self._life(stream).reader(shard_id) as reader:
                 return await self._read(stream, shard_id, reader, read)
         except StreamGone as error:
-            raise await what_instead(self._service, stream) from error
+            raise await what_instead(self._sdk, stream) from error
         except ShardGone as error:
             raise expired() if isinstance(read.start, After) else _no_shard(shard_id) from error
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Who waits is told so; calls under way end by themselves."""
-        self._service.close()
+        self._sdk.close()
         for life in self._lives.values():
             life.close()
 
@@ -212,18 +212,18 @@ class DynamoDBProvider:
         for child in (await life.genealogy.recent()).children_of(shard_id):
             with life.reader(child.shard_id) as child_reader:
                 starts.append(await self._beginning(stream, child.shard_id, child_reader))
-        return horizon(min([self._service.time - _LISTED_WITHIN, *(start.as_of for start in starts)]))
+        return horizon(min([self._sdk.time - _LISTED_WITHIN, *(start.as_of for start in starts)]))
 
     def _life(self, stream: Stream) -> Life:
         if stream not in self._lives:
             self._lives[stream] = Life(
-                Genealogy(self._service, stream.arn), lambda shard_id: self._make_reader(stream, shard_id)
+                Genealogy(self._sdk, stream.arn), lambda shard_id: self._make_reader(stream, shard_id)
             )
         return self._lives[stream]
 
     def _make_reader(self, stream: Stream, shard_id: str) -> ShardReader:
         return ShardReader(
-            self._service,
+            self._sdk,
             stream.arn,
             shard_id,
             self._options.pace,
@@ -243,11 +243,11 @@ class DynamoDBProvider:
         seen: list[Shard] = []
         for pause in _LOOKS_FOR_CHILDREN:
             await asyncio.sleep(pause)
-            listing = await list_shards(self._service, stream.arn, children_of=shard_id)
+            listing = await list_shards(self._sdk, stream.arn, children_of=shard_id)
             children, seen = seen, listing.children_of(shard_id)
             # Two looks that agree: one child of a split may be listed before the other.
             if seen and seen == children:
-                self._life(stream).forget_others(await list_shards(self._service, stream.arn))
+                self._life(stream).forget_others(await list_shards(self._sdk, stream.arn))
                 return tuple(
                     Child(
                         partition_id=PartitionId(child.shard_id),

@@ -15,7 +15,7 @@ from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
 from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator, ForTheCaller
 from changefeed_gateway.providers.dynamodb.iterators import LIFE_SECONDS, Iterators, Spot
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
-from changefeed_gateway.providers.dynamodb.service import Answer, Service
+from changefeed_gateway.providers.dynamodb.sdk import Answer, Sdk
 
 MOST_RECORDS: Final = 1_000
 """That GetRecords gives at once."""
@@ -72,14 +72,12 @@ class ShardReader:
     other, and readers at the same place share theirs.
     """
 
-    def __init__(
-        self, service: Service, stream_arn: str, shard_id: str, pace: Pace, *, times: bool, granularity: int
-    ) -> None:
+    def __init__(self, sdk: Sdk, stream_arn: str, shard_id: str, pace: Pace, *, times: bool, granularity: int) -> None:
         """`times`: the endpoint may be asked for AT_TIMESTAMP. `granularity`: seconds to which it rounds times down."""
-        self._service = service
+        self._sdk = sdk
         self._pace = pace
         self._granularity = granularity
-        self._iterators = Iterators(service, stream_arn, shard_id, times=times, granularity=granularity)
+        self._iterators = Iterators(sdk, stream_arn, shard_id, times=times, granularity=granularity)
         self._pages = 0
         """Asked for, so far."""
         self._questions = SharedQuestion[Any](goes_on=True, foreseen=ForTheCaller)
@@ -109,7 +107,7 @@ class ShardReader:
 
         None where the shard has ended and holds nothing.
         """
-        fetched = await self._look(horizon(self._service.time), 1)
+        fetched = await self._look(horizon(self._sdk.time), 1)
         if fetched.records:
             return before(sequence_of(fetched.records[0]), created_of(fetched.records[0]))
         return None if fetched.ended else horizon(fetched.as_of)
@@ -144,17 +142,17 @@ class ShardReader:
         if self._tip is None or spot is None or monotonic() > self._saw_end_at + RECENT:
             return None
         # A token of an old place would not live a day: the service's clock goes on while this process is suspended.
-        aged = self._service.time - max(self._tip.as_of, spot.run.as_of) > _LONG_AGO
+        aged = self._sdk.time - max(self._tip.as_of, spot.run.as_of) > _LONG_AGO
         return None if aged else self._tip
 
     async def _end(self) -> Position:
         """After the last record, found by reading: coarse times would not tell it from those before."""
-        position = horizon(self._service.time)
+        position = horizon(self._sdk.time)
         while True:
             fetched = await self._look(position, MOST_RECORDS)
             position = fetched.end(position)
             if fetched.ended and not fetched.records:
-                return position.seen_empty(self._service.time)
+                return position.seen_empty(self._sdk.time)
             if not fetched.full:
                 return position
 
@@ -162,7 +160,7 @@ class ShardReader:
         """What follows a position, or the proof that nothing does: one empty page is none."""
         while True:
             fetched = await self.fetch(position, limit)
-            proven = self._service.time - fetched.as_of <= RECENT
+            proven = self._sdk.time - fetched.as_of <= RECENT
             if fetched.records or fetched.ended or proven:
                 return fetched
 
@@ -172,9 +170,9 @@ class ShardReader:
         Raises InvalidRequest, CheckpointExpired, UnsupportedCapability.
         """
         second = int(moment.timestamp())
-        if second > self._service.time:
+        if second > self._sdk.time:
             raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
-        if second < self._service.time - LIFE_SECONDS:
+        if second < self._sdk.time - LIFE_SECONDS:
             raise CheckpointExpired(
                 "DynamoDB Streams keeps 24 hours: start at a later time, from beginning or now",
                 reason=Reason.START_TIME_BEFORE_RETENTION,
@@ -216,10 +214,10 @@ class ShardReader:
         for _ in range(_ITERATORS):
             spot = await self._iterators.find(position)
             if spot.iterator is None:
-                return self._nothing(position, spot, self._service.time)
+                return self._nothing(position, spot, self._sdk.time)
             self._pages += 1
             try:
-                answer = await self._service.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
+                answer = await self._sdk.call("GetRecords", ShardIterator=spot.iterator, Limit=limit)
             except ExpiredIterator:
                 self._iterators.forget(position)
             except CheckpointExpired:

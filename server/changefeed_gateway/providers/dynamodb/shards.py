@@ -11,7 +11,7 @@ from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.errors import ForTheCaller, ShardGone
-from changefeed_gateway.providers.dynamodb.service import Service
+from changefeed_gateway.providers.dynamodb.sdk import Sdk
 
 _MOST_PAGES: Final = 1_000
 """Of 100 shards each."""
@@ -61,7 +61,7 @@ class Listing:
         ]
 
 
-async def list_shards(service: Service, stream_arn: str, *, children_of: str | None = None) -> Listing:
+async def list_shards(sdk: Sdk, stream_arn: str, *, children_of: str | None = None) -> Listing:
     """Read all pages of a stream's listing, or of the children of one shard. Raises StreamGone.
 
     An endpoint that does not know the filter, as DynamoDB Local, lists every shard all the same.
@@ -72,7 +72,7 @@ async def list_shards(service: Service, stream_arn: str, *, children_of: str | N
     if children_of is not None:
         page["ShardFilter"] = {"Type": "CHILD_SHARDS", "ShardId": children_of}
     for _ in range(_MOST_PAGES):
-        described = (await service.call("DescribeStream", StreamArn=stream_arn, **page)).body
+        described = (await sdk.call("DescribeStream", StreamArn=stream_arn, **page)).body
         enabled = described["StreamStatus"] in ("ENABLED", "ENABLING")
         found |= {shard["ShardId"]: shard for shard in described.get("Shards", ())}
         last = described.get("LastEvaluatedShardId")
@@ -95,8 +95,8 @@ class Genealogy:
     its parent's.
     """
 
-    def __init__(self, service: Service, stream_arn: str) -> None:
-        self._service = service
+    def __init__(self, sdk: Sdk, stream_arn: str) -> None:
+        self._sdk = sdk
         self._stream_arn = stream_arn
         self._forgotten: set[str] = set()
         self._recent: Listing | None = None
@@ -109,7 +109,7 @@ class Genealogy:
 
     async def recent(self) -> Listing:
         """A listing of the last minute, for who asks of one shard after the other. Raises as `listing` does."""
-        if self._recent is None or self._service.time - self._listed_at > _RECENT:
+        if self._recent is None or self._sdk.time - self._listed_at > _RECENT:
             return await self.listing()
         return self._recent
 
@@ -122,12 +122,12 @@ class Genealogy:
 
     async def _list(self) -> Listing:
         for pause in (*_PAUSES, None):
-            listing = await list_shards(self._service, self._stream_arn)
+            listing = await list_shards(self._sdk, self._stream_arn)
             orphans = listing.orphans_of()
             self._forgotten &= orphans
             self._forgotten |= {parent for parent in orphans - self._forgotten if not await self._lives(parent)}
             if listing.shards and orphans == self._forgotten:
-                self._recent, self._listed_at = listing, self._service.time
+                self._recent, self._listed_at = listing, self._sdk.time
                 return listing
             if pause is not None:
                 await asyncio.sleep(pause)
@@ -138,7 +138,7 @@ class Genealogy:
 
     async def _lives(self, shard_id: str) -> bool:
         try:
-            await self._service.call(
+            await self._sdk.call(
                 "GetShardIterator", StreamArn=self._stream_arn, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON"
             )
         except ShardGone:

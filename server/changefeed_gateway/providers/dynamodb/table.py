@@ -8,7 +8,7 @@ from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, 
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState
 from changefeed_gateway.providers.dynamodb.errors import recreated
 from changefeed_gateway.providers.dynamodb.mapping import KeySchema, key_schema
-from changefeed_gateway.providers.dynamodb.service import Service
+from changefeed_gateway.providers.dynamodb.sdk import Sdk
 
 _NAME: Final = re.compile(r"[a-zA-Z0-9_.-]{3,255}")
 _NEW_IMAGES: Final = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
@@ -28,11 +28,11 @@ class Stream(NamedTuple):
         return ItemState.INCLUDED if self.view_type in _NEW_IMAGES else ItemState.UNAVAILABLE
 
 
-async def find_stream(service: Service, table: str) -> Stream:
+async def find_stream(sdk: Sdk, table: str) -> Stream:
     """Ask a table for its stream. Raises NotFound, FeedNotProvisioned and the errors of the service."""
     if not _NAME.fullmatch(table):
         raise NotFound(f"{table!r} is no name that a table can have")
-    described: Mapping[str, Any] = (await service.call("DescribeTable", TableName=table)).body
+    described: Mapping[str, Any] = (await sdk.call("DescribeTable", TableName=table)).body
     # After a stream was switched off its ARN is still shown.
     specification = described.get("StreamSpecification") or {}
     if not specification.get("StreamEnabled"):
@@ -45,10 +45,10 @@ async def find_stream(service: Service, table: str) -> Stream:
     )
 
 
-async def what_instead(service: Service, gone: Stream) -> ChangeFeedError:
+async def what_instead(sdk: Sdk, gone: Stream) -> ChangeFeedError:
     """Why a stream is not there any more."""
     try:
-        found = await find_stream(service, gone.table)
+        found = await find_stream(sdk, gone.table)
     except (FeedNotProvisioned, NotFound) as error:
         return error
     if found.arn == gone.arn:

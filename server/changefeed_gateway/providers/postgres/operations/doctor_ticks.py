@@ -40,7 +40,7 @@ _READING: Final = """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Reading:
+class _Look:
     at: datetime
     now: datetime
     ahead: int
@@ -72,41 +72,41 @@ async def ticks(connection: Connection, feed_id: int, name: str) -> Finding:
         seq=sql.Identifier("changefeed_log", seq),
         lock_name=sql.Literal(f"changefeed_log.lock_ticks_{feed_id}"),
     )
-    async with connection.cursor(row_factory=class_row(_Reading)) as cursor:
-        reading = await (await cursor.execute(query)).fetchone()
-    detail, remedy = _judged(feed_id, reading) if reading else _NONE
+    async with connection.cursor(row_factory=class_row(_Look)) as cursor:
+        look = await (await cursor.execute(query)).fetchone()
+    detail, remedy = _judged(feed_id, look) if look else _NONE
     return Finding(subject=f"ticks of {name}", healthy=not remedy, detail=detail, remedy=remedy)
 
 
 _NONE: Final = ("there is none", "the tick table was emptied: drop the feed and watch its table again")
 
 
-def _judged(feed_id: int, reading: _Reading) -> tuple[str, str]:
+def _judged(feed_id: int, look: _Look) -> tuple[str, str]:
     """What is to be said of it, and the remedy."""
-    newest = f"newest at {reading.at:%Y-%m-%d %H:%M:%S%z}, {rounded(reading.now - reading.at)} ago"
-    if reading.at > reading.now:
+    newest = f"newest at {look.at:%Y-%m-%d %H:%M:%S%z}, {rounded(look.now - look.at)} ago"
+    if look.at > look.now:
         return newest, "the newest tick lies in the future: check the database server's clock"
-    if reading.ahead < 0:
+    if look.ahead < 0:
         return (
-            f"{newest}; the sequence stands {-reading.ahead} below it: it was set back, and changes since are missing",
+            f"{newest}; the sequence stands {-look.ahead} below it: it was set back, and changes since are missing",
             f"SELECT changefeed.begin_epoch({feed_id}) refuses all tokens, so that readers read the source again",
         )
-    if reading.locker and (reading.lag >= LATE or (reading.locking is not None and reading.locking >= LATE)):
+    if look.locker and (look.lag >= LATE or (look.locking is not None and look.locking >= LATE)):
         return (
-            f"{newest}; {reading.locker} has the lock of the feed's ticks, {LATE} is too long",
+            f"{newest}; {look.locker} has the lock of the feed's ticks, {LATE} is too long",
             "end it by its application, pg_terminate_backend or ROLLBACK PREPARED: until then nothing is delivered",
         )
-    detail = f"{newest}; {reading.ahead} numbers since (readers make ticks)"
-    if reading.writer:
-        detail += f"; what {reading.writer} wrote waits for its end"
-    if reading.lag >= LATE:
+    detail = f"{newest}; {look.ahead} numbers since (readers make ticks)"
+    if look.writer:
+        detail += f"; what {look.writer} wrote waits for its end"
+    if look.lag >= LATE:
         return (
-            f"{detail}; changes wait for a tick for {rounded(reading.lag)}, {LATE} is too long",
+            f"{detail}; changes wait for a tick for {rounded(look.lag)}, {LATE} is too long",
             "start a gateway, which makes a tick a second; without one CALL changefeed.tick_all() from a timer",
         )
-    if reading.writing is not None and reading.writing >= OLD:
+    if look.writing is not None and look.writing >= OLD:
         return (
-            f"{detail}, for {rounded(reading.writing)} by now, {OLD} is too long",
+            f"{detail}, for {rounded(look.writing)} by now, {OLD} is too long",
             "end it by its application, pg_terminate_backend or ROLLBACK PREPARED: it is not delivered before",
         )
     return detail, ""

@@ -119,8 +119,8 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
     try:
         # A copy begins anew before its days are judged by what they were in the original.
         await connection.execute("SELECT changefeed.adopt_log(%s)", (feed_id,))
-        async with _alone(dsn, feed_id) as alone:
-            if not alone:
+        async with _exclusively(dsn, feed_id) as granted:
+            if not granted:
                 return FeedRetention(feed=name, busy=True)
             facts = await read_days(connection, feed_id)
             while len(done) < _MOST_STEPS and (step := next_step(facts)) is not None:
@@ -165,7 +165,7 @@ async def _report(connection: Connection, feed_id: int, name: str, done: Sequenc
 
 
 @asynccontextmanager
-async def _alone(dsn: str, feed_id: int) -> AsyncIterator[bool]:
+async def _exclusively(dsn: str, feed_id: int) -> AsyncIterator[bool]:
     """Whether no other run works on a feed, for as long as the context lasts.
 
     The lock is held by an open transaction of another connection: one of the session would be lost, or left behind,

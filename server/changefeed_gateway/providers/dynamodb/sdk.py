@@ -75,7 +75,7 @@ class Answer(NamedTuple):
     """The service's clock at the answer, epoch seconds rounded down."""
 
 
-class Service:
+class Sdk:
     """Both APIs of one region and account. Methods raise errors of the core, and those of `errors` beside them."""
 
     def __init__(self, endpoint: Endpoint, retries: Retries, *, max_calls: int) -> None:
