@@ -12,6 +12,7 @@ from typing import Final
 from bench.processes import Answer, rss_mb
 from bench.workers.control import ready
 from changefeed_gateway.api.wire.records import encode_changes
+from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     Address,
@@ -93,7 +94,7 @@ async def _fill(item: str, count: int, budget: int) -> Answer:
     source = _Source(item)
     tails = Tails(source, encode_changes, Limits(ring_bytes=budget))
     feeds = [_feed(number) for number in range(count)]
-    followers = [tails.follow() for _ in feeds]
+    followers = [Follower(tails) for _ in feeds]
     places = [Cursor((0).to_bytes(20))] * count
     read = PageRead(
         scope=EntireCollection(),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     After,
@@ -18,7 +19,7 @@ from changefeed_gateway.core.model import (
     LogicalPartition,
     Scope,
 )
-from changefeed_gateway.core.tail import Follower, Tails
+from changefeed_gateway.core.tail import Tails
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode
 
 
@@ -57,7 +58,7 @@ def test_every_follower_reads_its_changes_once_in_order(
         wanted += [
             (LogicalPartition(k), [str(i).encode() for i, key in enumerate(everything) if key == k]) for k in "abc"
         ]
-        followers = [tails.follow() for _ in wanted]
+        followers = [Follower(tails) for _ in wanted]
         readers = [
             asyncio.create_task(collect(f, scope, len(rows), pace=dice, size=dice.choice([1, 3, 50])))
             for f, (scope, rows) in zip(followers, wanted, strict=True)
@@ -85,7 +86,7 @@ async def read_for_ever(follower: Follower, position: Cursor) -> None:
 async def test_live_pages_are_read_once_for_all_followers() -> None:
     log = Log()
     tails = Tails(log, encode, Limits())
-    followers = [tails.follow() for _ in range(50)]
+    followers = [Follower(tails) for _ in range(50)]
     for follower in followers:
         await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
     before = log.reads
@@ -107,7 +108,7 @@ async def test_live_pages_are_read_once_for_all_followers() -> None:
 async def test_a_tail_ends_with_its_last_follower() -> None:
     log = Log()
     tails = Tails(log, encode, Limits())
-    follower = tails.follow()
+    follower = Follower(tails)
     await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
     tasks = {task for task in asyncio.all_tasks() if task.get_name() == "tail of numbers"}
     assert len(tasks) == 1
@@ -118,7 +119,7 @@ async def test_a_tail_ends_with_its_last_follower() -> None:
 async def test_an_outage_beyond_patience_reaches_every_follower() -> None:
     log = Log()
     tails = Tails(log, encode, Limits(outage_patience=timedelta(milliseconds=10)))
-    follower = tails.follow()
+    follower = Follower(tails)
     await follower.read(FEED, replace(READ, start=After(cursor(0)), max_wait=timedelta(0)))
     log.failures = 10**6
     await log.append("a")

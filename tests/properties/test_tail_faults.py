@@ -12,10 +12,11 @@ import pytest
 import structlog
 
 from changefeed_gateway.core.errors import CheckpointExpired, InternalFailure, TransientFailure
+from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Now, Page, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import Follower, TailKey, Tails
+from changefeed_gateway.core.tail import TailKey, Tails
 from changefeed_gateway.core.token import fingerprint
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of
 
@@ -55,7 +56,7 @@ async def come_to_the_end(follower: Follower, position: int = 0) -> tuple[int, l
 
 
 async def live(tails: Tails, position: int) -> Follower:
-    follower = tails.follow()
+    follower = Follower(tails)
     await come_to_the_end(follower, position)
     return follower
 
@@ -81,7 +82,7 @@ async def test_streams_that_resume_on_a_busy_feed_all_become_live_at_the_cost_of
     log.turns = 3
     log.write(*"a" * 300)
     async with opened(log) as tails, asyncio.timeout(30):
-        followers = [tails.follow() for _ in range(100)]
+        followers = [Follower(tails) for _ in range(100)]
         ends = await asyncio.gather(*(come_to_the_end(follower, 200) for follower in followers))
         for end, got in ends:
             assert got == [str(i).encode() for i in range(200, end)]
@@ -94,7 +95,7 @@ async def test_streams_that_resume_from_different_places_on_a_busy_feed_all_beco
     log.write(*"a" * 300)
     async with opened(log) as tails, asyncio.timeout(30):
         places = range(200, 300, 4)
-        ends = await asyncio.gather(*(come_to_the_end(tails.follow(), place) for place in places))
+        ends = await asyncio.gather(*(come_to_the_end(Follower(tails), place) for place in places))
         for place, (end, got) in zip(places, ends, strict=True):
             assert got == [str(i).encode() for i in range(place, end)]
 
@@ -105,7 +106,7 @@ async def test_a_stream_whose_place_the_ring_holds_reads_nothing_itself() -> Non
         await live(tails, 0)
         log.write("a", "b")
         await until(lambda: any(tail.ring and position_of(tail.ring.end) == 2 for tail in tails._tails.values()))
-        late = tails.follow()
+        late = Follower(tails)
         await ask(late, 1, size=0)
         before = log.reads
         page = await ask(late, 1)
@@ -125,7 +126,7 @@ async def test_catching_up_is_bounded_and_a_live_stream_is_not_behind_it() -> No
             assert tail.ring is not None
             tail.ring.release()
         log.gate = asyncio.Event()
-        behind = [asyncio.create_task(ask(tails.follow(), place)) for place in range(30)]
+        behind = [asyncio.create_task(ask(Follower(tails), place)) for place in range(30)]
         await until(lambda: log.under_way == 3)
         log.write("b")
         assert (await ask(reader, 100, wait=_LONG)).records(items=True) == [b"100"]
@@ -140,7 +141,7 @@ async def test_a_place_that_does_not_compare_is_never_looked_for_in_a_ring() -> 
     async with opened(log) as tails:
         await live(tails, 0)
         log.comparable = False
-        stranger = tails.follow()
+        stranger = Follower(tails)
         await ask(stranger, 0, size=0)
         log.reads_of.clear()
         await ask(stranger, 0)
@@ -168,7 +169,7 @@ async def test_a_tail_that_fails_unexpectedly_tells_every_follower_and_the_log_o
         assert said[0]["exc_info"]
         # Nobody joins the dead: the next stream is served by a tail of its own.
         log.write("b")
-        assert (await come_to_the_end(tails.follow(), 1)) == (2, [b"1"])
+        assert (await come_to_the_end(Follower(tails), 1)) == (2, [b"1"])
 
 
 async def test_a_tail_that_somebody_cancels_is_a_passing_failure_for_its_followers() -> None:
@@ -231,7 +232,7 @@ async def test_a_stream_ahead_of_a_tail_is_not_told_that_the_tails_place_has_exp
 async def test_a_stream_that_is_cancelled_while_it_leaves_has_left_all_its_tails() -> None:
     log = Log()
     async with opened(log) as tails:
-        follower = tails.follow()
+        follower = Follower(tails)
         for name in "abc":
             read = replace(READ, scope=PhysicalPartition(PartitionId(name)), start=After(cursor(0)), max_wait=_SOON)
             await follower.read(FEED, read)
@@ -264,7 +265,7 @@ async def test_a_drain_answers_also_who_waits_for_a_turn_to_read_and_calls_it_no
     log.write(*"a" * 5)
     async with opened(log, max_catch_up_reads=1) as tails:
         log.gate = asyncio.Event()
-        reading = [asyncio.create_task(ask(tails.follow(), place)) for place in range(3)]
+        reading = [asyncio.create_task(ask(Follower(tails), place)) for place in range(3)]
         await until(lambda: log.under_way == 1)
         tails.begin_drain()
         pages = await asyncio.gather(*reading)
@@ -293,7 +294,7 @@ async def test_a_tail_that_cannot_learn_the_newest_position_begins_with_whoever_
     log = WithoutNow()
     log.write(*"a" * 25)
     async with opened(log) as tails:
-        follower = tails.follow()
+        follower = Follower(tails)
         assert await come_to_the_end(follower) == (25, [str(i).encode() for i in range(25)])
         waiting = asyncio.create_task(ask(follower, 25, wait=_LONG))
         await until(lambda: any(tail._waiters for tail in tails._tails.values()))
@@ -315,7 +316,7 @@ async def test_nothing_that_outlives_a_call_carries_its_context() -> None:
     log.write(*"a" * 25)
     async with opened(log) as tails:
         caller.set("a stranger")
-        follower = tails.follow()
+        follower = Follower(tails)
         await come_to_the_end(follower)
         await until(lambda: any(task.get_name() == "tail of numbers" for task in asyncio.all_tasks()))
         await until(lambda: bool(seen))

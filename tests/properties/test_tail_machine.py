@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from changefeed_gateway.core.errors import CheckpointExpired, InternalFailure, TransientFailure
+from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     After,
@@ -26,7 +27,7 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import Follower, Tails
+from changefeed_gateway.core.tail import Tails
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of, within
 from tests.soak import SOAKING, soak_seconds
 
@@ -91,7 +92,7 @@ class TailMachine(RuleBasedStateMachine):
     @rule(scope=st.sampled_from(_SCOPES), back=st.integers(0, 30), anchored=st.booleans())
     def open(self, scope: Scope, back: int, anchored: bool) -> None:
         position = max(self.log.floor, len(self.log.keys) - back)
-        stream = Stream(scope, self.tails.follow(), position)
+        stream = Stream(scope, Follower(self.tails), position)
         self.streams.append(stream)
         if anchored:
             # As `Subscribe` does, which asks first whether the position is still there.
@@ -198,7 +199,7 @@ class TailMachine(RuleBasedStateMachine):
                 raise AssertionError("not an error of ours") from error
         # As a consumer does: on a new stream, from where it stands.
         self._end(stream)
-        stream.follower = self.tails.follow()
+        stream.follower = Follower(self.tails)
 
     def _take(self, stream: Stream, size: int, page: EncodedPage) -> None:
         end = position_of(page.content.cursor)

@@ -77,6 +77,7 @@ class Call:
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
         began = time.monotonic()
+        # P7: what a consumer does not take is held for so long, and no longer.
         try:
             async with asyncio.timeout(within.total_seconds()) as self._writing:
                 await self._context.write(message)

@@ -58,7 +58,7 @@ class RingBudget:
             self._passed.pop(ring, None)
 
     def trim(self) -> None:
-        """Let pages leave until the rest fits."""
+        """P7: let pages leave until the rest fits; who needs one that left reads the log."""
         while self.held > self._max_bytes and self._by_age:
             ring = next(iter(self._passed or self._by_age.values()))
             self._passed.pop(ring, None)

@@ -28,6 +28,7 @@ from changefeed_gateway.core.errors import (
     UnsupportedCapability,
 )
 from changefeed_gateway.core.fanout import FanOut
+from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
     Address,
@@ -171,7 +172,7 @@ class Router:
         """
         async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
-            follower = tails.follow()
+            follower = Follower(tails)
             plan = Plan(
                 feed=feed,
                 read=self._page_read(feed, scope, start, request.mode, request.batch_size),
@@ -301,6 +302,7 @@ class Router:
 
 
 def _need(feed: Feed, name: CapabilityName) -> None:
+    # P5: what the collection cannot do is an error that names it, never an approximation.
     if not feed.supports(name):
         detail = next((c.detail for c in feed.capabilities if c.name is name), "")
         raise UnsupportedCapability(

@@ -178,7 +178,7 @@ class _Run:
         return self._heard_at + self._plan.heartbeat.total_seconds()
 
     def _deliver(self, in_hand: _InHand | None) -> Iterator[StreamItem]:
-        """Say all of a page, part by part; whatever is said of a part is judged of that part alone."""
+        """P1: say all of a page, part by part; whatever is said of a part is judged of that part alone."""
         if in_hand is None:
             yield self._closing(ClosingReason.FEED_DROPPED)
             return
@@ -215,6 +215,7 @@ class _Run:
 
     def _deliver_part(self, part: EncodedPage) -> Iterator[StreamItem]:
         page = part.content
+        # P4: whatever is said from here on carries a token behind what was delivered, and no further.
         self._cursor = page.cursor
         if page.changes:
             self._delivered += len(page.changes)

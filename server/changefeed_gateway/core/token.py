@@ -157,7 +157,7 @@ class TokenCodec:
         return raw
 
     def _verify(self, raw: bytes) -> None:
-        """Check the signature of an envelope, which is of all before it."""
+        """P6: check the signature of an envelope, which is of all before it."""
         seal = _SEAL.search(raw, max(0, len(raw) - _LONGEST_SEAL))
         if seal is None or seal.end() != len(raw):
             raise _refused(Reason.TOKEN_SIGNATURE, "not signed; " + _REMEDY)

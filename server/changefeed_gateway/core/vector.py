@@ -104,6 +104,7 @@ class Vector:
             if child.partition_id not in self.open and child.partition_id not in self.waiting:
                 self.waiting[child.partition_id] = Waiting(frozenset(child.parents), Place.after(page, child.start))
         for pid, child_waiting in list(self.waiting.items()):
+            # P2: a child opens when all its parents are drained, so no key is read behind its earlier changes.
             parents = child_waiting.parents - {partition_id}
             if parents:
                 self.waiting[pid] = Waiting(parents, child_waiting.start)

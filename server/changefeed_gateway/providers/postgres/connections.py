@@ -224,7 +224,7 @@ class Connections:
         settings = {**_SESSION, "statement_timeout": f"{milliseconds}ms"}
         await connection.execute(
             "SELECT set_config(name, setting, false) FROM unnest(%s::text[], %s::text[]) AS s (name, setting)"
-            # Ticks are durable before anything that they bound is delivered.
+            # P1: ticks are durable before anything that they bound is delivered.
             " UNION ALL SELECT set_config('synchronous_commit', 'on', false)"
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),

@@ -77,6 +77,7 @@ class ChangeMaker:
                 change_type, components = _TRUNCATE, ()
             sequence = str(seq)
             key = new(Key, (partition_key, components, ""))
+            # P3: of what was logged alone, so it is the same from any replica and in any scope.
             event_id = prefix + sequence
             append(
                 new(

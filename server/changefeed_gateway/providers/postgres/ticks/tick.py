@@ -1,6 +1,7 @@
 """Ticks: what a snapshot sees, and which batch a change belongs to. Pure.
 
 Batch n holds the changes that tick n's snapshot sees and tick n-1's does not, in the order of their sequence numbers.
+P2: so every consumer sees the same order; a second writer of a row waits for the first one's commit and comes later.
 """
 
 from bisect import bisect_right

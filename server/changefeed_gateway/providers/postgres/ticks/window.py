@@ -96,7 +96,7 @@ class TickWindow:
         raise await self._why_missing(low, high)
 
     async def floor(self, base: Tick) -> int:
-        """The highest sequence number that no row after `base` can hold.
+        """P1: the highest sequence number that no row after `base` can hold.
 
         It is the reading of the tick before: only that tick's own transaction, allocated after its reading, is
         known to have ended when the base was made. Raises HistoryGap when that tick is missing and base is not the

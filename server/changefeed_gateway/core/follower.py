@@ -1,0 +1,216 @@
+"""One stream's way to the end of a feed and along it: by the log, by the ring of a tail, or alone."""
+
+import asyncio
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.model import (
+    After,
+    Cursor,
+    EntireCollection,
+    Feed,
+    LogicalPartition,
+    Page,
+    PageRead,
+    PhysicalPartition,
+    Scope,
+)
+from changefeed_gateway.core.page import EncodedPage
+from changefeed_gateway.core.shared import own
+from changefeed_gateway.core.tail import Tail, TailKey, Tails
+from changefeed_gateway.core.token import fingerprint
+
+
+class _Place:
+    """Where one stream stands in one scope."""
+
+    __slots__ = ("alone", "compares", "key", "tail")
+
+    def __init__(self, key: TailKey) -> None:
+        self.key = key
+        self.tail: Tail | None = None
+        self.alone: Page | None = None
+        """The end of the page that reached it, where no ring holds its cursor: there the stream waits by itself."""
+        self.compares = False
+        """Whether the last page's cursor compares with those of a ring."""
+
+
+class Follower:
+    """One stream's reader: from the log until the ring of a tail holds its cursor, and back if it falls off."""
+
+    def __init__(self, tails: Tails) -> None:
+        self._tails = tails
+        self._places: dict[Scope, _Place] = {}
+        self._closed = False
+
+    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
+        shared = _shared_scope(feed, read.scope)
+        if shared is None or not read.max_changes:
+            page = await self._read_log(feed, read)
+            page.live = not page.content.more_available
+            if shared is not None:
+                self._place(feed, shared).compares = page.content.comparable
+            return page
+        page = await self._read_shared(feed, read, self._place(feed, shared))
+        return page if len(page.content.changes) <= read.max_changes else page.cut(0, read.max_changes)
+
+    def _place(self, feed: Feed, shared: Scope) -> _Place:
+        place = self._places.get(shared)
+        if place is None:
+            place = self._places[shared] = _Place(TailKey(fingerprint(feed), shared))
+        return place
+
+    async def _read_log(self, feed: Feed, read: PageRead) -> EncodedPage:
+        return await (self._tails.patient if read.max_wait else self._tails.catching_up).read(feed, read)
+
+    async def _read_shared(self, feed: Feed, read: PageRead, place: _Place) -> EncodedPage:
+        """The answer of the ring, of a place where the stream stands alone at the end, or of the log."""
+        deadline = monotonic() + read.max_wait.total_seconds()
+        start = read.start
+        while True:
+            if isinstance(start, After):
+                page = await self._from_ring(feed, replace(read, start=start), place, start.cursor, deadline)
+                page = page or self._alone_at_the_end(place, start.cursor, deadline)
+                if page is not None:
+                    return page
+            page = await self._from_log(feed, replace(read, start=start), place, deadline)
+            content = page.content
+            waits = not content.changes and _left(deadline) and not self._tails.direct.draining
+            if content.retired or content.more_available or not waits:
+                return page
+            start = After(content.cursor)
+
+    async def _from_ring(
+        self, feed: Feed, read: PageRead, place: _Place, cursor: Cursor, deadline: float
+    ) -> EncodedPage | None:
+        """What the ring of a tail holds after a cursor, waiting at its end; None where it does not hold the cursor."""
+        tail = self._tail_near(feed, place, cursor)
+        return None if tail is None else await self._read_ring(place, tail, cursor, read, deadline)
+
+    def _alone_at_the_end(self, place: _Place, cursor: Cursor, deadline: float) -> EncodedPage | None:
+        """Nothing, for a stream that stands where no tail is and has no time to wait.
+
+        Each such stream would ask for itself with every heartbeat; it asks when it waits.
+        """
+        before = place.alone
+        if before is None or cursor != before.cursor or _left(deadline):
+            return None
+        return _nothing(cursor, cursor, expire_time=before.expire_time)
+
+    async def _from_log(self, feed: Feed, read: PageRead, place: _Place, deadline: float) -> EncodedPage:
+        """A page of the log; the stream is near a tail from then on, or stands alone at the end."""
+        alone = place.alone is not None and read.start == After(place.alone.cursor)
+        page = await self._read_log(feed, replace(read, max_wait=_left(deadline) if alone else timedelta(0)))
+        content = page.content
+        place.alone, place.compares = None, content.comparable
+        if content.retired:
+            return page
+        if content.comparable:
+            self._join(feed, place, content)
+        if not content.more_available:
+            page.live = True
+            if place.tail is None or not place.compares or not place.tail.holds(content.cursor):
+                place.alone = replace(content, changes=(), cursors=())
+        return page
+
+    def _tail_near(self, feed: Feed, place: _Place, cursor: Cursor) -> Tail | None:
+        """The tail that was joined, or else one whose ring holds a cursor, joined now."""
+        if not place.compares:
+            return None
+        tail = place.tail
+        if tail is not None and tail.finished and not tail.holds(cursor):
+            self._leave(place)
+            tail = None
+        if tail is None and not self._closed:
+            known = self._tails.find(place.key)
+            if known is not None and known.holds(cursor):
+                tail = place.tail = self._tails.join(feed, place.key)
+        return tail
+
+    async def _read_ring(
+        self, place: _Place, tail: Tail, cursor: Cursor, read: PageRead, deadline: float
+    ) -> EncodedPage | None:
+        """Read from the ring, waiting at its end; None when it does not hold the cursor, or no more."""
+        if (ring := tail.ring) is None:
+            return None
+        key = read.scope.partition_key if isinstance(read.scope, LogicalPartition) else None
+        start = cursor
+        ring.stand(self, cursor)
+        while ring.holds(cursor):
+            page = (
+                ring.page_after(cursor, max_changes=read.max_changes, max_bytes=read.max_bytes)
+                if key is None
+                else ring.page_of_key_after(cursor, key)
+            )
+            if page is not None:
+                return page
+            if tail.error is not None and not self._tails.direct.draining:
+                self._leave(place)
+                if cursor > ring.end:
+                    # What failed lies before this stream's place.
+                    return None
+                raise own(tail.error)
+            cursor = max(cursor, ring.end)
+            left = deadline - monotonic()
+            if left <= 0 or self._tails.direct.draining:
+                watermark = ring.watermark if cursor >= ring.end else None
+                return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
+            ring.stand(self, cursor)
+            cursor = max(cursor, await tail.wait(key, left) or cursor)
+        return None
+
+    def _join(self, feed: Feed, place: _Place, page: Page) -> None:
+        """Follow the tail from now on, also while it is far away: so its ring is there when this stream comes near."""
+        if place.tail is not None and place.tail.finished:
+            self._leave(place)
+        if place.tail is None and not self._closed and not self._tails.direct.draining:
+            place.tail = self._tails.join(feed, place.key)
+        if place.tail is not None and not page.more_available:
+            place.tail.begin(page)
+
+    def _leave(self, place: _Place) -> None:
+        tail, place.tail = place.tail, None
+        if tail is not None:
+            if tail.ring is not None:
+                tail.ring.leave(self)
+            self._tails.leave(tail)
+
+    async def aclose(self) -> None:
+        """Leave every tail, at once; and wait until those that nobody else follows have ended."""
+        self._closed = True
+        tails = [place.tail for place in self._places.values() if place.tail is not None]
+        for place in self._places.values():
+            self._leave(place)
+        ended = {tail.task for tail in tails if not tail.followers}
+        if ended:
+            await asyncio.wait(ended)
+
+
+def _shared_scope(feed: Feed, scope: Scope) -> Scope | None:
+    """The scope whose tail serves a scope; None where it cannot be shared."""
+    match scope:
+        case LogicalPartition():
+            return EntireCollection() if feed.single_order else None
+        case PhysicalPartition() | EntireCollection():
+            return scope
+
+
+def _left(deadline: float) -> timedelta:
+    return timedelta(seconds=max(0.0, deadline - monotonic()))
+
+
+def _nothing(
+    start: Cursor, cursor: Cursor, *, expire_time: datetime | None, watermark: datetime | None = None
+) -> EncodedPage:
+    page = Page(
+        changes=(),
+        cursors=(),
+        start=start,
+        cursor=cursor,
+        more_available=False,
+        expire_time=expire_time,
+        watermark=watermark,
+    )
+    return EncodedPage(page, lambda items: [], live=True)
