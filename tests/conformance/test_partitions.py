@@ -200,7 +200,7 @@ async def test_merged_partitions_name_one_child_with_all_its_parents(world: Worl
     world.journal.check([*(e for r in readings for e in r.events), *merged.events], since=1)
 
 
-@pytest.mark.req("E4", "CF-10", "P1", "P2")
+@pytest.mark.req("E4", "CF-10", "P1", "P2", "BX-5")
 @pytest.mark.needs(Hook.SPLIT, Hook.MERGE)
 async def test_a_reader_of_everything_never_sees_partitions_come_and_go(world: World) -> None:
     start = await world.origin()

@@ -91,6 +91,17 @@ async def test_heartbeats_come_when_nothing_else_does_and_resume(world: World) -
     world.journal.check((await world.client.read_all(after(heartbeat.continuation_token))).events, since=known)
 
 
+@pytest.mark.req("BX-3")
+async def test_every_batch_forecasts_when_its_token_expires(world: World) -> None:
+    retention = (await world.client.capabilities()).HasField("retention")
+    async with world.client.subscribe(await world.origin(), size=1) as stream:
+        await stream.until_live()
+        await world.write(5)
+        for _ in range(5):
+            batch = (await stream.until("batch")).batch
+            assert batch.HasField("token_expire_time") == retention
+
+
 @pytest.mark.req("E1")
 async def test_the_stream_of_an_idle_logical_partition_is_live_and_moves(world: World) -> None:
     if not await world.can("CHANGE_FEED_LOGICAL_PARTITION_SCOPE"):
@@ -165,7 +176,7 @@ async def test_tokens_of_pages_and_streams_are_interchangeable(world: World) -> 
     world.journal.check(events)
 
 
-@pytest.mark.req("US2.1", "SC-2", "P1")
+@pytest.mark.req("US2.1", "SC-2", "P1", "BX-2")
 async def test_a_gateway_that_dies_loses_nothing(world: World) -> None:
     start = await world.origin()
     delivered: list[Event] = []

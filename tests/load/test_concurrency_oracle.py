@@ -124,7 +124,7 @@ def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
 @pytest.mark.timeout(SECONDS * 4 + 340)
-@pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11")
+@pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11", "BX-1", "BX-2")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
     dice = soak_dice()
     dsn, elsewhere = await postgres.fresh(LOG), await postgres.fresh(LOG)

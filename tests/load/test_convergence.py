@@ -138,7 +138,7 @@ async def current(connection: Connection) -> dict[str, Any]:
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
 @pytest.mark.timeout(SECONDS * 4 + 280)
-@pytest.mark.req("DB-2", "US2.1", "SC-2")
+@pytest.mark.req("DB-2", "US2.1", "SC-2", "BX-4")
 @pytest.mark.parametrize("moves", [False, True], ids=["one workspace", "moving between workspaces"])
 async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests, tmp_path: Path, moves: bool) -> None:
     dice = soak_dice()

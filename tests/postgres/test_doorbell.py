@@ -43,6 +43,7 @@ async def check_heard(shop: Shop, number: int) -> None:
         assert keys(await waiting) == [number]
 
 
+@pytest.mark.req("P7", "BX-11")
 @pytest.mark.parametrize("payload", ['{"feed": 1e400}', "[" * 7_900, '{"feed": ' * 800, ""], ids=len)
 async def test_no_login_can_end_the_doorbell(shop: Shop, payload: str) -> None:
     async with (

@@ -115,7 +115,7 @@ async def test_a_tick_refuses_a_snapshot_that_would_be_older_than_its_reading(co
         await tick(connection)
 
 
-@pytest.mark.req("P7")
+@pytest.mark.req("P7", "BX-11")
 async def test_no_login_of_a_stranger_or_a_reader_can_hold_up_a_tick(connection: Connection, log_database: str) -> None:
     async with (
         login(log_database, "hostile", "changefeed_reader") as dsn,

@@ -277,6 +277,7 @@ def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_a
         cursor=last.encode(),
         more_available=more_available,
         expire_time=last.expire_time,
+        start_expire_time=first.expire_time,
         watermark=_watermark(last, segments),
         provider_calls=sum(segment.page.content.provider_calls for segment in segments),
     )

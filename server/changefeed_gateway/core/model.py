@@ -292,6 +292,8 @@ class Page:
     children: tuple[Child, ...] = ()
     expire_time: datetime | None = None
     """When `cursor` is expected to lose its history."""
+    start_expire_time: datetime | None = None
+    """When `start` is: a position within the page lives no shorter."""
     watermark: datetime | None = None
     """Everything committed before it is delivered up to `cursor`."""
     comparable: bool = True

@@ -112,7 +112,7 @@ class EncodedPage:
             more_available=page.more_available or not whole,
             retired=page.retired and whole,
             children=page.children if whole else (),
-            expire_time=page.expire_time if whole else None,
+            expire_time=page.expire_time if whole else page.start_expire_time,
             watermark=page.watermark if whole else None,
         )
         return EncodedPage(

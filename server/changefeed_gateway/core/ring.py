@@ -240,6 +240,7 @@ def _joined(pages: Sequence[EncodedPage], *, more: bool) -> EncodedPage:
         changes=list(chain.from_iterable(page.content.changes for page in pages)),
         cursors=list(chain.from_iterable(page.content.cursors for page in pages)),
         start=first.start,
+        start_expire_time=first.start_expire_time,
         more_available=more or last.more_available,
     )
     return EncodedPage(

@@ -280,6 +280,7 @@ def _page(start: Position, end: Position, found: Gathered, *, more_available: bo
         cursor=encode(end),
         more_available=more_available,
         expire_time=end.expire_time,
+        start_expire_time=start.expire_time,
         comparable=end.comparable,
     )
 

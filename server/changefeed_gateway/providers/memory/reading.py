@@ -120,6 +120,7 @@ def build_page(collection: MemoryCollection, history: History, position: int, re
         retired=retired,
         children=_children(collection, history) if retired else (),
         expire_time=_expire_time(collection, following),
+        start_expire_time=_expire_time(collection, found[0] if found else None),
         watermark=_watermark(collection, history, following),
         provider_calls=1,
     )

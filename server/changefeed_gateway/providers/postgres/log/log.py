@@ -220,6 +220,7 @@ class FeedLog:
         )
         whole = len(shown.rows) == len(stretch.rows)
         end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
+        (first,) = await self.ticks.window.between(start.tick, start.tick)
         (tick,) = await self.ticks.window.between(end.tick, end.tick)
         end_time = stretch.times.get(end.batch) if stretch.rows else None
         before = self.ticks.window.known(end.tick - 1)
@@ -233,6 +234,7 @@ class FeedLog:
             retired=retired,
             children=view.children(tick.at) if retired else (),
             expire_time=self._expire_time(tick),
+            start_expire_time=self._expire_time(first),
             # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
             # before, nothing does.
             watermark=before.at if before is not None else None,
