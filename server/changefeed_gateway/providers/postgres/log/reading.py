@@ -13,7 +13,7 @@ from typing import Final
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position
 from changefeed_gateway.providers.postgres.log.partitions import ALL, Buckets, Part
-from changefeed_gateway.providers.postgres.mapping import SEQ, XID, Row
+from changefeed_gateway.providers.postgres.mapping import OP, SEQ, XID, Row
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.tick import (
     Tick,
@@ -173,8 +173,10 @@ class LogReader:
             "upper": _NO_BOUND if to >= newest.id else (await self._window.between(to + 1, to + 1))[0].last_seq,
             "limit": limit,
         }
-        first, *rows = await self._connections.fetch(statement, arguments)
-        return first[0], rows
+        rows = await self._connections.fetch(statement, arguments)
+        # The first, except where a plan has workers.
+        of_tables = next(index for index, row in enumerate(rows) if row[OP] is None)
+        return rows.pop(of_tables)[SEQ], rows
 
     def _page_of(self, part: Part) -> tuple[str, dict[str, object]]:
         match part:
