@@ -47,7 +47,8 @@ def run(options: argparse.Namespace) -> None:
         database.fetch("SELECT changefeed.watch(%s)", (_TABLE,))
         others = ForeignLoad()
         answers = []
-        with Gateway(database.directory, database.dsn, limits={"max_streams": 2 * options.streams, "peer_stream_share": 1}) as gateway:
+        limits = {"max_streams": 2 * options.streams, "peer_stream_share": 1}
+        with Gateway(database.directory, database.dsn, limits=limits) as gateway:
             tokens = _collect(database, gateway, options.missed)
             for what, chosen in (("one token", tokens[:1]), (f"{len(tokens)} tokens", tokens)):
                 answers.append({"from": what, **_measure(database, gateway, chosen, options)})
