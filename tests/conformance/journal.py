@@ -64,16 +64,23 @@ class Journal:
     items: dict[Item, str] = field(default_factory=dict)
     """What the collection holds."""
 
-    def check(self, events: Sequence[Event], *, since: int = 0) -> None:
-        """Hold a delivery against everything committed from the commit numbered `since` on (P1, P2)."""
+    def check(self, events: Sequence[Event], *, since: int = 0, at_least: bool = False) -> None:
+        """Hold a delivery against everything committed from the commit numbered `since` on (P1, P2).
+
+        `at_least`: what was committed last before may come too, in its order.
+        """
         unique = deduplicated(events)
         assert len(unique) == len(events), "delivered twice"
-        wanted: dict[Item, list[Commit]] = defaultdict(list)
-        for commit in self.commits[since:]:
-            wanted[commit.item].append(commit)
         got: dict[Item, list[Event]] = defaultdict(list)
         for event in unique:
             got[self.backend.item_of(event.key)].append(event)
+        wanted: dict[Item, list[Commit]] = defaultdict(list)
+        for commit in self.commits[since:]:
+            wanted[commit.item].append(commit)
+        if at_least:
+            for item, some in got.items():
+                known = [commit for commit in self.commits if commit.item == item]
+                wanted[item] = known[-max(len(some), len(wanted[item])) :]
         assert got.keys() == wanted.keys()
         for item, commits in wanted.items():
             assert [e.change_type for e in got[item]] == [c.change_type for c in commits], item

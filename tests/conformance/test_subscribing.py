@@ -209,7 +209,8 @@ async def test_a_draining_gateway_closes_its_streams_in_order_and_answers_its_lo
     known = len(world.journal.commits)
     await world.write(5)
     for token in (closing.continuation_token, page.continuation_token):
-        world.journal.check((await world.client.read_all(after(token))).events, since=known)
+        # Another process may find `now` by the time alone, and give what was committed shortly before.
+        world.journal.check((await world.client.read_all(after(token))).events, since=known, at_least=True)
 
 
 @pytest.mark.req("P4")

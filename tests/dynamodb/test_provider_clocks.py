@@ -9,7 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.conformance.client import BEGINNING, NOW, PATIENCE, Stream, after, at_time, physical, refused
+from tests.conformance.client import BEGINNING, NOW, PATIENCE, Event, Stream, after, at_time, physical, refused
 from tests.conformance.journal import ids
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.errors import invalid
@@ -29,6 +29,10 @@ def set_clock(scene: Scene, moment: float) -> None:
     fall(scene, moment - scene.server.account.clock.now())
 
 
+def is_last(event: Event) -> bool:
+    return (event.key.partition_key, event.key.sort_key) == ("last", "2")
+
+
 async def check_streams(scene: Scene, tokens: list[str]) -> None:
     """Streams from several places, the last one before the end: all see the same, and what is written while they do."""
     streams: list[Stream] = []
@@ -43,11 +47,14 @@ async def check_streams(scene: Scene, tokens: list[str]) -> None:
             await scene.write(scene.shop.put, "last", number)
         for stream in streams:
             async with asyncio.timeout(PATIENCE):
-                while not stream.events or stream.events[-1].key.sort_key != "2":
+                while not stream.events or not is_last(stream.events[-1]):
                     await stream.until("batch")
         order = ids(streams[-1].events)
         for position, stream in enumerate(streams):
-            assert ids(stream.events) == order[-4 - position :]
+            got = ids(stream.events)
+            # What was written within ten seconds before a now that another process found may come too.
+            assert len(got) >= 4 + position
+            assert got == order[-len(got) :]
     finally:
         for stream in streams:
             await stream.__aexit__(None, None, None)
