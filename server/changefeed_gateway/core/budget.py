@@ -172,8 +172,6 @@ class Hold:
         self._budget, self._among = budget, among
         self._own = size
         self._page: EncodedPage | None = None
-        self.size = size
-        """Bytes of the page and of a message, whoever else has the page in hand."""
 
     def settle(self, page: EncodedPage, *, max_message_bytes: int) -> int:
         """Hold a page, and the room of one message of it.
@@ -190,7 +188,6 @@ class Hold:
         size = self._budget.count(page) + message
         if not self._own and not self._budget.fits(size):
             return size
-        self.size = message + sum(map(_bytes, _distinct(page)))
         reserved, self._page, self._own = self._own, page, message
         self._budget.change(self._budget.add_origins(page) + message - reserved)
         return 0

@@ -2,6 +2,7 @@
 
 import asyncio
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -32,6 +33,9 @@ _T = TypeVar("_T")
 
 _AT_ONCE = 8
 """Partitions read concurrently for one page."""
+
+_A_TURN = 50
+"""Reads begun or given up within one turn of the loop: a thousand would keep everybody else waiting."""
 
 _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
@@ -192,13 +196,13 @@ class FanOut:
 
     async def _wait(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
         """Wait on every open partition; the first that brings something ends the wait for all."""
-        tasks = {
-            asyncio.ensure_future(
-                self._reader.read(feed, _part(read, pid, at.cursor, max_changes=read.max_changes, wait=read.max_wait))
-            ): pid
-            for pid, at in joining.vector.open.items()
-        }
+        tasks: dict[asyncio.Task[EncodedPage], PartitionId] = {}
         try:
+            for pid, at in joining.vector.open.items():
+                part = _part(read, pid, at.cursor, max_changes=read.max_changes, wait=read.max_wait)
+                tasks[asyncio.create_task(self._reader.read(feed, part))] = pid
+                if len(tasks) % _A_TURN == 0:
+                    await asyncio.sleep(0)
             pending, news = set(tasks), False
             while pending and not news:
                 done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
@@ -226,9 +230,17 @@ async def _give_up(tasks: Iterable[asyncio.Future[_T]]) -> None:
 
     A failure that came too late to be anybody's is taken, or asyncio reports it as one that was forgotten.
     """
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    left = deque(tasks)
+    given_up = list(left)
+    try:
+        while left:
+            for _ in range(min(_A_TURN, len(left))):
+                left.popleft().cancel()
+            await asyncio.sleep(0)
+    finally:
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*given_up, return_exceptions=True)
 
 
 def _any_changes(segments: Sequence[_Segment]) -> bool:

@@ -43,9 +43,6 @@ _RECONNECT_SPREAD = timedelta(seconds=5)
 _FIRST_PAGE: Final = 100
 """Changes of a stream's first page, at most: the first change does not wait for a thousand to be read and encoded."""
 
-_PAGE_COPIES: Final = 4
-"""What a page of large items takes of its bytes: the items, their records, and a message twice."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -99,7 +96,6 @@ class _Run:
         self._delivered = 0
         self._page_size = min(_FIRST_PAGE, plan.read.max_changes)
         self._state: SubscriptionState | None = None
-        self._most_bytes = self._expected_bytes = _PAGE_COPIES * plan.read.max_bytes
         self._ahead: asyncio.Task[_InHand] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
         self._ends_at = monotonic() + age
@@ -146,10 +142,14 @@ class _Run:
         self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _read(self, cursor: Cursor) -> _InHand:
-        """Read a page once there is room for it: behind the tail before it is read, live when its size is known."""
+        """Read a page and hold it; where there is no room for it, drop it, and read it again when there is.
+
+        A page is not counted while it is read: `Limits.max_catch_up_reads` bounds how many are, and streams that read
+        the same one hold it once.
+        """
         live = self._state is SubscriptionState.LIVE
         read = self._read_after(cursor, wait=self._heartbeat_due - monotonic() if live else 0.0)
-        hold = self._share.nothing() if live else await self._share.reserve(self._expected_bytes)
+        hold = self._share.nothing()
         try:
             page = await self._reader.read(self._plan.feed, read)
             while missing := hold.settle(page, max_message_bytes=self._limits.max_message_bytes):
@@ -161,8 +161,6 @@ class _Run:
             hold.release()
             raise
         self._page_size = self._plan.read.max_changes
-        if page.content.changes:
-            self._expected_bytes = min(self._most_bytes, hold.size * self._page_size // len(page.content.changes))
         return _InHand(page, hold)
 
     def _read_after(self, cursor: Cursor, *, wait: float) -> PageRead:
