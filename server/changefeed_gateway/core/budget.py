@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -73,14 +73,14 @@ class PageBudget:
                 waiter.granted.set_result(None)
         self._press()
 
-    def count(self, page: EncodedPage) -> int:
-        """Bytes that a page adds: of its origins those that nobody else has in hand."""
-        return sum(_bytes(origin) for origin in _distinct(page) if id(origin) not in self._origins)
+    def count(self, origins: Sequence[EncodedPage]) -> int:
+        """Bytes that a page of these origins adds: those of the ones that nobody else has in hand."""
+        return sum(_bytes(origin) for origin in origins if id(origin) not in self._origins)
 
-    def add_origins(self, page: EncodedPage) -> int:
-        """Note that one more has a page in hand; answers the bytes that this adds."""
+    def add_origins(self, origins: Sequence[EncodedPage]) -> int:
+        """Note that one more has a page of these origins in hand; answers the bytes that this adds."""
         added = 0
-        for origin in _distinct(page):
+        for origin in origins:
             counted = self._origins.get(id(origin))
             if counted is None:
                 counted = self._origins[id(origin)] = _Counted(origin, _bytes(origin))
@@ -185,11 +185,12 @@ class Hold:
             self._budget.change(-reserved)
             return 0
         message = _COPIES * min(max_message_bytes, _message_bytes(page))
-        size = self._budget.count(page) + message
+        origins = _distinct(page)
+        size = self._budget.count(origins) + message
         if not self._own and not self._budget.fits(size):
             return size
         reserved, self._page, self._own = self._own, page, message
-        self._budget.change(self._budget.add_origins(page) + message - reserved)
+        self._budget.change(self._budget.add_origins(origins) + message - reserved)
         return 0
 
     def release(self) -> None:

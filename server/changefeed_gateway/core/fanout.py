@@ -124,7 +124,7 @@ class FanOut:
         else:
             vector, resolved = await self._start(feed, read, read.start)
         at_starts = [_Segment(pid, resolved[pid]) for pid in vector.open]
-        return _joined(vector, vector, at_starts, more_available=True)
+        return _joined(vector, vector, at_starts, start=read.start, more_available=True)
 
     async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
         deadline = monotonic() + read.max_wait.total_seconds()
@@ -137,7 +137,10 @@ class FanOut:
         left = timedelta(seconds=deadline - monotonic())
         if joining.complete and left > timedelta(0) and not _any_changes(joining.segments):
             await self._wait(feed, replace(read, max_wait=left), joining)
-        return _joined(vector, joining.vector, joining.segments, more_available=not joining.complete)
+        # What follows takes its time with a thousand partitions, and so did what came before.
+        await asyncio.sleep(0)
+        more = not joining.complete
+        return _joined(vector, joining.vector, joining.segments, start=read.start, more_available=more)
 
     async def _start(
         self, feed: Feed, read: PageRead, start: Start
@@ -280,12 +283,14 @@ def _part(
     )
 
 
-def _joined(first: Vector, last: Vector, segments: Sequence[_Segment], *, more_available: bool) -> EncodedPage:
+def _joined(
+    first: Vector, last: Vector, segments: Sequence[_Segment], *, start: Start, more_available: bool
+) -> EncodedPage:
     changes: list[Change] = [change for segment in segments for change in segment.page.content.changes]
     page = Page(
         changes=changes,
         cursors=_VectorCursors(first, segments),
-        start=first.encode(),
+        start=start.cursor if isinstance(start, After) else first.encode(),
         cursor=last.encode(),
         more_available=more_available,
         expire_time=last.expire_time,

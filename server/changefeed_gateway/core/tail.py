@@ -3,7 +3,7 @@
 import asyncio
 from contextvars import Context
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -25,6 +25,10 @@ from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
 from changefeed_gateway.core.ring import Ring, RingBudget
 
+_A_TURN: Final = 32
+"""Listeners that are woken within one turn of the loop. gRPC takes one new call a turn: where a page is for a thousand
+streams, and the next one comes before all have it, those that open would wait for ever."""
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
@@ -38,13 +42,14 @@ class TailKey(NamedTuple):
 class Tail:
     """Follows one scope of one feed while anybody listens."""
 
-    def __init__(self, reader: PatientReader, limits: Limits, budget: RingBudget, feed: Feed, scope: Scope) -> None:
+    def __init__(self, reader: PatientReader, limits: Limits, budget: RingBudget, feed: Feed, key: TailKey) -> None:
         """It asks for the newest position by itself, and begins there unless `begin` comes first."""
         self.ring: Ring | None = None
         self.error: ChangeFeedError | None = None
         """What ended it."""
         self.followers = 0
-        self._reader, self._limits, self._budget, self._feed, self._scope = reader, limits, budget, feed, scope
+        self.key = key
+        self._reader, self._limits, self._budget, self._feed = reader, limits, budget, feed
         self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
         self._waiters: set[_Waiter] = set()
         self._waiters_by_key: dict[str, set[_Waiter]] = {}
@@ -116,7 +121,7 @@ class Tail:
     def _read(self, start: Now | After, max_changes: int) -> PageRead:
         limits = self._limits
         return PageRead(
-            scope=self._scope,
+            scope=self.key.scope,
             start=start,
             max_changes=max_changes,
             max_bytes=limits.max_message_bytes,
@@ -148,12 +153,11 @@ class Tail:
         if page.content.retired:
             self.wake_all()
         elif page.content.changes:
-            for waiter in self._waiters:
-                _resolve(waiter, nothing_before)
+            concerned = list(self._waiters)
             if self._waiters_by_key:
                 for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
-                    for waiter in self._waiters_by_key.get(partition_key or "", ()):
-                        _resolve(waiter, nothing_before)
+                    concerned += self._waiters_by_key.get(partition_key or "", ())
+            _resolve_in_turns(concerned, nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""
@@ -174,6 +178,14 @@ _Waiter = asyncio.Future[Cursor | None]
 def _resolve(waiter: _Waiter, nothing_before: Cursor | None) -> None:
     if not waiter.done():
         waiter.set_result(nothing_before)
+
+
+def _resolve_in_turns(waiters: list[_Waiter], nothing_before: Cursor | None) -> None:
+    """Some in each turn of the loop: between them it hears of new calls, and of what others wait for."""
+    for waiter in waiters[:_A_TURN]:
+        _resolve(waiter, nothing_before)
+    if rest := waiters[_A_TURN:]:
+        asyncio.get_running_loop().call_soon(_resolve_in_turns, rest, nothing_before)
 
 
 class Tails:
@@ -201,7 +213,7 @@ class Tails:
         """Follow a tail, starting one if there is none."""
         tail = self.find(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, feed, key.scope)
+            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, feed, key)
             self._ending.add(tail.task)
             tail.task.add_done_callback(self._ending.discard)
         tail.followers += 1
@@ -211,8 +223,8 @@ class Tails:
         """Stop following; the last one stops the tail. Awaits nothing, so that no cancellation can leave it undone."""
         tail.followers -= 1
         if tail.followers == 0:
-            for key in [key for key, known in self._tails.items() if known is tail]:
-                del self._tails[key]
+            if self._tails.get(tail.key) is tail:
+                del self._tails[tail.key]
             tail.close()
 
     def begin_drain(self) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import (
+    Address,
     Cursor,
     EntireCollection,
     Feed,
@@ -28,6 +29,9 @@ MAX_TOKEN_CHARS: Final = 400_000
 """Longest token that is looked at. A vector of 1000 shards of DynamoDB takes 107,000 characters, and 269,000 when 1000
 more wait for two parents each (measured with random numbers, which do not compress)."""
 _MAX_CURSOR_BYTES: Final = 4_000_000
+_MOST_KEPT: Final = 1_000
+_LARGEST_KEPT: Final = 1_000
+"""Bytes of a cursor whose token is kept for those who ask for the same one."""
 _VERSION: Final = re.compile(rb'\{"schemaVersion":(0|[1-9][0-9]{0,8})[,}]')
 """How every envelope begins; the rest is a matter of the version."""
 _SEAL: Final = re.compile(rb'(,"keyId":"([A-Za-z0-9_.-]{1,64})")(,"signature":"([A-Za-z0-9_-]{43})")\}')
@@ -77,16 +81,31 @@ class TokenCodec:
         self._signer = keys[0]
         self._keys = {key.key_id: key for key in keys}
         self._now = now or (lambda: datetime.now(UTC))
+        self._issued_at = 0
+        self._issued: dict[tuple[str, Address, str, Scope, Cursor], str] = {}
+        """Tokens of this second: a thousand streams of one tail ask for the same one."""
 
     def issue(self, feed: Feed, scope: Scope, cursor: Cursor) -> str:
-        """Make the token of a position."""
+        """Make the token of a position; the same one for all who ask for it within a second."""
+        issued_at = int(self._now().timestamp())
+        asked = feed.provider_id, feed.address, feed.incarnation, scope, cursor
+        if self._issued_at != issued_at or len(self._issued) >= _MOST_KEPT:
+            self._issued_at, self._issued = issued_at, {}
+        token = self._issued.get(asked)
+        if token is None:
+            token = self._make(feed, scope, cursor, issued_at)
+            if len(cursor) <= _LARGEST_KEPT:
+                self._issued[asked] = token
+        return token
+
+    def _make(self, feed: Feed, scope: Scope, cursor: Cursor, issued_at: int) -> str:
         body = {
             "schemaVersion": SCHEMA_VERSION,
             "providerId": feed.provider_id,
             "resourceFingerprint": fingerprint(feed),
             "providerCursor": _pack(cursor),
             "scope": _scope_to_json(scope),
-            "issuedAt": int(self._now().timestamp()),
+            "issuedAt": issued_at,
             "keyId": self._signer.key_id,
         }
         body["signature"] = _sign(self._signer, _dump(body))

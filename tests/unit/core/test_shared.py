@@ -159,7 +159,8 @@ async def test_a_question_that_fails_unforeseen_is_told_even_when_nobody_waits(f
         alone.cancel()
         database.may_answer.set()
         await turns()
-    assert [line["log_level"] for line in log] == ["error"] * lines
+    # Another test's gateway may have something to say, too.
+    assert [line["log_level"] for line in log if "several calls" in line["event"]] == ["error"] * lines
 
 
 async def test_a_question_carries_nothing_of_the_call_that_came_first() -> None:
