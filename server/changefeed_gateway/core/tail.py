@@ -3,7 +3,7 @@
 import asyncio
 from contextvars import Context
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -24,10 +24,6 @@ from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
 from changefeed_gateway.core.ring import Ring, RingBudget
-
-_A_TURN: Final = 32
-"""Listeners that are woken within one turn of the loop. gRPC takes one new call a turn: where a page is for a thousand
-streams, and the next one comes before all have it, those that open would wait for ever."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -153,11 +149,13 @@ class Tail:
         if page.content.retired:
             self.wake_all()
         elif page.content.changes:
-            concerned = list(self._waiters)
+            # All at once: a timer that came between would pass a page over that its listener has not seen.
+            for waiter in self._waiters:
+                _resolve(waiter, nothing_before)
             if self._waiters_by_key:
                 for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
-                    concerned += self._waiters_by_key.get(partition_key or "", ())
-            _resolve_in_turns(concerned, nothing_before)
+                    for waiter in self._waiters_by_key.get(partition_key or "", ()):
+                        _resolve(waiter, nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""
@@ -178,14 +176,6 @@ _Waiter = asyncio.Future[Cursor | None]
 def _resolve(waiter: _Waiter, nothing_before: Cursor | None) -> None:
     if not waiter.done():
         waiter.set_result(nothing_before)
-
-
-def _resolve_in_turns(waiters: list[_Waiter], nothing_before: Cursor | None) -> None:
-    """Some in each turn of the loop: between them it hears of new calls, and of what others wait for."""
-    for waiter in waiters[:_A_TURN]:
-        _resolve(waiter, nothing_before)
-    if rest := waiters[_A_TURN:]:
-        asyncio.get_running_loop().call_soon(_resolve_in_turns, rest, nothing_before)
 
 
 class Tails:
