@@ -22,7 +22,7 @@ _COPIES: Final = 2
 
 
 class PageBudget:
-    """Bytes of the pages that streams have in hand: being read, read ahead, or on their way to a consumer.
+    """Bytes of the pages that streams have in hand: read, read ahead, or on their way to a consumer.
 
     A page that several streams share is counted once, their messages are counted each. Who waits for room has none
     that others wait for, so whatever is held is on its way to a consumer, and comes back: taken, or by the end of the
@@ -142,7 +142,7 @@ class Share:
         return self._opened(Hold(self._budget, self._holds, size))
 
     def nothing(self) -> "Hold":
-        """A hold without room, for a read that waits for news."""
+        """A hold without room, for a page whose size is not known before it is read."""
         return self._opened(Hold(self._budget, self._holds, 0))
 
     @contextmanager
@@ -166,7 +166,7 @@ class Share:
 
 
 class Hold:
-    """Room for one page: reserved before it is read, as large as the page once it is there."""
+    """Room for one page, as large as the page once it is there; reserved before where there was none at first."""
 
     def __init__(self, budget: PageBudget, among: "set[Hold]", size: int) -> None:
         self._budget, self._among = budget, among

@@ -233,8 +233,8 @@ async def _give_up(tasks: Iterable[asyncio.Future[_T]]) -> None:
 
     A failure that came too late to be anybody's is taken, or asyncio reports it as one that was forgotten.
     """
-    left = deque(tasks)
-    given_up = list(left)
+    given_up = list(tasks)
+    left = deque(task for task in given_up if not task.done())
     try:
         while left:
             for _ in range(min(_A_TURN, len(left))):
