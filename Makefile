@@ -110,7 +110,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@.venv-pins/bin/python $(PIP_INSTALL) --upgrade pip
 	@.venv-pins/bin/python $(PIP_INSTALL) -e clients/python -e '.[dev]'
 	@{ echo "# Every package of every set-up, direct or not. Made by make constraints; do not edit."; \
-	   .venv-pins/bin/python -m pip freeze --all --exclude-editable; } > constraints.txt
+	   .venv-pins/bin/python -m pip freeze --all --exclude-editable --exclude setuptools; } > constraints.txt
 	@rm -rf .venv-pins
 	@git --no-pager diff --stat -- constraints.txt
 
