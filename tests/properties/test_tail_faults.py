@@ -177,7 +177,7 @@ async def test_a_tail_that_somebody_cancels_is_a_passing_failure_for_its_followe
     async with opened(log) as tails:
         follower = await live(tails, 0)
         waiting = asyncio.create_task(ask(follower, 0, wait=_LONG))
-        await until(lambda: all(tail._waiters for tail in tails._tails.values()))
+        await until(lambda: all(tail._listeners for tail in tails._tails.values()))
         next(iter(tails._tails.values())).task.cancel()
         with pytest.raises(TransientFailure):
             await waiting
@@ -251,7 +251,7 @@ async def test_a_drain_ends_the_tails_instead_of_reading_in_circles() -> None:
     async with opened(log) as tails:
         follower = await live(tails, 0)
         waiting = asyncio.create_task(ask(follower, 0, wait=_LONG))
-        await until(lambda: all(tail._waiters for tail in tails._tails.values()))
+        await until(lambda: all(tail._listeners for tail in tails._tails.values()))
         before = log.reads
         tails.begin_drain()
         assert not (await waiting).content.changes
@@ -297,7 +297,7 @@ async def test_a_tail_that_cannot_learn_the_newest_position_begins_with_whoever_
         follower = Follower(tails)
         assert await come_to_the_end(follower) == (25, [str(i).encode() for i in range(25)])
         waiting = asyncio.create_task(ask(follower, 25, wait=_LONG))
-        await until(lambda: any(tail._waiters for tail in tails._tails.values()))
+        await until(lambda: any(tail._listeners for tail in tails._tails.values()))
         log.write("b")
         assert (await waiting).records(items=True) == [b"25"]
 

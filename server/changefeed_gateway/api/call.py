@@ -42,7 +42,9 @@ class Call:
         self._started = time.monotonic()
         self._headers_sent = False
         self._headers_stuck = False
-        self._writing: asyncio.Timeout | None = None
+        self._writing = self._write_is_over = False
+        self._write_until = 0.0
+        self._write_timer: asyncio.TimerHandle | None = None
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
 
     @property
@@ -76,27 +78,52 @@ class Call:
 
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
-        began = time.monotonic()
         # P7: what a consumer does not take is held for so long, and no longer.
+        began = monotonic()
+        self._write_until, self._writing, self._write_is_over = began + within.total_seconds(), True, False
+        if self._write_timer is None or self._write_timer.when() > self._write_until:
+            self._set_write_timer()
+        cancellations = self.task.cancelling()
         try:
-            async with asyncio.timeout(within.total_seconds()) as self._writing:
-                await self._context.write(message)
-        except TimeoutError:
+            await self._context.write(message)
+        except asyncio.CancelledError:
+            if not self._write_is_over or self.task.uncancel() > cancellations:
+                raise
             self._headers_stuck = not self._headers_sent
             raise Throttled(
-                f"the stream was not read for {time.monotonic() - began:.1f} s: resume from the last token, and read "
+                f"the stream was not read for {monotonic() - began:.1f} s: resume from the last token, and read "
                 "faster or ask for smaller batches",
                 reason=Reason.CONSUMER_TOO_SLOW,
             ) from None
-        else:
-            self._headers_sent = True
         finally:
-            self._writing = None
+            self._writing = False
+        self._headers_sent = True
 
     def end_write(self) -> None:
         """Let the write that is under way, if there is one, fail as if its time were over."""
-        if self._writing is not None and not self._writing.expired():
-            self._writing.reschedule(monotonic())
+        if self._writing and not self._write_is_over:
+            self._write_is_over = True
+            self.task.cancel()
+
+    def end_writes(self) -> None:
+        """There are none any more."""
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _set_write_timer(self) -> None:
+        """Watch the write under way, and those that follow it: nearly all end long before a timer of their own."""
+        self.end_writes()
+        self._write_timer = asyncio.get_running_loop().call_at(self._write_until, self._look_at_write)
+
+    def _look_at_write(self) -> None:
+        self._write_timer = None
+        if not self._writing:
+            return
+        if self._write_until > monotonic():
+            self._set_write_timer()
+        else:
+            self.end_write()
 
     def fail(self, error: ChangeFeedError) -> None:
         """Make an error the end of the call, which is then to return.

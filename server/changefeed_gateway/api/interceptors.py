@@ -160,6 +160,7 @@ class CallGuard:
         except Exception as error:
             _fail_unforeseen(call, error)
         finally:
+            call.end_writes()
             self._bound_end(call)
 
     def _bound_end(self, call: Call) -> None:

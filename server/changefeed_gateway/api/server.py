@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2 as error_details_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from changefeed_gateway.api import health
+from changefeed_gateway.api.completions import taken_at_once
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
@@ -75,7 +76,8 @@ class GatewayServer:
 
         Raises OSError when the address cannot be listened on.
         """
-        server = grpc.aio.server(options=list(self._options.items()))
+        with taken_at_once():
+            server = grpc.aio.server(options=list(self._options.items()))
         server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
         server.add_generic_rpc_handlers((self._health.generic_handler(self._guard), *_reflection(self._guard)))
         port = _listen(server, address, credentials)

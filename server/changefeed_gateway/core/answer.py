@@ -1,7 +1,7 @@
 """What the core answers: values that the API only has to put on the wire."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
 from typing import Protocol
@@ -129,7 +129,7 @@ class Opened:
     expire_time: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Batch:
     """Changes, encoded; at least one."""
 
@@ -137,6 +137,10 @@ class Batch:
     token: str
     expire_time: datetime | None
     watermark: datetime | None
+    shared: bool = False
+    """Whether other streams send it too."""
+    encoded: bytes = field(default=b"", compare=False, repr=False)
+    """If it is shared: as the API puts it on the wire, left by the stream that sent it first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
@@ -145,15 +144,14 @@ class Share:
         """A hold without room, for a page whose size is not known before it is read."""
         return self._opened(Hold(self._budget, self._holds, 0))
 
-    @contextmanager
-    def offering(self) -> Iterator[None]:
-        """While a consumer has not taken what it is offered: the stream may be ended if others need its room."""
+    def offer(self) -> None:
+        """A consumer is offered something: until it has `taken` it the stream may be ended if others need its room."""
         if self._holds:
             self._budget.offering(self)
-        try:
-            yield
-        finally:
-            self._budget.taken(self)
+
+    def taken(self) -> None:
+        """The consumer took what it was offered, or the stream ends."""
+        self._budget.taken(self)
 
     def close(self) -> None:
         """Give everything back."""
@@ -216,7 +214,9 @@ class _Counted:
     hands: int = 0
 
 
-def _distinct(page: EncodedPage) -> list[EncodedPage]:
+def _distinct(page: EncodedPage) -> Sequence[EncodedPage]:
+    if len(page.origins) == 1:
+        return page.origins
     return list({id(origin): origin for origin in page.origins}.values())
 
 
@@ -227,6 +227,8 @@ def _bytes(page: EncodedPage) -> int:
 
 def _message_bytes(page: EncodedPage) -> int:
     """Of the records of a page, which may be part of what it came from."""
-    came_from = sum(len(origin.content.changes) for origin in page.origins)
-    encoded = sum(origin.text_bytes.encoded for origin in page.origins)
-    return len(page.content.changes) * (encoded // max(1, came_from) + _CHANGE_BYTES // 4)
+    if page.weight is None:
+        came_from = sum(len(origin.content.changes) for origin in page.origins)
+        encoded = sum(origin.text_bytes.encoded for origin in page.origins)
+        page.weight = len(page.content.changes) * (encoded // max(1, came_from) + _CHANGE_BYTES // 4)
+    return page.weight

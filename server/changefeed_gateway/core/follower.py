@@ -18,17 +18,18 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.shared import own
-from changefeed_gateway.core.tail import Tail, TailKey, Tails
+from changefeed_gateway.core.tail import Listener, Tail, TailKey, Tails
 from changefeed_gateway.core.token import fingerprint
 
 
 class _Place:
     """Where one stream stands in one scope."""
 
-    __slots__ = ("alone", "compares", "key", "tail")
+    __slots__ = ("alone", "compares", "key", "listener", "tail")
 
-    def __init__(self, key: TailKey) -> None:
+    def __init__(self, key: TailKey, scope: Scope) -> None:
         self.key = key
+        self.listener = Listener(scope.partition_key if isinstance(scope, LogicalPartition) else None)
         self.tail: Tail | None = None
         self.alone: Page | None = None
         """The end of the page that reached it, where no ring holds its cursor: there the stream waits by itself."""
@@ -46,20 +47,21 @@ class Follower:
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
-        shared = _shared_scope(feed, read.scope)
-        if shared is None or not read.max_changes:
+        place = self._place(feed, read.scope)
+        if place is None or not read.max_changes:
             page = await self._read_log(feed, read)
             page.live = not page.content.more_available
-            if shared is not None:
-                self._place(feed, shared).compares = page.content.comparable
+            if place is not None:
+                place.compares = page.content.comparable
             return page
-        page = await self._read_shared(feed, read, self._place(feed, shared))
+        page = await self._read_shared(feed, read, place)
         return page if len(page.content.changes) <= read.max_changes else page.cut(0, read.max_changes)
 
-    def _place(self, feed: Feed, shared: Scope) -> _Place:
-        place = self._places.get(shared)
-        if place is None:
-            place = self._places[shared] = _Place(TailKey(fingerprint(feed), shared))
+    def _place(self, feed: Feed, scope: Scope) -> _Place | None:
+        """Where the stream stands in a scope; None where no tail serves it."""
+        place = self._places.get(scope)
+        if place is None and (shared := _shared_scope(feed, scope)) is not None:
+            place = self._places[scope] = _Place(TailKey(fingerprint(feed), shared), scope)
         return place
 
     async def _read_log(self, feed: Feed, read: PageRead) -> EncodedPage:
@@ -71,7 +73,7 @@ class Follower:
         start = read.start
         while True:
             if isinstance(start, After):
-                page = await self._from_ring(feed, replace(read, start=start), place, start.cursor, deadline)
+                page = await self._from_ring(feed, read, place, start.cursor, deadline)
                 page = page or self._alone_at_the_end(place, start.cursor, deadline)
                 if page is not None:
                     return page
@@ -104,6 +106,8 @@ class Follower:
         alone = place.alone is not None and read.start == After(place.alone.cursor)
         page = await self._read_log(feed, replace(read, max_wait=_left(deadline) if alone else timedelta(0)))
         content = page.content
+        if content.changes:
+            await self._tails.turns.come()
         place.alone, place.compares = None, content.comparable
         if content.retired:
             return page
@@ -135,14 +139,19 @@ class Follower:
         """Read from the ring, waiting at its end; None when it does not hold the cursor, or no more."""
         if (ring := tail.ring) is None:
             return None
-        key = read.scope.partition_key if isinstance(read.scope, LogicalPartition) else None
-        start = cursor
+        start, its_turn = cursor, False
         ring.stand(self, cursor)
         while ring.holds(cursor):
-            page = (
-                ring.page_after(cursor, max_changes=read.max_changes, max_bytes=read.max_bytes)
-                if key is None
-                else ring.page_of_key_after(cursor, key)
+            if not its_turn and ring.goes_beyond(cursor):
+                # Before it is looked at: whatever comes meanwhile is in the same page.
+                await self._tails.turns.come()
+                its_turn = True
+                continue
+            page = ring.page_after(
+                cursor,
+                max_changes=read.max_changes,
+                max_bytes=read.max_bytes,
+                partition_key=place.listener.partition_key,
             )
             if page is not None:
                 return page
@@ -153,12 +162,12 @@ class Follower:
                     return None
                 raise own(tail.error)
             cursor = max(cursor, ring.end)
-            left = deadline - monotonic()
-            if left <= 0 or self._tails.direct.draining:
+            if deadline <= monotonic() or self._tails.direct.draining:
                 watermark = ring.watermark if cursor >= ring.end else None
                 return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
             ring.stand(self, cursor)
-            cursor = max(cursor, await tail.wait(key, left) or cursor)
+            cursor = max(cursor, await tail.wait(place.listener, deadline) or cursor)
+            its_turn = False
         return None
 
     def _join(self, feed: Feed, place: _Place, page: Page) -> None:
@@ -172,6 +181,7 @@ class Follower:
 
     def _leave(self, place: _Place) -> None:
         tail, place.tail = place.tail, None
+        place.listener.close()
         if tail is not None:
             if tail.ring is not None:
                 tail.ring.leave(self)

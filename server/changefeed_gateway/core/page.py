@@ -4,10 +4,13 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from sys import getsizeof
-from typing import NamedTuple, Protocol, overload
+from typing import Final, NamedTuple, Protocol, overload
 
-from changefeed_gateway.core.answer import ChangeEncoder
-from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead
+from changefeed_gateway.core.answer import Batch, ChangeEncoder
+from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead, Scope
+
+_BATCH_BYTES: Final = 600
+"""A message beside its records and its token: its times, its tags, the objects themselves."""
 
 
 class ChosenCursors(Sequence[Cursor]):
@@ -43,7 +46,19 @@ class TextBytes(NamedTuple):
 class EncodedPage:
     """A page whose records are encoded on first use and then shared by everything cut from it."""
 
-    __slots__ = ("_by_key", "_origins", "_records", "_source", "_text_bytes", "content", "live")
+    __slots__ = (
+        "_batches",
+        "_by_key",
+        "_keep",
+        "_origins",
+        "_record_bytes",
+        "_records",
+        "_source",
+        "_text_bytes",
+        "content",
+        "live",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -52,13 +67,20 @@ class EncodedPage:
         *,
         live: bool = False,
         origins: "Sequence[EncodedPage]" = (),
+        keep: Callable[[int], None] | None = None,
     ) -> None:
+        """`keep`: many streams send the page, so its messages are kept with it; called with the bytes of each."""
         self.content = page
         self.live = live
         """True when it was read at a tail, not behind it in the log."""
         self._origins = origins
         self._source = source
         self._records: dict[bool, list[bytes]] = {}
+        self._record_bytes: dict[bool, int] = {}
+        self._keep = keep
+        self._batches: dict[tuple[Scope, bool], Batch] = {}
+        self.weight: int | None = None
+        """Bytes of its records, as the budget of pages in hand counts them."""
         self._by_key: dict[str | None, list[int]] | None = None
         self._text_bytes: TextBytes | None = None
 
@@ -73,6 +95,30 @@ class EncodedPage:
         if records is None:
             records = self._records[items] = self._source(items)
         return records
+
+    def record_bytes(self, *, items: bool) -> int:
+        """The bytes of the records together."""
+        size = self._record_bytes.get(items)
+        if size is None:
+            size = self._record_bytes[items] = sum(map(len, self.records(items=items)))
+        return size
+
+    def batch(self, scope: Scope, items: bool, token: Callable[[Scope, Cursor], str]) -> Batch:
+        """The whole page as one message of a scope; `token` makes the token of its end."""
+        batch = self._batches.get((scope, items))
+        if batch is None:
+            page = self.content
+            batch = Batch(
+                records=self.records(items=items),
+                token=token(scope, page.cursor),
+                expire_time=page.expire_time,
+                watermark=page.watermark,
+                shared=self._keep is not None,
+            )
+            if self._keep is not None:
+                self._batches[scope, items] = batch
+                self._keep(self.record_bytes(items=items) + len(batch.token) + _BATCH_BYTES)
+        return batch
 
     @property
     def origins(self) -> "Sequence[EncodedPage]":

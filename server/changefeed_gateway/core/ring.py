@@ -3,8 +3,9 @@
 import sys
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain, count
 from typing import Final
 
@@ -19,6 +20,8 @@ _BEHIND: Final = -1
 """Where a follower stands that has not come to the oldest page yet."""
 _GONE: Final = -1
 """The number of a page that is in no ring."""
+_RUNS: Final = 4
+"""Runs of pages that are kept as one page: those that are behind stand at few places."""
 
 
 class RingBudget:
@@ -68,17 +71,28 @@ class RingBudget:
 class _Kept:
     """A page in a ring, as the budget counts it."""
 
-    __slots__ = ("number", "page", "records", "texts")
+    __slots__ = ("messages", "number", "page", "records", "texts")
 
     def __init__(self, page: EncodedPage) -> None:
         self.page = page
         self.texts = _text_bytes(page.content)
-        self.records = 0
+        self.records = self.messages = 0
         self.number = _GONE
 
     @property
     def size(self) -> int:
-        return self.texts + self.records
+        return self.texts + self.records + self.messages
+
+
+class _Run:
+    """Several pages of a ring as one, while it is kept; only its messages are its own."""
+
+    __slots__ = ("kept", "messages", "page")
+
+    def __init__(self) -> None:
+        self.page: EncodedPage
+        self.messages = 0
+        self.kept = True
 
 
 class Ring:
@@ -103,8 +117,8 @@ class Ring:
         """How many followers stand at a page, or behind all of them."""
         self._last: Page | None = None
         """The end of a retired partition, without its changes."""
-        self._joined: tuple[tuple[int, int, bool], EncodedPage] | None = None
-        """The run of pages that was asked for last: many followers stand at the same place."""
+        self._runs: dict[tuple[int, int, bool], _Run] = {}
+        """The runs of pages that were asked for last: many followers stand at the same place."""
 
     # --- The tail's side
 
@@ -118,7 +132,12 @@ class Ring:
         if not page.content.changes:
             return
         kept = _Kept(page)
-        kept.page = EncodedPage(page.content, lambda items: self._encoded(kept, page, items), live=True)
+        kept.page = EncodedPage(
+            page.content,
+            lambda items: self._encoded(kept, page, items),
+            live=True,
+            keep=lambda size: self._keep_message(kept, size),
+        )
         self._pages.append(kept)
         self._ends.append(self.end)
         kept.number = self._budget.enter(self, kept.size)
@@ -136,6 +155,12 @@ class Ring:
             self._budget.trim()
         return records
 
+    def _keep_message(self, kept: _Kept, size: int) -> None:
+        if kept.number != _GONE:
+            kept.messages += size
+            self._budget.held += size
+            self._budget.trim()
+
     def drop_oldest(self) -> None:
         """Let the oldest page go; who stands there reads the log."""
         kept = self._pages[0]
@@ -143,15 +168,16 @@ class Ring:
         del self._pages[0], self._ends[0]
         self._standing[_BEHIND] += self._standing.pop(self._first, 0)
         self._first += 1
-        self._joined = None
+        self._let_go_of_runs()
         self._let_go(kept)
 
     def release(self) -> None:
         """Let every page go: nobody follows any more."""
+        self._let_go_of_runs()
         for kept in self._pages:
             self._let_go(kept)
         self.start, self._first = self.end, self._first + len(self._pages)
-        self._pages, self._ends, self._joined = [], [], None
+        self._pages, self._ends = [], []
         self._places, self._standing = {}, Counter()
         self._budget.rank(self)
 
@@ -162,6 +188,17 @@ class Ring:
         del kept.page
         self._budget.rank(self)
 
+    def _let_go_of_runs(self) -> None:
+        while self._runs:
+            self._let_go_of_run(next(iter(self._runs)))
+
+    def _let_go_of_run(self, key: tuple[int, int, bool]) -> None:
+        run = self._runs.pop(key)
+        self._budget.held -= run.messages
+        run.kept = False
+        # As for a page.
+        del run.page
+
     # --- The followers' side
 
     @property
@@ -171,11 +208,12 @@ class Ring:
 
     def stand(self, follower: object, cursor: Cursor) -> None:
         """Note how far a follower has come."""
-        self._leave(follower)
         place = _BEHIND if cursor < self.start else self._first + bisect_right(self._ends, cursor)
-        self._places[follower] = place
-        self._standing[place] += 1
-        self._budget.rank(self)
+        if place != self._places.get(follower):
+            self._leave(follower)
+            self._places[follower] = place
+            self._standing[place] += 1
+            self._budget.rank(self)
 
     def leave(self, follower: object) -> None:
         """Forget a follower."""
@@ -195,12 +233,20 @@ class Ring:
         """Tell whether nothing between a cursor and the tail is missing here."""
         return cursor >= self.start
 
-    def page_after(self, cursor: Cursor, *, max_changes: int, max_bytes: int) -> EncodedPage | None:
-        """What follows a cursor; None at the tail.
+    def goes_beyond(self, cursor: Cursor) -> bool:
+        """Whether something follows a cursor."""
+        return self._last is not None or (bool(self._ends) and self._ends[-1] > cursor)
+
+    def page_after(
+        self, cursor: Cursor, *, max_changes: int, max_bytes: int, partition_key: str | None = None
+    ) -> EncodedPage | None:
+        """What follows a cursor, of one partition key or of all; None at the tail, or when the rest is of others.
 
         Several pages become one, so that who is late comes to the end in few steps: up to `max_changes` changes and
         `max_bytes` in memory, or one page, which may have more of both.
         """
+        if partition_key is not None:
+            return self._page_of_key_after(cursor, partition_key, max_changes, max_bytes)
         index = bisect_right(self._ends, cursor)
         if index == len(self._pages):
             return None if self._last is None else EncodedPage(self._last, lambda items: [], live=True)
@@ -219,21 +265,43 @@ class Ring:
         if first == last and not more:
             return self._pages[last].page
         key = self._pages[first].number, self._pages[last].number, more
-        if self._joined is None or self._joined[0] != key:
-            self._joined = key, _joined([kept.page for kept in self._pages[first : last + 1]], more=more)
-        return self._joined[1]
+        run = self._runs.get(key)
+        if run is None:
+            if len(self._runs) == _RUNS:
+                self._let_go_of_run(next(iter(self._runs)))
+            run = self._runs[key] = _Run()
+            pages = [kept.page for kept in self._pages[first : last + 1]]
+            run.page = _joined(pages, more=more, keep=partial(self._keep_message_of_run, run))
+        return run.page
 
-    def page_of_key_after(self, cursor: Cursor, partition_key: str) -> EncodedPage | None:
-        """The next page with changes of one partition key; None when there is none up to the tail."""
+    def _keep_message_of_run(self, run: _Run, size: int) -> None:
+        if run.kept:
+            run.messages += size
+            self._budget.held += size
+            self._budget.trim()
+
+    def _page_of_key_after(
+        self, cursor: Cursor, partition_key: str, max_changes: int, max_bytes: int
+    ) -> EncodedPage | None:
+        parts: list[EncodedPage] = []
+        changes = size = 0
         for index in range(bisect_right(self._ends, cursor), len(self._pages)):
-            if self._pages[index].page.concerns(partition_key):
-                rest = self._run(index, index).after(cursor).of_partition_key(partition_key)
-                if rest.content.changes:
-                    return rest
-        return None
+            page = self._pages[index].page
+            if not page.concerns(partition_key):
+                continue
+            part = page.after(cursor).of_partition_key(partition_key)
+            changes += len(part.content.changes)
+            size += part.text_bytes.held
+            if parts and (changes > max_changes or size > max_bytes):
+                return _joined(parts, more=True)
+            if part.content.changes:
+                parts.append(part)
+        if len(parts) > 1:
+            return _joined(parts, more=False)
+        return parts[0] if parts else None
 
 
-def _joined(pages: Sequence[EncodedPage], *, more: bool) -> EncodedPage:
+def _joined(pages: Sequence[EncodedPage], *, more: bool, keep: Callable[[int], None] | None = None) -> EncodedPage:
     first, last = pages[0].content, pages[-1].content
     page = replace(
         last,
@@ -244,7 +312,10 @@ def _joined(pages: Sequence[EncodedPage], *, more: bool) -> EncodedPage:
         more_available=more or last.more_available,
     )
     return EncodedPage(
-        page, lambda items: [record for part in pages for record in part.records(items=items)], live=True
+        page,
+        lambda items: [record for part in pages for record in part.records(items=items)],
+        live=True,
+        keep=keep,
     )
 
 

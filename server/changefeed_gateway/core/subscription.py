@@ -3,13 +3,11 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.answer import (
-    Batch,
     ChildToken,
     Closing,
     ClosingReason,
@@ -39,6 +37,7 @@ from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.requirement import ItemRequirement
 
 _RECONNECT_SPREAD = timedelta(seconds=5)
+_NO_WAIT = timedelta(0)
 
 _FIRST_PAGE: Final = 100
 """Changes of a stream's first page, at most: the first change does not wait for a thousand to be read and encoded."""
@@ -73,11 +72,16 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
         )
         run = _Run(plan, reader, limits, share, resolved.cursor)
         try:
-            async with aclosing(run.items()) as items:
-                async for item in items:
-                    with share.offering():
+            yield run.begin()
+            while not run.ended:
+                # No name here keeps a page or a batch: the next one may be long in coming.
+                for item in run.deliver(await run.next_page()):
+                    share.offer()
+                    try:
                         yield item
-                    del item  # it would be held for as long as nothing follows
+                    finally:
+                        share.taken()
+                    del item
         finally:
             await run.stop()
 
@@ -98,19 +102,15 @@ class _Run:
         self._state: SubscriptionState | None = None
         self._ahead: asyncio.Task[_InHand] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
-        self._ends_at = monotonic() + age
         self._heard_at = monotonic()
+        self._ends_at = self._heard_at + age
+        self._heartbeat = plan.heartbeat.total_seconds()
+        self.ended = False
+        """Whether `Closing` was said."""
 
-    async def items(self) -> AsyncGenerator[StreamItem]:
-        """Everything after `Opened`."""
-        yield self._set_state(SubscriptionState.CATCHING_UP)
-        ended = False
-        while not ended:
-            # No name here keeps a page or a batch: the next one may be long in coming.
-            for item in self._deliver(await self._next_page()):
-                ended = isinstance(item, Closing)
-                yield item
-                del item
+    def begin(self) -> StreamItem:
+        """What comes after `Opened`."""
+        return self._set_state(SubscriptionState.CATCHING_UP)
 
     async def stop(self) -> None:
         """Give up the page being read ahead, and what is in hand; nothing of the stream outlives it."""
@@ -121,7 +121,7 @@ class _Run:
         finally:
             self._share.close()
 
-    async def _next_page(self) -> _InHand | None:
+    async def next_page(self) -> _InHand | None:
         """What was read ahead, or what follows; None when the feed is gone."""
         try:
             if self._ahead is None:
@@ -164,18 +164,23 @@ class _Run:
         return _InHand(page, hold)
 
     def _read_after(self, cursor: Cursor, *, wait: float) -> PageRead:
-        return replace(
-            self._plan.read,
+        # Not by `replace`, which takes several times as long.
+        read = self._plan.read
+        return PageRead(
+            scope=read.scope,
             start=After(cursor),
             max_changes=self._page_size,
-            max_wait=timedelta(seconds=max(0.0, wait)),
+            max_bytes=read.max_bytes,
+            max_item_bytes=read.max_item_bytes,
+            items=read.items,
+            max_wait=timedelta(seconds=wait) if wait > 0 else _NO_WAIT,
         )
 
     @property
     def _heartbeat_due(self) -> float:
-        return self._heard_at + self._plan.heartbeat.total_seconds()
+        return self._heard_at + self._heartbeat
 
-    def _deliver(self, in_hand: _InHand | None) -> Iterator[StreamItem]:
+    def deliver(self, in_hand: _InHand | None) -> Iterator[StreamItem]:
         """P1: say all of a page, part by part; whatever is said of a part is judged of that part alone."""
         if in_hand is None:
             yield self._closing(ClosingReason.FEED_DROPPED)
@@ -189,7 +194,9 @@ class _Run:
             if behind and admitted is page:
                 self._read_ahead(page.content.cursor)
             for part in self._parts(admitted):
-                yield from self._deliver_part(part)
+                for item in self._said_of(part):
+                    yield item
+                    del item
                 if (reason := self._reason_to_close(part.content)) is not None:
                     yield self._closing(reason)
                     return
@@ -204,34 +211,30 @@ class _Run:
 
     def _parts(self, page: EncodedPage) -> Iterator[EncodedPage]:
         """A page cut into what fits into one message each; an empty page is one part."""
-        if not page.content.changes:
+        count, items = len(page.content.changes), self._plan.read.items
+        max_bytes, max_count = self._limits.max_message_bytes, self._plan.read.max_changes
+        if count <= max_count and page.record_bytes(items=items) <= max_bytes:
             yield page
-        records = page.records(items=self._plan.read.items)
-        limits = self._limits.max_message_bytes, self._plan.read.max_changes
-        for low, high in batches(records, max_bytes=limits[0], max_count=limits[1]):
+            return
+        for low, high in batches(page.records(items=items), max_bytes=max_bytes, max_count=max_count):
             yield page.cut(low, high)
 
-    def _deliver_part(self, part: EncodedPage) -> Iterator[StreamItem]:
+    def _said_of(self, part: EncodedPage) -> Iterator[StreamItem]:
         page = part.content
         # P4: whatever is said from here on carries a token behind what was delivered, and no further.
         self._cursor = page.cursor
         if page.changes:
             self._delivered += len(page.changes)
             self._heard_at = monotonic()
-            yield Batch(
-                records=part.records(items=self._plan.read.items),
-                token=self._token(),
-                expire_time=page.expire_time,
-                watermark=page.watermark,
-            )
+            yield part.batch(self._plan.read.scope, self._plan.read.items, self._plan.token)
         elif not page.retired and monotonic() >= self._heartbeat_due:
-            yield self._heartbeat(page)
+            yield self._alive(page)
         if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
             yield self._set_state(SubscriptionState.LIVE)
         if page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):
             yield self._retired(page, self._plan.read.scope.partition_id)
 
-    def _heartbeat(self, page: Page) -> Heartbeat:
+    def _alive(self, page: Page) -> Heartbeat:
         self._heard_at = monotonic()
         return Heartbeat(token=self._token(), expire_time=page.expire_time, watermark=page.watermark)
 
@@ -262,6 +265,7 @@ class _Run:
         return None
 
     def _closing(self, reason: ClosingReason) -> Closing:
+        self.ended = True
         spread = _RECONNECT_SPREAD if reason in (ClosingReason.DRAINING, ClosingReason.MAX_AGE) else timedelta(0)
         return Closing(reason=reason, token=self._token(), reconnect_after=spread * random.random())  # noqa: S311
 

@@ -24,6 +24,7 @@ from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
 from changefeed_gateway.core.ring import Ring, RingBudget
+from changefeed_gateway.core.turns import Turns
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -33,6 +34,34 @@ class TailKey(NamedTuple):
 
     fingerprint: str
     scope: Scope
+
+
+class Listener:
+    """One stream at a tail: it hears of pages, for one partition key or for all.
+
+    Its timer goes on from one wait to the next, and looks when it rings whether it came too early: a timer for each
+    wait would be made and cancelled for each page.
+    """
+
+    __slots__ = ("due", "heard", "partition_key", "timer")
+
+    def __init__(self, partition_key: str | None) -> None:
+        self.partition_key = partition_key
+        self.heard: asyncio.Future[Cursor | None] | None = None
+        """What it waits for now."""
+        self.due = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def resolve(self, nothing_before: Cursor | None) -> None:
+        """End the wait, if there is one."""
+        if self.heard is not None and not self.heard.done():
+            self.heard.set_result(nothing_before)
+
+    def close(self) -> None:
+        """It waits no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
 
 
 class Tail:
@@ -47,8 +76,9 @@ class Tail:
         self.key = key
         self._reader, self._limits, self._budget, self._feed = reader, limits, budget, feed
         self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
-        self._waiters: set[_Waiter] = set()
-        self._waiters_by_key: dict[str, set[_Waiter]] = {}
+        self._listeners: set[Listener] = set()
+        """Those that wait, and hear of every page."""
+        self._listeners_by_key: dict[str, set[Listener]] = {}
         # Outside the context of the call that came first: its request id is not the tail's.
         self.task = asyncio.create_task(self._run(), name=f"tail of {feed.address.collection}", context=Context())
         self.task.add_done_callback(self._end)
@@ -125,57 +155,65 @@ class Tail:
             max_wait=limits.max_wait if max_changes else timedelta(0),
         )
 
-    async def wait(self, partition_key: str | None, seconds: float) -> Cursor | None:
-        """Wait for a page with something for this listener, the tail's end, or for some seconds.
+    async def wait(self, listener: Listener, until: float) -> Cursor | None:
+        """Wait for a page with something for this listener, the tail's end, or a time of the loop's clock.
 
         Answers a position up to which there is nothing for the listener, if one is known: fixed at the moment of
         waking, so that a page which arrives before the listener runs again is not skipped.
         """
+        key = listener.partition_key
+        group = self._listeners if key is None else self._listeners_by_key.setdefault(key, set())
         loop = asyncio.get_running_loop()
-        waiter: _Waiter = loop.create_future()
-        group = self._waiters if partition_key is None else self._waiters_by_key.setdefault(partition_key, set())
-        group.add(waiter)
-        timer = loop.call_later(seconds, lambda: _resolve(waiter, self.ring.end if self.ring else None))
+        heard: asyncio.Future[Cursor | None] = loop.create_future()
+        listener.heard, listener.due = heard, until
+        if listener.timer is None or listener.timer.when() > until:
+            self._set_timer(loop, listener)
+        group.add(listener)
         try:
-            return await waiter
+            return await heard
         finally:
-            timer.cancel()
-            group.discard(waiter)
-            if partition_key is not None and not group and self._waiters_by_key.get(partition_key) is group:
-                del self._waiters_by_key[partition_key]
+            if listener.heard is heard:
+                listener.heard = None
+                group.discard(listener)
+            if key is not None and not group and self._listeners_by_key.get(key) is group:
+                del self._listeners_by_key[key]
+
+    def _set_timer(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
+        listener.close()
+        listener.timer = loop.call_at(listener.due, self._time_is_over, loop, listener, context=Context())
+
+    def _time_is_over(self, loop: asyncio.AbstractEventLoop, listener: Listener) -> None:
+        listener.timer = None
+        if listener.heard is not None:
+            if listener.due > loop.time():
+                self._set_timer(loop, listener)
+            else:
+                listener.resolve(self.ring.end if self.ring else None)
 
     def _wake(self, page: EncodedPage) -> None:
         nothing_before = page.content.start
         if page.content.retired:
             self.wake_all()
         elif page.content.changes:
-            # All at once: a timer that came between would pass a page over that its listener has not seen.
-            for waiter in self._waiters:
-                _resolve(waiter, nothing_before)
-            if self._waiters_by_key:
-                for partition_key in self._waiters_by_key if None in page.partition_keys else page.partition_keys:
-                    for waiter in self._waiters_by_key.get(partition_key or "", ()):
-                        _resolve(waiter, nothing_before)
+            # P1: all at once. A timer that came between would pass a page over that its listener has not seen.
+            for listener in self._listeners:
+                listener.resolve(nothing_before)
+            if self._listeners_by_key:
+                for partition_key in self._listeners_by_key if None in page.partition_keys else page.partition_keys:
+                    for listener in self._listeners_by_key.get(partition_key or "", ()):
+                        listener.resolve(nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""
-        for group in (self._waiters, *self._waiters_by_key.values()):
-            for waiter in group:
-                _resolve(waiter, None)
+        for group in (self._listeners, *self._listeners_by_key.values()):
+            for listener in group:
+                listener.resolve(None)
 
     def close(self) -> None:
         """Stop following and let go of the ring; `task` ends soon."""
         self.task.cancel()
         if self.ring is not None:
             self.ring.release()
-
-
-_Waiter = asyncio.Future[Cursor | None]
-
-
-def _resolve(waiter: _Waiter, nothing_before: Cursor | None) -> None:
-    if not waiter.done():
-        waiter.set_result(nothing_before)
 
 
 class Tails:
@@ -190,6 +228,7 @@ class Tails:
         self._shared = SharedReader(self.direct, limits)
         self.catching_up = PatientReader(self._shared, limits)
         self._limits = limits
+        self.turns = Turns()
         self.budget = budget or RingBudget(limits.ring_bytes)
         self._tails: dict[TailKey, Tail] = {}
         self._ending: set[asyncio.Task[None]] = set()

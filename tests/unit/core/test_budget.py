@@ -148,13 +148,14 @@ async def test_the_stream_that_waits_longest_for_its_consumer_is_ended_first_and
         await own[0].reserve(50)
         shares[name] = own[0]
     idle = budget.share(lambda: order.append("idle"))
-    with idle.offering(), shares["first"].offering(), shares["second"].offering():
-        await turns()
-        assert not order, "nobody needs room"
-        waiting = await reserving(budget, 40)
-        await ended.wait()
-        await turns()
-        assert waiting.done()
+    for offered in (idle, shares["first"], shares["second"]):
+        offered.offer()
+    await turns()
+    assert not order, "nobody needs room"
+    waiting = await reserving(budget, 40)
+    await ended.wait()
+    await turns()
+    assert waiting.done()
     assert order == ["first"]
 
 
@@ -162,8 +163,8 @@ async def test_who_is_taken_from_is_not_ended() -> None:
     budget = PageBudget(100, patience=timedelta(0))
     share = budget.share(lambda: pytest.fail("its consumer took everything"))
     await share.reserve(90)
-    with share.offering():
-        pass
+    share.offer()
+    share.taken()
     waiting = await reserving(budget, 40)
     await asyncio.sleep(0.01)
     assert not waiting.done()

@@ -48,6 +48,8 @@ from changefeed_gateway.core.model import (
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BATCH_TAG = b"\x12"
 """SubscribeResponse.batch: field 2, length-delimited."""
+_SEQUENCE_TAG = b"\x38"
+"""SubscribeResponse.delivery_sequence: field 7, varint. It may stand anywhere, so what is shared comes before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,17 +100,27 @@ def read_changes_response(answer: ReadAnswer, circumstances: Circumstances) -> b
 def subscribe_response(item: StreamItem, *, sequence: int, request_id: str) -> bytes:
     """Serialise one message of a stream."""
     if isinstance(item, Batch):
-        rest = subscribe_pb2.ChangeBatch(
-            continuation_token=item.token,
-            token_expire_time=timestamp(item.expire_time),
-            watermark=timestamp(item.watermark),
-        ).SerializeToString()
-        size = sum(map(len, item.records)) + len(rest)
-        counted = subscribe_pb2.SubscribeResponse(delivery_sequence=sequence).SerializeToString()
-        return b"".join((_BATCH_TAG, varint(size), *item.records, rest, counted))
+        return b"".join((*_batch(item), _SEQUENCE_TAG, varint(sequence)))
     message = _stream_message(item, request_id)
     message.delivery_sequence = sequence
     return message.SerializeToString()
+
+
+def _batch(item: Batch) -> Sequence[bytes]:
+    """What every stream that sends a batch says in it, joined once if it is shared; only the sequence is its own."""
+    if item.encoded:
+        return (item.encoded,)
+    rest = subscribe_pb2.ChangeBatch(
+        continuation_token=item.token,
+        token_expire_time=timestamp(item.expire_time),
+        watermark=timestamp(item.watermark),
+    ).SerializeToString()
+    size = sum(map(len, item.records)) + len(rest)
+    parts = (_BATCH_TAG, varint(size), *item.records, rest)
+    if not item.shared:
+        return parts
+    item.encoded = b"".join(parts)
+    return (item.encoded,)
 
 
 def _stream_message(
