@@ -46,7 +46,7 @@ class PageBudget:
 
     def fits(self, size: int) -> bool:
         """Whether there is room now, and nobody has waited for it before."""
-        return self._has_room(size) and all(waiter.granted.done() for waiter in self._waiters)
+        return self._has_room(size) and (not self._waiters or all(waiter.granted.done() for waiter in self._waiters))
 
     async def wait(self, size: int) -> None:
         """Count bytes as held once there is room for them."""
@@ -70,7 +70,8 @@ class PageBudget:
             if not waiter.granted.done():
                 self.held += waiter.size
                 waiter.granted.set_result(None)
-        self._press()
+        if self._waiters:
+            self._press()
 
     def count(self, origins: Sequence[EncodedPage]) -> int:
         """Bytes that a page of these origins adds: those of the ones that nobody else has in hand."""
@@ -98,10 +99,11 @@ class PageBudget:
                 del self._origins[id(origin)]
         return freed
 
-    def offering(self, share: "Share") -> None:
-        """A stream waits for its consumer from now on."""
-        self._offering[share] = monotonic()
-        self._press()
+    def offering(self, share: "Share", now: float) -> None:
+        """A stream waits for its consumer from now on, by the loop's clock."""
+        self._offering[share] = now
+        if self._waiters:
+            self._press()
 
     def taken(self, share: "Share") -> None:
         """Its consumer took what it was offered, or the stream ended."""
@@ -144,10 +146,10 @@ class Share:
         """A hold without room, for a page whose size is not known before it is read."""
         return self._opened(Hold(self._budget, self._holds, 0))
 
-    def offer(self) -> None:
+    def offer(self, now: float) -> None:
         """A consumer is offered something: until it has `taken` it the stream may be ended if others need its room."""
         if self._holds:
-            self._budget.offering(self)
+            self._budget.offering(self, now)
 
     def taken(self) -> None:
         """The consumer took what it was offered, or the stream ends."""
@@ -182,7 +184,7 @@ class Hold:
             self._own, reserved = 0, self._own
             self._budget.change(-reserved)
             return 0
-        message = _COPIES * min(max_message_bytes, _message_bytes(page))
+        message = _COPIES * min(max_message_bytes, page.weight or _message_bytes(page))
         origins = _distinct(page)
         size = self._budget.count(origins) + message
         if not self._own and not self._budget.fits(size):

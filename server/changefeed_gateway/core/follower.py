@@ -43,6 +43,8 @@ class Follower:
     def __init__(self, tails: Tails) -> None:
         self._tails = tails
         self._places: dict[Scope, _Place] = {}
+        self._last: tuple[Scope | None, _Place | None] = (None, None)
+        """The scope that was read last, which most streams read all the time, and its place."""
         self._closed = False
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
@@ -59,9 +61,10 @@ class Follower:
 
     def _place(self, feed: Feed, scope: Scope) -> _Place | None:
         """Where the stream stands in a scope; None where no tail serves it."""
-        place = self._places.get(scope)
+        place = self._last[1] if self._last[0] is scope else self._places.get(scope)
         if place is None and (shared := _shared_scope(feed, scope)) is not None:
             place = self._places[scope] = _Place(TailKey(fingerprint(feed), shared), scope)
+        self._last = scope, place
         return place
 
     async def _read_log(self, feed: Feed, read: PageRead) -> EncodedPage:
@@ -69,7 +72,7 @@ class Follower:
 
     async def _read_shared(self, feed: Feed, read: PageRead, place: _Place) -> EncodedPage:
         """The answer of the ring, of a place where the stream stands alone at the end, or of the log."""
-        deadline = monotonic() + read.max_wait.total_seconds()
+        deadline = monotonic() + read.max_wait.total_seconds() if read.max_wait else 0.0
         start = read.start
         while True:
             if isinstance(start, After):
@@ -139,35 +142,37 @@ class Follower:
         """Read from the ring, waiting at its end; None when it does not hold the cursor, or no more."""
         if (ring := tail.ring) is None:
             return None
-        start, its_turn = cursor, False
+        start, its_turn, waited = cursor, False, not read.max_wait
         ring.stand(self, cursor)
         while ring.holds(cursor):
-            if not its_turn and ring.goes_beyond(cursor):
-                # Before it is looked at: whatever comes meanwhile is in the same page.
-                await self._tails.turns.come()
-                its_turn = True
-                continue
-            page = ring.page_after(
-                cursor,
-                max_changes=read.max_changes,
-                max_bytes=read.max_bytes,
-                partition_key=place.listener.partition_key,
-            )
-            if page is not None:
-                return page
+            if ring.goes_beyond(cursor):
+                if not its_turn:
+                    # Before it is looked at: whatever comes meanwhile is in the same page.
+                    await self._tails.turns.come()
+                    its_turn = True
+                    continue
+                page = ring.page_after(
+                    cursor,
+                    max_changes=read.max_changes,
+                    max_bytes=read.max_bytes,
+                    partition_key=place.listener.partition_key,
+                )
+                if page is not None:
+                    return page
             if tail.error is not None and not self._tails.direct.draining:
                 self._leave(place)
                 if cursor > ring.end:
                     # What failed lies before this stream's place.
                     return None
                 raise own(tail.error)
-            cursor = max(cursor, ring.end)
-            if deadline <= monotonic() or self._tails.direct.draining:
+            if cursor < ring.end:
+                cursor = ring.end
+                ring.stand(self, cursor)
+            if (waited and deadline <= monotonic()) or self._tails.direct.draining:
                 watermark = ring.watermark if cursor >= ring.end else None
                 return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
-            ring.stand(self, cursor)
             cursor = max(cursor, await tail.wait(place.listener, deadline) or cursor)
-            its_turn = False
+            its_turn, waited = place.listener.told, True
         return None
 
     def _join(self, feed: Feed, place: _Place, page: Page) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -76,7 +76,7 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
             while not run.ended:
                 # No name here keeps a page or a batch: the next one may be long in coming.
                 for item in run.deliver(await run.next_page()):
-                    share.offer()
+                    share.offer(run.now)
                     try:
                         yield item
                     finally:
@@ -102,8 +102,9 @@ class _Run:
         self._state: SubscriptionState | None = None
         self._ahead: asyncio.Task[_InHand] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
-        self._heard_at = monotonic()
-        self._ends_at = self._heard_at + age
+        self.now = self._heard_at = monotonic()
+        """When the page that is delivered came, or its last message was taken."""
+        self._ends_at = self.now + age
         self._heartbeat = plan.heartbeat.total_seconds()
         self.ended = False
         """Whether `Closing` was said."""
@@ -148,7 +149,7 @@ class _Run:
         the same one hold it once.
         """
         live = self._state is SubscriptionState.LIVE
-        read = self._read_after(cursor, wait=self._heartbeat_due - monotonic() if live else 0.0)
+        read = self._read_after(cursor, wait=self._heartbeat_due - self.now if live else 0.0)
         hold = self._share.nothing()
         try:
             page = await self._reader.read(self._plan.feed, read)
@@ -194,9 +195,11 @@ class _Run:
             if behind and admitted is page:
                 self._read_ahead(page.content.cursor)
             for part in self._parts(admitted):
+                self.now = monotonic()
                 for item in self._said_of(part):
                     yield item
                     del item
+                    self.now = monotonic()
                 if (reason := self._reason_to_close(part.content)) is not None:
                     yield self._closing(reason)
                     return
@@ -209,15 +212,14 @@ class _Run:
             page = page.cut(0, self._plan.max_events - self._delivered)
         return self._plan.requirement.admit(page)
 
-    def _parts(self, page: EncodedPage) -> Iterator[EncodedPage]:
+    def _parts(self, page: EncodedPage) -> Iterable[EncodedPage]:
         """A page cut into what fits into one message each; an empty page is one part."""
         count, items = len(page.content.changes), self._plan.read.items
         max_bytes, max_count = self._limits.max_message_bytes, self._plan.read.max_changes
         if count <= max_count and page.record_bytes(items=items) <= max_bytes:
-            yield page
-            return
-        for low, high in batches(page.records(items=items), max_bytes=max_bytes, max_count=max_count):
-            yield page.cut(low, high)
+            return (page,)
+        cuts = batches(page.records(items=items), max_bytes=max_bytes, max_count=max_count)
+        return (page.cut(low, high) for low, high in cuts)
 
     def _said_of(self, part: EncodedPage) -> Iterator[StreamItem]:
         page = part.content
@@ -225,9 +227,9 @@ class _Run:
         self._cursor = page.cursor
         if page.changes:
             self._delivered += len(page.changes)
-            self._heard_at = monotonic()
+            self._heard_at = self.now
             yield part.batch(self._plan.read.scope, self._plan.read.items, self._plan.token)
-        elif not page.retired and monotonic() >= self._heartbeat_due:
+        elif not page.retired and self.now >= self._heartbeat_due:
             yield self._alive(page)
         if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
             yield self._set_state(SubscriptionState.LIVE)
@@ -235,7 +237,7 @@ class _Run:
             yield self._retired(page, self._plan.read.scope.partition_id)
 
     def _alive(self, page: Page) -> Heartbeat:
-        self._heard_at = monotonic()
+        self._heard_at = self.now
         return Heartbeat(token=self._token(), expire_time=page.expire_time, watermark=page.watermark)
 
     def _retired(self, page: Page, partition_id: PartitionId) -> Retired:
@@ -260,7 +262,7 @@ class _Run:
             return ClosingReason.PARTITION_RETIRED
         if self._plan.draining():
             return ClosingReason.DRAINING
-        if monotonic() >= self._ends_at:
+        if self.now >= self._ends_at:
             return ClosingReason.MAX_AGE
         return None
 

@@ -43,19 +43,29 @@ class Listener:
     wait would be made and cancelled for each page.
     """
 
-    __slots__ = ("due", "heard", "partition_key", "timer")
+    __slots__ = ("due", "heard", "partition_key", "timer", "told")
 
     def __init__(self, partition_key: str | None) -> None:
         self.partition_key = partition_key
         self.heard: asyncio.Future[Cursor | None] | None = None
-        """What it waits for now."""
+        """What it waits for now, and was not told yet."""
+        self.told = False
+        """Whether a page ended its last wait."""
         self.due = 0.0
         self.timer: asyncio.TimerHandle | None = None
 
-    def resolve(self, nothing_before: Cursor | None) -> None:
-        """End the wait, if there is one."""
-        if self.heard is not None and not self.heard.done():
-            self.heard.set_result(nothing_before)
+    def tell(self, nothing_before: Cursor | None) -> None:
+        """End the wait at once, if there is one."""
+        heard, self.heard = self.heard, None
+        if heard is not None and not heard.done():
+            heard.set_result(nothing_before)
+
+    def tell_of_page(self, turns: Turns, nothing_before: Cursor) -> None:
+        """End the wait in a turn of the loop that has room: what is told is said now, and nothing else later."""
+        heard, self.heard = self.heard, None
+        if heard is not None:
+            self.told = True
+            turns.resolve(heard, nothing_before)
 
     def close(self) -> None:
         """It waits no more."""
@@ -67,7 +77,9 @@ class Listener:
 class Tail:
     """Follows one scope of one feed while anybody listens."""
 
-    def __init__(self, reader: PatientReader, limits: Limits, budget: RingBudget, feed: Feed, key: TailKey) -> None:
+    def __init__(
+        self, reader: PatientReader, limits: Limits, budget: RingBudget, turns: Turns, feed: Feed, key: TailKey
+    ) -> None:
         """It asks for the newest position by itself, and begins there unless `begin` comes first."""
         self.ring: Ring | None = None
         self.error: ChangeFeedError | None = None
@@ -75,6 +87,7 @@ class Tail:
         self.followers = 0
         self.key = key
         self._reader, self._limits, self._budget, self._feed = reader, limits, budget, feed
+        self._turns = turns
         self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
         self._listeners: set[Listener] = set()
         """Those that wait, and hear of every page."""
@@ -165,14 +178,15 @@ class Tail:
         group = self._listeners if key is None else self._listeners_by_key.setdefault(key, set())
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[Cursor | None] = loop.create_future()
-        listener.heard, listener.due = heard, until
+        listener.heard, listener.told, listener.due = heard, False, until
         if listener.timer is None or listener.timer.when() > until:
             self._set_timer(loop, listener)
         group.add(listener)
         try:
             return await heard
         finally:
-            if listener.heard is heard:
+            # After a cancellation another wait may have begun.
+            if listener.heard in (heard, None):
                 listener.heard = None
                 group.discard(listener)
             if key is not None and not group and self._listeners_by_key.get(key) is group:
@@ -188,26 +202,27 @@ class Tail:
             if listener.due > loop.time():
                 self._set_timer(loop, listener)
             else:
-                listener.resolve(self.ring.end if self.ring else None)
+                listener.tell(self.ring.end if self.ring else None)
 
     def _wake(self, page: EncodedPage) -> None:
         nothing_before = page.content.start
         if page.content.retired:
             self.wake_all()
         elif page.content.changes:
-            # P1: all at once. A timer that came between would pass a page over that its listener has not seen.
+            # P1: all are told of it here. A timer that came between would pass a page over.
             for listener in self._listeners:
-                listener.resolve(nothing_before)
+                listener.tell_of_page(self._turns, nothing_before)
+            self._listeners.clear()
             if self._listeners_by_key:
                 for partition_key in self._listeners_by_key if None in page.partition_keys else page.partition_keys:
                     for listener in self._listeners_by_key.get(partition_key or "", ()):
-                        listener.resolve(nothing_before)
+                        listener.tell_of_page(self._turns, nothing_before)
 
     def wake_all(self) -> None:
         """Wake every listener, whatever it waits for, without moving it."""
         for group in (self._listeners, *self._listeners_by_key.values()):
             for listener in group:
-                listener.resolve(None)
+                listener.tell(None)
 
     def close(self) -> None:
         """Stop following and let go of the ring; `task` ends soon."""
@@ -242,7 +257,7 @@ class Tails:
         """Follow a tail, starting one if there is none."""
         tail = self.find(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, feed, key)
+            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, self.turns, feed, key)
             self._ending.add(tail.task)
             tail.task.add_done_callback(self._ending.discard)
         tail.followers += 1

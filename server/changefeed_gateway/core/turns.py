@@ -3,11 +3,13 @@
 import asyncio
 from collections import deque
 from contextvars import Context
-from typing import Final
+from typing import Any, Final, TypeVar
 
 _A_TURN: Final = 16
 """With more of them a turn takes so long that whatever needs several turns waits: a new call needs five in grpc.aio, a
 page of the database some more."""
+
+_Answer = TypeVar("_Answer")
 
 
 class Turns:
@@ -19,7 +21,7 @@ class Turns:
 
     def __init__(self, a_turn: int = _A_TURN) -> None:
         self._a_turn = self._left = a_turn
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Any], object]] = deque()
         self._next_is_due = False
 
     async def come(self) -> None:
@@ -27,11 +29,15 @@ class Turns:
         if self._left and not self._waiting:
             self._left -= 1
             self._make_due()
-            return
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
+        else:
+            mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self.resolve(mine, None)
+            await mine
+
+    def resolve(self, future: "asyncio.Future[_Answer]", answer: _Answer) -> None:
+        """Let who awaits a future go on with an answer, in this turn or a later one."""
+        self._waiting.append((future, answer))
         self._make_due()
-        await mine
 
     def _make_due(self) -> None:
         if not self._next_is_due:
@@ -42,10 +48,11 @@ class Turns:
     def _begin_turn(self) -> None:
         self._next_is_due = False
         self._left = self._a_turn
-        while self._left and self._waiting:
-            mine = self._waiting.popleft()
-            if not mine.done():
+        waiting = self._waiting
+        while self._left and waiting:
+            future, answer = waiting.popleft()
+            if not future.done():
                 self._left -= 1
-                mine.set_result(None)
-        if self._waiting:
+                future.set_result(answer)
+        if waiting:
             self._make_due()

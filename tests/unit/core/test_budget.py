@@ -149,7 +149,7 @@ async def test_the_stream_that_waits_longest_for_its_consumer_is_ended_first_and
         shares[name] = own[0]
     idle = budget.share(lambda: order.append("idle"))
     for offered in (idle, shares["first"], shares["second"]):
-        offered.offer()
+        offered.offer(0.0)
     await turns()
     assert not order, "nobody needs room"
     waiting = await reserving(budget, 40)
@@ -163,7 +163,7 @@ async def test_who_is_taken_from_is_not_ended() -> None:
     budget = PageBudget(100, patience=timedelta(0))
     share = budget.share(lambda: pytest.fail("its consumer took everything"))
     await share.reserve(90)
-    share.offer()
+    share.offer(asyncio.get_running_loop().time())
     share.taken()
     waiting = await reserving(budget, 40)
     await asyncio.sleep(0.01)

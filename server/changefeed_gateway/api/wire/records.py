@@ -25,8 +25,13 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = 86_400
 
 
+_BYTES = tuple(bytes((number,)) for number in range(0x80))
+
+
 def varint(number: int) -> bytes:
     """Encode a number >= 0 as protobuf does."""
+    if number <= 0x7F:
+        return _BYTES[number]
     encoded = bytearray()
     while number > 0x7F:
         encoded.append(number & 0x7F | 0x80)
