@@ -143,13 +143,16 @@ class Batch:
     """If it is shared: as the API puts it on the wire, left by the stream that sent it first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Heartbeat:
     """Nothing new within the heartbeat interval."""
 
     token: str
     expire_time: datetime | None
     watermark: datetime | None
+    shared: bool = False
+    """As of a batch."""
+    encoded: bytes = field(default=b"", compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -169,8 +169,9 @@ class Follower:
                 cursor = ring.end
                 ring.stand(self, cursor)
             if (waited and deadline <= monotonic()) or self._tails.direct.draining:
-                watermark = ring.watermark if cursor >= ring.end else None
-                return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
+                if cursor == ring.end:
+                    return ring.nothing
+                return _nothing(start, cursor, expire_time=ring.expire_time)
             cursor = max(cursor, await tail.wait(place.listener, deadline) or cursor)
             its_turn, waited = place.listener.told, True
         return None
@@ -216,16 +217,6 @@ def _left(deadline: float) -> timedelta:
     return timedelta(seconds=max(0.0, deadline - monotonic()))
 
 
-def _nothing(
-    start: Cursor, cursor: Cursor, *, expire_time: datetime | None, watermark: datetime | None = None
-) -> EncodedPage:
-    page = Page(
-        changes=(),
-        cursors=(),
-        start=start,
-        cursor=cursor,
-        more_available=False,
-        expire_time=expire_time,
-        watermark=watermark,
-    )
+def _nothing(start: Cursor, cursor: Cursor, *, expire_time: datetime | None) -> EncodedPage:
+    page = Page(changes=(), cursors=(), start=start, cursor=cursor, more_available=False, expire_time=expire_time)
     return EncodedPage(page, lambda items: [], live=True)

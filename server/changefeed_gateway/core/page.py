@@ -6,10 +6,10 @@ from dataclasses import replace
 from sys import getsizeof
 from typing import Final, NamedTuple, Protocol, overload
 
-from changefeed_gateway.core.answer import Batch, ChangeEncoder
+from changefeed_gateway.core.answer import Batch, ChangeEncoder, Heartbeat
 from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead, Scope
 
-_BATCH_BYTES: Final = 600
+_MESSAGE_BYTES: Final = 600
 """A message beside its records and its token: its times, its tags, the objects themselves."""
 
 
@@ -47,9 +47,9 @@ class EncodedPage:
     """A page whose records are encoded on first use and then shared by everything cut from it."""
 
     __slots__ = (
-        "_batches",
         "_by_key",
         "_keep",
+        "_messages",
         "_origins",
         "_record_bytes",
         "_records",
@@ -78,7 +78,7 @@ class EncodedPage:
         self._records: dict[bool, list[bytes]] = {}
         self._record_bytes: dict[bool, int] = {}
         self._keep = keep
-        self._batches: dict[tuple[Scope, bool], Batch] = {}
+        self._messages: dict[tuple[Scope, bool], Batch | Heartbeat] = {}
         self.weight: int | None = None
         """Bytes of its records, as the budget of pages in hand counts them."""
         self._by_key: dict[str | None, list[int]] | None = None
@@ -103,22 +103,30 @@ class EncodedPage:
             size = self._record_bytes[items] = sum(map(len, self.records(items=items)))
         return size
 
-    def batch(self, scope: Scope, items: bool, token: Callable[[Scope, Cursor], str]) -> Batch:
-        """The whole page as one message of a scope; `token` makes the token of its end."""
-        batch = self._batches.get((scope, items))
-        if batch is None:
-            page = self.content
-            batch = Batch(
-                records=self.records(items=items),
-                token=token(scope, page.cursor),
-                expire_time=page.expire_time,
-                watermark=page.watermark,
-                shared=self._keep is not None,
-            )
+    def message(self, scope: Scope, token: Callable[[Scope, Cursor], str], *, items: bool) -> Batch | Heartbeat:
+        """The whole page as one message of a scope; `token` makes the token of its end.
+
+        One for all who send it, if the page is one of many.
+        """
+        message = self._messages.get((scope, items))
+        if message is None:
+            message = self._make_message(token(scope, self.content.cursor), items=items)
             if self._keep is not None:
-                self._batches[scope, items] = batch
-                self._keep(self.record_bytes(items=items) + len(batch.token) + _BATCH_BYTES)
-        return batch
+                self._messages[scope, items] = message
+                self._keep(self.record_bytes(items=items) + len(message.token) + _MESSAGE_BYTES)
+        return message
+
+    def _make_message(self, token: str, *, items: bool) -> Batch | Heartbeat:
+        page, shared = self.content, self._keep is not None
+        if not page.changes:
+            return Heartbeat(token=token, expire_time=page.expire_time, watermark=page.watermark, shared=shared)
+        return Batch(
+            records=self.records(items=items),
+            token=token,
+            expire_time=page.expire_time,
+            watermark=page.watermark,
+            shared=shared,
+        )
 
     @property
     def origins(self) -> "Sequence[EncodedPage]":

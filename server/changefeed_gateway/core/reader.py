@@ -2,11 +2,13 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Protocol, TypeVar
+from datetime import timedelta
+from typing import Final, Protocol, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
 from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Page, PageRead
@@ -16,6 +18,8 @@ from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.token import fingerprint
 
 _T = TypeVar("_T")
+
+_FIRST_PAUSE: Final = timedelta(milliseconds=50)
 
 
 class DirectReader:
@@ -131,16 +135,27 @@ class PatientReader:
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
+        until = monotonic() + self._limits.outage_patience.total_seconds()
+        try:
+            # Nearly always the only time, and making a retry takes longer than the gateway's part of a read.
+            return await self._reader.read(feed, read)
+        except ChangeFeedError as error:
+            if not self._may_pass(error) or monotonic() >= until:
+                raise
+        await asyncio.sleep(_FIRST_PAUSE.total_seconds())
         retrying = AsyncRetrying(
-            retry=retry_if_exception(lambda e: isinstance(e, ChangeFeedError) and e.retryable and not self.draining),
+            retry=retry_if_exception(self._may_pass),
             wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1),
-            stop=stop_after_delay(self._limits.outage_patience.total_seconds()),
+            stop=stop_after_delay(until - monotonic()),
             reraise=True,
         )
         async for attempt in retrying:
             with attempt:
                 return await self._reader.read(feed, read)
         raise AssertionError("unreachable: the last attempt re-raises")
+
+    def _may_pass(self, error: BaseException) -> bool:
+        return isinstance(error, ChangeFeedError) and error.retryable and not self.draining
 
     @property
     def draining(self) -> bool:

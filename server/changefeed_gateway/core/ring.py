@@ -117,6 +117,8 @@ class Ring:
         """How many followers stand at a page, or behind all of them."""
         self._last: Page | None = None
         """The end of a retired partition, without its changes."""
+        self._nothing: EncodedPage | None = None
+        """What all are told who wait at the end."""
         self._runs: dict[tuple[int, int, bool], _Run] = {}
         """The runs of pages that were asked for last: many followers stand at the same place."""
 
@@ -124,6 +126,7 @@ class Ring:
 
     def append(self, page: EncodedPage) -> None:
         """Add the page that begins at `end`; the least useful pages of all rings leave when the budget is spent."""
+        self._nothing = None
         self.end = page.content.cursor
         self.ended = page.content.retired
         self.expire_time, self.watermark = page.content.expire_time, page.content.watermark
@@ -232,6 +235,23 @@ class Ring:
     def holds(self, cursor: Cursor) -> bool:
         """Tell whether nothing between a cursor and the tail is missing here."""
         return cursor >= self.start
+
+    @property
+    def nothing(self) -> EncodedPage:
+        """The empty page at the end."""
+        if self._nothing is None:
+            page = Page(
+                changes=(),
+                cursors=(),
+                start=self.end,
+                cursor=self.end,
+                more_available=False,
+                expire_time=self.expire_time,
+                watermark=self.watermark,
+            )
+            # Its message is as small as itself.
+            self._nothing = EncodedPage(page, lambda items: [], live=True, keep=lambda size: None)
+        return self._nothing
 
     def goes_beyond(self, cursor: Cursor) -> bool:
         """Whether something follows a cursor."""

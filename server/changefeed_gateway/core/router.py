@@ -170,7 +170,7 @@ class Router:
         `end_write` is called when others need the memory of what this stream's consumer keeps waiting longest: the
         write of the last item is to fail as one that took too long.
         """
-        async with self._opened(request.address, request.start) as (tails, feed):
+        async with self._opened(request.address, request.start, shared=True) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             follower = Follower(tails)
             plan = Plan(
@@ -214,13 +214,16 @@ class Router:
         return provider
 
     @asynccontextmanager
-    async def _opened(self, address: Address, start: RequestedStart | None = None) -> AsyncIterator[tuple[Tails, Feed]]:
+    async def _opened(
+        self, address: Address, start: RequestedStart | None = None, *, shared: bool = False
+    ) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
         with _naming(provider), only_own_cancellation():
             if isinstance(start, FromToken):
                 # Before anything is waited for: what a stranger sends is not kept.
                 self._tokens.verify(start.token)
-            yield self._tails[address.connection], await provider.open_feed(address)
+            tails = self._tails[address.connection]
+            yield tails, await (tails if shared else provider).open_feed(address)
 
     def _position(self, feed: Feed, scope: Scope | None, start: RequestedStart) -> tuple[Scope, Start]:
         """Check a scope and a start against the capabilities, and open a token."""

@@ -11,7 +11,6 @@ from changefeed_gateway.core.answer import (
     ChildToken,
     Closing,
     ClosingReason,
-    Heartbeat,
     Opened,
     Retired,
     StateChanged,
@@ -88,7 +87,8 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
 
 class _InHand(NamedTuple):
     page: EncodedPage
-    hold: Hold
+    hold: Hold | None
+    """None for a page without changes."""
 
 
 class _Run:
@@ -150,9 +150,11 @@ class _Run:
         """
         live = self._state is SubscriptionState.LIVE
         read = self._read_after(cursor, wait=self._heartbeat_due - self.now if live else 0.0)
+        page = await self._reader.read(self._plan.feed, read)
+        if not page.content.changes:
+            return _InHand(page, None)
         hold = self._share.nothing()
         try:
-            page = await self._reader.read(self._plan.feed, read)
             while missing := hold.settle(page, max_message_bytes=self._limits.max_message_bytes):
                 del page
                 hold.release()
@@ -204,7 +206,8 @@ class _Run:
                     yield self._closing(reason)
                     return
         finally:
-            hold.release()
+            if hold is not None:
+                hold.release()
 
     def _admitted(self, page: EncodedPage) -> EncodedPage:
         """As much of a page as may be delivered."""
@@ -228,17 +231,17 @@ class _Run:
         if page.changes:
             self._delivered += len(page.changes)
             self._heard_at = self.now
-            yield part.batch(self._plan.read.scope, self._plan.read.items, self._plan.token)
+            yield self._message(part)
         elif not page.retired and self.now >= self._heartbeat_due:
-            yield self._alive(page)
+            self._heard_at = self.now
+            yield self._message(part)
         if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
             yield self._set_state(SubscriptionState.LIVE)
         if page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):
             yield self._retired(page, self._plan.read.scope.partition_id)
 
-    def _alive(self, page: Page) -> Heartbeat:
-        self._heard_at = self.now
-        return Heartbeat(token=self._token(), expire_time=page.expire_time, watermark=page.watermark)
+    def _message(self, part: EncodedPage) -> StreamItem:
+        return part.message(self._plan.read.scope, self._plan.token, items=self._plan.read.items)
 
     def _retired(self, page: Page, partition_id: PartitionId) -> Retired:
         children = tuple(

@@ -12,6 +12,7 @@ from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
+    Address,
     After,
     Cursor,
     Feed,
@@ -24,6 +25,7 @@ from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
 from changefeed_gateway.core.ring import Ring, RingBudget
+from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.turns import Turns
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -247,6 +249,12 @@ class Tails:
         self.budget = budget or RingBudget(limits.ring_bytes)
         self._tails: dict[TailKey, Tail] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._provider = provider
+        self._opening: SharedQuestion[Feed] = SharedQuestion(at_once=limits.max_catch_up_reads)
+
+    async def open_feed(self, address: Address) -> Feed:
+        """As the provider does; those who ask at the same time share an answer that is no older than the question."""
+        return await self._opening.ask(address, lambda: self._provider.open_feed(address))
 
     def find(self, key: TailKey) -> Tail | None:
         """The tail that a stream may join; one that has finished is none."""
@@ -284,5 +292,6 @@ class Tails:
         self._tails.clear()
         if self._ending:
             await asyncio.wait(set(self._ending))
+        await self._opening.aclose()
         await self._shared.aclose()
         await self.direct.aclose()

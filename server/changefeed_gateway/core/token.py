@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
@@ -68,6 +69,7 @@ def fingerprint(feed: Feed) -> Fingerprint:
     return Fingerprint(f"{_digest(*resource)}.{_digest(feed.incarnation)}")
 
 
+@lru_cache(maxsize=1_000)
 def _digest(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 

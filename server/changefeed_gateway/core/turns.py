@@ -5,7 +5,7 @@ from collections import deque
 from contextvars import Context
 from typing import Any, Final, TypeVar
 
-_A_TURN: Final = 16
+_A_TURN: Final = 4
 """With more of them a turn takes so long that whatever needs several turns waits: a new call needs five in grpc.aio, a
 page of the database some more."""
 

@@ -99,43 +99,42 @@ def read_changes_response(answer: ReadAnswer, circumstances: Circumstances) -> b
 
 def subscribe_response(item: StreamItem, *, sequence: int, request_id: str) -> bytes:
     """Serialise one message of a stream."""
-    if isinstance(item, Batch):
-        return b"".join((*_batch(item), _SEQUENCE_TAG, varint(sequence)))
+    if isinstance(item, Batch | Heartbeat):
+        body = [item.encoded] if item.encoded else _batch(item) if isinstance(item, Batch) else _heartbeat(item)
+        if item.shared and not item.encoded:
+            item.encoded = b"".join(body)
+        return b"".join((*body, _SEQUENCE_TAG, varint(sequence)))
     message = _stream_message(item, request_id)
     message.delivery_sequence = sequence
     return message.SerializeToString()
 
 
-def _batch(item: Batch) -> Sequence[bytes]:
-    """What every stream that sends a batch says in it, joined once if it is shared; only the sequence is its own."""
-    if item.encoded:
-        return (item.encoded,)
+def _batch(item: Batch) -> list[bytes]:
+    """A batch, in parts to be joined; without the sequence, which alone is a stream's own."""
     rest = subscribe_pb2.ChangeBatch(
         continuation_token=item.token,
         token_expire_time=timestamp(item.expire_time),
         watermark=timestamp(item.watermark),
     ).SerializeToString()
     size = sum(map(len, item.records)) + len(rest)
-    parts = (_BATCH_TAG, varint(size), *item.records, rest)
-    if not item.shared:
-        return parts
-    item.encoded = b"".join(parts)
-    return (item.encoded,)
+    return [_BATCH_TAG, varint(size), *item.records, rest]
+
+
+def _heartbeat(item: Heartbeat) -> list[bytes]:
+    heartbeat = subscribe_pb2.Heartbeat(
+        continuation_token=item.token,
+        token_expire_time=timestamp(item.expire_time),
+        watermark=timestamp(item.watermark),
+    )
+    return [subscribe_pb2.SubscribeResponse(heartbeat=heartbeat).SerializeToString()]
 
 
 def _stream_message(
-    item: Opened | Heartbeat | Retired | StateChanged | Closing, request_id: str
+    item: Opened | Retired | StateChanged | Closing, request_id: str
 ) -> subscribe_pb2.SubscribeResponse:
     match item:
         case Opened():
             return subscribe_pb2.SubscribeResponse(opened=_opened(item, request_id))
-        case Heartbeat():
-            heartbeat = subscribe_pb2.Heartbeat(
-                continuation_token=item.token,
-                token_expire_time=timestamp(item.expire_time),
-                watermark=timestamp(item.watermark),
-            )
-            return subscribe_pb2.SubscribeResponse(heartbeat=heartbeat)
         case Retired():
             retired = subscribe_pb2.PartitionRetired(
                 partition_id=item.partition_id,
