@@ -169,7 +169,7 @@ class Follower:
                 cursor = ring.end
                 ring.stand(self, cursor)
             if (waited and deadline <= monotonic()) or self._tails.direct.draining:
-                if cursor == ring.end:
+                if cursor == ring.end and place.listener.partition_key is None:
                     return ring.nothing
                 return _nothing(start, cursor, expire_time=ring.expire_time)
             cursor = max(cursor, await tail.wait(place.listener, deadline) or cursor)

@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 
 import pytest
 
+from changefeed_gateway.core.answer import Batch
 from changefeed_gateway.core.model import (
     Change,
     ChangeType,
     Cursor,
+    EntireCollection,
     ItemState,
     Key,
     KeyComponent,
@@ -27,10 +29,10 @@ def cursor(position: int) -> Cursor:
     return Cursor(position.to_bytes(8))
 
 
-def page(first: int, count: int = 1, *, item: str = "x" * 1_000) -> EncodedPage:
+def page(first: int, count: int = 1, *, item: str = "x" * 1_000, key: str = "key") -> EncodedPage:
     positions = range(first, first + count)
     plain = Page(
-        changes=[_change(position, item) for position in positions],
+        changes=[_change(position, item, key) for position in positions],
         cursors=[cursor(position + 1) for position in positions],
         start=cursor(first),
         cursor=cursor(first + count),
@@ -39,8 +41,8 @@ def page(first: int, count: int = 1, *, item: str = "x" * 1_000) -> EncodedPage:
     return EncodedPage(plain, lambda items: [(item.encode() if items else b"") + b"." for _ in positions])
 
 
-def _change(position: int, item: str) -> Change:
-    key = Key("key", (KeyComponent("id", str(position)),))
+def _change(position: int, item: str, partition_key: str) -> Change:
+    key = Key(partition_key, (KeyComponent("id", str(position)),))
     now = datetime.now(UTC)
     # A text of its own for each change, as a database gives them.
     own = item.encode().decode()
@@ -153,6 +155,63 @@ def test_who_is_late_comes_to_the_end_in_few_steps() -> None:
     assert list(sizes(ring, max_changes=100, max_bytes=1)) == [1] * 50
 
 
+def test_who_is_late_for_one_partition_key_takes_all_of_it_at_once_too() -> None:
+    ring = ring_at(0, RingBudget(10**9))
+    for number in range(30):
+        ring.append(page(number, key="mine" if number % 3 == 0 else "another"))
+    shown = ring.page_after(cursor(0), max_changes=100, max_bytes=10**9, partition_key="mine")
+    assert shown is not None
+    assert [change.sequence for change in shown.content.changes] == [str(number) for number in range(0, 30, 3)]
+    assert len(shown.records(items=True)) == 10
+    assert not shown.content.more_available
+    assert ring.page_after(shown.content.cursor, max_changes=9, max_bytes=9, partition_key="mine") is None
+    few = ring.page_after(cursor(0), max_changes=4, max_bytes=10**9, partition_key="mine")
+    assert few is not None
+    assert (len(few.content.changes), few.content.more_available) == (4, True)
+    rest = ring.page_after(few.content.cursor, max_changes=100, max_bytes=10**9, partition_key="mine")
+    assert rest is not None
+    assert len(rest.content.changes) == 6
+
+
+def message(page: EncodedPage | None) -> Batch:
+    assert page is not None
+    made = page.message(EntireCollection(), lambda scope, at: str(int.from_bytes(at)), items=True)
+    assert isinstance(made, Batch)
+    return made
+
+
+def test_the_message_of_a_page_or_of_a_run_of_pages_is_made_once_and_counted_until_it_goes() -> None:
+    budget = RingBudget(10**9)
+    ring = filled(budget, 4)
+    for number in range(4):
+        message(ring.page_after(cursor(number), max_changes=1, max_bytes=1))
+    before = budget.held
+    run = message(ring.page_after(cursor(1), max_changes=100, max_bytes=10**9))
+    assert run is message(ring.page_after(cursor(1), max_changes=100, max_bytes=10**9))
+    assert run.token == "4"
+    assert before + 3 * 1_000 <= budget.held <= before + 3 * 1_000 + 1_000
+    held = budget.held
+    for start in (0, 1, 2):
+        for count in (2, 3, 4):
+            message(ring.page_after(cursor(start), max_changes=count, max_bytes=10**9))
+    assert budget.held < held + 20_000, "few runs are kept"
+    ring.drop_oldest()
+    ring.release()
+    assert budget.held == 0
+
+
+def test_messages_count_against_the_budget() -> None:
+    budget = RingBudget(60_000)
+    ring = filled(budget, 8)
+    for start in range(8):
+        message(ring.page_after(cursor(start), max_changes=100, max_bytes=10**9))
+        assert budget.held <= 60_000
+    while ring.holds(cursor(0)):
+        ring.append(page(position_of(ring)))
+        message(ring.page_after(ring.start, max_changes=100, max_bytes=10**9))
+        assert budget.held <= 60_000
+
+
 def sizes(ring: Ring, *, max_changes: int, max_bytes: int) -> Iterator[int]:
     """Of the pages from the oldest on, until one says that nothing more is there."""
     position, more = cursor(0), True
@@ -182,7 +241,10 @@ def test_a_page_that_leaves_is_freed_at_once_and_not_by_the_garbage_collector() 
     plain = page(0)
     (change,) = plain.content.changes
     ring.append(EncodedPage(replace(plain.content, changes=[change._replace(item=text)]), lambda items: [b"."]))
-    del text
+    ring.append(page(1))
+    for most in (1, 100):
+        message(ring.page_after(cursor(0), max_changes=most, max_bytes=10**9))
+    del text, change, plain
     gc.disable()
     try:
         ring.drop_oldest()
