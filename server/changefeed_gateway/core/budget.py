@@ -75,7 +75,11 @@ class PageBudget:
 
     def count(self, origins: Sequence[EncodedPage]) -> int:
         """Bytes that a page of these origins adds: those of the ones that nobody else has in hand."""
-        return sum(_bytes(origin) for origin in origins if id(origin) not in self._origins)
+        size = 0
+        for origin in origins:
+            if id(origin) not in self._origins:
+                size += _bytes(origin)
+        return size
 
     def add_origins(self, origins: Sequence[EncodedPage]) -> int:
         """Note that one more has a page of these origins in hand; answers the bytes that this adds."""

@@ -1,6 +1,7 @@
 """One stream's way to the end of a feed and along it: by the log, by the ring of a tail, or alone."""
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -47,17 +48,19 @@ class Follower:
         """The scope that was read last, which most streams read all the time, and its place."""
         self._closed = False
 
-    async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
+    def read(self, feed: Feed, read: PageRead) -> Coroutine[None, None, EncodedPage]:
         """Like `Provider.read_page`, shared where it can be; `EncodedPage.live` says that nothing older is missing."""
         place = self._place(feed, read.scope)
         if place is None or not read.max_changes:
-            page = await self._read_log(feed, read)
-            page.live = not page.content.more_available
-            if place is not None:
-                place.compares = page.content.comparable
-            return page
-        page = await self._read_shared(feed, read, place)
-        return page if len(page.content.changes) <= read.max_changes else page.cut(0, read.max_changes)
+            return self._read_alone(feed, read, place)
+        return self._read_shared(feed, read, place)
+
+    async def _read_alone(self, feed: Feed, read: PageRead, place: _Place | None) -> EncodedPage:
+        page = await self._read_log(feed, read)
+        page.live = not page.content.more_available
+        if place is not None:
+            place.compares = page.content.comparable
+        return page
 
     def _place(self, feed: Feed, scope: Scope) -> _Place | None:
         """Where the stream stands in a scope; None where no tail serves it."""
@@ -76,7 +79,8 @@ class Follower:
         start = read.start
         while True:
             if isinstance(start, After):
-                page = await self._from_ring(feed, read, place, start.cursor, deadline)
+                tail = self._tail_near(feed, place, start.cursor)
+                page = None if tail is None else await self._read_ring(place, tail, start.cursor, read, deadline)
                 page = page or self._alone_at_the_end(place, start.cursor, deadline)
                 if page is not None:
                     return page
@@ -86,13 +90,6 @@ class Follower:
             if content.retired or content.more_available or not waits:
                 return page
             start = After(content.cursor)
-
-    async def _from_ring(
-        self, feed: Feed, read: PageRead, place: _Place, cursor: Cursor, deadline: float
-    ) -> EncodedPage | None:
-        """What the ring of a tail holds after a cursor, waiting at its end; None where it does not hold the cursor."""
-        tail = self._tail_near(feed, place, cursor)
-        return None if tail is None else await self._read_ring(place, tail, cursor, read, deadline)
 
     def _alone_at_the_end(self, place: _Place, cursor: Cursor, deadline: float) -> EncodedPage | None:
         """Nothing, for a stream that stands where no tail is and has no time to wait.
@@ -158,7 +155,7 @@ class Follower:
                     partition_key=place.listener.partition_key,
                 )
                 if page is not None:
-                    return page
+                    return page if len(page.content.changes) <= read.max_changes else page.cut(0, read.max_changes)
             if tail.error is not None and not self._tails.direct.draining:
                 self._leave(place)
                 if cursor > ring.end:

@@ -207,16 +207,19 @@ class Ring:
     @property
     def oldest_is_passed(self) -> bool:
         """Whether there is a page that no follower has still before it."""
-        return bool(self._pages) and not self._standing[_BEHIND] and not self._standing[self._first]
+        standing = self._standing.get
+        return bool(self._pages) and not standing(_BEHIND) and not standing(self._first)
 
     def stand(self, follower: object, cursor: Cursor) -> None:
         """Note how far a follower has come."""
         place = _BEHIND if cursor < self.start else self._first + bisect_right(self._ends, cursor)
-        if place != self._places.get(follower):
+        before = self._places.get(follower)
+        if place != before:
             self._leave(follower)
             self._places[follower] = place
             self._standing[place] += 1
-            self._budget.rank(self)
+            if before is None or before <= self._first or place <= self._first:
+                self._budget.rank(self)
 
     def leave(self, follower: object) -> None:
         """Forget a follower."""

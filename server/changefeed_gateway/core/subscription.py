@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -100,7 +100,7 @@ class _Run:
         self._delivered = 0
         self._page_size = min(_FIRST_PAGE, plan.read.max_changes)
         self._state: SubscriptionState | None = None
-        self._ahead: asyncio.Task[_InHand] | None = None
+        self._ahead: asyncio.Task[_InHand | None] | None = None
         age = limits.max_stream_age.total_seconds() * random.uniform(0.9, 1.0)  # noqa: S311 - spread, not secrecy
         self.now = self._heard_at = monotonic()
         """When the page that is delivered came, or its last message was taken."""
@@ -122,19 +122,15 @@ class _Run:
         finally:
             self._share.close()
 
-    async def next_page(self) -> _InHand | None:
+    def next_page(self) -> Awaitable[_InHand | None]:
         """What was read ahead, or what follows; None when the feed is gone."""
-        try:
-            if self._ahead is None:
-                return await self._read(self._cursor)
-            # Not awaited itself: who cancels the stream would leave it alone with its cancellation.
-            await asyncio.wait({self._ahead})
-            ahead, self._ahead = self._ahead, None
-            return ahead.result()
-        except ChangeFeedError as error:
-            if not _is_gone(error):
-                raise
-            return None
+        return self._read(self._cursor) if self._ahead is None else self._take_ahead(self._ahead)
+
+    async def _take_ahead(self, ahead: asyncio.Task[_InHand | None]) -> _InHand | None:
+        # Not awaited itself: who cancels the stream would leave it alone with its cancellation.
+        await asyncio.wait({ahead})
+        self._ahead = None
+        return ahead.result()
 
     def _read_ahead(self, cursor: Cursor) -> None:
         """Let the database work on the next page while this one is written."""
@@ -142,26 +138,29 @@ class _Run:
         # A failure is told when the page's turn comes; when it never does, nobody asks for it.
         self._ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    async def _read(self, cursor: Cursor) -> _InHand:
+    async def _read(self, cursor: Cursor) -> _InHand | None:
         """Read a page and hold it; where there is no room for it, drop it, and read it again when there is.
 
-        A page is not counted while it is read: `Limits.max_catch_up_reads` bounds how many are, and streams that read
-        the same one hold it once.
+        None when the feed is gone. A page is not counted while it is read: `Limits.max_catch_up_reads` bounds how many
+        are, and streams that read the same one hold it once.
         """
         live = self._state is SubscriptionState.LIVE
         read = self._read_after(cursor, wait=self._heartbeat_due - self.now if live else 0.0)
-        page = await self._reader.read(self._plan.feed, read)
-        if not page.content.changes:
-            return _InHand(page, None)
-        hold = self._share.nothing()
+        hold: Hold | None = None
         try:
-            while missing := hold.settle(page, max_message_bytes=self._limits.max_message_bytes):
-                del page
+            page = await self._reader.read(self._plan.feed, read)
+            if page.content.changes:
+                hold = self._share.nothing()
+                while missing := hold.settle(page, max_message_bytes=self._limits.max_message_bytes):
+                    del page
+                    hold.release()
+                    hold = await self._share.reserve(missing)
+                    page = await self._reader.read(self._plan.feed, replace(read, max_wait=_NO_WAIT))
+        except BaseException as error:
+            if hold is not None:
                 hold.release()
-                hold = await self._share.reserve(missing)
-                page = await self._reader.read(self._plan.feed, replace(read, max_wait=timedelta(0)))
-        except BaseException:
-            hold.release()
+            if isinstance(error, ChangeFeedError) and _is_gone(error):
+                return None
             raise
         self._page_size = self._plan.read.max_changes
         return _InHand(page, hold)
