@@ -51,6 +51,7 @@ from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.requirement import ItemRequirement
 from changefeed_gateway.core.subscription import Plan, stream
 from tests.soak import soak_seconds
+from tests.virtual_time import VirtualTime
 
 _OTHERS = 190_000
 """Bytes that another stream holds of the budget, for a while."""
@@ -67,15 +68,6 @@ FEED = Feed(
 MESSAGE_BYTES = 40
 AGE = 100.0
 FAILURES = (TransientFailure, CheckpointExpired, Throttled, NotFound)
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """A loop whose clock goes only when it is told to."""
-
-    now = 0.0
-
-    def time(self) -> float:
-        return self.now
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +134,8 @@ class ScriptedReader:
             retired=self.retired and not more,
             children=(Child(partition_id=PartitionId("c"), parents=(PARTITION,), start=cursor(0)),),
         )
-        return EncodedPage(page, lambda items: [entry.record for entry in taken], live=live)
+        keep = (lambda size: None) if live else None
+        return EncodedPage(page, lambda items: [entry.record for entry in taken], live=live, keep=keep)
 
 
 def _change(number: int, entry: Entry) -> Change:

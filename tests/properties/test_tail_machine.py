@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from changefeed_gateway.core.answer import Batch
 from changefeed_gateway.core.errors import CheckpointExpired, InternalFailure, TransientFailure
 from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
@@ -28,8 +29,10 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.turns import Turns
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of, within
 from tests.soak import SOAKING, soak_seconds
+from tests.virtual_time import VirtualTime
 
 _LONG = timedelta(seconds=1_000)
 _SETTLED = 400
@@ -57,7 +60,7 @@ class Stream:
 class TailMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.loop = asyncio.new_event_loop()
+        self.loop = VirtualTime()
         self.loop.set_exception_handler(self._note_stray)
         self.strays: list[object] = []
         self.faults = 0
@@ -71,7 +74,9 @@ class TailMachine(RuleBasedStateMachine):
         limits = Limits(
             ring_bytes=9_000, default_page_size=4, outage_patience=timedelta(0), max_wait=_LONG, max_catch_up_reads=2
         )
-        return log, Tails(log, encode, limits)
+        tails = Tails(log, encode, limits)
+        tails.turns = Turns(2)
+        return log, tails
 
     def _note_stray(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
         self.strays.append(context.get("exception") or context.get("message"))
@@ -119,6 +124,12 @@ class TailMachine(RuleBasedStateMachine):
         stream = data.draw(st.sampled_from(self.streams))
         self.streams.remove(stream)
         self._end(stream)
+        self._spin(turns)
+
+    @rule(seconds=st.sampled_from([1, 999, 1_000]), turns=st.integers(0, 12))
+    def let_time_pass(self, seconds: int, turns: int) -> None:
+        """Timers of all who wait so long are due at once, whatever else happens in that turn of the loop."""
+        self.loop.now += seconds
         self._spin(turns)
 
     # --- What happens to the log
@@ -212,6 +223,10 @@ class TailMachine(RuleBasedStateMachine):
         assert len(page.content.changes) <= size
         expected = [str(i).encode() for i in passed if within(self.log.keys[i], stream.scope)]
         assert page.records(items=True) == expected
+        message = page.message(stream.scope, lambda scope, at: f"{scope} {position_of(at)}", items=True)
+        assert message.token == f"{stream.scope} {end}"
+        assert isinstance(message, Batch) == bool(expected)
+        assert not isinstance(message, Batch) or message.records == expected
         if page.content.retired:
             assert self.log.retired
             assert isinstance(stream.scope, PhysicalPartition)

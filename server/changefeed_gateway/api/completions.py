@@ -1,4 +1,4 @@
-"""grpc.aio takes what its core has completed all at once, and not one thing in each turn of the event loop."""
+"""grpc.aio's event loop turns once for all that its core has completed, and not once for each operation."""
 
 import socket
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ _MOST_BYTES: Final = 65_536
 
 @contextmanager
 def taken_at_once() -> Iterator[None]:
-    """Make gRPC's way from its core to the event loop one that does not fill; to be open while a server is made.
+    """Let grpc.aio hear of all that is completed in one turn of the loop; to be open while a server is made.
 
-    For each completed operation gRPC's thread writes a byte into a pair of sockets, and takes all that is completed for
-    each byte it reads. With one byte a turn some 278 unread ones fill the pair (Linux counts 768 bytes for each), the
-    thread stands still, and whatever happens next, new calls too, comes at one a turn. Where grpc.aio is in use
-    already, its pair was made before and stays as it is.
+    For each completed operation gRPC's thread writes a byte into a pair of sockets. The loop reads one byte a turn, and
+    takes all that is completed, so for most bytes it turns for nothing; and some 278 unread ones fill the pair (Linux
+    counts 768 bytes for each), so that the thread stands still. Here one read empties the pair. Where grpc.aio is in
+    use already, its pair was made before and stays as it is.
     """
     original = socket.socketpair
     socket.socketpair = _pair  # type: ignore[assignment]

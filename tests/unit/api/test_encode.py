@@ -1,5 +1,6 @@
 """Core values to answers."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -164,6 +165,26 @@ def test_stream_messages(item: StreamItem, expected: subscribe_pb2.SubscribeResp
     expected.delivery_sequence = 300
     raw = encode.subscribe_response(item, sequence=300, request_id="r")
     assert subscribe_pb2.SubscribeResponse.FromString(raw) == expected
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        Batch(records=RECORDS, token="t", expire_time=TIME, watermark=None, shared=True),
+        Heartbeat(token="t", expire_time=None, watermark=TIME, shared=True),
+    ],
+)
+def test_what_many_streams_send_is_made_once_and_only_the_sequence_is_their_own(item: Batch | Heartbeat) -> None:
+    alone = replace(item, shared=False)
+    made = None
+    for sequence in (1, 2, 127, 128, 300, 2**40):
+        raw = encode.subscribe_response(item, sequence=sequence, request_id="r")
+        assert raw == encode.subscribe_response(alone, sequence=sequence, request_id="another")
+        assert subscribe_pb2.SubscribeResponse.FromString(raw).delivery_sequence == sequence
+        made = made or item.encoded
+        assert item.encoded is made
+        assert raw.startswith(made)
+    assert not alone.encoded, "what nobody else sends is not kept twice"
 
 
 @pytest.mark.parametrize("state", SubscriptionState)
