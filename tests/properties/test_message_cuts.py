@@ -108,6 +108,8 @@ class Consumer:
                 self.position = int(message.heartbeat.continuation_token)
             case "closing":
                 assert int(message.closing.continuation_token) == self.position
+            case other:
+                assert other in ("opened", "state_changed")
 
 
 @settings(max_examples=30)
@@ -127,7 +129,7 @@ def test_each_stream_hears_its_events_once_in_order_however_messages_are_cut(
         tails, budget = Tails(log, encode_changes, limits), PageBudget(100_000)
         tails.turns = Turns(a_turn)
         everything = [key for write in writes for key in write]
-        scopes: list[Scope] = [EntireCollection()] * 3 + [LogicalPartition(key) for key in "abc"]
+        scopes: list[Scope] = [*[EntireCollection()] * 3, *map(LogicalPartition, "abc")]
         consumers = [
             Consumer(tails, limits, budget, dice, scope, dice.choice([1, 3, 50]), items=dice.random() < 0.7)
             for scope in scopes

@@ -75,7 +75,7 @@ class TailMachine(RuleBasedStateMachine):
             ring_bytes=9_000, default_page_size=4, outage_patience=timedelta(0), max_wait=_LONG, max_catch_up_reads=2
         )
         tails = Tails(log, encode, limits)
-        tails.turns = Turns(2)
+        tails.turns = Turns(1)
         return log, tails
 
     def _note_stray(self, loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

@@ -106,8 +106,6 @@ class Follower:
         alone = place.alone is not None and read.start == After(place.alone.cursor)
         page = await self._read_log(feed, replace(read, max_wait=_left(deadline) if alone else timedelta(0)))
         content = page.content
-        if content.changes:
-            await self._tails.turns.come()
         place.alone, place.compares = None, content.comparable
         if content.retired:
             return page

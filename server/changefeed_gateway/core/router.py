@@ -55,7 +55,7 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.requirement import ItemRequirement
-from changefeed_gateway.core.ring import RingBudget
+from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.subscription import Plan, stream
 from changefeed_gateway.core.tail import Tails
 from changefeed_gateway.core.token import TokenCodec
@@ -181,6 +181,7 @@ class Router:
                 requirement=self._requirement(feed, scope, request.mode),
                 token=lambda token_scope, cursor: self._tokens.issue(feed, token_scope, cursor),
                 draining=lambda: self._draining,
+                turns=tails.turns,
             )
             try:
                 reader = self._reader(feed, scope, follower, request.address)

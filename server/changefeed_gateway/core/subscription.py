@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Final, NamedTuple
 
@@ -34,6 +34,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.requirement import ItemRequirement
+from changefeed_gateway.core.turns import Turns
 
 _RECONNECT_SPREAD = timedelta(seconds=5)
 _NO_WAIT = timedelta(0)
@@ -54,6 +55,8 @@ class Plan:
     requirement: ItemRequirement
     token: Callable[[Scope, Cursor], str]
     draining: Callable[[], bool]
+    turns: Turns = field(default_factory=Turns)
+    """In which streams that are not live go on; at a tail they do so in its own."""
 
 
 async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> AsyncGenerator[StreamItem]:
@@ -156,6 +159,8 @@ class _Run:
                     hold.release()
                     hold = await self._share.reserve(missing)
                     page = await self._reader.read(self._plan.feed, replace(read, max_wait=_NO_WAIT))
+                if not live:
+                    await self._plan.turns.come()
         except BaseException as error:
             if hold is not None:
                 hold.release()

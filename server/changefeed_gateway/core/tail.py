@@ -24,7 +24,8 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
-from changefeed_gateway.core.ring import Ring, RingBudget
+from changefeed_gateway.core.ring import Ring
+from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.turns import Turns
 
@@ -250,7 +251,7 @@ class Tails:
         self._tails: dict[TailKey, Tail] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._provider = provider
-        self._opening: SharedQuestion[Feed] = SharedQuestion(at_once=limits.max_catch_up_reads)
+        self._opening: SharedQuestion[Feed] = SharedQuestion(at_once=limits.max_streams)
 
     async def open_feed(self, address: Address) -> Feed:
         """As the provider does; those who ask at the same time share an answer that is no older than the question."""

@@ -22,7 +22,8 @@ from changefeed_gateway.core.model import (
     PartitionId,
 )
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.ring import Ring, RingBudget
+from changefeed_gateway.core.ring import Ring
+from changefeed_gateway.core.ring_budget import RingBudget
 
 
 def cursor(position: int) -> Cursor:

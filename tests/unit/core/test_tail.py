@@ -192,7 +192,7 @@ async def test_a_change_wakes_only_the_tenants_that_it_concerns() -> None:
     tail = only_tail(tails)
     told: list[object] = []
     resolve = tails.turns.resolve
-    tails.turns.resolve = lambda future, answer: (told.append(answer), resolve(future, answer))[1]  # type: ignore[assignment, method-assign, func-returns-value]
+    tails.turns.resolve = lambda future, answer: (told.append(answer), resolve(future, answer))[1]  # type: ignore[method-assign, func-returns-value]
     before = log.reads
     log.write("7", "8", "7")
     assert (await reading["7"]).records(items=True) == [b"0", b"2"]
