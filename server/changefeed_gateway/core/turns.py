@@ -7,7 +7,7 @@ from typing import Any, Final, TypeVar
 
 _A_TURN: Final = 4
 """With more of them a turn takes so long that whatever needs several turns waits: a new call needs five in grpc.aio, a
-page of the database some more."""
+page of the database some more (docs/decisions/0018-streams-go-on-in-turns-of-the-loop.md)."""
 
 _Answer = TypeVar("_Answer")
 

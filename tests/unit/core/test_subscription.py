@@ -34,6 +34,7 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.requirement import ItemRequirement
 from changefeed_gateway.core.subscription import Plan, stream
+from changefeed_gateway.core.turns import Turns
 
 PARTITION = PartitionId("p")
 FEED = Feed(
@@ -218,6 +219,26 @@ async def test_nothing_that_was_read_ahead_outlives_its_stream() -> None:
     assert budget.held
     await items.aclose()
     assert not reader.under_way
+    assert not budget.held
+
+
+async def test_a_page_that_waits_for_its_turn_is_counted_and_goes_with_its_stream() -> None:
+    turns, budget = Turns(1), PageBudget(10**9)
+    others = [asyncio.get_running_loop().create_future() for _ in range(1_000)]
+    reader = ListReader([ItemState.INCLUDED] * 3, retired=False)
+    items = stream(replace(plan(), turns=turns), reader, Limits(), budget.share(lambda: None))
+    for _ in range(2):
+        await anext(items)
+    for future in others:
+        turns.resolve(future, None)
+    taking = asyncio.create_task(anext(items))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not taking.done()
+    assert budget.held
+    taking.cancel()
+    await asyncio.wait({taking})
+    await items.aclose()
     assert not budget.held
 
 
