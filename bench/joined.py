@@ -157,7 +157,7 @@ async def _read(partitions: int, item_bytes: int, changes: int, page: int) -> tu
     # As the gateway does: the collector looks seldom.
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(20_000, 50, 100)
     request = SubscribeRequest(
         address=Address(connection="here", database="", collection="things"),
         scope=None,

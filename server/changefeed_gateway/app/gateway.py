@@ -87,12 +87,13 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
 def _collect_seldom() -> None:
     """Look for cyclic garbage less often: a page makes thousands of tuples and no cycles.
 
-    With the default thresholds a fifth of the processor time of a drain went into looking, and calls that are refused
-    make no cycles either: 2000 of them with huge tokens took 25 MB in all (docs/benchmarks.md).
+    With the default thresholds a tenth to a fifth of the processor time of a drain went into looking, with these 0.4 %;
+    with five times more a look took 50 ms of the event loop. Calls that are refused make no cycles either: 2000 of them
+    with huge tokens took 25 MB in all (docs/benchmarks.md).
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
+    gc.set_threshold(20_000, 50, 100)
 
 
 async def _in_time(close: Callable[[], Coroutine[object, object, None]]) -> None:
