@@ -1,15 +1,14 @@
 """The change feed: one page of one partition key range, in either mode."""
 
 from email.utils import parsedate_to_datetime
-from typing import NamedTuple
 
 from tests.cosmos.server.account import Account
 from tests.cosmos.server.change import Change
 from tests.cosmos.server.container import Container
-from tests.cosmos.server.errors import continuation_expired, feed_is_off, gone, invalid, merged
+from tests.cosmos.server.errors import continuation_expired, feed_is_off, invalid, merged
 from tests.cosmos.server.message import Answer, Request
-from tests.cosmos.server.partition_key import MAX_EPK, MIN_EPK
 from tests.cosmos.server.pk_range import PkRange
+from tests.cosmos.server.place import Place
 
 FULL_FIDELITY = "Full-Fidelity Feed"
 INCREMENTAL = "Incremental Feed"
@@ -32,7 +31,7 @@ class FeedApi:
         """A page: 304 if nothing is behind the continuation."""
         container = self.account.container(request.path[1], request.path[3])
         full = self._is_full(request)
-        place = _Place.of(request, container)
+        place = Place.of(request, container)
         position = _position(request, container, place.home, full=full)
         if self._has_empty_page(place.home):
             return _page(container, place.home, [], max(position, 0))
@@ -73,32 +72,6 @@ class FeedApi:
         left = self.empty_pages.get(home.rid, 0)
         self.empty_pages[home.rid] = max(0, left - 1)
         return left > 0
-
-
-class _Place(NamedTuple):
-    """What is read: a range, or an interval of it."""
-
-    home: PkRange
-    low: str
-    high: str
-
-    @classmethod
-    def of(cls, request: Request, container: Container) -> "_Place":
-        low = request.headers.get("x-ms-start-epk", MIN_EPK)
-        high = request.headers.get("x-ms-end-epk", MAX_EPK)
-        if "x-ms-start-epk" in request.headers or "x-ms-end-epk" in request.headers:
-            if request.headers.get("x-ms-read-key-type") != "EffectivePartitionKeyRange":
-                raise invalid("An effective partition key needs x-ms-read-key-type.")
-        elif "x-ms-documentdb-partitionkey" in request.headers:
-            key = container.definition.read(request.headers["x-ms-documentdb-partitionkey"])
-            low = container.definition.epk(key)
-            high = f"{low}{MAX_EPK}"
-        range_id = request.call().range_id
-        if not range_id:
-            return cls(container.range_of(low), low, high)
-        if range_id not in container.ranges:
-            raise gone()
-        return cls(container.ranges[range_id], low, high)
 
 
 def _position(request: Request, container: Container, home: PkRange, *, full: bool) -> int:

@@ -17,6 +17,7 @@ from tests.cosmos.server.faults import Faults, Kind
 from tests.cosmos.server.feed_api import FeedApi
 from tests.cosmos.server.item_api import item_operations
 from tests.cosmos.server.message import Answer, Request, answer
+from tests.cosmos.server.query_api import query_operations
 from tests.cosmos.server.signature import check_authorization
 
 Operation = Callable[[Request], Answer]
@@ -42,6 +43,7 @@ class Endpoint:
         self._operations: Mapping[str, Operation] = {
             **container_operations(account, lambda: self.url),
             **item_operations(account),
+            **query_operations(account),
             "ReadChangeFeed": self.feed.read,
         }
 

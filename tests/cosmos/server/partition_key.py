@@ -14,6 +14,7 @@ Component = str | float | bool | None | dict[str, Any]
 
 MIN_EPK = ""
 MAX_EPK = "FF"
+"""Above all: no hash begins with a byte above 3F."""
 
 _WHOLE = 0x40 << 120
 """No hash is as large: its two highest bits are cleared."""

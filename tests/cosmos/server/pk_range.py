@@ -53,7 +53,7 @@ class PkRange:
 
     def covers(self, epk: str) -> bool:
         """Tell whether an effective partition key lies inside."""
-        return self.low <= epk and (self.high == MAX_EPK or epk < self.high)
+        return self.low <= epk < self.high
 
     def position_at(self, time: int) -> int:
         """The lsn before the first change at or after a time in epoch seconds."""
@@ -67,6 +67,6 @@ class PkRange:
         for change in self.log[bisect_right(self.log, position, key=lambda change: change.lsn) :]:
             if len(found) >= limit and change.lsn != found[-1].lsn:
                 break
-            if low <= change.epk and (high == MAX_EPK or change.epk < high) and wanted(change):
+            if low <= change.epk < high and wanted(change):
                 found.append(change)
         return found
