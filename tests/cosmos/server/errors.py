@@ -6,18 +6,41 @@ from http import HTTPStatus
 class ServiceError(Exception):
     """A refusal: the HTTP status, the sub-status, the code and the text of the body."""
 
-    def __init__(self, status: int, code: str, message: str, *, sub_status: int = 0, retry_after_ms: int = 0) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        sub_status: int = 0,
+        retry_after_ms: int = 0,
+        additional_info: str = "",
+    ) -> None:
         super().__init__(f"{int(status)}/{sub_status} {code}: {message}")
         self.status = int(status)
         self.code = code
         self.message = message
         self.sub_status = sub_status
         self.retry_after_ms = retry_after_ms
+        self.additional_info = additional_info
+        """The body's additionalErrorInfo."""
 
 
 def invalid(message: str, sub_status: int = 0) -> ServiceError:
     """A request that can never succeed."""
     return ServiceError(HTTPStatus.BAD_REQUEST, "BadRequest", message, sub_status=sub_status)
+
+
+def cross_partition(plan: str) -> ServiceError:
+    """A query that the client has to carry out on every range; the plan for it comes along, in JSON."""
+    return ServiceError(
+        HTTPStatus.BAD_REQUEST,
+        "BadRequest",
+        "The provided cross partition query can not be directly served by the gateway. This is a first chance"
+        " (internal) exception that all newer clients will know how to handle gracefully.",
+        sub_status=1004,
+        additional_info=plan,
+    )
 
 
 def feed_is_off() -> ServiceError:

@@ -102,7 +102,10 @@ class Endpoint:
         headers = {"x-ms-substatus": str(error.sub_status)} if error.sub_status else {}
         if error.retry_after_ms:
             headers["x-ms-retry-after-ms"] = str(error.retry_after_ms)
-        body = answer({"code": error.code, "message": error.message}, error.status)
+        told = {"code": error.code, "message": error.message}
+        if error.additional_info:
+            told["additionalErrorInfo"] = error.additional_info
+        body = answer(told, error.status)
         return self._respond(Answer(error.status, body.body, headers))
 
     def _respond(self, what: Answer) -> web.Response:

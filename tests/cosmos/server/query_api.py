@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping
 
 from tests.cosmos.server.account import Account
-from tests.cosmos.server.change import Item
+from tests.cosmos.server.change import Item, json_text
 from tests.cosmos.server.container import Container
-from tests.cosmos.server.errors import invalid
+from tests.cosmos.server.errors import cross_partition
 from tests.cosmos.server.message import Answer, Request, answer
 from tests.cosmos.server.place import Place
 from tests.cosmos.server.query import Query
@@ -13,8 +13,6 @@ from tests.cosmos.server.query import Query
 EVERYTHING = Query("*", "c", "", ())
 PAGE = 100
 """Items of a page that nobody limits."""
-
-CROSS_PARTITION = 1004
 
 
 def query_operations(account: Account) -> Mapping[str, Callable[[Request], Answer]]:
@@ -27,9 +25,7 @@ def query_operations(account: Account) -> Mapping[str, Callable[[Request], Answe
         container, asked = container_of(request), Query.parse(request.json())
         place = Place.of(request, container)
         if not place.is_chosen and len(container.ranges) > 1:
-            raise invalid(
-                "The provided cross partition query can not be directly served by the gateway.", CROSS_PARTITION
-            )
+            raise cross_partition(json_text(asked.plan()))
         return _page(request, container, place, asked)
 
     def read_items(request: Request) -> Answer:

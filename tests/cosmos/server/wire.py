@@ -122,7 +122,7 @@ class WireServer:
             return self.container(name).merge(range_ids).range_id
 
     def trim(self, name: str) -> None:
-        """Let the retention pass: no continuation of AllVersionsAndDeletes so far can be read from any more."""
+        """Let the retention pass: AllVersionsAndDeletes forgets every change so far, and a continuation before one."""
         with self._turn:
             self.container(name).trim()
 
