@@ -31,6 +31,11 @@ class Change:
     """Whether a later change of the item is in the feed, so that LatestVersion leaves this one out."""
     _text: str = field(default="", init=False)
 
+    @property
+    def is_latest(self) -> bool:
+        """Whether LatestVersion tells it."""
+        return not self.superseded and self.current is not None
+
     def latest(self) -> str:
         """The item as LatestVersion tells it, in JSON."""
         return f'{self._current()[:-1]},"_lsn":{self.lsn}}}'

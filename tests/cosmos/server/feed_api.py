@@ -33,13 +33,14 @@ class FeedApi:
         full = self._is_full(request)
         place = Place.of(request, container)
         position = _position(request, container, place.home, full=full)
+        since = _since(request)
         if self._has_empty_page(place.home):
             return _page(container, place.home, [], max(position, 0))
         limit = int(request.headers.get("x-ms-max-item-count", -1))
         found = place.home.after(
             position,
             limit if limit > 0 else PAGE,
-            (lambda _: True) if full else _is_latest,
+            (lambda _: True) if full else lambda change: change.is_latest and int(change.time) >= since,
             place.low,
             place.high,
         )
@@ -78,12 +79,11 @@ def _position(request: Request, container: Container, home: PkRange, *, full: bo
     """The lsn that has been passed. Raises BadRequest, and InternalServerError behind a merge."""
     etag = request.headers.get("If-None-Match")
     if etag == "*":
-        return max(0, home.lsn - container.now_lag)
+        return max(home.horizon, home.merged_at, home.lsn - container.now_lag)
+    if full and (etag is None or "If-Modified-Since" in request.headers):
+        raise invalid("AllVersionsAndDeletes can be read from now or from a continuation only.")
     if etag is None:
-        if full:
-            raise invalid("AllVersionsAndDeletes can be read from now or from a continuation only.")
-        since = request.headers.get("If-Modified-Since")
-        return -1 if since is None else home.position_at(int(parsedate_to_datetime(since).timestamp()))
+        return -1
     number = etag.strip('"')
     if not number.isdigit():
         raise invalid(f"The continuation {etag} is invalid.")
@@ -95,8 +95,10 @@ def _position(request: Request, container: Container, home: PkRange, *, full: bo
     return position
 
 
-def _is_latest(change: Change) -> bool:
-    return not change.superseded and change.current is not None
+def _since(request: Request) -> int:
+    """Epoch seconds before which nothing is wanted, behind a merge neither: there the times do not ascend."""
+    told = request.headers.get("If-Modified-Since")
+    return 0 if told is None else int(parsedate_to_datetime(told).timestamp())
 
 
 def _page(container: Container, home: PkRange, documents: list[str], position: int) -> Answer:

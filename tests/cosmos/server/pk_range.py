@@ -55,10 +55,6 @@ class PkRange:
         """Tell whether an effective partition key lies inside."""
         return self.low <= epk < self.high
 
-    def position_at(self, time: int) -> int:
-        """The lsn before the first change at or after a time in epoch seconds."""
-        return next((change.lsn - 1 for change in self.log if int(change.time) >= time), self.lsn)
-
     def after(
         self, position: int, limit: int, wanted: Callable[[Change], bool], low: str = MIN_EPK, high: str = MAX_EPK
     ) -> list[Change]:
