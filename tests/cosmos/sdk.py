@@ -2,14 +2,14 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 
 from tests.cosmos.server.wire import DATABASE, WireServer
 
-AVAD = "AllVersionsAndDeletes"
-LATEST = "LatestVersion"
+AVAD: Final = "AllVersionsAndDeletes"
+LATEST: Final = "LatestVersion"
 
 FeedRange = dict[str, Any]
 

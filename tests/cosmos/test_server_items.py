@@ -1,6 +1,7 @@
 """Writes and reads of items at the wire-level server, as the unmodified SDK makes them."""
 
 from collections.abc import Awaitable
+from typing import Any
 
 import pytest
 from azure.core import MatchConditions
@@ -117,7 +118,7 @@ async def test_queries_find_what_they_say_whatever_range_it_lies_in(server: Wire
     )
     async with container_client(server, "things") as container:
 
-        async def query(text: str, **options: object) -> list[object]:
+        async def query(text: str, **options: Any) -> list[Any]:
             return [found async for found in container.query_items(text, **options)]
 
         assert len(await query("SELECT * FROM c", max_item_count=11)) == 250
@@ -125,7 +126,7 @@ async def test_queries_find_what_they_say_whatever_range_it_lies_in(server: Wire
         assert len(await query("SELECT * FROM c", partition_key="key 3", max_item_count=4)) == 36
         assert len(await query("select * from c where c.pk = 'key 3' and c.number < 11")) == 2
         [found] = await query("SELECT * FROM c WHERE c.id = @id", parameters=[{"name": "@id", "value": "17"}])
-        assert found["number"] == 17  # type: ignore[index]
+        assert found["number"] == 17
         assert len(await query('SELECT * FROM root WHERE root["in"]["half"] != 1.5')) == 249
         assert len([found async for found in container.read_all_items(max_item_count=40)]) == 250
         with pytest.raises(CosmosHttpResponseError, match="does not know the query"):
