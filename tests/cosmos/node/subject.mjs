@@ -30,14 +30,12 @@ const commands = {
     iterator = container.items.getChangeFeedIterator({ changeFeedMode, changeFeedStartFrom, maxItemCount: page });
   },
   // Everything up to the first page without changes, and where to go on from there.
-  async read() {
+  async drain() {
     const documents = [];
-    let charge = 0;
     for (;;) {
       const page = await iterator.readNext();
-      charge += page.requestCharge;
       if (page.statusCode === cosmos.StatusCodes.NotModified) {
-        return { documents, charge, continuation: page.continuationToken };
+        return { documents, continuation: page.continuationToken };
       }
       documents.push(...page.result);
     }
