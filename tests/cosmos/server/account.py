@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.clock import Clock
@@ -52,6 +53,18 @@ class Account:
         """A container by its name or rid. Raises NotFound."""
         return _found(self.database(database).containers.values(), name)
 
+    def owner_headers(self, path: tuple[str, ...]) -> dict[str, str]:
+        """How an answer names the database or container that it concerns. Raises NotFound."""
+        match path:
+            case ("dbs", database):
+                home = self.database(database)
+                return _owner(f"dbs/{home.name}", home.rid)
+            case ("dbs", database, "colls", name):
+                container = self.container(database, name)
+                return _owner(f"dbs/{self.database(database).name}/colls/{container.name}", container.rid)
+            case _:
+                return {}
+
     def create_database(self, name: str) -> Database:
         """Make a database. Raises Conflict."""
         if name in self.databases:
@@ -86,6 +99,10 @@ class Account:
     def delete_container(self, database: str, name: str) -> Container:
         """Remove a container. Raises NotFound."""
         return self.database(database).containers.pop(self.container(database, name).name)
+
+
+def _owner(path: str, rid: str) -> dict[str, str]:
+    return {"x-ms-alt-content-path": quote(path), "x-ms-content-path": rid}
 
 
 _Kept = TypeVar("_Kept", Database, Container)

@@ -89,7 +89,9 @@ class Endpoint:
             if call.operation not in self._operations:
                 raise invalid(f"this server does not know {call.operation}")
             self._check_container(asked)
-            return self._respond(self._operations[call.operation](asked))
+            owner = self.account.owner_headers(asked.owner)
+            done = self._operations[call.operation](asked)
+            return self._respond(Answer(done.status, done.body, {**owner, **done.headers}))
 
     def _check_container(self, asked: Request) -> None:
         intended = asked.headers.get("x-ms-cosmos-intended-collection-rid")

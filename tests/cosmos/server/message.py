@@ -55,6 +55,11 @@ class Request:
         """What is asked for, or for a feed its parent."""
         return "/".join(self.path[:-1] if self.is_feed else self.path)
 
+    @property
+    def owner(self) -> tuple[str, ...]:
+        """The path of what holds the resource."""
+        return self.path[:-1] if self.is_feed else self.path[:-2]
+
     def flag(self, name: str) -> bool:
         """Whether a header says true."""
         return self.headers.get(name, "").lower() == "true"

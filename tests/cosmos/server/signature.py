@@ -31,7 +31,7 @@ def check_authorization(request: Request, key: str, readonly_key: str, tokens: C
 
 def _signatures(request: Request, key: str) -> set[str]:
     """A resource is signed by its name as it is, or by its rid in lower case."""
-    links = (request.resource_link, request.resource_link.lower(), request.path[-1].lower() if request.path else "")
+    links = {request.resource_link, request.resource_link.lower().rpartition("/")[2]}
     date = request.headers.get("x-ms-date", "").lower()
     http_date = "" if date else request.headers.get("date", "").lower()
     return {
