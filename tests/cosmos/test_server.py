@@ -7,8 +7,10 @@ import pytest
 from azure.core.exceptions import ServiceRequestError, ServiceResponseError
 from azure.cosmos.exceptions import CosmosHttpResponseError
 
+from tests.cosmos.conftest import StartServer
 from tests.cosmos.raw_client import AVAD, LATEST, RawClient, raw_client
-from tests.cosmos.sdk import container_client, feed_ranges
+from tests.cosmos.sdk import container_client, drain, feed_ranges
+from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import ServiceError, gone, internal, request_timeout, retry_with, throttled, unavailable
 from tests.cosmos.server.faults import ALWAYS, Kind
 from tests.cosmos.server.partition_key import evenly
@@ -75,6 +77,23 @@ async def test_the_sdk_tells_a_wrong_key_from_a_forbidden_one(server: WireServer
         with pytest.raises(CosmosHttpResponseError) as caught:
             await container.read()
         assert caught.value.status_code == 403
+
+
+# --- Regions
+
+
+async def test_the_sdk_reads_in_the_region_it_prefers_and_fails_over_to_another(start_server: StartServer) -> None:
+    server = start_server(Behaviour(regions=("North", "South")))
+    server.create_container("things", "/pk")
+    server.create("things", {"id": "1", "pk": "a"})
+    async with container_client(server, "things", preferred_locations=["South", "North"]) as container:
+        await container.create_item({"id": "2", "pk": "a"})
+        assert len((await drain(container, start_time="Beginning"))[0]) == 2
+        assert (server.calls.count("CreateItem", region="North"), server.calls.count("CreateItem")) == (1, 1)
+        assert server.calls.count("ReadChangeFeed", region="North") == 0
+        server.drop("*", times=ALWAYS, region="South")
+        assert len((await drain(container, start_time="Beginning"))[0]) == 2
+        assert server.calls.count("ReadChangeFeed", region="North") > 0
 
 
 # --- Partition key ranges

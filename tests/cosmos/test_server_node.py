@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from tests.cosmos.node_sdk import NodeSdk, Refused, running_node_sdk
+from tests.cosmos.other_sdks import OtherSdk, Refused, running_node_sdk
 from tests.cosmos.sdk import AVAD, LATEST, container_client, drain, ids
 from tests.cosmos.server.errors import throttled
 from tests.cosmos.server.wire import WireServer
 
 
 @pytest.fixture
-async def node(server: WireServer) -> AsyncIterator[NodeSdk]:
+async def node(server: WireServer) -> AsyncIterator[OtherSdk]:
     server.create_container("things", "/pk", ranges=2)
     async with running_node_sdk(server, "things") as sdk:
         yield sdk
@@ -23,7 +23,7 @@ def item(number: int) -> dict[str, Any]:
     return {"id": str(number), "pk": f"key {number}"}
 
 
-async def test_it_follows_splits_in_all_versions_and_deletes(server: WireServer, node: NodeSdk) -> None:
+async def test_it_follows_splits_in_all_versions_and_deletes(server: WireServer, node: OtherSdk) -> None:
     server.create("things", item(0))
     await node.do("open", mode=AVAD, start="now", page=3)
     assert (await node.drain()).documents == []
@@ -49,7 +49,7 @@ async def test_it_follows_splits_in_all_versions_and_deletes(server: WireServer,
     assert list(map(told, (await node.drain()).documents)) == [("replace", "1")]
 
 
-async def test_it_follows_splits_and_merges_in_latest_version(server: WireServer, node: NodeSdk) -> None:
+async def test_it_follows_splits_and_merges_in_latest_version(server: WireServer, node: OtherSdk) -> None:
     server.create("things", *map(item, range(20)))
     server.delete("things", "7", "key 7")
     await node.do("open", mode=LATEST, start="beginning", page=3)
@@ -68,13 +68,13 @@ async def test_it_follows_splits_and_merges_in_latest_version(server: WireServer
     assert ids((await node.drain()).documents) == ["50"]
 
 
-async def test_it_reads_a_logical_partition(server: WireServer, node: NodeSdk) -> None:
+async def test_it_reads_a_logical_partition(server: WireServer, node: OtherSdk) -> None:
     server.create("things", *({"id": str(number), "pk": f"key {number % 3}"} for number in range(12)))
     await node.do("open", mode=LATEST, start="Beginning", partitionKey="key 1", page=2)
     assert ids((await node.drain()).documents) == ["1", "4", "7", "10"]
 
 
-async def test_it_is_refused_a_merged_range_and_history_that_is_gone(server: WireServer, node: NodeSdk) -> None:
+async def test_it_is_refused_a_merged_range_and_history_that_is_gone(server: WireServer, node: OtherSdk) -> None:
     await node.do("open", mode=AVAD, start="now")
     start = (await node.drain()).continuation
     server.create("things", *map(item, range(10)))
@@ -91,7 +91,7 @@ async def test_it_is_refused_a_merged_range_and_history_that_is_gone(server: Wir
         await node.drain()
 
 
-async def test_it_reads_what_the_python_sdk_reads(server: WireServer, node: NodeSdk) -> None:
+async def test_it_reads_what_the_python_sdk_reads(server: WireServer, node: OtherSdk) -> None:
     await node.do("open", mode=AVAD, start="now")
     await node.drain()
     async with container_client(server, "things") as container:
@@ -108,7 +108,7 @@ async def test_it_reads_what_the_python_sdk_reads(server: WireServer, node: Node
         assert len(found) == 14
 
 
-async def test_its_point_reads_and_queries_find_what_is_there(server: WireServer, node: NodeSdk) -> None:
+async def test_its_point_reads_and_queries_find_what_is_there(server: WireServer, node: OtherSdk) -> None:
     server.create("things", *map(item, range(20)))
     assert (await node.do("describe"))["_rid"] == server.container("things").rid
     assert len(await node.do("ranges")) == 2
@@ -119,7 +119,7 @@ async def test_its_point_reads_and_queries_find_what_is_there(server: WireServer
     assert await node.do("query", query="SELECT VALUE COUNT(1) FROM c") == [20]
 
 
-async def test_it_waits_when_it_is_throttled(server: WireServer, node: NodeSdk) -> None:
+async def test_it_waits_when_it_is_throttled(server: WireServer, node: OtherSdk) -> None:
     server.create("things", *map(item, range(4)))
     await node.do("open", mode=LATEST, start="beginning")
     server.fail("ReadChangeFeed", throttled(1), times=3)

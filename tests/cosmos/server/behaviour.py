@@ -8,6 +8,8 @@ from datetime import timedelta
 class Behaviour:
     """May be changed while the server runs."""
 
+    regions: tuple[str, ...] = ("Test Region",)
+    """Where the account can be read, the first of them also written; not changed while the server runs."""
     ranges: int = 1
     """How many partition key ranges a new container begins with."""
     all_versions_and_deletes: bool = True

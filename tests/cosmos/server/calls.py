@@ -16,6 +16,7 @@ class Call(NamedTuple):
     operation: str
     range_id: str = ""
     container: str = ""
+    region: str = ""
 
 
 class Calls:
@@ -49,10 +50,13 @@ class Calls:
                 with self._changed:
                     self._under_way[call.range_id] -= 1
 
-    def count(self, operation: str | None = None, *, range_id: str = "") -> int:
+    def count(self, operation: str | None = None, *, range_id: str = "", region: str = "") -> int:
         """How many calls there were."""
         with self._changed:
-            return sum(operation in (None, call.operation) and range_id in ("", call.range_id) for call in self.log)
+            return sum(
+                operation in (None, call.operation) and range_id in ("", call.range_id) and region in ("", call.region)
+                for call in self.log
+            )
 
     def counts(self) -> dict[str, int]:
         """How many calls there were of each operation."""

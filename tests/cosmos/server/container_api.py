@@ -31,9 +31,11 @@ QUERY_ENGINE = {
 }
 
 
-def container_operations(account: Account, url: Callable[[], str]) -> Mapping[str, Callable[[Request], Answer]]:
+def container_operations(
+    account: Account, locations: Callable[[], Mapping[str, str]]
+) -> Mapping[str, Callable[[Request], Answer]]:
     """Name of each operation to what carries it out."""
-    api = ContainerApi(account, url)
+    api = ContainerApi(account, locations)
     return {
         "GetAccount": api.read_account,
         "CreateDatabase": api.create_database,
@@ -51,13 +53,13 @@ def container_operations(account: Account, url: Callable[[], str]) -> Mapping[st
 class ContainerApi:
     """What is not about items."""
 
-    def __init__(self, account: Account, url: Callable[[], str]) -> None:
+    def __init__(self, account: Account, locations: Callable[[], Mapping[str, str]]) -> None:
         self._account = account
-        self._url = url
+        self._locations = locations
 
     def read_account(self, request: Request) -> Answer:
         """What the account is, and where."""
-        location = [{"name": "Test Region", "databaseAccountEndpoint": f"{self._url()}/"}]
+        locations = [{"name": name, "databaseAccountEndpoint": f"{url}/"} for name, url in self._locations().items()]
         return answer(
             {
                 "_self": "",
@@ -66,8 +68,8 @@ class ContainerApi:
                 "media": "//media/",
                 "addresses": "//addresses/",
                 "_dbs": "//dbs/",
-                "writableLocations": location,
-                "readableLocations": location,
+                "writableLocations": locations[:1],
+                "readableLocations": locations,
                 "enableMultipleWriteLocations": False,
                 "continuousBackupEnabled": True,
                 "userReplicationPolicy": {"asyncReplication": False, "minReplicaSetSize": 3, "maxReplicasetSize": 4},

@@ -29,11 +29,17 @@ class Fault:
     what: ServiceError | Kind
     times: int = 1
     range_id: str = ""
+    region: str = ""
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def fits(self, call: Call) -> bool:
         """Tell whether it happens to a call."""
-        return self.times != 0 and self.operation in (call.operation, "*") and self.range_id in (call.range_id, "")
+        return (
+            self.times != 0
+            and self.operation in (call.operation, "*")
+            and self.range_id in (call.range_id, "")
+            and self.region in (call.region, "")
+        )
 
 
 class Faults:

@@ -32,7 +32,8 @@ class Endpoint:
         self.readonly_key = readonly_key
         self.tokens: set[str] = set()
         """Entra's, which this account accepts."""
-        self.url = ""
+        self.locations: dict[str, str] = {}
+        """The URL of each region, that of the writes first."""
         self.calls = Calls()
         self.faults = Faults()
         self.feed = FeedApi(account)
@@ -41,7 +42,7 @@ class Endpoint:
         self._turn = turn
         self._activities = count(1)
         self._operations: Mapping[str, Operation] = {
-            **container_operations(account, lambda: self.url),
+            **container_operations(account, lambda: self.locations),
             **item_operations(account),
             **query_operations(account),
             "ReadChangeFeed": self.feed.read,
@@ -50,7 +51,7 @@ class Endpoint:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request, or do to it what a fault wants."""
         asked = Request.parse(request.method, request.rel_url.raw_path, request.headers, await request.read())
-        call = asked.call()
+        call = asked.call()._replace(region=self._region_of(request))
         try:
             return await self._serve(request, asked, call)
         except ServiceError as error:
@@ -92,6 +93,11 @@ class Endpoint:
             owner = self.account.owner_headers(asked.owner)
             done = self._operations[call.operation](asked)
             return self._respond(Answer(done.status, done.body, {**owner, **done.headers}))
+
+    def _region_of(self, request: web.Request) -> str:
+        assert request.transport is not None
+        address, port = request.transport.get_extra_info("sockname")
+        return next(name for name, url in self.locations.items() if url == f"http://{address}:{port}")
 
     def _check_container(self, asked: Request) -> None:
         intended = asked.headers.get("x-ms-cosmos-intended-collection-rid")

@@ -178,17 +178,19 @@ class WireServer:
 
     # --- Faults
 
-    def fail(self, operation: str, error: ServiceError, *, times: int = 1, range_id: str = "") -> None:
+    def fail(
+        self, operation: str, error: ServiceError, *, times: int = 1, range_id: str = "", region: str = ""
+    ) -> None:
         """Answer calls of an operation ("*": any) with an error, so many times or ALWAYS."""
-        self._add(Fault(operation, error, times, range_id))
+        self._add(Fault(operation, error, times, range_id, region))
 
     def deny(self, operation: str) -> None:
         """Take the permission for an operation away."""
         self.fail(operation, forbidden(), times=ALWAYS)
 
-    def drop(self, operation: str, *, times: int = 1, kind: Kind = Kind.DROP) -> None:
+    def drop(self, operation: str, *, times: int = 1, kind: Kind = Kind.DROP, region: str = "") -> None:
         """Close the connection instead of answering, in the middle of it, or when all is done."""
-        self._add(Fault(operation, kind, times))
+        self._add(Fault(operation, kind, times, region=region))
 
     def stall(self, operation: str, *, times: int = ALWAYS, range_id: str = "") -> None:
         """Give no answer until the faults are cleared."""
@@ -211,10 +213,11 @@ class WireServer:
         app.router.add_route("*", "/{path:.*}", self.endpoint.handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-        self.endpoint.url = self.url
+        for number, region in enumerate(self.behaviour.regions, start=1):
+            address = f"127.0.0.{number}"
+            await web.TCPSite(self._runner, address, self.port).start()
+            self.port = self._runner.addresses[0][1]
+            self.endpoint.locations[region] = f"http://{address}:{self.port}"
 
     def _run(self, step: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(step, self._loop).result(timeout=20)
