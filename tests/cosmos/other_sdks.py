@@ -61,7 +61,7 @@ class OtherSdk:
 @asynccontextmanager
 async def running_node_sdk(server: WireServer, container: str) -> AsyncIterator[OtherSdk]:
     """Run node/subject.mjs. Raises RuntimeError when it cannot be started."""
-    command = [_found("node", ".cosmos-node"), _HERE / "node" / "subject.mjs", _CLONE / ".cosmos-node"]
+    command = [_found("node", ".cosmos-node"), f"{_HERE}/node/subject.mjs", f"{_CLONE}/.cosmos-node"]
     async with _running(command, server, container) as sdk:
         yield sdk
 
@@ -71,13 +71,13 @@ async def running_java_sdk(server: WireServer, container: str) -> AsyncIterator[
     """Run java/Subject.java. Raises RuntimeError when it cannot be started."""
     java = _found("java", ".cosmos-java")
     without_tls = "-DCOSMOS.HTTP_CONNECTION_WITHOUT_TLS_ALLOWED=true"
-    command = [java, without_tls, "-cp", f"{_CLONE / '.cosmos-java'}/*", _HERE / "java" / "Subject.java"]
+    command = [java, without_tls, "-cp", f"{_CLONE}/.cosmos-java/*", f"{_HERE}/java/Subject.java"]
     async with _running(command, server, container) as sdk:
         yield sdk
 
 
 @asynccontextmanager
-async def _running(command: list[str | Path], server: WireServer, container: str) -> AsyncIterator[OtherSdk]:
+async def _running(command: list[str], server: WireServer, container: str) -> AsyncIterator[OtherSdk]:
     process = await asyncio.create_subprocess_exec(
         *command, server.url, server.key, DATABASE, container, stdin=PIPE, stdout=PIPE, limit=PIPE_BYTES
     )

@@ -19,6 +19,7 @@ from tests.cosmos.server.item_api import item_operations
 from tests.cosmos.server.message import Answer, Request, answer
 from tests.cosmos.server.query_api import query_operations
 from tests.cosmos.server.signature import check_authorization
+from tests.http_server import cut, dropped
 
 Operation = Callable[[Request], Answer]
 
@@ -72,12 +73,12 @@ class Endpoint:
                 case ServiceError() as error:
                     raise error
                 case Kind.DROP:
-                    return _dropped(request)
+                    return dropped(request)
                 case Kind.CUT:
-                    return await _cut(request, self._carry_out(asked, call))
+                    return await cut(request, self._carry_out(asked, call))
                 case Kind.LOST:
                     self._carry_out(asked, call)
-                    return _dropped(request)
+                    return dropped(request)
                 case Kind.STALL:
                     await fault.released.wait()
                     return self._carry_out(asked, call)
@@ -130,18 +131,3 @@ class Endpoint:
         if what.status in (204, 304):
             return web.Response(status=what.status, headers=headers)
         return web.Response(body=what.body, status=what.status, headers=headers, content_type="application/json")
-
-
-def _dropped(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-async def _cut(request: web.Request, whole: web.Response) -> web.StreamResponse:
-    assert isinstance(whole.body, bytes)
-    response = web.StreamResponse(headers=whole.headers)
-    response.content_length = len(whole.body)
-    await response.prepare(request)
-    await response.write(whole.body[: len(whole.body) // 2])
-    return _dropped(request)

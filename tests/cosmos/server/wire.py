@@ -8,15 +8,12 @@ with WireServer(Behaviour(ranges=2)) as server:
     server.fail("ReadChangeFeed", throttled(50), times=3)
 """
 
-import asyncio
 import base64
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
-
-from aiohttp import web
+from typing import Self
 
 from tests.cosmos.server.account import Account
 from tests.cosmos.server.behaviour import Behaviour
@@ -26,6 +23,7 @@ from tests.cosmos.server.errors import ServiceError, forbidden
 from tests.cosmos.server.faults import ALWAYS, Fault, Kind
 from tests.cosmos.server.http import Endpoint
 from tests.cosmos.server.partition_key import Component, Definition
+from tests.http_server import HttpServer
 
 DATABASE = "shop"
 
@@ -49,33 +47,28 @@ class WireServer:
         self._turn = threading.RLock()
         self.endpoint = Endpoint(self.account, self._turn, key=self.key, readonly_key=self.readonly_key)
         self.calls = self.endpoint.calls
-        self.port = port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="cosmos wire server", daemon=True)
-        self._runner: web.AppRunner | None = None
+        self._addresses = [f"127.0.0.{number}" for number, _ in enumerate(self.behaviour.regions, start=1)]
+        self._http = HttpServer(self.endpoint.handle, name="cosmos wire server", port=port, addresses=self._addresses)
 
     # --- Life
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._run(self._start())
+        self._http.start()
+        for region, address in zip(self.behaviour.regions, self._addresses, strict=True):
+            self.endpoint.locations[region] = f"http://{address}:{self._http.port}"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.clear_faults()
-        assert self._runner is not None
-        self._run(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._http.stop()
         assert not self.endpoint.own_faults, "\n".join(self.endpoint.own_faults)
 
     @property
     def url(self) -> str:
         """Endpoint of the account."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._http.port}"
 
     # --- Containers
 
@@ -200,24 +193,10 @@ class WireServer:
         """Let nothing go wrong any more, and answer what was stalled."""
         with self._turn:
             for fault in self.endpoint.faults.clear():
-                self._loop.call_soon_threadsafe(fault.released.set)
+                self._http.call_soon(fault.released.set)
 
     # --- Inside
 
     def _add(self, fault: Fault) -> None:
         with self._turn:
             self.endpoint.faults.add(fault)
-
-    async def _start(self) -> None:
-        app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_route("*", "/{path:.*}", self.endpoint.handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        for number, region in enumerate(self.behaviour.regions, start=1):
-            address = f"127.0.0.{number}"
-            await web.TCPSite(self._runner, address, self.port).start()
-            self.port = self._runner.addresses[0][1]
-            self.endpoint.locations[region] = f"http://{address}:{self.port}"
-
-    def _run(self, step: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(step, self._loop).result(timeout=20)
