@@ -50,10 +50,13 @@ class RawClient:
     ) -> Answered:
         """Send a request; `date` is one that was not signed."""
         signed_date = formatdate(usegmt=True)
+        parts = [part for part in path.split("/") if part]
+        kind = "" if not parts else parts[-1] if len(parts) % 2 else parts[-2]
+        link = "/".join(parts[:-1] if len(parts) % 2 else parts)
         sent = {
             "x-ms-version": "2020-07-15",
             "x-ms-date": date or signed_date,
-            "authorization": self._authorization(method, path, signed_date),
+            "authorization": self.authorization(method, kind, link, signed_date),
             **(headers or {}),
         }
         content = None if body is None else json.dumps(body)
@@ -76,11 +79,9 @@ class RawClient:
         headers |= {name.replace("_", "-"): value for name, value in more.items()}
         return await self.send("GET", f"dbs/{DATABASE}/colls/{container}/docs", headers)
 
-    def _authorization(self, method: str, path: str, date: str) -> str:
-        parts = [part for part in path.split("/") if part]
-        kind = "" if not parts else parts[-1] if len(parts) % 2 else parts[-2]
-        link = "/".join(parts[:-1] if len(parts) % 2 else parts)
-        text = f"{method.lower()}\n{kind.lower()}\n{link}\n{date.lower()}\n\n"
+    def authorization(self, method: str, kind: str, link: str, date: str) -> str:
+        """The header that a request for a resource is signed with."""
+        text = f"{method.lower()}\n{kind}\n{link}\n{date.lower()}\n\n"
         digest = hmac.digest(base64.b64decode(self._key), text.encode(), hashlib.sha256)
         return quote(f"type=master&ver=1.0&sig={base64.b64encode(digest).decode()}", safe="")
 

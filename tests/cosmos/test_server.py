@@ -1,6 +1,7 @@
 """The wire-level server keeps to the documented protocol: who may ask, which ranges there are, and how it refuses."""
 
 from collections.abc import AsyncIterator
+from email.utils import formatdate
 
 import aiohttp
 import pytest
@@ -39,7 +40,7 @@ async def test_a_request_is_answered_only_with_the_signature_of_the_account(serv
 
 async def test_a_signature_is_worth_nothing_for_another_date_or_resource(raw: RawClient) -> None:
     link = f"dbs/{DATABASE}/colls/things"
-    signed = raw._authorization("GET", link, "sun, 29 nov 2026 12:00:00 gmt")
+    signed = raw.authorization("GET", "colls", link, "Sun, 29 Nov 2026 12:00:00 GMT")
     stolen = {"authorization": signed, "x-ms-date": "Sun, 29 Nov 2026 12:00:00 GMT"}
     assert (await raw.send("GET", link, stolen)).status == 200
     assert (await raw.send("GET", f"{link}/pkranges", stolen)).status == 401
@@ -214,6 +215,18 @@ async def test_the_name_of_a_container_made_again_does_not_fool_who_intends_the_
 
 
 # --- Every answer
+
+
+async def test_a_resource_is_known_by_its_rid_too_and_names_its_owner(server: WireServer, raw: RawClient) -> None:
+    rid = server.container("things").rid
+    by_name = await raw.send("GET", f"dbs/{DATABASE}/colls/things")
+    database = by_name.body["_self"].split("/")[1]
+    signed = {"authorization": raw.authorization("GET", "colls", rid.lower(), date := formatdate(usegmt=True))}
+    by_rid = await raw.send("GET", f"dbs/{database}/colls/{rid}", {**signed, "x-ms-date": date})
+    assert by_rid.body == by_name.body
+    assert by_rid.headers["x-ms-alt-content-path"] == f"dbs/{DATABASE}"
+    assert by_rid.headers["x-ms-content-path"] == database
+    assert (await raw.ranges("things")).headers["x-ms-alt-content-path"] == f"dbs/{DATABASE}/colls/things"
 
 
 async def test_every_answer_has_a_charge_and_an_activity_and_they_are_counted(

@@ -212,6 +212,7 @@ async def test_a_merged_range_goes_on_for_latest_version_and_fails_all_versions(
     left, right = server.split("things", "0")
     ends = {range_id: server.container("things").ranges[range_id].high for range_id in (left, right)}
     server.create("things", *(item(str(number), f"key {number}") for number in range(10)))
+    heads = [server.container("things").ranges[range_id].lsn for range_id in (left, right)]
     merged = server.merge("things", [left, right])
     assert (await raw.feed("things", LATEST, left, '"0"')).sub_status == 1002
     half = {"x_ms_start_epk": "", "x_ms_end_epk": ends[left], "x_ms_read_key_type": "EffectivePartitionKeyRange"}
@@ -221,9 +222,12 @@ async def test_a_merged_range_goes_on_for_latest_version_and_fails_all_versions(
     assert first
     assert second
     assert sorted(ids(first) + ids(second)) == [str(number) for number in range(10)]
-    refused = await raw.feed("things", AVAD, merged, '"0"', **half)
-    assert refused.status == 500
-    assert "Partition has more than two children which is not supported" in refused.body["message"]
+    lsns = [one["_lsn"] for one in (await raw.feed("things", LATEST, merged)).documents]
+    assert lsns == sorted(lsns)
+    for etag in ('"0"', *(f'"{head}"' for head in heads)):
+        refused = await raw.feed("things", AVAD, merged, etag, **half)
+        assert refused.status == 500
+        assert refused.body["message"] == "Partition has more than two children which is not supported"
     now = await raw.feed("things", AVAD, merged, "*")
     server.create("things", item("new", "key 1"))
     assert ids((await raw.feed("things", AVAD, merged, now.headers["etag"])).documents) == ["new"]
