@@ -64,8 +64,9 @@ def dropped(request: web.Request) -> web.StreamResponse:
 
 
 async def cut(request: web.Request, whole: web.Response) -> web.StreamResponse:
-    """Close the connection in the middle of an answer."""
-    assert isinstance(whole.body, bytes)
+    """Close the connection in the middle of an answer, or before one that has no body."""
+    if not isinstance(whole.body, bytes):
+        return dropped(request)
     response = web.StreamResponse(headers=whole.headers)
     response.content_length = len(whole.body)
     await response.prepare(request)

@@ -10,6 +10,7 @@ from azure.cosmos.exceptions import CosmosHttpResponseError
 
 from tests.cosmos.conftest import StartServer
 from tests.cosmos.raw_client import AVAD, LATEST, RawClient, raw_client
+from tests.cosmos.sdk import AVAD as ALL_VERSIONS
 from tests.cosmos.sdk import container_client, drain, feed_ranges
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import ServiceError, gone, internal, request_timeout, retry_with, throttled, unavailable
@@ -146,6 +147,20 @@ async def test_the_sdk_lists_the_ranges_of_a_moment(server: WireServer) -> None:
         assert [len(before), len(after), len(await feed_ranges(container))] == [3, 4, 3]
 
 
+async def test_the_sdk_lists_the_ranges_no_more_often_than_they_change(server: WireServer) -> None:
+    server.create_container("things", "/pk", ranges=3)
+    async with container_client(server, "things") as container:
+        _, token = await drain(container, mode=ALL_VERSIONS, start_time="Now")
+        server.calls.clear()
+        for number in range(5):
+            await container.upsert_item({"id": "1", "pk": f"key {number}"})
+            assert (await container.read_item("1", f"key {number}"))["pk"] == f"key {number}"
+            found, token = await drain(container, continuation=token)
+            assert len(found) == 1
+        assert server.calls.count("ReadPartitionKeyRanges") == 0
+        assert server.calls.count("ReadContainer") == 0
+
+
 # --- Refusals
 
 
@@ -180,6 +195,11 @@ async def test_a_connection_breaks_before_the_answer_in_it_or_behind_the_deed(
         server.drop("CreateItem", kind=kind)
         with pytest.raises(aiohttp.ClientError):
             await raw.send("POST", ITEMS, body={"id": str(number), "pk": "a"})
+        # aiohttp asks once more by itself when a connection breaks that it had kept.
+        server.drop("ReadChangeFeed", times=ALWAYS, kind=kind)
+        with pytest.raises(aiohttp.ClientError):
+            await raw.feed("things", AVAD, "0", "*")
+        server.clear_faults()
         assert (str(number) in {item["id"] for item in server.container("things").items()}) == done
 
 

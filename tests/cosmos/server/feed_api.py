@@ -45,7 +45,7 @@ class FeedApi:
             place.high,
         )
         if not found:
-            return Answer(304, headers={"etag": f'"{place.home.lsn}"', "x-ms-session-token": place.home.session_token})
+            return Answer(304, headers={"etag": f'"{place.home.lsn}"', **place.home.headers})
         return _page(container, place.home, self._told(found, full=full), found[-1].lsn)
 
     def _is_full(self, request: Request) -> bool:
@@ -103,9 +103,5 @@ def _since(request: Request) -> int:
 
 def _page(container: Container, home: PkRange, documents: list[str], position: int) -> Answer:
     text = f'{{"_rid":"{container.rid}","Documents":[{",".join(documents)}],"_count":{len(documents)}}}'
-    headers = {
-        "etag": f'"{position}"',
-        "x-ms-session-token": home.session_token,
-        "x-ms-item-count": str(len(documents)),
-    }
+    headers = {"etag": f'"{position}"', "x-ms-item-count": str(len(documents)), **home.headers}
     return Answer(200, text.encode(), headers)

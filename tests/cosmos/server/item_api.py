@@ -129,4 +129,4 @@ def _done(
 def _headers(container: Container, key: list[Component], item: dict[str, Any] | None = None) -> dict[str, str]:
     home = container.range_of(container.definition.epk(key))
     etag = {"etag": item["_etag"]} if item else {}
-    return {"x-ms-session-token": home.session_token, "lsn": str(home.lsn), **etag}
+    return {"lsn": str(home.lsn), **home.headers, **etag}

@@ -47,9 +47,12 @@ class PkRange:
         }
 
     @property
-    def session_token(self) -> str:
-        """What a client shows to read its own writes."""
-        return f"{self.range_id}:-1#{self.lsn}"
+    def headers(self) -> dict[str, str]:
+        """What an answer from the range says: where it is from, and what a client shows to read its own writes."""
+        return {
+            "x-ms-documentdb-partitionkeyrangeid": self.range_id,
+            "x-ms-session-token": f"{self.range_id}:-1#{self.lsn}",
+        }
 
     def covers(self, epk: str) -> bool:
         """Tell whether an effective partition key lies inside."""

@@ -40,7 +40,7 @@ def query_operations(account: Account) -> Mapping[str, Callable[[Request], Answe
 
 def _page(request: Request, container: Container, place: Place, query: Query) -> Answer:
     found = [item for item in container.items(lambda change: place.holds(change.epk)) if query.fits(item)]
-    headers = {"x-ms-session-token": place.home.session_token}
+    headers = place.home.headers
     if query.counts:
         return _documents(container, [query.counted(len(found))], headers)
     limit = int(request.headers.get("x-ms-max-item-count", -1))
