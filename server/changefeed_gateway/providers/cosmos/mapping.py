@@ -131,7 +131,7 @@ class ChangeMaker:
         metadata = found.document["metadata"]
         operation = metadata["operationType"]
         change_type = _CHANGE_TYPES[operation]
-        current = found.document.get("current")
+        current: Any = found.document.get("current")
         if change_type is ChangeType.DELETE:
             key = self._key_of_deleted(found.document)
         else:

@@ -10,7 +10,7 @@ from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.cosmos.cursor import Interval
 from changefeed_gateway.providers.cosmos.errors import ForTheCaller
-from changefeed_gateway.providers.cosmos.sdk import Cost, Sdk
+from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
 
 _RECENT: Final = 60.0
 """Seconds for which a listing will do for who only wants to know where a key lies."""
@@ -48,7 +48,7 @@ class Listing:
 
     ranges: Sequence[Range]
     """By their intervals."""
-    cost: Cost = Cost()
+    cost: Cost = FREE
 
     def partitions(self) -> list[Partition]:
         """The ranges as the core knows them, behind those that they descend from.
@@ -98,7 +98,7 @@ def _age(range_id: str) -> tuple[int, str]:
     return (int(range_id), "") if range_id.isdecimal() and len(range_id) < 20 else (0, range_id)
 
 
-def listing_of(described: Iterable[Mapping[str, Any]], cost: Cost = Cost()) -> Listing:
+def listing_of(described: Iterable[Mapping[str, Any]], cost: Cost = FREE) -> Listing:
     """Read a container's partition key ranges."""
     ranges = [
         Range(each["id"], Interval(each["minInclusive"], each["maxExclusive"]), tuple(each.get("parents") or ()))
