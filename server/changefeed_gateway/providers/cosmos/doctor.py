@@ -26,7 +26,7 @@ _REMEDIES: Final[tuple[tuple[type[ChangeFeedError], str], ...]] = (
     (ProviderAuthenticationFailed, "copy the key anew from the account's Keys page, or give the identity a role"),
     (
         ProviderAuthorizationFailed,
-        "assign the identity Cosmos DB Built-in Data Reader, and open the account's firewall",
+        "give the identity the role Cosmos DB Built-in Data Reader, and open the firewall",
     ),
     (NotFound, "check the names of database and container, and that the endpoint is this account's"),
     (FeedNotProvisioned, "switch the mode on for the account; changes made before are not in the feed"),
@@ -76,9 +76,8 @@ async def _examine(sdk: Sdk, name: str, options: CosmosOptions) -> AsyncIterator
     except ChangeFeedError as error:
         yield _wrong(subject, error)
         return
-    yield Finding(
-        subject=subject, healthy=True, detail=f"its key is {', '.join(path.name for path in container.paths)}"
-    )
+    names = ", ".join(path.name for path in container.paths)
+    yield Finding(subject=subject, healthy=True, detail=f"its partition key is {names}")
     yield await _readable(sdk, container, options.pace)
 
 
@@ -96,10 +95,8 @@ async def _readable(sdk: Sdk, container: Container, pace: Pace) -> Finding:
         return Finding(subject=subject, healthy=False, detail="it changed meanwhile", remedy="run doctor again")
     finally:
         life.close()
-    detail = (
-        f"{len(listing.ranges)} partitions, readable; a look at one that is idle takes {cost.charge:g} request units"
-    )
-    return Finding(subject=subject, healthy=True, detail=detail)
+    each = f"a look at an idle one takes {cost.charge:g} request units"
+    return Finding(subject=subject, healthy=True, detail=f"{len(listing.ranges)} partitions, readable; {each}")
 
 
 def _wrong(subject: str, error: ChangeFeedError) -> Finding:

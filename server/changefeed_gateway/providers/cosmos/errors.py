@@ -27,10 +27,10 @@ from changefeed_gateway.core.errors import (
 _LATER: Final = timedelta(seconds=1)
 _LONGEST_RETRY_AFTER: Final = timedelta(hours=1)
 
+READ_DATABASE: Final = "ReadDatabase"
+
 RID_DIFFERS: Final = 1024
 """Sub-status of 400: the name belongs to another container than the one that was meant."""
-_OWNER_MISSING: Final = 1003
-"""Sub-status of 404: what holds the container is not there."""
 _TRANSIENT: Final = frozenset({(403, 3), (403, 1008), (404, 1002)})
 """A region that was left by its role, or has not caught up: while one takes over for another."""
 
@@ -156,12 +156,9 @@ def _throttled(retry_after: timedelta | None) -> ChangeFeedError:
     )
 
 
-def _not_found(sub_status: int) -> ChangeFeedError:
-    if sub_status == _OWNER_MISSING:
-        return NotFound(
-            "there is no such database in the connection's account, or no such container in it",
-            reason=Reason.DATABASE_NOT_FOUND,
-        )
+def _not_found(operation: str) -> ChangeFeedError:
+    if operation == READ_DATABASE:
+        return NotFound("there is no such database in the connection's account", reason=Reason.DATABASE_NOT_FOUND)
     return NotFound("there is no such container in the connection's database")
 
 
@@ -211,7 +208,7 @@ def _of_status(status: int, sub_status: int, text: str, operation: str, retry_af
         case 400:
             return FeedNotProvisioned(NOT_ENABLED) if _says_not_enabled(text) else Refused(f"400/{sub_status}")
         case 404:
-            return _not_found(sub_status)
+            return _not_found(operation)
         case 429:
             return _throttled(retry_after)
         case _ if status in _BY_STATUS:

@@ -28,6 +28,7 @@ from tenacity import (
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
+    NotFound,
     ProviderAuthenticationFailed,
     Reason,
     Throttled,
@@ -36,6 +37,7 @@ from changefeed_gateway.core.errors import (
 from changefeed_gateway.providers.cosmos.consumption import Consumption
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
 from changefeed_gateway.providers.cosmos.errors import (
+    READ_DATABASE,
     RID_DIFFERS,
     Answered,
     OtherContainer,
@@ -157,7 +159,12 @@ class Sdk:
 
     async def read_container(self, name: str) -> Mapping[str, Any]:
         """The container as it is now. Raises NotFound."""
-        return await self._call("ReadContainer", lambda: self._read_container(name))
+        try:
+            return await self._call("ReadContainer", lambda: self._read_container(name))
+        except NotFound:
+            # Sub-statuses do not tell for sure what it is that is missing.
+            await self._call(READ_DATABASE, self._read_database)
+            raise
 
     async def list_ranges(self, name: str) -> tuple[Sequence[Mapping[str, Any]], Cost]:
         """The container's partition key ranges, with their ancestors; and from now on the SDK knows them too."""
@@ -192,6 +199,11 @@ class Sdk:
 
     async def _read_container(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = await (await self._container(name)).read(timeout=self._timeout)
+        return found
+
+    async def _read_database(self) -> Mapping[str, Any]:
+        client = await self._connected()
+        found: Mapping[str, Any] = await client.get_database_client(self.database).read(timeout=self._timeout)
         return found
 
     async def _list_ranges(self, name: str) -> tuple[Sequence[Mapping[str, Any]], Cost]:
