@@ -45,7 +45,7 @@ class CosmosBackend:
     def address(self, connection: str) -> Address:
         return Address(connection=connection, database="", collection="things")
 
-    def unprovisioned(self, connection: str) -> Address:
+    def unprovisioned(self, connection: str) -> Address | None:
         self._server.behaviour.all_versions_and_deletes = False
         return self.address(connection)
 
@@ -88,6 +88,9 @@ class LatestVersionBackend(CosmosBackend):
     hooks = frozenset({Hook.SPLIT})
     capabilities = frozenset(CapabilityName) - {CapabilityName.DELETES}
     mode = Mode.LATEST_VERSION
+
+    def unprovisioned(self, connection: str) -> Address | None:
+        return None
 
 
 def _id(item: Item) -> str:

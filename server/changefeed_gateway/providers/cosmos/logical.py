@@ -150,4 +150,5 @@ class LogicalRead:
             start_expire_time=min(filter(None, (each.expire_time(self._window) for each in start)), default=None),
             comparable=False,
             provider_calls=self._cost.calls,
+            request_charge=self._cost.charge,
         )

@@ -159,4 +159,5 @@ class PhysicalRead:
             start_expire_time=start.expire_time(self._window),
             comparable=end.comparable,
             provider_calls=self._cost.calls,
+            request_charge=self._cost.charge,
         )
