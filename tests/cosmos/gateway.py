@@ -20,6 +20,7 @@ RETRIES = Retries(
     connect_timeout=timedelta(seconds=10),
     read_timeout=timedelta(seconds=10),
 )
+BRIEF = replace(RETRIES, attempts=1)
 IMPATIENT = replace(RETRIES, read_timeout=timedelta(seconds=1))
 """For who waits for a service that does not answer."""
 WINDOW = timedelta(days=7)

@@ -14,6 +14,7 @@ from changefeed_gateway.core.errors import (
     ChangeFeedError,
     CheckpointExpired,
     FeedNotProvisioned,
+    HistoryGap,
     InvalidRequest,
     NotFound,
     ProviderAuthenticationFailed,
@@ -88,9 +89,9 @@ def recreated() -> InvalidRequest:
     )
 
 
-def merged() -> ProviderFailure:
-    """The error for what AllVersionsAndDeletes refuses after partitions were merged."""
-    return ProviderFailure(
+def merged() -> HistoryGap:
+    """The error for what AllVersionsAndDeletes refuses after partitions were merged (azure-cosmos-dotnet-v3 #5707)."""
+    return HistoryGap(
         "partitions of the container were merged, and all_versions_and_deletes cannot be read across that: restart from"
         " now, and read the container again if you mirror it"
     )
