@@ -7,7 +7,7 @@ from datetime import timedelta
 import grpc
 import pytest
 
-from tests.conformance.client import NOW, Refusal, after, logical, physical, refused
+from tests.conformance.client import NOW, Refusal, after, logical, physical, refusal, refused
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.errors import (
     ServiceError,
@@ -22,7 +22,7 @@ from tests.cosmos.server.errors import (
     wrong_signature,
 )
 from tests.cosmos.server.faults import ALWAYS, Kind
-from tests.cosmos.server.wire import KEY
+from tests.cosmos.server.wire import KEY, WireServer
 
 pytestmark = pytest.mark.req("E3", "P6")
 
@@ -157,6 +157,26 @@ async def test_a_range_that_moves_once_is_not_noticed(scene: Scene, sub_status: 
     scene.put("1")
     scene.server.fail("ReadChangeFeed", gone(sub_status))
     assert len((await scene.client.read(after(token))).events) == 1
+
+
+@pytest.mark.parametrize("operation", ["ReadContainer", "ReadPartitionKeyRanges", "ReadChangeFeed"])
+@pytest.mark.parametrize(
+    ("error", "category"), [(gone(1007), "TRANSIENT_FAILURE"), (invalid(UNKNOWN_TEXT), "PROVIDER_ERROR")]
+)
+async def test_what_a_reader_judges_is_an_error_for_who_reads_nothing(
+    server: WireServer, operation: str, error: ServiceError, category: str
+) -> None:
+    server.create_container(THINGS, "/pk")
+    scene = Scene(server)
+    await scene.serve()
+    try:
+        server.fail(operation, error, times=ALWAYS)
+        for answer in (scene.client.read(NOW), scene.client.partitions(), scene.client.capabilities()):
+            found = await refusal(answer)
+            assert found.category == category, found
+            check_harmless(found)
+    finally:
+        await scene.kill()
 
 
 # --- Credentials

@@ -276,10 +276,8 @@ class Router:
         page = await self._reader(feed, scope, tails.direct, feed.address).read(feed, read)
         return page.content.cursor, page
 
-    def _answer(
-        self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier: Page | None
-    ) -> ReadAnswer:
-        """The first part of the page that fits into one message; `earlier` is the empty one that was looked at before."""
+    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier: Page | None) -> ReadAnswer:
+        """The first part of the page that fits into one message; `earlier` is the empty one that came before it."""
         records = page.records(items=items)
         cuts = batches(records, max_bytes=self.limits.max_message_bytes, max_count=max(1, len(records)))
         low, high = next(cuts, (0, 0))

@@ -48,6 +48,10 @@ class Interval(NamedTuple):
         return Interval(low, high) if low < high else None
 
 
+RETIRED: Final = Interval("FF", "FF")
+"""Of a partition that had been replaced by others before it was read: it has nothing of its own."""
+
+
 class Position(NamedTuple):
     """How far an interval has been read: behind all that lies up to a place in the answers that follow an origin."""
 

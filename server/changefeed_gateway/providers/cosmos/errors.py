@@ -29,6 +29,7 @@ _LATER: Final = timedelta(seconds=1)
 _LONGEST_RETRY_AFTER: Final = timedelta(hours=1)
 
 READ_DATABASE: Final = "ReadDatabase"
+READ_FEED: Final = "ReadChangeFeed"
 
 RID_DIFFERS: Final = 1024
 """Sub-status of 400: the name belongs to another container than the one that was meant."""
@@ -176,8 +177,18 @@ _BY_STATUS: Final[Mapping[int, Callable[[], Exception]]] = {
 def translate(error: BaseException, operation: str) -> Exception:
     """Choose ours for one of theirs; the caller raises it with `without_text` of theirs as cause.
 
-    Answers an error of the core, or what only the caller can judge: `RangeGone`, `Refused`.
+    Answers an error of the core or, of a read of a feed, what only the caller can judge: `RangeGone`, `Refused`.
     """
+    match failure := _translate(error, operation):
+        case RangeGone() if operation != READ_FEED:
+            return unavailable()
+        case Refused() if operation != READ_FEED:
+            return unknown(operation)
+        case _:
+            return failure
+
+
+def _translate(error: BaseException, operation: str) -> Exception:
     match error:
         case Answered():
             return _of_status(error.status, error.sub_status, "", operation, error.retry_after)

@@ -10,7 +10,7 @@ from changefeed_gateway.core.model import PageRead, PartitionId
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos.container import Container
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
-from changefeed_gateway.providers.cosmos.errors import moving
+from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
@@ -53,10 +53,18 @@ class Life:
 
         If it is switched off later, every read says so.
         """
+        for _ in range(MOVES):
+            if self._mode_is_on:
+                return
+            try:
+                # Any interval will do that lies in one range.
+                await self.reader(Interval("", "00")).now()
+            except RangeGone:
+                await self.sdk.forget_ranges()
+            else:
+                self._mode_is_on = True
         if not self._mode_is_on:
-            # Any interval will do that lies in one range.
-            await self.reader(Interval("", "00")).now()
-            self._mode_is_on = True
+            raise moving()
 
     def reader(self, interval: Interval) -> IntervalReader:
         """The reader of an interval."""
@@ -85,6 +93,7 @@ class Life:
         cost = FREE
         for pause in _LOOKS:
             await asyncio.sleep(pause)
+            await self.sdk.forget_ranges()
             listing = await self.ranges.listing()
             cost = cost.plus(listing.cost)
             if parts := listing.parts_of(interval):

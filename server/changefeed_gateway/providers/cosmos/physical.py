@@ -7,7 +7,7 @@ from functools import partial
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import After, AtTime, Beginning, Child, Now, Page, PageRead, PartitionId
-from changefeed_gateway.providers.cosmos.cursor import Interval, Position, at_time, beginning, decode, encode
+from changefeed_gateway.providers.cosmos.cursor import RETIRED, Interval, Position, at_time, beginning, decode, encode
 from changefeed_gateway.providers.cosmos.errors import RangeGone, moving, no_partition
 from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered
 from changefeed_gateway.providers.cosmos.life import MOVES, Life
@@ -33,6 +33,8 @@ class PhysicalRead:
         match self._read.start:
             case After(cursor):
                 position = decode(cursor, self._mode)
+                if position.interval == RETIRED:
+                    return await self._replaced(position)
                 return await (self._from(position) if self._read.max_changes else self._checked(position))
             case Now():
                 return await self._begin(await self._now())
@@ -64,12 +66,14 @@ class PhysicalRead:
         interval = await self._interval()
         if interval is not None:
             return await self._begin(origin(interval))
-        # It is retired: what it had is in those that came after it.
+        return await self._replaced(origin(RETIRED))
+
+    async def _replaced(self, position: Position) -> Page:
+        """A partition that was retired before it was read: what it had is in those that came after it."""
         parts = (await self._life.ranges.listing()).descendants_of(self._partition_id)
         if not parts:
             raise no_partition(self._partition_id)
-        hull = Interval(parts[0].interval.low, parts[-1].interval.high)
-        return self._retired(origin(hull), parts)
+        return self._retired(position, parts)
 
     async def _interval(self) -> Interval | None:
         """What the partition holds; None if it is retired or unknown."""

@@ -10,7 +10,7 @@ from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.cosmos.container import Container
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning
-from changefeed_gateway.providers.cosmos.errors import ForTheCaller, Refused, expired, unknown
+from changefeed_gateway.providers.cosmos.errors import READ_FEED, ForTheCaller, Refused, expired, unknown
 from changefeed_gateway.providers.cosmos.mapping import Document
 from changefeed_gateway.providers.cosmos.sdk import Cost, FeedAnswer, Sdk
 
@@ -21,7 +21,6 @@ _AT_ONCE: Final = 4
 """Calls for one interval: readers at different places do not wait for each other."""
 _MOST_PLACES: Final = 64
 """Of one interval, whose pauses are known."""
-_OPERATION: Final = "ReadChangeFeed"
 
 
 class Fetched(NamedTuple):
@@ -86,7 +85,7 @@ class IntervalReader:
         try:
             answer = await self._ask(position, 1, now=True)
         except Refused as error:
-            raise unknown(_OPERATION) from error
+            raise unknown(READ_FEED) from error
         return position.at(answer.etag, 0, self._age(answer)), answer.cost
 
     async def _fetch(self, position: Position, limit: int) -> Fetched:
@@ -94,7 +93,7 @@ class IntervalReader:
             answer = await self._ask(position, limit)
         except Refused as error:
             if self._container.mode is Mode.LATEST_VERSION or not position.origin:
-                raise unknown(_OPERATION) from error
+                raise unknown(READ_FEED) from error
             # Its words are not documented. If now can be read, it is the position that the service refuses.
             await self._now()
             raise expired() from error

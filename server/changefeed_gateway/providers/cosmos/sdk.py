@@ -38,6 +38,7 @@ from changefeed_gateway.providers.cosmos.consumption import Consumption
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
 from changefeed_gateway.providers.cosmos.errors import (
     READ_DATABASE,
+    READ_FEED,
     RID_DIFFERS,
     Answered,
     OtherContainer,
@@ -167,8 +168,12 @@ class Sdk:
             raise
 
     async def list_ranges(self, name: str) -> tuple[Sequence[Mapping[str, Any]], Cost]:
-        """The container's partition key ranges, with their ancestors; and from now on the SDK knows them too."""
+        """The container's partition key ranges, with their ancestors."""
         return await self._call("ReadPartitionKeyRanges", lambda: self._list_ranges(name))
+
+    async def forget_ranges(self) -> None:
+        """Have the SDK list the ranges anew, of every container, before it reads a feed again."""
+        await self._call("ReadPartitionKeyRanges", self._forget_ranges)
 
     async def interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         """The effective partition keys of a partition key, or of a prefix of a hierarchical one."""
@@ -182,7 +187,7 @@ class Sdk:
         Raises RangeGone when the interval does not lie within one range, Refused, and InvalidRequest
         (TOKEN_RESOURCE_RECREATED) when the container is not the one with `rid`.
         """
-        return await self._call("ReadChangeFeed", lambda: self._read_feed(name, rid, mode, position, limit, now=now))
+        return await self._call(READ_FEED, lambda: self._read_feed(name, rid, mode, position, limit, now=now))
 
     async def aclose(self) -> None:
         """End what is under way, and start nothing more."""
@@ -209,11 +214,13 @@ class Sdk:
     async def _list_ranges(self, name: str) -> tuple[Sequence[Mapping[str, Any]], Cost]:
         container = await self._container(name)
         seen = _current()
-        # What the SDK makes public, `read_feed_ranges`, tells neither ids nor ancestors; but it makes the SDK look.
+        # What the SDK makes public, `read_feed_ranges`, tells neither ids nor ancestors.
         ranges = [found async for found in _pages(container, self._timeout)]
-        async for _ in container.read_feed_ranges(force_refresh=True):
-            pass
         return ranges, Cost(seen.calls, seen.charge)
+
+    async def _forget_ranges(self) -> None:
+        client = await self._connected()
+        await client.client_connection.refresh_routing_map_provider()
 
     async def _interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         values = [NonePartitionKeyValue if value == UNDEFINED else value for value in key]
