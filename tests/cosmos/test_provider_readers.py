@@ -83,7 +83,7 @@ async def test_request_units_are_summed_in_one_log_line_a_minute(scene: Scene, m
             await provider.start()
             scene.server.calls.clear()
             async with asyncio.timeout(10):
-                while not (told := [line for line in lines if "request units" in line["event"]]):
+                while not (told := [line for line in lines if "request units" in line["event"]]):  # noqa: ASYNC110 - a timer writes it
                     await asyncio.sleep(0.01)
         finally:
             await provider.aclose()

@@ -97,6 +97,6 @@ async def test_an_account_that_is_away_at_the_start_is_waited_for(server: WireSe
             await provider.ping()
         server.clear_faults()
         await provider.ping()
-        assert await provider.open_feed(ADDRESS)
+        assert (await provider.open_feed(ADDRESS)).incarnation
     finally:
         await provider.aclose()
