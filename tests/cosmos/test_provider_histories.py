@@ -241,7 +241,7 @@ class History:
             "conflict": lambda: self._fail_reading(retry_with(), times),
             "moved": lambda: self.server.fail("ReadChangeFeed", gone(1000 + 2 * times), times=times),
             "drop": lambda: self.server.drop("ReadChangeFeed", times=times),
-            "cut": lambda: self.server.drop("ReadChangeFeed", times=times, kind=Kind.LOST),
+            "cut": lambda: self.server.drop("ReadChangeFeed", times=times, kind=Kind.CUT),
             "empty": lambda: self.server.empty_pages(THINGS, ranges[times % len(ranges)], times),
             "previous": self._change_forms,
         }
