@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.model import Change, PageRead
 from changefeed_gateway.providers.cosmos.cursor import Mode, Position
-from changefeed_gateway.providers.cosmos.mapping import ChangeMaker, Document, placed
+from changefeed_gateway.providers.cosmos.mapping import ChangeMaker, Document, bytes_of, placed
 
 
 class Gathered(NamedTuple):
@@ -36,7 +36,7 @@ def gather(
         change = maker.make(found, read)
         if position.passes(found.lsn, found.inside):
             continue
-        size += len((change.item or "").encode())
+        size += bytes_of(change.item)
         if len(changes) == read.max_changes or (changes and size > read.max_bytes):
             whole = False
             break

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
@@ -40,6 +41,8 @@ _CHANGE_TYPES: Final = {
     "delete": ChangeType.DELETE,
 }
 _STEP: Final = re.compile(r'/(?:"([^"]*)"|([^/]+))')
+_compact: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_escaped: Final = json.JSONEncoder(separators=(",", ":")).encode
 _EXACT: Final = 2**53
 """Whole numbers up to here are exact in double precision."""
 
@@ -110,6 +113,8 @@ class ChangeMaker:
     def __init__(self, container_rid: str, paths: Sequence[KeyPath], mode: Mode, partition_id: PartitionId) -> None:
         self._rid = container_rid
         self._paths = paths
+        # The id is told once.
+        self._names = ["" if path.steps == ("id",) else path.name for path in paths]
         self._make = self._of_version if mode is Mode.LATEST_VERSION else self._of_record
         self._partition_id = partition_id
         self._run = -1
@@ -135,16 +140,18 @@ class ChangeMaker:
         if change_type is ChangeType.DELETE:
             key = self._key_of_deleted(found.document)
         else:
-            key = self._key([_at(current, path.steps) for path in self._paths], current["id"])
+            key = self._key([_at(current, steps) for _, steps in self._paths], current["id"])
         state, item = _item(current, change_type, read)
         return Change(
             # P3: nothing of where it was read goes into it: ranges split.
-            event_id=_digest([self._rid, *key[::2], found.lsn, operation, self._ordinal(found.lsn, key)]),
+            event_id=_digest(
+                self._rid, key.partition_key, key.sort_key, operation, f"{found.lsn}.{self._ordinal(found.lsn, key)}"
+            ),
             change_type=change_type,
             key=key,
             item_state=state,
             item=item,
-            commit_time=datetime.fromtimestamp(int(metadata["crts"]), UTC),
+            commit_time=_moment(int(metadata["crts"])),
             partition_id=self._partition_id,
             sequence=str(found.lsn),
             origin=Origin.EXPIRY if metadata.get("timeToLiveExpired") else Origin.APPLICATION,
@@ -155,12 +162,12 @@ class ChangeMaker:
         state, item = _item(version, ChangeType.UPDATE, read)
         return Change(
             # P3: there is no history of an item, so what names the change is the version that it left.
-            event_id=_digest([self._rid, version["_rid"], version["_etag"]]),
+            event_id=_digest(self._rid, version["_rid"], version["_etag"]),
             change_type=ChangeType.UPDATE,
-            key=self._key([_at(version, path.steps) for path in self._paths], version["id"]),
+            key=self._key([_at(version, steps) for _, steps in self._paths], version["id"]),
             item_state=state,
             item=item,
-            commit_time=datetime.fromtimestamp(int(version["_ts"]), UTC),
+            commit_time=_moment(int(version["_ts"])),
             partition_id=self._partition_id,
             sequence=str(found.lsn),
         )
@@ -174,12 +181,12 @@ class ChangeMaker:
         return self._seen[key.partition_key, key.sort_key]
 
     def _key(self, values: Sequence[Any], item_id: str) -> Key:
-        components = [
-            _component(path.name, value)
-            for path, value in zip(self._paths, values, strict=True)
-            if value != UNDEFINED and path.steps != ("id",)
-        ]
-        return Key(partition_key_text(values), (*components, KeyComponent("id", item_id)), item_id)
+        components = []
+        for name, value in zip(self._names, values, strict=True):
+            if name and value != UNDEFINED:
+                components.append(_component(name, value))
+        components.append(KeyComponent("id", item_id))
+        return Key(partition_key_text(values), tuple(components), item_id)
 
     def _key_of_deleted(self, record: Document) -> Key:
         told = record["metadata"].get("partitionKey")
@@ -199,14 +206,24 @@ def partition_key_text(values: Sequence[Any]) -> str:
     """Several values, or one that is no plain text, as a JSON array; see `core.model.Key`."""
     if len(values) == 1 and isinstance(values[0], str) and not values[0].startswith("["):
         return values[0]
-    return json.dumps([_normal(value) for value in values], ensure_ascii=False, separators=(",", ":"))
+    return _compact([_normal(value) for value in values])
 
 
-def _digest(facts: Sequence[str | int]) -> str:
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+@lru_cache(1_000)
+def _moment(second: int) -> datetime:
+    """Many changes are of one second."""
+    return datetime.fromtimestamp(second, UTC)
+
+
+def _digest(*facts: str) -> str:
+    """Of texts, each behind its length: no two lists of them are one text."""
+    text = "".join([f"{len(fact)}:{fact}" for fact in facts])
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def _at(item: Any, steps: Sequence[str]) -> Any:
+    if len(steps) == 1 and type(found := item.get(steps[0], UNDEFINED)) is str:
+        return found
     for step in steps:
         if not isinstance(item, Mapping) or step not in item:
             return UNDEFINED
@@ -235,6 +252,8 @@ def _normal(value: Any) -> Any:
 
 
 def _component(name: str, value: Any) -> KeyComponent:
+    if type(value) is str:
+        return KeyComponent(name, value)
     match value:
         case None:
             return KeyComponent(name, "", KeyType.NULL)
@@ -254,12 +273,17 @@ def _item(image: Document | None, change_type: ChangeType, read: PageRead) -> tu
     if not image:
         return ItemState.UNAVAILABLE, None
     content = {name: value for name, value in image.items() if name not in _LEFT_OUT}
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    text = _compact(content)
     if not text.isascii():
         text = _encodable(text, content)
-    if len(text) > read.max_item_bytes or len(text.encode()) > read.max_item_bytes:
+    if bytes_of(text) > read.max_item_bytes:
         return ItemState.TOO_LARGE, None
     return ItemState.INCLUDED, text
+
+
+def bytes_of(text: str | None) -> int:
+    """Bytes of a text in UTF-8."""
+    return 0 if text is None else len(text) if text.isascii() else len(text.encode())
 
 
 def _encodable(text: str, content: Mapping[str, Any]) -> str:
@@ -267,5 +291,5 @@ def _encodable(text: str, content: Mapping[str, Any]) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(content, separators=(",", ":"))
+        return _escaped(content)
     return text

@@ -7,7 +7,16 @@ from functools import partial
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import After, AtTime, Beginning, Child, Now, Page, PageRead, PartitionId
-from changefeed_gateway.providers.cosmos.cursor import RETIRED, Interval, Position, at_time, beginning, decode, encode
+from changefeed_gateway.providers.cosmos.cursor import (
+    RETIRED,
+    Cursors,
+    Interval,
+    Position,
+    at_time,
+    beginning,
+    decode,
+    encode,
+)
 from changefeed_gateway.providers.cosmos.errors import RangeGone, moving, no_partition
 from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered
 from changefeed_gateway.providers.cosmos.life import MOVES, Life
@@ -155,7 +164,7 @@ class PhysicalRead:
     def _page(self, start: Position, end: Position, found: Gathered, *, more_available: bool) -> Page:
         return Page(
             changes=found.changes,
-            cursors=[encode(position, self._mode) for position in found.positions],
+            cursors=Cursors(found.positions, self._mode),
             start=encode(start, self._mode),
             cursor=encode(end, self._mode),
             more_available=more_available,
