@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 
@@ -25,7 +25,7 @@ from tests.gateway import TOKEN_KEY, RunningGateway
 _AT_ONCE = 8
 """Ranges that both sides read at once."""
 _PAGE = 1_000
-_MODE = "AllVersionsAndDeletes"
+_MODE: Final = "AllVersionsAndDeletes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

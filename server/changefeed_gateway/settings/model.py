@@ -144,7 +144,7 @@ class CosmosConnection(_Section):
     """Regions to read from, the first that answers; the account's own order unless given."""
     shortest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(milliseconds=250)
     """Between two looks at a partition where nothing happens, at first; then doubled."""
-    longest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(seconds=5)
+    longest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(seconds=2)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

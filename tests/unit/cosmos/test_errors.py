@@ -18,9 +18,13 @@ from changefeed_gateway.core.errors import (
 )
 from changefeed_gateway.providers.cosmos.errors import READ_FEED, Answered, RangeGone, Refused, translate, without_text
 
+TIMED_OUT = CosmosClientTimeoutError()  # type: ignore[no-untyped-call]
+
 
 def http(status: int, sub_status: int = 0, text: str = "fake-secret") -> CosmosHttpResponseError:
-    return CosmosHttpResponseError(status_code=status, message=text, sub_status=sub_status)
+    return CosmosHttpResponseError(  # type: ignore[no-untyped-call]
+        status_code=status, message=text, sub_status=sub_status
+    )
 
 
 @pytest.mark.parametrize(
@@ -47,7 +51,7 @@ def http(status: int, sub_status: int = 0, text: str = "fake-secret") -> CosmosH
         (http(503, 21015), TransientFailure),
         (http(418), ProviderFailure),
         (Answered(429, 3200, None), Throttled),
-        (CosmosClientTimeoutError(), TransientFailure),
+        (TIMED_OUT, TransientFailure),
         (TimeoutError(), TransientFailure),
         (ServiceRequestError("fake-secret"), TransientFailure),
         (ServiceResponseError("fake-secret"), TransientFailure),
