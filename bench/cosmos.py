@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -120,10 +120,12 @@ async def _drain(server: Server, ranges: int, changes: int, rounds: int) -> None
 
 async def _now(container: ContainerProxy, feed_range: dict[str, Any]) -> str:
     """A continuation of one range, which the SDK tells with an empty page to nobody but its hook."""
-    told: list[dict[str, Any]] = []
-    feed = container.query_items_change_feed(
-        mode=_MODE, start_time="Now", feed_range=feed_range, response_hook=lambda headers, _: told.append(headers)
-    )
+    told: list[Mapping[str, Any]] = []
+
+    def hook(headers: Mapping[str, Any], _: dict[str, Any]) -> None:
+        told.append(headers)
+
+    feed = container.query_items_change_feed(mode=_MODE, start_time="Now", feed_range=feed_range, response_hook=hook)
     assert not [each async for each in feed]
     found: str = told[-1]["etag"]
     return found

@@ -60,9 +60,8 @@ class Life:
                 # Any interval will do that lies in one range.
                 await self.reader(Interval("", "00")).now()
             except RangeGone:
-                await self.sdk.forget_ranges()
-            else:
-                self._mode_is_on = True
+                continue
+            self._mode_is_on = True
         if not self._mode_is_on:
             raise moving()
 
@@ -93,7 +92,6 @@ class Life:
         cost = FREE
         for pause in _LOOKS:
             await asyncio.sleep(pause)
-            await self.sdk.forget_ranges()
             listing = await self.ranges.listing()
             cost = cost.plus(listing.cost)
             if parts := listing.parts_of(interval):

@@ -171,10 +171,6 @@ class Sdk:
         """The container's partition key ranges, with their ancestors."""
         return await self._call("ReadPartitionKeyRanges", lambda: self._list_ranges(name))
 
-    async def forget_ranges(self) -> None:
-        """Have the SDK list the ranges anew, of every container, before it reads a feed again."""
-        await self._call("ReadPartitionKeyRanges", self._forget_ranges)
-
     async def interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         """The effective partition keys of a partition key, or of a prefix of a hierarchical one."""
         return await self._call("ReadContainer", lambda: self._interval_of(name, key, hierarchical=hierarchical))
@@ -187,7 +183,13 @@ class Sdk:
         Raises RangeGone when the interval does not lie within one range, Refused, and InvalidRequest
         (TOKEN_RESOURCE_RECREATED) when the container is not the one with `rid`.
         """
-        return await self._call(READ_FEED, lambda: self._read_feed(name, rid, mode, position, limit, now=now))
+        try:
+            return await self._call(READ_FEED, lambda: self._read_feed(name, rid, mode, position, limit, now=now))
+        except RangeGone:
+            # The SDK goes by the ranges that it knows until it is told to look again.
+            client = await self._connected()
+            await client.client_connection.refresh_routing_map_provider()
+            raise
 
     async def aclose(self) -> None:
         """End what is under way, and start nothing more."""
@@ -217,10 +219,6 @@ class Sdk:
         # What the SDK makes public, `read_feed_ranges`, tells neither ids nor ancestors.
         ranges = [found async for found in _pages(container, self._timeout)]
         return ranges, Cost(seen.calls, seen.charge)
-
-    async def _forget_ranges(self) -> None:
-        client = await self._connected()
-        await client.client_connection.refresh_routing_map_provider()
 
     async def _interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         values = [NonePartitionKeyValue if value == UNDEFINED else value for value in key]
