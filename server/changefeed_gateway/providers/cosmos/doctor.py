@@ -88,7 +88,10 @@ async def _readable(sdk: Sdk, container: Container, pace: Pace) -> Finding:
     try:
         await life.check_mode()
         listing = await life.ranges.listing()
-        _, cost = await life.reader(listing.ranges[-1].interval).now()
+        reader = life.reader(listing.ranges[-1].interval)
+        await reader.now()
+        # The first of all also has the SDK look for the ranges.
+        _, cost = await reader.now()
     except ChangeFeedError as error:
         return _wrong(subject, error)
     except RangeGone:
