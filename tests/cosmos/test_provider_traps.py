@@ -154,7 +154,8 @@ async def test_a_split_that_the_sdk_would_hide_is_told(server: WireServer, known
         scene.put_many(20)
         children = server.split(THINGS, parent)
         if known:
-            await scene.client.partitions()
+            # Another reader has come to the children.
+            await scene.client.resolve(NOW)
         page = await scene.client.read(after(token))
         assert page.partition_retired
         assert [child.partition_id for child in page.child_partitions] == children
