@@ -1,5 +1,5 @@
 # Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries; for all
-# tests also a JDK (17 or newer), Maven, and Debian 12's apt-get and dpkg.
+# tests also a JDK (17 or newer), Maven, Node (20 or newer) with npm, and Debian 12's apt-get and dpkg.
 PYTHON ?= python3
 # The generator has ready-made packages for Python 3.11 to 3.13: the first of these that fits makes its environment.
 GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
@@ -26,7 +26,7 @@ PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=load
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-fast test-newest test-postgres-15 set-up lint fmt gen gen-check schema soak verify-dynamodb bench-core wheels baseline constraints clean
+.PHONY: help demo serve test test-fast test-newest test-postgres-15 test-cosmos-java set-up lint fmt gen gen-check schema soak verify-dynamodb verify-cosmos bench-core wheels baseline constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -44,10 +44,10 @@ test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long e
 	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
-set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .pgbouncer/.stamp .faketime/.stamp \
+set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp \
   $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
 
-test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .pgbouncer/.stamp .faketime/.stamp
+test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp
 	@echo "pytest"
 	@$(PYTEST)
 
@@ -87,11 +87,17 @@ gen: .venv-gen/.stamp ## Generate clients/python/gen from proto/
 schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
 	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py
 
-soak: .venv/.stamp-dev .dynamodb-local/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
+soak: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
 	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m "soak or hypothesis" --timeout=0 $(PYTEST_ARGS)
+
+test-cosmos-java: .venv/.stamp-dev .cosmos-java/.stamp ## Ask the server in the tests of Cosmos DB with the Java SDK too
+	@PATH="$(TEST_PATH)" $(BIN)/pytest tests/cosmos/java/with_java_sdk.py $(PYTEST_ARGS)
 
 verify-dynamodb: .venv/.stamp-dev ## Show on a real AWS account what no local server can; needs credentials
 	@$(BIN)/python scripts/verify_dynamodb.py
+
+verify-cosmos: .venv/.stamp-dev ## Show on a real Azure account what no local server can; needs COSMOS_ENDPOINT, _KEY and _DATABASE
+	@$(BIN)/python scripts/verify_cosmos.py
 
 bench-core: .venv/.stamp-dev ## Measure the gateway with raw PostgreSQL beside it
 	@$(BIN)/python -m bench.core
@@ -115,7 +121,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@git --no-pager diff --stat -- constraints.txt
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .postgresql-15 .pgbouncer .faketime dist
+	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .cosmos-node .cosmos-java .postgresql-15 .pgbouncer .faketime dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -149,6 +155,24 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 	@echo "set-up: DynamoDB Local, into .dynamodb-local"
 	@rm -rf .dynamodb-local
 	@mvn --batch-mode --quiet -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/.dynamodb-local
+	@touch $@
+
+# The Node SDK that the server in the tests of Cosmos DB is held against.
+.cosmos-node/.stamp: tests/cosmos/node/package-lock.json
+	@for tool in node npm; do command -v $$tool >/dev/null || \
+	   { echo "$$tool is not found: the Node SDK of Cosmos DB needs Node (20 or newer) with npm to be installed"; exit 1; }; done
+	@echo "set-up: the Node SDK of Cosmos DB, into .cosmos-node"
+	@rm -rf $(@D) && mkdir $(@D) && cp $(<D)/package.json $< $(@D)
+	@npm ci --prefix $(@D) --silent --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+# The Java SDK, which takes a minute to begin and is asked by hand.
+.cosmos-java/.stamp: tests/cosmos/java/pom.xml
+	@for tool in java mvn; do command -v $$tool >/dev/null || \
+	   { echo "$$tool is not found: the Java SDK of Cosmos DB needs a JDK (17 or newer) and Maven to be installed"; exit 1; }; done
+	@echo "set-up: the Java SDK of Cosmos DB, into .cosmos-java"
+	@rm -rf $(@D)
+	@mvn --batch-mode --quiet -f $< dependency:copy-dependencies -DoutputDirectory=$(CURDIR)/$(@D)
 	@touch $@
 
 # Debian's own packages and the libraries that this machine lacks for them, unpacked and not installed. The package lists

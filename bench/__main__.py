@@ -2,11 +2,26 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring
+from bench import (
+    abuse,
+    core,
+    cosmos,
+    dynamodb,
+    fanout,
+    idle,
+    joined,
+    large,
+    partitions,
+    reopen,
+    resume,
+    retention,
+    ring,
+)
 
 PARTS = {
     "abuse": abuse,
     "core": core,
+    "cosmos": cosmos,
     "dynamodb": dynamodb,
     "fanout": fanout,
     "idle": idle,

@@ -25,6 +25,8 @@ class Hook(Enum):
     SPLIT = "split"
     MERGE = "merge"
     TRIM = "trim"
+    FORGET = "forget"
+    """A trim takes retired partitions from the list: their database names none that has nothing left."""
 
 
 class Backend(Protocol):
@@ -60,8 +62,8 @@ class Backend(Protocol):
         """The collection, by the name that the gateway gives to the connection."""
         ...
 
-    def unprovisioned(self, connection: str) -> Address:
-        """A collection that exists and captures no changes."""
+    def unprovisioned(self, connection: str) -> Address | None:
+        """A collection that exists and captures no changes; None where every one captures them."""
         ...
 
     async def neighbour(self, connection: str) -> Address:

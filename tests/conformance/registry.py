@@ -1,6 +1,7 @@
 """Every backend that the suite runs on. A new provider is one more line here and one more file in `backends/`."""
 
 from tests.conformance.backend import BackendKind
+from tests.conformance.backends.cosmos import CosmosBackend, LatestVersionBackend
 from tests.conformance.backends.dynamodb import LocalBackend, WireBackend
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
 from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
@@ -14,6 +15,8 @@ BACKENDS: dict[str, BackendKind] = {
         LocalBackend.hooks, lambda request: LocalBackend(request.getfixturevalue("dynamodb_local"))
     ),
     "dynamodb-wire": BackendKind(WireBackend.hooks, lambda request: WireBackend()),
+    "cosmos": BackendKind(CosmosBackend.hooks, lambda request: CosmosBackend()),
+    "cosmos-latest": BackendKind(LatestVersionBackend.hooks, lambda request: LatestVersionBackend()),
     "postgres-watched": BackendKind(
         WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
     ),

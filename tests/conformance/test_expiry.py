@@ -150,6 +150,19 @@ async def test_a_partition_that_retired_and_was_trimmed_away_is_expired_for_its_
     await expired(world.client.read(after(token)))
     for child in children:
         await expired(world.client.read(after(child.continuation_token)))
+
+
+@pytest.mark.req("US2.2", "CF-10")
+@pytest.mark.needs(Hook.SPLIT, Hook.FORGET)
+async def test_a_partition_that_retired_and_was_trimmed_away_is_not_listed_any_more(world: World) -> None:
+    event = await world.learn(ITEM)
+    scope = physical(event.partition_id)
+    token = (await world.client.read(NOW, scope=scope)).continuation_token
+    await world.put(ITEM)
+    await world.backend.split(event.partition_id)
+    children = (await world.client.read_all(after(token))).pages[-1].child_partitions
+    await world.put(ITEM)
+    await world.backend.trim()
     listed = {p.partition_id: p for p in await world.client.partitions()}
     assert event.partition_id not in listed
     for child in children:

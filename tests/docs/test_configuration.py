@@ -19,7 +19,13 @@ from changefeed_gateway.core.model import Beginning
 from changefeed_gateway.providers.postgres.operations.feeds import watch
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
-from changefeed_gateway.settings.model import DynamoDBConnection, EmbeddedServer, MemoryConnection, TokenKeySettings
+from changefeed_gateway.settings.model import (
+    CosmosConnection,
+    DynamoDBConnection,
+    EmbeddedServer,
+    MemoryConnection,
+    TokenKeySettings,
+)
 from changefeed_gateway.settings.secrets import dsn, token_keys
 from changefeed_gateway.settings.values import HostPort, format_duration
 from tests.databases import LOG, PostgresForTests
@@ -63,6 +69,7 @@ def settings() -> dict[str, FieldInfo]:
         **dict(below("", Settings)),
         **dict(below("connections.<name>.", PostgresConnection)),
         **dict(below("connections.<name>.", DynamoDBConnection)),
+        **dict(below("connections.<name>.", CosmosConnection)),
         **dict(below("connections.<name>.", MemoryConnection)),
         **dict(below("connections.<name>.embedded.", EmbeddedServer)),
         **dict(below("tokens.keys.<n>.", TokenKeySettings)),
@@ -107,7 +114,8 @@ def test_defaults_are_those_of_the_code() -> None:
 
 def refusal(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the loader says is allowed."""
-    provider = "dynamodb" if path.rpartition(".")[2] in DynamoDBConnection.model_fields else "postgres"
+    kinds: dict[str, type[BaseModel]] = {"dynamodb": DynamoDBConnection, "cosmos": CosmosConnection}
+    provider = next((name for name, kind in kinds.items() if path.rpartition(".")[2] in kind.model_fields), "postgres")
     monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", provider)
     monkeypatch.setenv("CHANGEFEED_" + path.replace("<name>", "main").upper().replace(".", "__"), "?")
     with pytest.raises(SettingsError) as caught:
@@ -140,6 +148,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
     secrets = tmp_path / "secrets"
     secrets.mkdir()
     (secrets / "main.dsn").write_text("postgresql://changefeed@db/app\n")
+    (secrets / "cosmos.key").write_text("a2V5\n")
     (secrets / "token.key").write_text("0123456789abcdef\n")
     monkeypatch.setenv("OLD_TOKEN_KEY", "fedcba9876543210")
     Path("changefeed.yaml").write_text(example.text.replace("/run/secrets", str(secrets)))
@@ -149,7 +158,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
     assert dsn("main", main) == "postgresql://changefeed@db/app"
     assert [key.key_id for key in token_keys(loaded)] == ["2026-11", "2026-05"]
     assert loaded.limits.to_limits() == Settings().limits.to_limits(), "the example shows the defaults"
-    left_out = {"dsn", "secret", "connections", "keys", "limits", "logging", "tokens"}
+    left_out = {"dsn", "key", "key_env", "secret", "connections", "keys", "limits", "logging", "tokens"}
     last_parts = {path.rpartition(".")[2] for path in settings()} - left_out
     assert {name for name in last_parts if not re.search(rf"\b{name}:", example.text)} == set()
 
@@ -157,7 +166,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
 def test_allowed_providers_are_those_of_the_code() -> None:
     providers = {
         name
-        for connection in (PostgresConnection, DynamoDBConnection, MemoryConnection)
+        for connection in (PostgresConnection, DynamoDBConnection, CosmosConnection, MemoryConnection)
         for name in get_args(connection.model_fields["provider"].annotation)
     }
     cell = documented()["connections.<name>.provider"][Column.ALLOWED.value]

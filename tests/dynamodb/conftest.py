@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from changefeed_gateway.providers.dynamodb.reading import Pace
+from changefeed_gateway.core.pace import Pace
 from tests.dynamodb.gateway import IMPATIENT, LONGEST_PAUSE
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.behaviour import Behaviour

@@ -9,8 +9,8 @@ from typing import Any
 import botocore.session
 from botocore.loaders import create_loader
 
+from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions, DynamoDBProvider
-from changefeed_gateway.providers.dynamodb.reading import Pace
 from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from changefeed_gateway.providers.dynamodb.reading import Pace
+from changefeed_gateway.core.pace import Pace
 from tests.conformance.client import NOW, after
 from tests.dynamodb.consumers import Crew, Follower, PageReader, drain
 from tests.dynamodb.ledger import Ledger

@@ -8,7 +8,7 @@ import pytest
 from types_boto3_dynamodb.literals import StreamViewTypeType
 
 from changefeed.v1 import change_event_pb2
-from changefeed_gateway.providers.dynamodb.reading import Pace
+from changefeed_gateway.core.pace import Pace
 from tests.conformance.client import BEGINNING, NOW, REQUIRE, after, at_time, unsupported
 from tests.conformance.journal import ids
 from tests.dynamodb.scene import Scene

@@ -79,6 +79,7 @@ class ReadAnswer:
     expire_time: datetime | None = None
     watermark: datetime | None = None
     provider_calls: int = 0
+    request_charge: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

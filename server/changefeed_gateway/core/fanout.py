@@ -297,6 +297,7 @@ def _joined(
         start_expire_time=first.expire_time,
         watermark=_watermark(last, segments),
         provider_calls=sum(segment.page.content.provider_calls for segment in segments),
+        request_charge=sum(segment.page.content.request_charge for segment in segments),
     )
 
     def records(items: bool) -> list[bytes]:

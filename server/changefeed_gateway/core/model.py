@@ -299,3 +299,5 @@ class Page:
     comparable: bool = True
     """False: `cursor` is a place that does not compare with those of other readers yet, so they share no tail."""
     provider_calls: int = 0
+    request_charge: float = 0.0
+    """What the database charged for these calls, in its own unit."""

@@ -45,6 +45,7 @@ from changefeed_gateway.core.model import (
     LogicalPartition,
     NewItemStateMode,
     Now,
+    Page,
     PageRead,
     Partition,
     PhysicalPartition,
@@ -98,13 +99,13 @@ class Router:
             reader = self._reader(feed, scope, tails.direct, request.address)
             page = await reader.read(feed, read)
             wait = timedelta(seconds=deadline - monotonic())
-            calls = 0
+            earlier = None
             idle = not (page.content.changes or page.content.retired or page.content.more_available)
             if idle and wait > timedelta(0):
-                calls = page.content.provider_calls
+                earlier = page.content
                 page = await reader.read(feed, replace(read, start=After(page.content.cursor), max_wait=wait))
             page = self._requirement(feed, scope, request.mode).admit(page)
-            return self._answer(feed, scope, page, items=read.items, earlier_calls=calls)
+            return self._answer(feed, scope, page, items=read.items, earlier=earlier)
 
     async def list_partitions(self, address: Address) -> Sequence[Partition]:
         """The partitions that hold retained changes, parents first."""
@@ -279,8 +280,8 @@ class Router:
         page = await self._reader(feed, scope, tails.direct, feed.address).read(feed, read)
         return page.content.cursor, page
 
-    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier_calls: int) -> ReadAnswer:
-        """The first part of the page that fits into one message."""
+    def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier: Page | None) -> ReadAnswer:
+        """The first part of the page that fits into one message; `earlier` is the empty one that came before it."""
         records = page.records(items=items)
         cuts = batches(records, max_bytes=self.limits.max_message_bytes, max_count=max(1, len(records)))
         low, high = next(cuts, (0, 0))
@@ -301,7 +302,8 @@ class Router:
             ),
             expire_time=part.content.expire_time,
             watermark=part.content.watermark,
-            provider_calls=earlier_calls + part.content.provider_calls,
+            provider_calls=sum(each.provider_calls for each in (earlier, part.content) if each),
+            request_charge=sum(each.request_charge for each in (earlier, part.content) if each),
         )
 
 

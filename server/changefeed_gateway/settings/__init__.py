@@ -3,6 +3,7 @@
 from changefeed_gateway.settings.load import ClientSettings, client_settings, load_settings
 from changefeed_gateway.settings.model import (
     Connection,
+    CosmosConnection,
     DynamoDBConnection,
     EmbeddedServer,
     LoggingSettings,
@@ -15,6 +16,7 @@ from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 __all__ = [
     "ClientSettings",
     "Connection",
+    "CosmosConnection",
     "DynamoDBConnection",
     "EmbeddedServer",
     "LoggingSettings",

@@ -114,6 +114,48 @@ class DynamoDBConnection(_Section):
         return self
 
 
+class CosmosConnection(_Section):
+    """The containers of one database of one Azure Cosmos DB account (API for NoSQL), through their change feeds.
+
+    Exactly one of `key`, `key_file`, `key_env` and `entra` says as whom.
+    """
+
+    provider: Literal["cosmos"]
+    endpoint: Annotated[str, _Url]
+    """URI of the account."""
+    key: Annotated[SecretStr | None, Filled] = None
+    """A key of the account; a read-only one will do."""
+    key_file: FilePath | None = None
+    """A file that holds the key; it is read at start."""
+    key_env: Annotated[str | None, name_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")] = None
+    """An environment variable that holds the key."""
+    entra: bool = False
+    """An identity of Microsoft Entra ID, found as the Azure SDK finds it: environment, workload, managed identity."""
+    database: Annotated[str, name_like(r"[^/\\?#]{1,255}", "the name of a database")]
+    containers: tuple[Annotated[str, Filled], ...] = ()
+    """The containers that are served, and that `doctor` looks at; every one that may be read when there is none."""
+    mode: Annotated[
+        Literal["all_versions_and_deletes", "latest_version"], one_of("all_versions_and_deletes", "latest_version")
+    ] = "all_versions_and_deletes"
+    """Which change feed is read; latest_version conflates versions and tells no deletions."""
+    backup_window: Annotated[timedelta | None, duration_between("1m", "30d"), DurationText] = None
+    """How far back the account's continuous backup goes, 7d or 30d: tokens then say when they expire."""
+    preferred_regions: tuple[Annotated[str, Filled], ...] = ()
+    """Regions to read from, the first that answers; the account's own order unless given."""
+    shortest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(milliseconds=250)
+    """Between two looks at a partition where nothing happens, at first; then doubled."""
+    longest_pause: Annotated[timedelta, duration_between("10ms", "1m"), DurationText] = timedelta(seconds=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        sources = (self.key, self.key_file, self.key_env, self.entra or None)
+        if sum(source is not None for source in sources) != 1:
+            raise not_allowed("exactly one of key, key_file, key_env and entra")
+        if self.shortest_pause > self.longest_pause:
+            raise not_allowed("shortest_pause up to longest_pause")
+        return self
+
+
 class MemoryConnection(_Section):
     """Collections in memory, gone with the process: for tests of clients."""
 
@@ -122,7 +164,9 @@ class MemoryConnection(_Section):
     """Collections to create at start, empty."""
 
 
-Connection = Annotated[PostgresConnection | DynamoDBConnection | MemoryConnection, Field(discriminator="provider")]
+Connection = Annotated[
+    PostgresConnection | DynamoDBConnection | CosmosConnection | MemoryConnection, Field(discriminator="provider")
+]
 
 
 class TokenKeySettings(_Section):

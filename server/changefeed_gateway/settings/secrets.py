@@ -11,7 +11,7 @@ from typing import Final
 
 from changefeed_gateway.core.token import TokenKey
 from changefeed_gateway.settings.files import make_durable, read_bytes
-from changefeed_gateway.settings.model import PostgresConnection, Settings, TokenKeySettings
+from changefeed_gateway.settings.model import CosmosConnection, PostgresConnection, Settings, TokenKeySettings
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
 _LEAST_KEY_BYTES: Final = 16
@@ -37,6 +37,16 @@ def dsn(name: str, connection: PostgresConnection) -> str:
     if connection.dsn_file is None:
         raise ValueError(f"connections.{name} is embedded")
     return _read(connection.dsn_file, f"connections.{name}.dsn_file")
+
+
+def account_key(name: str, connection: CosmosConnection) -> str | None:
+    """The key of an account; None where an identity is used. Raises SettingsError when it is not where it should be."""
+    path = f"connections.{name}"
+    if connection.key is not None:
+        return connection.key.get_secret_value()
+    if connection.key_file is not None:
+        return _read(connection.key_file, f"{path}.key_file")
+    return None if connection.key_env is None else _variable(connection.key_env, f"{path}.key_env")
 
 
 def _token_key(index: int, key: TokenKeySettings) -> TokenKey:

@@ -130,7 +130,7 @@ class LocalBackend(_DynamoBackend):
 class WireBackend(_DynamoBackend):
     """A wire-level server of the test's own, where time passes with every write."""
 
-    hooks = frozenset({Hook.SPLIT, Hook.TRIM})
+    hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.FORGET})
     capabilities = frozenset(CapabilityName) - {CapabilityName.LOGICAL_PARTITION_SCOPE}
     at_timestamp = True
 

@@ -19,6 +19,7 @@ from tests.dynamodb.server.iterators import ShardIterator
 from tests.dynamodb.server.shapes import TARGETS, check_answer, check_error, check_request
 from tests.dynamodb.server.stream_api import StreamApi
 from tests.dynamodb.server.table_api import table_operations
+from tests.http_server import cut, dropped
 
 CONTENT_TYPE = "application/x-amz-json-1.0"
 
@@ -75,9 +76,9 @@ class Endpoint:
                 case ServiceError() as error:
                     raise error
                 case Kind.DROP:
-                    return _dropped(request)
+                    return dropped(request)
                 case Kind.CUT:
-                    return await _cut(request, self._carry_out(service, operation, parameters))
+                    return await cut(request, self._carry_out(service, operation, parameters))
                 case Kind.STALL:
                     await fault.released.wait()
                     return self._carry_out(service, operation, parameters)
@@ -119,18 +120,3 @@ def _call(operation: str, parameters: Mapping[str, Any]) -> Call:
         iterator = ShardIterator.decode(parameters["ShardIterator"])
         return Call(operation, iterator.shard_id, iterator.reader)
     return Call(operation, str(parameters.get("ShardId", "")))
-
-
-def _dropped(request: web.Request) -> web.StreamResponse:
-    assert request.transport is not None
-    request.transport.abort()
-    return web.Response()
-
-
-async def _cut(request: web.Request, whole: web.Response) -> web.StreamResponse:
-    assert isinstance(whole.body, bytes)
-    response = web.StreamResponse(headers=whole.headers)
-    response.content_length = len(whole.body)
-    await response.prepare(request)
-    await response.write(whole.body[: len(whole.body) // 2])
-    return _dropped(request)

@@ -1,13 +1,10 @@
 """The running server, and a test's hands on it."""
 
-import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self
-
-from aiohttp import web
+from typing import Self
 
 from tests.dynamodb.server.account import Account
 from tests.dynamodb.server.attributes import Attribute
@@ -16,6 +13,7 @@ from tests.dynamodb.server.errors import ServiceError, access_denied
 from tests.dynamodb.server.faults import ALWAYS, Fault, Kind
 from tests.dynamodb.server.http import Endpoint
 from tests.dynamodb.server.stream import RETENTION, Stream
+from tests.http_server import HttpServer
 
 
 class WireServer:
@@ -31,33 +29,25 @@ class WireServer:
         self._turn = threading.RLock()
         self.endpoint = Endpoint(self.account, self._turn)
         self.calls = self.endpoint.calls
-        self.port = port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="dynamodb wire server", daemon=True)
-        self._runner: web.AppRunner | None = None
+        self._http = HttpServer(self.endpoint.handle, name="dynamodb wire server", port=port)
 
     # --- Life
 
     def __enter__(self) -> Self:
-        self._thread.start()
-        self._run(self._start())
+        self._http.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.clear_faults()
-        assert self._runner is not None
-        self._run(self._runner.cleanup())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        self._http.stop()
         assert not self.endpoint.own_faults, "\n".join(self.endpoint.own_faults)
 
     @property
     def url(self) -> str:
         """Endpoint of both services."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://127.0.0.1:{self._http.port}"
 
     # --- Streams
 
@@ -180,7 +170,7 @@ class WireServer:
         """Let nothing go wrong any more, and answer what was stalled."""
         with self._turn:
             for fault in self.endpoint.faults.clear():
-                self._loop.call_soon_threadsafe(fault.released.set)
+                self._http.call_soon(fault.released.set)
 
     # --- Inside
 
@@ -196,15 +186,3 @@ class WireServer:
         shards = [shard for stream in self.account.streams.values() for shard in stream.shards.values()]
         times = [shard.records[-1].time for shard in shards if shard.records]
         return times + [shard.closed_at for shard in shards if shard.closed_at is not None]
-
-    async def _start(self) -> None:
-        app = web.Application(client_max_size=64 * 1024 * 1024)
-        app.router.add_post("/", self.endpoint.handle)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
-
-    def _run(self, step: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(step, self._loop).result(timeout=20)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.dynamodb.empty_run import EmptyRun
-from changefeed_gateway.providers.dynamodb.reading import Pace
 
 STEPS = st.lists(st.integers(0, 30), max_size=60)
 

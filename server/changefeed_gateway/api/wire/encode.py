@@ -88,6 +88,7 @@ def read_changes_response(answer: ReadAnswer, circumstances: Circumstances) -> b
             duration=duration(circumstances.duration),
             request_id=circumstances.request_id,
             provider_calls=answer.provider_calls,
+            request_charge=answer.request_charge,
         ),
         more_available=answer.more_available,
         token_expire_time=timestamp(answer.expire_time),

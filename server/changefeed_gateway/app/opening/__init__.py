@@ -5,16 +5,24 @@ from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Final
 
 from changefeed_gateway.app.opening.contract import Opening, OperatorError
+from changefeed_gateway.app.opening.cosmos import CosmosOpening
 from changefeed_gateway.app.opening.dynamodb import DynamoDBOpening
 from changefeed_gateway.app.opening.memory import MemoryOpening
 from changefeed_gateway.app.opening.postgres import PostgresOpening
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.settings import DynamoDBConnection, MemoryConnection, PostgresConnection, Settings
+from changefeed_gateway.settings import (
+    CosmosConnection,
+    DynamoDBConnection,
+    MemoryConnection,
+    PostgresConnection,
+    Settings,
+)
 
 OPENINGS: Final[dict[type, Opening[Any]]] = {
     PostgresConnection: PostgresOpening(),
     DynamoDBConnection: DynamoDBOpening(),
+    CosmosConnection: CosmosOpening(),
     MemoryConnection: MemoryOpening(),
 }
 """By the type of a connection's settings."""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from changefeed_gateway.app.opening.contract import extra
 from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import DynamoDBConnection, Settings
 
@@ -42,7 +43,6 @@ class DynamoDBOpening:
 def _options(connection: DynamoDBConnection) -> "DynamoDBOptions":
     """What the provider is told of a connection."""
     from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
-    from changefeed_gateway.providers.dynamodb.reading import Pace
     from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 
     return DynamoDBOptions(

@@ -31,12 +31,13 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
+from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.dynamodb.cursor import RETENTION, Position, decode, encode, horizon
 from changefeed_gateway.providers.dynamodb.errors import ShardGone, StreamGone, expired
 from changefeed_gateway.providers.dynamodb.gathering import NOTHING, Gathered, gather
 from changefeed_gateway.providers.dynamodb.life import Life
 from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
-from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, Pace, ShardReader
+from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, ShardReader
 from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries, Sdk
 from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead

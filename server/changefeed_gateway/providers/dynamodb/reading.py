@@ -1,7 +1,6 @@
 """Reads one shard for everybody in this process: one call at a time, shared by all who ask for the same."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import dropwhile
@@ -9,6 +8,7 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
 from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
@@ -28,21 +28,6 @@ _CATCH_UPS: Final = 3
 """Full pages read from a known tip before a new one is made."""
 _ITERATORS: Final = 3
 """Iterators tried for one read: each may expire."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often an idle shard is asked."""
-
-    shortest_pause: timedelta = timedelta(milliseconds=250)
-    """After records, or the first empty page; doubled by each further one."""
-    longest_pause: timedelta = timedelta(seconds=2)
-
-    def pause(self, empty_pages: int) -> float:
-        """Seconds after so many empty pages in a row, one or more."""
-        # Before the power is beyond any number.
-        doubled: float = self.shortest_pause.total_seconds() * 2 ** (min(empty_pages, 32) - 1)
-        return min(self.longest_pause.total_seconds(), doubled)
 
 
 class Fetched(NamedTuple):

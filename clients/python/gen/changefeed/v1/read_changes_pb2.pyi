@@ -62,18 +62,20 @@ class ReadChangesResponse(_message.Message):
     def __init__(self, events: _Optional[_Iterable[_Union[_change_event_pb2.ChangeEvent, _Mapping]]] = ..., continuation_token: _Optional[str] = ..., partition_retired: bool = ..., child_partitions: _Optional[_Iterable[_Union[_partition_pb2.ChildPartition, _Mapping]]] = ..., diagnostics: _Optional[_Union[Diagnostics, _Mapping]] = ..., more_available: bool = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., watermark: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[PortabilityWarning, _Mapping]]] = ...) -> None: ...
 
 class Diagnostics(_message.Message):
-    __slots__ = ("provider", "operation", "duration", "request_id", "provider_calls")
+    __slots__ = ("provider", "operation", "duration", "request_id", "provider_calls", "request_charge")
     PROVIDER_FIELD_NUMBER: _ClassVar[int]
     OPERATION_FIELD_NUMBER: _ClassVar[int]
     DURATION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROVIDER_CALLS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_CHARGE_FIELD_NUMBER: _ClassVar[int]
     provider: str
     operation: str
     duration: _duration_pb2.Duration
     request_id: str
     provider_calls: int
-    def __init__(self, provider: _Optional[str] = ..., operation: _Optional[str] = ..., duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., provider_calls: _Optional[int] = ...) -> None: ...
+    request_charge: float
+    def __init__(self, provider: _Optional[str] = ..., operation: _Optional[str] = ..., duration: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., request_id: _Optional[str] = ..., provider_calls: _Optional[int] = ..., request_charge: _Optional[float] = ...) -> None: ...
 
 class PortabilityWarning(_message.Message):
     __slots__ = ("code", "message")

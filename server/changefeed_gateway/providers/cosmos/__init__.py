@@ -1,0 +1,1 @@
+"""Change feeds of Azure Cosmos DB containers (API for NoSQL)."""

@@ -1,0 +1,132 @@
+"""What this process keeps of one life of a container: its ranges, and a reader for each interval."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.model import PageRead, PartitionId
+from changefeed_gateway.core.pace import Pace
+from changefeed_gateway.providers.cosmos.container import Container
+from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
+from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
+from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
+from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
+from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
+from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader
+from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
+
+_MOST_READERS: Final = 4_096
+"""That are kept. One that is gone is made anew, and asks as if something had just happened."""
+MOVES: Final = 5
+"""Times that a range may move within one read."""
+_LOOKS: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Seconds before each look at ranges that come and go."""
+
+
+class Advance(NamedTuple):
+    """One call further."""
+
+    found: Gathered
+    end: Position
+    """Behind what was found."""
+    at_tip: bool
+    """There was nothing more."""
+    cost: Cost
+
+
+class Life:
+    """One life of one container."""
+
+    def __init__(self, sdk: Sdk, container: Container, pace: Pace) -> None:
+        self.sdk = sdk
+        self.container = container
+        self.ranges = Ranges(sdk, container.name)
+        self._pace = pace
+        self._readers: OrderedDict[Interval, IntervalReader] = OrderedDict()
+        self._keys: OrderedDict[str, Interval] = OrderedDict()
+        self._mode_is_on = container.mode is Mode.LATEST_VERSION
+
+    async def check_mode(self) -> None:
+        """See whether the feed can be read in its mode: asked until it can. Raises FeedNotProvisioned.
+
+        If it is switched off later, every read says so.
+        """
+        for _ in range(MOVES):
+            if self._mode_is_on:
+                return
+            try:
+                # Any interval will do that lies in one range.
+                await self.reader(Interval("", "00")).now()
+            except RangeGone:
+                continue
+            self._mode_is_on = True
+        if not self._mode_is_on:
+            raise moving()
+
+    def reader(self, interval: Interval) -> IntervalReader:
+        """The reader of an interval."""
+        reader = self._readers.get(interval)
+        if reader is None:
+            reader = IntervalReader(self.sdk, self.container, interval, self._pace)
+            self._readers[interval] = reader
+            if len(self._readers) > _MOST_READERS:
+                self._readers.popitem(last=False)
+        self._readers.move_to_end(interval)
+        return reader
+
+    async def interval_of(self, partition_key: str, values: Sequence[Any]) -> Interval:
+        """Where the changes of a logical partition lie."""
+        interval = self._keys.get(partition_key)
+        if interval is None:
+            hierarchical = len(self.container.paths) > 1
+            interval = await self.sdk.interval_of(self.container.name, values, hierarchical=hierarchical)
+            self._keys[partition_key] = interval
+            if len(self._keys) > _MOST_READERS:
+                self._keys.popitem(last=False)
+        return interval
+
+    async def parts_of(self, interval: Interval) -> tuple[list[Part], Cost]:
+        """What the ranges that there are now make of an interval; TransientFailure if they do not cover it."""
+        cost = FREE
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            listing = await self.ranges.listing()
+            cost = cost.plus(listing.cost)
+            if parts := listing.parts_of(interval):
+                return parts, cost
+        raise moving()
+
+    async def advance(self, position: Position, partition_id: PartitionId, read: PageRead) -> Advance:
+        """Read what follows a position with one call, as far as it fits into a page.
+
+        Raises CheckpointExpired, RangeGone and the errors of the service.
+        """
+        waiting, container = bool(read.max_wait), self.container
+        # All who wait at a place ask for the same.
+        limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
+        fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
+        maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id)
+        found = gather(fetched.documents, position, maker, container.mode, read)
+        if not found.whole:
+            return Advance(found, found.positions[-1], False, fetched.cost)
+        end = found.positions[-1] if found.positions else position
+        end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
+        positions = [*found.positions[:-1], end] if found.positions else ()
+        return Advance(found._replace(positions=positions), end, fetched.at_tip, fetched.cost)
+
+    async def rest(self, positions: Sequence[Position], deadline: float) -> bool:
+        """Wait until it is time to ask for what follows one of some positions; tell whether the deadline came first."""
+        while (pause := min(self._delay(positions), deadline - monotonic())) > 0:  # noqa: ASYNC110 - others ask meanwhile
+            await asyncio.sleep(pause)
+        return monotonic() >= deadline
+
+    def _delay(self, positions: Sequence[Position]) -> float:
+        return min(self.reader(position.interval).delay(position) for position in positions)
+
+    def close(self) -> None:
+        """End what is under way; who waits is told so."""
+        self.ranges.close()
+        for reader in self._readers.values():
+            reader.close()

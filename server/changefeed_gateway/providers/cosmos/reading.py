@@ -1,0 +1,120 @@
+"""Reads one interval for everybody in this process: calls are shared by all who ask for the same."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.pace import Pace
+from changefeed_gateway.core.shared import SharedQuestion
+from changefeed_gateway.providers.cosmos.container import Container
+from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning
+from changefeed_gateway.providers.cosmos.errors import READ_FEED, ForTheCaller, Refused, expired, unknown
+from changefeed_gateway.providers.cosmos.mapping import Document
+from changefeed_gateway.providers.cosmos.sdk import Cost, FeedAnswer, Sdk
+
+MOST_DOCUMENTS: Final = 1_000
+"""That one call asks for. A transaction is never cut, so that an answer may have more."""
+
+_AT_ONCE: Final = 4
+"""Calls for one interval: readers at different places do not wait for each other."""
+_MOST_PLACES: Final = 64
+"""Of one interval, whose pauses are known."""
+
+
+class Fetched(NamedTuple):
+    """What one call brought."""
+
+    documents: Sequence[Document]
+    etag: str
+    at_tip: bool
+    """There was nothing more: the service says so, and an answer without documents does not."""
+    as_of: int
+    """Nothing beyond what was read is older than this; 0 where that was not found out."""
+    cost: Cost
+
+
+class _Idle(NamedTuple):
+    """A place where nothing happens."""
+
+    empty_answers: int
+    not_before: float
+    """When to ask again, on the monotonic clock."""
+
+
+class IntervalReader:
+    """One interval of one container: a range, what is left of one, or a logical partition."""
+
+    def __init__(self, sdk: Sdk, container: Container, interval: Interval, pace: Pace) -> None:
+        self._sdk = sdk
+        self._container = container
+        self._interval = interval
+        self._pace = pace
+        self._questions = SharedQuestion[Any](at_once=_AT_ONCE, goes_on=True, foreseen=ForTheCaller)
+        self._idle: OrderedDict[str, _Idle] = OrderedDict()
+        """By the origin of who stands there."""
+
+    async def now(self) -> tuple[Position, Cost]:
+        """After everything that is there."""
+        found: tuple[Position, Cost] = await self._questions.ask("now", self._now)
+        return found
+
+    async def fetch(self, position: Position, limit: int, *, join: bool = False) -> Fetched:
+        """What follows a position's origin; `join`: a call that is under way will do, which may miss the latest.
+
+        Raises CheckpointExpired, RangeGone and the errors of the service.
+        """
+        key = "fetch", position.origin, limit
+        fetched: Fetched = await self._questions.ask(key, partial(self._fetch, position, limit), join=join)
+        return fetched
+
+    def delay(self, position: Position) -> float:
+        """Seconds until it is time to ask again for what follows a position where nothing was."""
+        idle = self._idle.get(position.origin)
+        return max(0.0, idle.not_before - monotonic()) if idle else 0.0
+
+    def close(self) -> None:
+        """End what is under way; who waits is told so."""
+        self._questions.close()
+
+    # --- One call
+
+    async def _now(self) -> tuple[Position, Cost]:
+        position = beginning(self._interval)
+        try:
+            answer = await self._ask(position, 1, now=True)
+        except Refused as error:
+            raise unknown(READ_FEED) from error
+        return position.at(answer.etag, 0, self._age(answer)), answer.cost
+
+    async def _fetch(self, position: Position, limit: int) -> Fetched:
+        try:
+            answer = await self._ask(position, limit)
+        except Refused as error:
+            if self._container.mode is Mode.LATEST_VERSION or not position.origin:
+                raise unknown(READ_FEED) from error
+            # Its words are not documented. If now can be read, it is the position that the service refuses.
+            await self._now()
+            raise expired() from error
+        self._note(position, answer)
+        as_of = self._age(answer) if answer.at_tip else 0
+        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost)
+
+    async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
+        container = self._container
+        here = position.narrowed(self._interval)
+        return await self._sdk.read_feed(container.name, container.rid, container.mode, here, limit, now=now)
+
+    def _age(self, answer: FeedAnswer) -> int:
+        """The latest version of an item does not age."""
+        return answer.time if self._container.mode is Mode.ALL_VERSIONS_AND_DELETES else 0
+
+    def _note(self, position: Position, answer: FeedAnswer) -> None:
+        before = self._idle.pop(position.origin, None)
+        if not answer.at_tip:
+            return
+        empty = before.empty_answers + 1 if before else 1
+        self._idle[answer.etag] = _Idle(empty, monotonic() + self._pace.pause(empty))
+        if len(self._idle) > _MOST_PLACES:
+            self._idle.popitem(last=False)

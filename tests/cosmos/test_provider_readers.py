@@ -1,0 +1,110 @@
+"""How often the service is asked, and what that costs: shared reads, pauses that grow, charges that are told."""
+
+import asyncio
+
+import pytest
+import structlog.testing
+
+from changefeed_gateway.core.pace import Pace
+from changefeed_gateway.providers.cosmos import consumption
+from tests.conformance.client import NOW, after, physical
+from tests.conformance.journal import ids
+from tests.cosmos.gateway import make_provider
+from tests.cosmos.scene import THINGS, Scene
+
+
+@pytest.mark.req("P7")
+@pytest.mark.parametrize("scoped", [False, True])
+async def test_many_live_streams_share_one_reader_a_range(scene: Scene, scoped: bool) -> None:
+    scope = physical(scene.range_id) if scoped else None
+    streams = [scene.client.subscribe(NOW, scope=scope) for _ in range(20)]
+    try:
+        await asyncio.gather(*(stream.until_live() for stream in streams))
+        scene.server.calls.clear()
+        for written in (10, 20, 30):
+            scene.put_many(10)
+            await asyncio.gather(*(stream.until_events(written) for stream in streams))
+        assert len({tuple(ids(stream.events)) for stream in streams}) == 1
+    finally:
+        for stream in streams:
+            await stream.__aexit__(None, None, None)
+    assert scene.server.calls.most_under_way()[scene.range_id] <= 2
+
+
+@pytest.mark.req("P7")
+async def test_many_long_polls_share_their_calls(scene: Scene) -> None:
+    token = (await scene.client.read(NOW)).continuation_token
+    polls = [asyncio.create_task(scene.client.read_until(after(token), 1)) for _ in range(30)]
+    await asyncio.to_thread(scene.server.calls.wait_for, "ReadChangeFeed", 5)
+    scene.put("1")
+    readings = await asyncio.gather(*polls)
+    assert len({reading.events[0].event_id for reading in readings}) == 1
+    assert scene.server.calls.most_under_way()[scene.range_id] <= 4
+
+
+@pytest.mark.req("E1")
+async def test_pauses_grow_where_nothing_happens_and_are_short_again_after_a_change(slow_scene: Scene) -> None:
+    scene = slow_scene
+    async with scene.client.subscribe(NOW, heartbeat=0.5) as stream:
+        await stream.until_live()
+        for _ in range(2):
+            await stream.until("heartbeat")
+        scene.server.calls.clear()
+        await stream.until("heartbeat")
+        await stream.until("heartbeat")
+        # A second at 400 ms; without growing pauses it would be twenty.
+        assert scene.server.calls.count("ReadChangeFeed") <= 5
+        scene.put("1")
+        await stream.until_events(1)
+
+
+def test_pauses_are_bounded() -> None:
+    pace = Pace()
+    assert pace.pause(1) == pace.shortest_pause.total_seconds()
+    assert pace.pause(10**6) == pace.longest_pause.total_seconds()
+
+
+@pytest.mark.req("CF-11")
+async def test_a_page_tells_its_calls_and_what_they_cost(wide_scene: Scene) -> None:
+    scene = wide_scene
+    scene.server.behaviour.request_charge = 2.5
+    token = (await scene.client.read(NOW)).continuation_token
+    scene.server.calls.clear()
+    page = await scene.client.read(after(token))
+    assert page.diagnostics.provider_calls == scene.server.calls.count("ReadChangeFeed") == 4
+    assert page.diagnostics.request_charge == 10
+
+
+async def test_request_units_are_summed_in_one_log_line_a_minute(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumption, "_WINDOW_SECONDS", 0.05)
+    provider = make_provider(scene.server)
+    with structlog.testing.capture_logs() as lines:
+        try:
+            await provider.start()
+            scene.server.calls.clear()
+            async with asyncio.timeout(10):
+                while not (told := [line for line in lines if "request units" in line["event"]]):  # noqa: ASYNC110 - a timer writes it
+                    await asyncio.sleep(0.01)
+        finally:
+            await provider.aclose()
+    assert told[0]["calls"] >= 1
+    assert told[0]["request_units"] == told[0]["calls"] * scene.server.behaviour.request_charge
+    assert scene.server.key not in str(lines)
+
+
+async def test_a_token_is_small_also_of_many_ranges(scene: Scene) -> None:
+    scene.server.create_container("wide", "/pk", ranges=64)
+    token = (await scene.client_of("wide").resolve(NOW)).continuation_token
+    # The SDK's own would be 180 characters a range.
+    assert len(token) < 64 * 90
+
+
+async def test_a_reader_in_the_middle_of_a_page_is_not_given_the_page_for_each_change(scene: Scene) -> None:
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.transaction(THINGS, *({"id": f"{number}", "pk": "a"} for number in range(40)))
+    scene.put_many(40)
+    page = await scene.client.read(after(start), size=20)
+    scene.server.calls.clear()
+    rest = await scene.client.read_all(after(page.continuation_token), size=1)
+    assert len(rest.events) == 60
+    assert scene.server.calls.count("ReadChangeFeed") <= 62

@@ -1,0 +1,193 @@
+"""What the SDK does with a change feed, and that a reader of the gateway does not fall into it (test_sdk_traps.py)."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from changefeed_gateway.providers.cosmos.cursor import Mode
+from tests.conformance.client import BEGINNING, NOW, after, at_time, physical
+from tests.cosmos.scene import THINGS, Scene
+from tests.cosmos.server.behaviour import Behaviour
+from tests.cosmos.server.errors import gone, throttled
+from tests.cosmos.server.faults import ALWAYS
+from tests.cosmos.server.wire import WireServer
+
+pytestmark = pytest.mark.req("P1", "P4")
+
+
+async def test_an_empty_page_has_a_token_all_the_same(either_scene: Scene) -> None:
+    """Trap 1: the SDK ends its iteration upon 304, and keeps its etag to itself."""
+    scene = either_scene
+    page = await scene.client.read(NOW)
+    for _ in range(2):
+        page = await scene.client.read(after(page.continuation_token))
+        assert not page.events
+    scene.put("1")
+    assert len((await scene.client.read(after(page.continuation_token))).events) == 1
+
+
+async def test_now_is_fixed_for_every_range_before_the_answer(wide_scene: Scene) -> None:
+    """Trap 2: a range of the SDK takes its now at its first poll."""
+    scene = wide_scene
+    token = (await scene.client.resolve(NOW)).continuation_token
+    scene.put_many(20)
+    await scene.restart()
+    assert len((await scene.client.read_all(after(token), size=1)).events) == 20
+
+
+async def test_a_token_saved_after_the_first_of_several_ranges_resumes(wide_scene: Scene) -> None:
+    """Trap 2: the SDK's own has no place for the ranges that it has not read."""
+    scene = wide_scene
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.put_many(20)
+    first = await scene.client.read(after(start), size=1)
+    await scene.restart()
+    rest = (await scene.client.read_all(after(first.continuation_token))).events
+    assert len({event.event_id for event in [*first.events, *rest]}) == 20
+
+
+async def test_a_start_at_a_time_resumes(latest_scene: Scene) -> None:
+    """Trap 3: the SDK takes the milliseconds of its own continuation for seconds."""
+    scene = latest_scene
+    scene.server.pass_time(-timedelta(seconds=60))
+    scene.put("old")
+    scene.server.pass_time(timedelta(seconds=30))
+    chosen = Timestamp()
+    chosen.FromDatetime(datetime.now(UTC) - timedelta(seconds=45))
+    scene.put("1", "2")
+    page = await scene.client.read(at_time(chosen), size=1)
+    rest = await scene.client.read_all(after(page.continuation_token))
+    assert [event.key.sort_key for event in [*page.events, *rest.events]] == ["1", "2"]
+
+
+async def test_a_range_that_is_gone_for_ever_is_asked_for_a_few_times(scene: Scene) -> None:
+    """Trap 4: the SDK calls itself until there is no stack left."""
+    token = (await scene.client.read(NOW)).continuation_token
+    scene.server.fail("ReadChangeFeed", gone(), times=ALWAYS)
+    scene.server.calls.clear()
+    with pytest.raises(Exception, match="split or moved"):
+        await scene.client.read(after(token))
+    assert scene.server.calls.count("ReadChangeFeed") < 20
+
+
+async def test_throttling_costs_a_call_for_each_attempt_and_not_a_hundred(scene: Scene) -> None:
+    """Trap 5: two loops of the SDK, of nine each."""
+    token = (await scene.client.read(NOW)).continuation_token
+    scene.server.fail("ReadChangeFeed", throttled(1), times=ALWAYS)
+    scene.server.calls.clear()
+    with pytest.raises(Exception, match="throttles"):
+        await scene.client.read(after(token))
+    assert scene.server.calls.count("ReadChangeFeed") == 4
+
+
+async def test_an_answer_larger_than_a_page_is_cut_and_resumed_within_a_transaction(either_scene: Scene) -> None:
+    """Trap 8: a transaction is never cut, so that a page of the service may have more than was asked for."""
+    scene = either_scene
+    start = (await scene.client.resolve(NOW)).continuation_token
+    batch = [{"id": f"{number}", "pk": "a", "text": "first"} for number in range(7)]
+    scene.server.transaction(THINGS, *batch)
+    reading = await scene.client.read_all(after(start), size=3)
+    assert [len(page.events) for page in reading.pages[:3]] == [3, 3, 1]
+    whole = [event.event_id for event in reading.events]
+    assert len(set(whole)) == 7
+    for number, page in enumerate(reading.pages):
+        await scene.restart()
+        rest = (await scene.client.read_all(after(page.continuation_token))).events
+        read = sum(len(earlier.events) for earlier in reading.pages[: number + 1])
+        assert [event.event_id for event in rest] == whole[read:]
+
+
+async def test_the_same_item_twice_in_a_transaction_is_two_changes(scene: Scene) -> None:
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.transaction(THINGS, *({"id": "1", "pk": "a", "text": text} for text in ("one", "two", "three")))
+    for size in (1, 2, 9):
+        events = (await scene.client.read_all(after(start), size=size)).events
+        assert [event.new_item_json.split('"text":"')[1].split('"')[0] for event in events] == ["one", "two", "three"]
+        assert len({event.event_id for event in events}) == 3
+        assert len({event.sequence for event in events}) == 1
+
+
+async def test_an_answer_without_documents_is_not_the_end(either_scene: Scene) -> None:
+    """Trap 8: only 304 says so."""
+    scene = either_scene
+    token = (await scene.client.read(NOW)).continuation_token
+    scene.put("1")
+    scene.server.empty_pages(THINGS, scene.range_id, 3)
+    page = await scene.client.read(after(token))
+    assert len(page.events) == 1
+
+
+async def test_a_latest_version_that_is_replaced_within_a_page_takes_no_other_with_it(latest_scene: Scene) -> None:
+    """What was read is not where it was when the rest of its transaction is asked for."""
+    scene = latest_scene
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.transaction(THINGS, *({"id": f"{number}", "pk": "a", "text": "first"} for number in range(5)))
+    page = await scene.client.read(after(start), size=2)
+    scene.put(*(event.key.sort_key for event in page.events))
+    rest = (await scene.client.read_all(after(page.continuation_token))).events
+    assert sorted(event.key.sort_key for event in rest) == sorted(f"{number}" for number in range(5))
+
+
+async def test_a_now_behind_the_head_repeats_under_known_ids(scene: Scene) -> None:
+    """Trap 9: a replica that lags."""
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.put("1", "2", "3")
+    known = [event.event_id for event in (await scene.client.read_all(after(start))).events]
+    scene.server.lag(THINGS, 2)
+    lagging = (await scene.client.resolve(NOW)).continuation_token
+    found = [event.event_id for event in (await scene.client.read_all(after(lagging))).events]
+    assert found
+    assert found == known[-len(found) :]
+
+
+@pytest.mark.req("CF-10")
+@pytest.mark.parametrize("known", [True, False], ids=["the SDK knows", "the SDK does not know"])
+async def test_a_split_that_the_sdk_would_hide_is_told(server: WireServer, known: bool) -> None:
+    """Section 3: it puts the children into the place of their parent, and reads them in turn."""
+    server.create_container(THINGS, "/pk")
+    scene = Scene(server)
+    await scene.serve()
+    try:
+        parent = scene.range_id
+        token = (await scene.client.read(NOW, scope=physical(parent))).continuation_token
+        scene.put_many(20)
+        children = server.split(THINGS, parent)
+        if known:
+            # Another reader has come to the children.
+            await scene.client.resolve(NOW)
+        page = await scene.client.read(after(token))
+        assert page.partition_retired
+        assert [child.partition_id for child in page.child_partitions] == children
+        found = [await scene.client.read_all(after(child.continuation_token)) for child in page.child_partitions]
+        assert sorted(len(reading.events) for reading in found) != [0, 20]
+        assert len({event.event_id for reading in found for event in reading.events}) == 20
+    finally:
+        await scene.kill()
+
+
+@pytest.mark.req("CF-10", "E4")
+async def test_partitions_that_were_merged_are_read_on_each_by_itself(server: WireServer) -> None:
+    """The latest versions: nobody loses a place, and a new reader sees one partition."""
+    server.behaviour = server.account.behaviour = Behaviour(ranges=2)
+    server.create_container(THINGS, "/pk", ranges=2)
+    scene = Scene(server, mode=Mode.LATEST_VERSION)
+    await scene.serve()
+    try:
+        halves = server.ranges(THINGS)
+        whole = (await scene.client.resolve(NOW)).continuation_token
+        tokens = [(await scene.client.resolve(NOW, scope=physical(half))).continuation_token for half in halves]
+        scene.put_many(10)
+        merged = server.merge(THINGS, halves)
+        scene.put_many(10)
+        readings = [await scene.client.read_all(after(token)) for token in tokens]
+        assert not any(page.partition_retired for reading in readings for page in reading.pages)
+        everything = await scene.client.read_all(after(whole))
+        together = {event.event_id for reading in readings for event in reading.events}
+        assert together == {event.event_id for event in everything.events}
+        assert len(together) == 20
+        active = [found.partition_id for found in await scene.client.partitions() if found.state == 1]
+        assert active == [merged]
+        assert len((await scene.client.read_all(BEGINNING)).events) == 20
+    finally:
+        await scene.kill()
