@@ -164,7 +164,7 @@ def test_the_file_is_chosen_by_argument_then_environment(monkeypatch: pytest.Mon
         ("connections: {main: {provider: memory, dsn: x}}", "connections.main.dsn", "unknown", "collections"),
         ("connections: {main: {provider: postgres, dsn: 5}}", "connections.main.dsn", "a number", "a text"),
         (
-            f"connections: {{main: {{provider: postgres, dsn: {SECRET}, embedded: {{}}}}}}",
+            f"connections: {{main: {{provider: postgres, dsn: password={SECRET}, embedded: {{}}}}}}",
             "connections.main",
             "",
             "exactly one of dsn",
@@ -260,6 +260,14 @@ def test_what_a_merge_brings_is_no_name_that_stands_twice() -> None:
     assert (read["one"]["two"]["three"], read["four"]) == ({"x": 2}, {"x": 2})
     with pytest.raises(NotReadable, match="stands twice"):
         read_yaml("a: {x: 1, x: 2}")
+
+
+def test_of_what_is_merged_the_first_mapping_wins_and_ones_own_names_before_it() -> None:
+    bases = "bases: [&a {first: 1, second: 1, third: 1}, &b {second: 2, third: 2, fourth: 2}]"
+    read = read_yaml(f"{bases}\nmine: {{<<: [*a, *b], third: 3}}")
+    assert read["mine"] == {"first": 1, "second": 1, "third": 3, "fourth": 2}
+    with pytest.raises(NotReadable, match="no mapping"):
+        read_yaml("a: {<<: 5}")
 
 
 @pytest.mark.parametrize(
