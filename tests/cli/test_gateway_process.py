@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.conftest import CommandLine, finished
 
+EMBEDDED = '{"main": {"provider": "postgres", "embedded": {}}}'
+
 
 class GatewayProcess:
     """`changefeed serve` in a directory of its own, always on the same port."""
@@ -24,6 +26,7 @@ class GatewayProcess:
             self.target = f"127.0.0.1:{probe.getsockname()[1]}"
         self.cli = CommandLine(directory, self.target)
         self.cli.environment["CHANGEFEED_LISTEN"] = self.target
+        self.cli.environment["CHANGEFEED_CONNECTIONS"] = EMBEDDED
         self.log: list[dict[str, Any]] = []
         self._process: asyncio.subprocess.Process | None = None
 
@@ -269,6 +272,7 @@ async def test_doctor_finds_what_is_wrong(gateway: GatewayProcess) -> None:
 
 @pytest.mark.req("DB-12")
 async def test_migrate_is_idempotent(detached: CommandLine) -> None:
+    detached.environment["CHANGEFEED_CONNECTIONS"] = EMBEDDED
     first = await detached.run("migrate")
     assert first.code == 0
     assert "log/0001" in first.out

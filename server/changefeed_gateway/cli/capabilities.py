@@ -6,7 +6,8 @@ from rich.text import Text
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesResponse
 from changefeed.v1.change_event_pb2 import ItemState
-from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
+from changefeed_gateway.cli.arguments import Collection, Json, Target
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_json, print_table, short
 

@@ -7,7 +7,8 @@ import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_connection, client_of
+from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_connection
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
 from changefeed_gateway.settings import load_settings

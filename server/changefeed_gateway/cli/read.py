@@ -24,10 +24,10 @@ from changefeed_gateway.cli.arguments import (
     Partition,
     Resume,
     Target,
-    client_of,
     scope_of,
     start_of,
 )
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import timedelta
+from typing import Final
 
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed_client import NOW, Delivery, Tail
@@ -19,10 +20,10 @@ from changefeed_gateway.cli.arguments import (
     Resume,
     RetryFor,
     Target,
-    client_of,
     scope_of,
     start_of,
 )
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import (
     as_dict,
@@ -34,6 +35,8 @@ from changefeed_gateway.cli.output import (
 )
 from changefeed_gateway.cli.place import Place, kept_place
 
+_OUTAGE: Final = timedelta(minutes=1)
+
 
 def tail(
     collection: Collection,
@@ -44,7 +47,7 @@ def tail(
     max_events: MaxEvents = 0,
     heartbeat: Heartbeat = None,
     resume: Resume = None,
-    retry_for: RetryFor = timedelta(minutes=1),
+    retry_for: RetryFor = None,
     json: Json = False,
     target: Target = None,
 ) -> None:
@@ -54,7 +57,7 @@ def tail(
     """
 
     async def follow(printer: _Printer, position: StartPosition) -> None:
-        async with client_of(target) as client:
+        async with client_of(target, patience=retry_for) as client:
             stream = client.tail(
                 collection,
                 position,
@@ -62,7 +65,7 @@ def tail(
                 items=items.mode,
                 heartbeat_interval=heartbeat,
                 max_events=max_events,
-                patience=retry_for,
+                patience=_OUTAGE if retry_for is None else retry_for,
             )
             await printer.follow(stream)
 

@@ -1,6 +1,6 @@
 """The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
 
-from changefeed_gateway.settings.load import ClientSettings, client_settings, load_settings
+from changefeed_gateway.settings.load import ClientSettings, Target, client_settings, gateway_target, load_settings
 from changefeed_gateway.settings.model import (
     Connection,
     DynamoDBConnection,
@@ -23,6 +23,8 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SettingsProblem",
+    "Target",
     "client_settings",
+    "gateway_target",
     "load_settings",
 ]

@@ -244,6 +244,11 @@ class Settings(BaseSettings):
         """The environment over what the file says, which comes as arguments."""
         return env_settings, init_settings
 
+    @property
+    def names_connections(self) -> bool:
+        """Whether databases were named; without, only what serves may make the embedded one."""
+        return "connections" in self.model_fields_set
+
     def data_directory(self, embedded: EmbeddedServer) -> Path:
         """Where an embedded server keeps its data."""
         return embedded.data_directory or self.state_directory / "postgres"

@@ -42,9 +42,9 @@ def _on_embedded(settings: Settings) -> Settings:
         for name, connection in settings.connections.items()
         if name == "main" and isinstance(connection, PostgresConnection) and connection.embedded
     }
-    if not kept:
-        complain("the demo uses its own embedded PostgreSQL, not the connections of the settings")
     embedded = kept or {"main": PostgresConnection(provider="postgres", embedded=EmbeddedServer())}
+    directory = settings.data_directory(embedded["main"].embedded or EmbeddedServer()).absolute()
+    complain(f"embedded PostgreSQL in {directory}" + ("" if kept else ", not the connections of the settings"))
     return settings.model_copy(update={"connections": embedded})
 
 
