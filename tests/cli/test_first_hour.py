@@ -49,6 +49,8 @@ async def test_serve_says_in_a_line_where_its_database_is_and_doctor_says_it_too
             said.append((await serving.stderr.readline()).decode())
     place = f"{detached.directory}/.changefeed/postgres"
     assert len([line for line in said if "embedded PostgreSQL" in line and place in line]) == 1
+    (warned,) = [line for line in said if "tokens.keys" in line]
+    assert f"{detached.directory}/.changefeed/token.key" in warned
     doctor = await detached.run("doctor", environment={"CHANGEFEED_LISTEN": "127.0.0.1:1"})
     assert f"ok     main: server: embedded, in {place}" in doctor.out
     serving.send_signal(signal.SIGTERM)

@@ -20,7 +20,7 @@ from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
 from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.secrets import token_keys
+from changefeed_gateway.settings.secrets import kept_key_file, token_keys
 
 _LAST_GRACE: Final = timedelta(seconds=1)
 """For what is still open when the gateway is taken down without a drain before."""
@@ -46,8 +46,6 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
-        if not settings.tokens.keys and not all(is_private(settings, name) for name in settings.connections):
-            _log.warning("tokens.keys names none: this gateway uses a key of its own, and replicas need the same one")
         providers: dict[str, Provider] = {}
         for name in settings.connections:
             providers[name] = await open_provider(settings, name, stack)
@@ -68,6 +66,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. `ready` is called once."""
     signals = _Signals()
+    if not settings.tokens.keys:
+        _warn_of_lone_key(settings)
     async with open_gateway(settings) as gateway:
         _collect_seldom()
         ready(gateway)
@@ -82,6 +82,15 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
         )
         impatient.cancel()
     _log.info("stopped")
+
+
+def _warn_of_lone_key(settings: Settings) -> None:
+    shared = not all(is_private(settings, name) for name in settings.connections)
+    _log.warning(
+        "tokens.keys names none: every saved token ends with the key that this gateway keeps"
+        + (", and replicas need the same one" if shared else ""),
+        file=str(kept_key_file(settings).absolute()),
+    )
 
 
 def _collect_seldom() -> None:

@@ -11,7 +11,7 @@ import grpc
 from changefeed_client import ChangeFeedClient, connect
 from changefeed_gateway.cli.exits import ExitCode, Failed
 from changefeed_gateway.cli.output import complain
-from changefeed_gateway.settings import Target, gateway_target
+from changefeed_gateway.settings import GatewayTarget, gateway_target
 from changefeed_gateway.settings.values import format_duration
 
 _LONGEST_CONNECTING: Final = timedelta(seconds=5)
@@ -32,7 +32,7 @@ async def client_of(target: str | None, *, patience: timedelta | None = None) ->
         yield client
 
 
-async def _reach(target: Target, patience: timedelta | None) -> None:
+async def _reach(target: GatewayTarget, patience: timedelta | None) -> None:
     async with grpc.aio.insecure_channel(target.address, options=_OPTIONS) as channel:
         if await _connected(channel, _LONGEST_CONNECTING, again=False):
             return

@@ -14,9 +14,9 @@ from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
+    GatewayTarget,
     Settings,
     SettingsError,
-    Target,
     gateway_target,
     load_settings,
 )
@@ -74,7 +74,7 @@ class _Report:
         for finding in findings:
             self._say(f"{name}: {finding.subject}", finding.healthy, finding.detail, finding.remedy)
 
-    async def _gateway(self, target: Target, names: list[str]) -> None:
+    async def _gateway(self, target: GatewayTarget, names: list[str]) -> None:
         async with grpc.aio.insecure_channel(target.address) as channel:
             if await self._serving(channel, f"gateway at {target.address} ({target.origin})", ""):
                 for name in names:

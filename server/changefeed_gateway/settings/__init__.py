@@ -1,6 +1,12 @@
 """The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
 
-from changefeed_gateway.settings.load import ClientSettings, Target, client_settings, gateway_target, load_settings
+from changefeed_gateway.settings.load import (
+    ClientSettings,
+    GatewayTarget,
+    client_settings,
+    gateway_target,
+    load_settings,
+)
 from changefeed_gateway.settings.model import (
     Connection,
     DynamoDBConnection,
@@ -17,13 +23,13 @@ __all__ = [
     "Connection",
     "DynamoDBConnection",
     "EmbeddedServer",
+    "GatewayTarget",
     "LoggingSettings",
     "MemoryConnection",
     "PostgresConnection",
     "Settings",
     "SettingsError",
     "SettingsProblem",
-    "Target",
     "client_settings",
     "gateway_target",
     "load_settings",

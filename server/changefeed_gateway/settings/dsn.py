@@ -9,8 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 _NUMBERS: Final = frozenset(
-    "connect_timeout keepalives keepalives_idle keepalives_interval keepalives_count tcp_user_timeout sslsni"
-    " sslcompression gssdelegation".split()
+    [
+        "connect_timeout",
+        "keepalives",
+        "keepalives_idle",
+        "keepalives_interval",
+        "keepalives_count",
+        "tcp_user_timeout",
+        "sslsni",
+        "sslcompression",
+        "gssdelegation",
+    ]
 )
 _WORDS: Final[Mapping[str, frozenset[str]]] = {
     name: frozenset(words.split())
@@ -25,11 +34,42 @@ _WORDS: Final[Mapping[str, frozenset[str]]] = {
     }.items()
 }
 _TEXTS: Final = frozenset(
-    "application_name client_encoding dbname fallback_application_name gsslib host hostaddr krbsrvname"
-    " max_protocol_version min_protocol_version oauth_client_id oauth_client_secret oauth_issuer oauth_scope options"
-    " passfile password port replication require_auth requirepeer scram_client_key scram_server_key service sslcert"
-    " sslcrl sslcrldir sslkey sslkeylogfile sslpassword sslrootcert ssl_max_protocol_version ssl_min_protocol_version"
-    " user".split()
+    [
+        "application_name",
+        "client_encoding",
+        "dbname",
+        "fallback_application_name",
+        "gsslib",
+        "host",
+        "hostaddr",
+        "krbsrvname",
+        "max_protocol_version",
+        "min_protocol_version",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_issuer",
+        "oauth_scope",
+        "options",
+        "passfile",
+        "password",
+        "port",
+        "replication",
+        "require_auth",
+        "requirepeer",
+        "scram_client_key",
+        "scram_server_key",
+        "service",
+        "sslcert",
+        "sslcrl",
+        "sslcrldir",
+        "sslkey",
+        "sslkeylogfile",
+        "sslpassword",
+        "sslrootcert",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "user",
+    ]
 )
 KEYWORDS: Final = _NUMBERS | _WORDS.keys() | _TEXTS
 

@@ -62,7 +62,7 @@ class _Listening(BaseModel):
     listen: ListenAddress
 
 
-class Target(NamedTuple):
+class GatewayTarget(NamedTuple):
     """The gateway to talk to."""
 
     address: str
@@ -80,30 +80,30 @@ def client_settings() -> ClientSettings:
         raise SettingsError([replace(p, path=f"{ENVIRONMENT_PREFIX}{p.path.upper()}") for p in problems]) from None
 
 
-def gateway_target(option: str | None = None, file: Path | None = None) -> Target:
+def gateway_target(option: str | None = None, file: Path | None = None) -> GatewayTarget:
     """The gateway that an option names, else CHANGEFEED_TARGET, else the one that these settings describe.
 
     `file` as in `load_settings`; nothing of it is looked at but `listen`. Raises SettingsError.
     """
     ours = client_settings()
     if option is not None:
-        return Target(option, "--target")
+        return GatewayTarget(option, "--target")
     if ours.target is not None:
-        return Target(ours.target, f"{ENVIRONMENT_PREFIX}TARGET")
+        return GatewayTarget(ours.target, f"{ENVIRONMENT_PREFIX}TARGET")
     chosen = file or ours.config
     variable = f"{ENVIRONMENT_PREFIX}LISTEN"
     given = next((value for name, value in os.environ.items() if name.upper() == variable), None)
     origin = f"listen in {chosen or DEFAULT_FILE}" if given is None else variable
     given = _read(chosen).get("listen") if given is None else given
     if given is None:
-        return Target(str(Settings.model_fields["listen"].default), "the default")
+        return GatewayTarget(str(Settings.model_fields["listen"].default), "the default")
     try:
         listen = _Listening.model_validate({"listen": given}).listen
     except ValidationError as error:
         raise SettingsError(problems_of(error, _Listening)) from None
     if not listen.port:
         raise _refused("listen", "port 0, which is any", "a port that callers know, or --target")
-    return Target(str(listen), origin)
+    return GatewayTarget(str(listen), origin)
 
 
 def load_settings(file: Path | None = None) -> Settings:

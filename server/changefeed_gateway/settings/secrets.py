@@ -27,8 +27,13 @@ def token_keys(settings: Settings) -> Sequence[TokenKey]:
     Raises SettingsError.
     """
     if not settings.tokens.keys:
-        return [_kept_key(settings.state_directory / _KEY_FILE)]
+        return [_kept_key(kept_key_file(settings))]
     return [_token_key(index, key) for index, key in enumerate(settings.tokens.keys)]
+
+
+def kept_key_file(settings: Settings) -> Path:
+    """Where the key is kept that is made when no setting names one."""
+    return settings.state_directory / _KEY_FILE
 
 
 def check_secrets(settings: Settings) -> None:

@@ -34,6 +34,7 @@ class PostgresOpening:
             cadence=Cadence(interval=connection.tick_interval),
             doorbell=connection.doorbell,
             retention_interval=connection.retention_interval or None,
+            name=name,
         )
         return PostgresProvider(place, options)
 

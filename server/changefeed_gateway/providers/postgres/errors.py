@@ -3,8 +3,7 @@
 No message repeats the server's own text: its DETAIL holds row values, and both may hold documents.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -30,6 +29,10 @@ MIGRATE: Final = "the change log is not installed or is older than this gateway:
 
 def _unavailable() -> ChangeFeedError:
     return TransientFailure("PostgreSQL does not answer: try again", retry_after=_LATER)
+
+
+def _nobody_listens() -> ChangeFeedError:
+    return TransientFailure("PostgreSQL refused the connection: try again", retry_after=_LATER)
 
 
 def _timed_out() -> ChangeFeedError:
@@ -103,6 +106,9 @@ _CONNECTING: Final[tuple[tuple[str, Callable[[], ChangeFeedError]], ...]] = (
     ('FATAL:  role "', _refused),
     ('FATAL:  database "', _no_database),
     ('permission denied for database "', _forbidden),
+    ("Connection refused", _nobody_listens),
+    # A socket in the file system.
+    ("No such file or directory", _nobody_listens),
 )
 """Words of a refused connection: libpq keeps its SQLSTATE to itself. Others, other languages too, count as a passing
 failure."""
@@ -126,6 +132,16 @@ def translate(error: psycopg.Error | OSError) -> ChangeFeedError:
     return ours
 
 
+def is_outage(error: psycopg.Error | OSError) -> bool:
+    """Whether the database cannot be reached: nobody answers, or it begins or ends its work."""
+    if isinstance(error, PoolTimeout | OSError):
+        return True
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and translate(error).retryable
+    return state[:2] in BY_SQLSTATE_CLASS or BY_SQLSTATE.get(state) is _unavailable
+
+
 def connection_lost(error: psycopg.Error) -> bool:
     """Whether the same statement may succeed on another connection at once."""
     if isinstance(error, PoolTimeout):
@@ -138,17 +154,13 @@ def connection_lost(error: psycopg.Error) -> bool:
     return state.startswith("08") or state in ("57P01", "57P02", "57P05", "0A000", "XX000")
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise ours for whatever the driver raises inside."""
-    try:
-        yield
-    except (psycopg.Error, OSError) as error:
-        raise translate(error) from error
-
-
 class OperationError(Exception):
     """The database refused; the message says why and, where it knows, what to do instead."""
+
+
+def of_outage(error: OperationError) -> bool:
+    """Whether it was raised because the database cannot be reached."""
+    return isinstance(error.__cause__, psycopg.Error) and is_outage(error.__cause__)
 
 
 def operation_error(error: psycopg.Error) -> OperationError:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
-from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
+from changefeed_gateway.providers.postgres.errors import OperationError, of_outage, operation_error
 from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
 from changefeed_gateway.providers.postgres.retention.facts import read_days
 from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, obstacles
@@ -102,7 +102,8 @@ async def keep_running(dsn: str, interval: timedelta, done: Done) -> None:
         try:
             found = await run(dsn)
         except OperationError as error:
-            _log.warning("no retention run for now", problem=str(error))
+            if not of_outage(error):
+                _log.warning("no retention run for now", problem=str(error))
             pause = min(pause, 60.0)
         else:
             if any(feed.problem for feed in found):

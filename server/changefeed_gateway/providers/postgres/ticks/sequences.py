@@ -92,7 +92,7 @@ class SequenceWatch:
         try:
             ((last_seq, quiet),) = await self._connections.fetch(TICK_OF_FEED, {"feed_id": feed_id}, within=FOR_A_TICK)
         except ChangeFeedError as error:
-            if feed_id not in self._failing:
+            if feed_id not in self._failing and not error.logged:
                 _log.warning("a feed has no ticks for now", feed_id=feed_id, reason=error.reason)
             self._failing.pop(feed_id, None)
             self._failing[feed_id] = None
