@@ -53,7 +53,7 @@ def raised(sqlstate: str) -> psycopg.Error:
         ("XX000", ProviderFailure),
     ],
 )
-def test_sqlstates(sqlstate: str, expected: type[ChangeFeedError]) -> None:
+async def test_sqlstates(sqlstate: str, expected: type[ChangeFeedError]) -> None:
     with pytest.raises(expected) as caught, Outage("").watched():
         raise raised(sqlstate)
     assert caught.value.metadata["sqlstate"] == sqlstate
