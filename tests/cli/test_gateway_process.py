@@ -104,7 +104,7 @@ async def next_titles(process: asyncio.subprocess.Process, wanted: Callable[[set
             assert line, await finished(process)
             record = json.loads(line)
             if record["type"] == "change":
-                titles.add(json.loads(record["new_item_json"])["title"])
+                titles.add(record["item"]["title"])
     return titles
 
 

@@ -19,7 +19,7 @@ from changefeed_gateway.app.opening import is_private, open_provider
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
-from changefeed_gateway.settings import Settings
+from changefeed_gateway.settings import Settings, SettingsError, SettingsProblem
 from changefeed_gateway.settings.secrets import kept_key_file, token_keys
 
 _LAST_GRACE: Final = timedelta(seconds=1)
@@ -41,8 +41,8 @@ class Gateway:
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Start everything the settings name, in order, and take it down in the other order.
 
-    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises OSError
-    when the address is taken, SettingsError, OperatorError.
+    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises
+    SettingsError, also when the address is taken, and OperatorError.
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
@@ -58,7 +58,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(_in_time, router.aclose)
         checks = {name: provider.ping for name, provider in providers.items()}
         server = GatewayServer(router, checks=checks)
-        port = await server.start(str(settings.listen))
+        try:
+            port = await server.start(str(settings.listen))
+        except OSError as error:
+            taken = "an address of this machine that no other process listens on"
+            raise SettingsError([SettingsProblem(path="listen", given=str(settings.listen), allowed=taken)]) from error
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
         yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
 

@@ -93,4 +93,4 @@ async def database(settings: Settings, name: str, *, migrated: bool = True) -> A
         async with running(name, connection, settings, migrated=migrated) as dsn:
             yield dsn
     except OperationError as error:
-        raise OperatorError(str(error)) from error
+        raise OperatorError(str(error), error.category) from error

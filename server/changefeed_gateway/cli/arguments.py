@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -150,10 +151,27 @@ Config = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Settings. [default: CHANGEFEED_CONFIG, or changefeed.yaml]"),
 ]
+Wire = Annotated[
+    bool,
+    typer.Option("--wire", help="JSON as the contract has it: the item as text, and every heartbeat with its token."),
+]
 Connection = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="A PostgreSQL connection of the settings. [default: the only one]"),
 ]
+
+
+def chosen_feed(settings: Settings, address: str, connection: str | None) -> tuple[str, str]:
+    """The connection and the collection that an operator means: connection/collection, or a collection alone."""
+    before, slash, after_ = address.partition("/")
+    if slash and before in settings.connections and connection in (None, before):
+        return chosen_connection(settings, before), after_
+    return chosen_connection(settings, connection), address
+
+
+def spelled(connection: str, collection: str) -> str:
+    """An address as every command writes and reads it, quoted where a shell needs it."""
+    return shlex.quote(f"{connection}/{collection}")
 
 
 def chosen_connection(settings: Settings, name: str | None) -> str:

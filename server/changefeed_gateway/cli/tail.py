@@ -20,6 +20,7 @@ from changefeed_gateway.cli.arguments import (
     Resume,
     RetryFor,
     Target,
+    Wire,
     scope_of,
     start_of,
 )
@@ -32,6 +33,7 @@ from changefeed_gateway.cli.output import (
     print_change,
     print_json,
     print_token,
+    time_text,
 )
 from changefeed_gateway.cli.place import Place, kept_place
 
@@ -49,6 +51,7 @@ def tail(
     resume: Resume = None,
     retry_for: RetryFor = None,
     json: Json = False,
+    wire: Wire = False,
     target: Target = None,
 ) -> None:
     """Follow changes live, from now unless told otherwise; Ctrl-C ends it and prints the token to go on with.
@@ -71,7 +74,7 @@ def tail(
 
     logging.getLogger("changefeed_client").addHandler(_Complaints())
     with exits(), kept_place(resume) as place:
-        printer = _Printer(place, json=json)
+        printer = _Printer(place, json=json or wire, wire=wire)
         try:
             asyncio.run(follow(printer, start_of(start, place, NOW)))
         finally:
@@ -79,14 +82,18 @@ def tail(
 
 
 class _Printer:
-    def __init__(self, place: Place | None, *, json: bool) -> None:
-        self._place, self._json = place, json
+    def __init__(self, place: Place | None, *, json: bool, wire: bool) -> None:
+        self._place, self._json, self._wire = place, json, wire
         self._live = False
-        self._token = ""
+        self._token = self._shown = ""
+        self._reconnects = 0
 
     async def follow(self, stream: Tail) -> None:
         async with stream:
             async for delivery in stream:
+                if stream.reconnects > self._reconnects:
+                    self._reconnects = stream.reconnects
+                    complain("connected again, and goes on after the last change")
                 self._print(delivery)
                 # Shown before saved: a kill in between repeats a change, it never hides one.
                 out.file.flush()
@@ -96,9 +103,12 @@ class _Printer:
 
     def _print(self, delivery: Delivery) -> None:
         for event in delivery.events:
-            print_json("change", as_dict(event)) if self._json else print_change(event)
+            print_change(event, json=self._json, wire=self._wire)
         if self._json:
-            print_json("position", _position(delivery))
+            # A heartbeat's is seldom of use, and long: the end says the last one.
+            said = self._wire or not self._token or bool(delivery.events or delivery.children)
+            self._shown = delivery.continuation_token if said else self._shown
+            print_json("position", _position(delivery, with_token=said))
             return
         if delivery.live and not self._live:
             complain("live: everything older has been shown")
@@ -108,20 +118,22 @@ class _Printer:
             print_token(child.continuation_token)
 
     def finish(self) -> None:
-        """Say where to go on; in JSON every position has been said."""
-        if self._token and not self._json:
+        """Say where to go on."""
+        if not self._token or self._token == self._shown:
+            return
+        if self._json:
+            print_json("position", {"continuation_token": self._token, "live": self._live})
+        else:
             print_token(self._token)
 
 
-def _position(delivery: Delivery) -> dict[str, object]:
-    position: dict[str, object] = {
-        "continuation_token": delivery.continuation_token,
-        "live": delivery.live,
-    }
+def _position(delivery: Delivery, *, with_token: bool) -> dict[str, object]:
+    position: dict[str, object] = {"continuation_token": delivery.continuation_token} if with_token else {}
+    position["live"] = delivery.live
     if delivery.watermark:
-        position["watermark"] = delivery.watermark.isoformat()
+        position["watermark"] = time_text(delivery.watermark)
     if delivery.token_expire_time:
-        position["token_expire_time"] = delivery.token_expire_time.isoformat()
+        position["token_expire_time"] = time_text(delivery.token_expire_time)
     if delivery.children:
         position["child_partitions"] = [as_dict(child) for child in delivery.children]
     return position

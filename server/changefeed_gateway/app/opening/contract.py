@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Protocol, TypeVar
 
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import Settings
 
@@ -12,6 +13,10 @@ _Connection = TypeVar("_Connection", contravariant=True)
 
 class OperatorError(Exception):
     """An operator's command failed; the message says why."""
+
+    def __init__(self, message: str, category: Category = Category.PROVIDER_ERROR) -> None:
+        super().__init__(message)
+        self.category = category
 
 
 class Opening(Protocol[_Connection]):

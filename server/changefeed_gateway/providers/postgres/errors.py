@@ -3,6 +3,7 @@
 No message repeats the server's own text: its DETAIL holds row values, and both may hold documents.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
@@ -11,6 +12,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from changefeed_gateway.core.errors import (
+    Category,
     ChangeFeedError,
     FeedNotProvisioned,
     NotFound,
@@ -157,6 +159,44 @@ def connection_lost(error: psycopg.Error) -> bool:
 class OperationError(Exception):
     """The database refused; the message says why and, where it knows, what to do instead."""
 
+    def __init__(self, message: str, category: Category = Category.PROVIDER_ERROR) -> None:
+        super().__init__(message)
+        self.category = category
+
+
+_OF_AN_OPERATION: Final[Mapping[str, Category]] = {
+    "0A": Category.UNSUPPORTED_CAPABILITY,
+    "22": Category.INVALID_REQUEST,
+    "23": Category.INVALID_REQUEST,
+    "28": Category.AUTHENTICATION_FAILED,
+    "3D": Category.NOT_FOUND,
+    "3F": Category.NOT_FOUND,
+    "40": Category.TRANSIENT_FAILURE,
+    "42": Category.INVALID_REQUEST,
+    "42501": Category.AUTHORIZATION_FAILED,
+    "42704": Category.NOT_FOUND,
+    "42P01": Category.NOT_FOUND,
+    "53": Category.TRANSIENT_FAILURE,
+    "55": Category.INVALID_REQUEST,
+    "55P03": Category.TRANSIENT_FAILURE,
+    "57": Category.TRANSIENT_FAILURE,
+    "08": Category.TRANSIENT_FAILURE,
+}
+"""What an operator's statement was refused for, by its SQLSTATE or the class of it."""
+
+
+def _category(error: psycopg.Error) -> Category:
+    state = error.sqlstate
+    if state is not None:
+        return _OF_AN_OPERATION.get(state) or _OF_AN_OPERATION.get(state[:2]) or Category.PROVIDER_ERROR
+    match translate(error):
+        case ProviderAuthenticationFailed():
+            return Category.AUTHENTICATION_FAILED
+        case ProviderAuthorizationFailed():
+            return Category.AUTHORIZATION_FAILED
+        case ours:
+            return ours.category
+
 
 def of_outage(error: OperationError) -> bool:
     """Whether it was raised because the database cannot be reached."""
@@ -166,8 +206,14 @@ def of_outage(error: OperationError) -> bool:
 def operation_error(error: psycopg.Error) -> OperationError:
     """Say an error of the database in its own words: an operator's commands handle names, not documents."""
     parts = [error.diag.message_primary or str(error).strip()]
-    if error.sqlstate in ("3F000", "42883") or 'relation "changefeed.' in parts[0]:
+    if _is_not_installed(error):
         parts.append("The change log is not installed: run `changefeed migrate`.")
-    elif error.diag.message_hint:
+        return OperationError(". ".join(part.rstrip(".") for part in parts), Category.INVALID_REQUEST)
+    if error.diag.message_hint:
         parts.append(error.diag.message_hint)
-    return OperationError(". ".join(part.rstrip(".") for part in parts))
+    return OperationError(". ".join(part.rstrip(".") for part in parts), _category(error))
+
+
+def _is_not_installed(error: psycopg.Error) -> bool:
+    names_ours = re.search(r'schema "changefeed"|relation "changefeed\.|function changefeed\.', str(error))
+    return error.sqlstate in ("3F000", "42883", "42P01") and names_ours is not None

@@ -180,11 +180,10 @@ class FeedLog:
         if tick is not None:
             return Position(tick.id)
         oldest = await self.ticks.window.oldest()
-        if oldest.id == _FIRST_TICK:
-            return Position(oldest.id)
+        why = "the feed began then" if oldest.id == _FIRST_TICK else "its retention dropped what was before"
         raise CheckpointExpired(
-            f"the history before {oldest.at.isoformat()} was dropped by the feed's retention: start at that time or"
-            " later, from beginning or now",
+            f"there is no history before {oldest.at.isoformat()}, {why}: start at that time or later, from beginning"
+            " or now",
             reason=Reason.START_TIME_BEFORE_RETENTION,
             metadata={"earliest_time": oldest.at.isoformat()},
         )

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, of_outage, operation_error
@@ -142,7 +143,8 @@ async def _do(connection: Connection, feed_id: int, step: Step) -> None:
     try:
         await execute(connection, feed_id, step)
     except psycopg.errors.LockNotAvailable as error:
-        raise OperationError(await lock_problem(connection, feed_id, step)) from error
+        problem = await lock_problem(connection, feed_id, step)
+        raise OperationError(problem, Category.TRANSIENT_FAILURE) from error
 
 
 async def _report(connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str) -> FeedRetention:
@@ -215,7 +217,8 @@ async def _refuse_unfit(connection: Connection) -> None:
     if not owner:
         raise OperationError(
             f"{user} may not run retention: grant changefeed_operator to {user}, or set retention_interval to 0s and"
-            " let an operator call changefeed retention run"
+            " let an operator call changefeed retention run",
+            Category.AUTHORIZATION_FAILED,
         )
 
 
