@@ -179,10 +179,10 @@ async def test_a_database_that_is_not_there_or_has_no_log(
 ) -> None:
     operator.cli.environment["CHANGEFEED_CONNECTIONS__MAIN__DSN"] = postgres.dsn("postgres")
     result = await operator(command)
-    assert result.code == 9
+    assert result.code == 3
     assert "changefeed migrate" in result.err
     operator.cli.environment["CHANGEFEED_CONNECTIONS__MAIN__DSN"] = "host=127.0.0.1 port=1 dbname=x"
-    assert (await operator(command)).code == 9
+    assert (await operator(command)).code == 8
 
 
 async def test_a_feed_whose_last_run_failed_says_so(operator: Operator) -> None:

@@ -74,7 +74,11 @@ async def test_an_example_ends_with_its_code(
         several = any(name in example for name in ("away", "stranger", "doctor"))
         for connection, place in {
             "MAIN": dsn,
-            **({"AWAY": "host=127.0.0.1 port=1", "STRANGER": f"{dsn} user=nobody".replace("user=postgres ", "")} if several else {}),
+            **(
+                {"AWAY": "host=127.0.0.1 port=1", "STRANGER": f"{dsn} user=nobody".replace("user=postgres ", "")}
+                if several
+                else {}
+            ),
         }.items():
             cli.environment[f"CHANGEFEED_CONNECTIONS__{connection}__PROVIDER"] = "postgres"
             cli.environment[f"CHANGEFEED_CONNECTIONS__{connection}__DSN"] = place

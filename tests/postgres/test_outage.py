@@ -11,7 +11,7 @@ from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import Address
 from changefeed_gateway.providers.postgres import outage
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
-from tests.databases import LOG, PostgresForTests, running_postgres
+from tests.databases import LOG, running_postgres
 
 QUICK = PostgresOptions(
     name="main",
