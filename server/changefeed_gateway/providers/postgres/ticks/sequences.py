@@ -66,11 +66,11 @@ class SequenceWatch:
             for feed in self._feeds():
                 feed.ticker.ring()
             raise
-        found = {feed_id: (last_seq, topology) for feed_id, last_seq, topology in rows}
+        found = {feed_id: facts for feed_id, *facts in rows}
         for feed in self._feeds():
-            last_seq, topology = found.get(feed.definition.feed_id, (-1, 0))
-            feed.ticker.compare(last_seq, topology, began, heard=feed.can_hear())
-        return {feed_id: last_seq for feed_id, last_seq, _ in rows}
+            last_seq, topology, time = found.get(feed.definition.feed_id, (-1, 0, None))
+            feed.ticker.compare(last_seq, topology, began, heard=feed.can_hear(), database_time=time)
+        return {feed_id: last_seq for feed_id, last_seq, *_ in rows}
 
     async def _make_idle_ticks(self, last_seqs: dict[int, int]) -> None:
         """Give feeds that nobody reads their ticks, so that times without a reader can be started from too."""
