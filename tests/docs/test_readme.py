@@ -23,6 +23,8 @@ from tests.load.gateway_process import free_port
 
 README = ROOT / "README.md"
 
+EXAMPLES = [*blocks(README, "python"), *blocks(ROOT / "clients/python/README.md", "python")]
+
 
 def shell_block(containing: str) -> str:
     """The README's block of commands that has some words in it."""
@@ -148,9 +150,9 @@ async def test_use_it_on_your_database(postgres: PostgresForTests, tmp_path: Pat
 
 
 @pytest.mark.req("A2")
-@pytest.mark.parametrize("number", range(3))
+@pytest.mark.parametrize("number", range(4))
 async def test_the_python_clients_examples(number: int, library: Library, tmp_path: Path) -> None:
-    example = blocks(ROOT / "clients/python/README.md", "python")[number]
+    example = EXAMPLES[number]
     program = tmp_path / "example.py"
     text = example.text.replace("127.0.0.1:50051", library.target).replace("postgresql://app@db/app", library.dsn)
     program.write_text(text)
@@ -160,7 +162,7 @@ async def test_the_python_clients_examples(number: int, library: Library, tmp_pa
 
 
 def test_every_example_of_the_python_client_is_run() -> None:
-    assert len(blocks(ROOT / "clients/python/README.md", "python")) == 3
+    assert len(EXAMPLES) == 4
 
 
 async def test_a_token_saved_with_the_work_counts_every_change_once(own_library: Library, tmp_path: Path) -> None:

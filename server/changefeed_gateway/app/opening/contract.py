@@ -48,4 +48,10 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise OperatorError(f"{error.name} is not installed: pip install 'changefeed-gateway[{name}]'") from error
+        install = f"pip install 'changefeed-gateway[{name}]'"
+        if name == "embedded":
+            raise OperatorError(
+                "the embedded PostgreSQL is not part of this installation: name a database, such as by"
+                f" CHANGEFEED_CONNECTIONS__MAIN__DSN (docs/configuration.md), or {install}"
+            ) from error
+        raise OperatorError(f"{error.name} is not installed: {install}") from error
