@@ -46,6 +46,7 @@ async def test_it_moves_while_nothing_happens_and_while_a_transaction_is_open(sh
                 while page.watermark is None or page.watermark <= before:
                     page = await shop.page(After(page.cursor), wait=0.1)
             assert keys(page) == []
+        assert page.watermark is not None
         assert page.watermark <= await now(shop.connection)
         await long.execute("COMMIT")
         assert keys(await shop.page(After(page.cursor), wait=10)) == [1]

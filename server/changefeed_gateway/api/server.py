@@ -109,6 +109,13 @@ class GatewayServer:
         self._health.close()
         await stopping
 
+    async def abort(self) -> None:
+        """Cut everything at once, as a crash would: nobody is told."""
+        self._draining = True
+        await self._health_monitor.aclose()
+        if self._server is not None:
+            await self._server.stop(None)
+
     async def wait_for_termination(self) -> None:
         """Wait until the server has stopped."""
         if self._server is not None:

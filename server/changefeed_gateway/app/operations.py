@@ -1,5 +1,6 @@
 """What an operator's commands do with a PostgreSQL database of the settings. All of them raise OperatorError."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -79,6 +80,18 @@ async def set_retention(settings: Settings, name: str, feed: str, chosen: timede
         from changefeed_gateway.providers.postgres.retention import run
 
         await run.set_retention(dsn, feed, chosen)
+
+
+async def restart_embedded(settings: Settings, name: str) -> None:
+    """Restart the embedded server of a connection, under all who use it."""
+    connection = settings.connections[name]
+    if not isinstance(connection, PostgresConnection) or connection.embedded is None:
+        raise OperatorError(f"connections.{name} is not embedded")
+    with extra("embedded"):
+        from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+    directory = settings.data_directory(connection.embedded)
+    async with EmbeddedPostgres(directory, database=connection.embedded.database) as server:
+        await asyncio.to_thread(server.restart)
 
 
 @asynccontextmanager
