@@ -103,6 +103,7 @@ async def test_a_tail_that_is_told_how_long_waits_for_its_gateway(
         *("tail", "mem/documents", "--from", "beginning", "--max-events", "1", "--retry-for", "1m")
     )
     assert tail.stderr is not None
+    assert b"rows that were there before it do not arrive" in await tail.stderr.readline()
     assert b"waiting up to 1m" in await tail.stderr.readline()
     await memory_gateway.start()
     assert (await finished(tail)).code == 0

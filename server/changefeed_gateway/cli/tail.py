@@ -60,6 +60,8 @@ def tail(
     """
 
     async def follow(printer: _Printer, position: StartPosition) -> None:
+        if position.HasField("beginning") and not json:
+            complain("from the beginning of the feed: rows that were there before it do not arrive")
         async with client_of(target, patience=retry_for) as client:
             stream = client.tail(
                 collection,
