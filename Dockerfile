@@ -1,4 +1,5 @@
-# The gateway beside databases that run elsewhere; the embedded PostgreSQL of the demo is not in the image.
+# The gateway with all its providers, beside databases that run elsewhere; the embedded PostgreSQL of the demo is not in
+# the image. docs/operations.md ("In a container") says how to run it.
 ARG PYTHON=3.13-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -15,21 +16,20 @@ RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels 
 # By path: by name, pip might take a stranger's package from the registry.
 RUN python -m venv /opt/changefeed \
     && set -- /wheels/changefeed_gateway-*.whl \
-    && /opt/changefeed/bin/pip install -c constraints.txt /wheels/changefeed_client-*.whl "$1[postgres]"
+    && /opt/changefeed/bin/pip install -c constraints.txt /wheels/changefeed_client-*.whl "$1[all]"
 
 FROM python:${PYTHON}
 RUN useradd --system --uid 10001 --home-dir /var/lib/changefeed --create-home changefeed
 COPY --from=build /opt/changefeed /opt/changefeed
 COPY scripts/probe_health.py /opt/changefeed/probe_health.py
-# A port in a container is only reached on all of its addresses.
 ENV PATH=/opt/changefeed/bin:$PATH \
     PYTHONUNBUFFERED=1
 # A number, so that a platform which refuses root can tell.
 USER 10001
-# Mount changefeed.yaml here; the gateway keeps its own state in .changefeed beside it.
+# Mount changefeed.yaml here, with tokens.keys: without, tokens end with the key in .changefeed, which ends with the container.
 WORKDIR /var/lib/changefeed
-# The gateway listens on loopback until it has TLS: run the container in the host's or in a pod's network namespace.
-EXPOSE 50051
+# No EXPOSE: until it has TLS the gateway listens on loopback (port 50051), where no published port leads. Its callers share
+# its network: the host's (--network host), or a pod's.
 # SIGTERM drains: streams get a token to resume from, then the process ends.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \

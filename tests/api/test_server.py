@@ -311,6 +311,28 @@ async def test_reflection_lists_services_and_resolves_them(gateway: Gateway, ver
         assert symbol in set().union(*map(defined, answer.file_descriptor_response.file_descriptor_proto))
 
 
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_reflection_knows_methods_and_says_what_they_do(gateway: Gateway, version: str) -> None:
+    for name in ("ReadChanges", "Subscribe", "GetCapabilities"):
+        symbol = f"changefeed.v1.ChangeFeedService.{name}"
+        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+        [answer] = await reflect(gateway, version, request)
+        [serialized, *_] = answer.file_descriptor_response.file_descriptor_proto
+        file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
+        index = [method.name for method in file.service[0].method].index(name)
+        comments = {tuple(place.path): place.leading_comments for place in file.source_code_info.location}
+        assert comments[6, 0, 2, index].strip()
+    for unknown in ("changefeed.v1.ChangeFeedService.Nothing", "nobody.Nothing"):
+        request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=unknown)
+        [answer] = await reflect(gateway, version, request)
+        assert answer.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+    request = reflection_pb2.ServerReflectionRequest(file_by_filename="changefeed/v1/subscribe.proto")
+    [answer] = await reflect(gateway, version, request)
+    [serialized, *_] = answer.file_descriptor_response.file_descriptor_proto
+    file = descriptor_pb2.FileDescriptorProto.FromString(serialized)
+    assert any(place.leading_comments for place in file.source_code_info.location)
+
+
 def defined(serialized: bytes) -> set[str]:
     """Names of the messages and services of a file."""
     file = descriptor_pb2.FileDescriptorProto.FromString(serialized)

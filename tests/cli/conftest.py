@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
+from changefeed_gateway.cli import main
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import CapabilityName
 from changefeed_gateway.core.router import Router
@@ -71,6 +73,23 @@ class CommandLine:
         return await finished(process)
 
 
+class CommandLineHere(CommandLine):
+    """The same without processes, which take a second each: for commands that end by themselves."""
+
+    async def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:
+        """Run a command to its end."""
+        return await asyncio.to_thread(self.run_now, *arguments, environment=environment)
+
+    def run_now(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:
+        """Run a command to its end, where no loop runs."""
+        cleared = {name: None for name in os.environ if name.startswith("CHANGEFEED_")}
+        variables: Mapping[str, str | None] = {**cleared, **self.environment, **(environment or {})}
+        ended = CliRunner().invoke(main.app, arguments, env=variables)
+        if ended.exception is not None and not isinstance(ended.exception, SystemExit):
+            raise ended.exception
+        return Result(ended.exit_code, ended.stdout, ended.stderr)
+
+
 async def finished(process: asyncio.subprocess.Process) -> Result:
     """Wait for a command's end."""
     async with asyncio.timeout(60):
@@ -126,6 +145,15 @@ def directory() -> Iterator[Path]:
 def changefeed(directory: Path, memory_gateway: MemoryGateway) -> CommandLine:
     """The command line, pointed at the memory gateway."""
     return CommandLine(directory, memory_gateway.target)
+
+
+@pytest.fixture
+def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLineHere:
+    """The command line without processes, where no gateway listens."""
+    monkeypatch.chdir(directory)
+    # It would hold for the other tests of this process.
+    monkeypatch.setattr(main, "configure_logging", lambda settings: None)
+    return CommandLineHere(directory)
 
 
 @pytest.fixture

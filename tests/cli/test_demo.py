@@ -40,6 +40,22 @@ async def test_it_ends_by_itself_and_resumes(detached: CommandLine) -> None:
     assert not servers_under(detached.directory)
 
 
+async def test_the_promise_is_shown_in_the_middle_and_nothing_is_lost(detached: CommandLine) -> None:
+    shown = await finished(await demo(detached, "--for", "4"))
+    assert shown.code == 0, shown
+    for said in ("PostgreSQL is restarted", "the gateway is killed", "the consumer is killed"):
+        assert said in shown.err
+    assert "lost       nothing" in shown.out
+    assert '" created' in shown.out
+    assert "order " in shown.out
+    assert "deleted by now" not in shown.out
+    assert "embedded PostgreSQL in " in shown.err
+    machine = await finished(await demo(detached, "--for", "2", "--json"))
+    kinds = {record["type"] for record in machine.records}
+    assert kinds == {"said", "change", "counters", "outcome"}
+    assert machine.records[-1]["equal"] is True
+
+
 async def test_a_killed_demo_resumes(detached: CommandLine) -> None:
     killed = await demo(detached)
     assert killed.stdout is not None

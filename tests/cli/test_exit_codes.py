@@ -97,7 +97,7 @@ async def test_a_taken_port(detached: CommandLine, memory_gateway: MemoryGateway
         f"listen: {memory_gateway.target}\nconnections: {{mem: {{provider: memory}}}}\n"
     )
     result = await detached.run("serve")
-    assert result.code == 9
+    assert result.code == 10
     assert memory_gateway.target in result.err
 
 

@@ -14,6 +14,8 @@ import pytest
 
 from tests.cli.conftest import CommandLine, finished
 
+EMBEDDED = '{"main": {"provider": "postgres", "embedded": {}}}'
+
 
 class GatewayProcess:
     """`changefeed serve` in a directory of its own, always on the same port."""
@@ -24,6 +26,7 @@ class GatewayProcess:
             self.target = f"127.0.0.1:{probe.getsockname()[1]}"
         self.cli = CommandLine(directory, self.target)
         self.cli.environment["CHANGEFEED_LISTEN"] = self.target
+        self.cli.environment["CHANGEFEED_CONNECTIONS"] = EMBEDDED
         self.log: list[dict[str, Any]] = []
         self._process: asyncio.subprocess.Process | None = None
 
@@ -101,7 +104,7 @@ async def next_titles(process: asyncio.subprocess.Process, wanted: Callable[[set
             assert line, await finished(process)
             record = json.loads(line)
             if record["type"] == "change":
-                titles.add(json.loads(record["new_item_json"])["title"])
+                titles.add(record["item"]["title"])
     return titles
 
 
@@ -162,7 +165,7 @@ async def test_a_watched_table_is_a_collection(gateway: GatewayProcess) -> None:
     result = await gateway.cli.run("read", "main/public.orders", "--json")
     assert json.loads(result.records[0]["new_item_json"], parse_float=str)["total"] == "12345678901234567890.5"
     refused = await gateway.cli.run("watch", "public.nothing")
-    assert refused.code == 9
+    assert refused.code == 4
     assert "does not exist" in refused.err
 
 
@@ -175,7 +178,7 @@ async def test_partitions_are_split_and_merged(gateway: GatewayProcess) -> None:
     listed = await gateway.cli.run("partitions", "list", "main/public.orders", "--json")
     assert [r["partition_id"] for r in listed.records] == ["0-255", *map(str.strip, children)]
     again = await gateway.cli.run("partitions", "split", "public.orders", "0-255")
-    assert again.code == 9
+    assert again.code == 3
     assert "is retired" in again.err
     merged = await gateway.cli.run("partitions", "merge", "public.orders", *map(str.strip, children))
     assert merged.code == 0
@@ -207,7 +210,7 @@ async def test_feeds_are_listed_altered_and_ended(gateway: GatewayProcess) -> No
     assert (await gateway.cli.run("unwatch", "public.lines")).code == 0
     assert "public.lines" not in (await gateway.cli.run("feeds")).out
     refused = await gateway.cli.run("unwatch", "public.lines")
-    assert (refused.code, "changefeed feeds" in refused.err) == (9, True)
+    assert (refused.code, "changefeed feeds" in refused.err) == (4, True)
 
 
 async def test_a_watch_that_is_refused_names_the_field(gateway: GatewayProcess) -> None:
@@ -219,7 +222,7 @@ async def test_a_watch_that_is_refused_names_the_field(gateway: GatewayProcess) 
         ("--retention", "1h", "retention is "),
     ):
         refused = await gateway.cli.run("watch", "public.lines", *(option, value))
-        assert refused.code == 9
+        assert refused.code == 3
         assert field in refused.err
     assert (await gateway.cli.run("watch", "public.lines", "--retention", "soon")).code == 2
 
@@ -269,6 +272,7 @@ async def test_doctor_finds_what_is_wrong(gateway: GatewayProcess) -> None:
 
 @pytest.mark.req("DB-12")
 async def test_migrate_is_idempotent(detached: CommandLine) -> None:
+    detached.environment["CHANGEFEED_CONNECTIONS"] = EMBEDDED
     first = await detached.run("migrate")
     assert first.code == 0
     assert "log/0001" in first.out

@@ -19,7 +19,7 @@ def write(gateway: MemoryGateway, *names: str) -> None:
 
 
 def names(records: list[dict[str, Any]]) -> list[str]:
-    return [json.loads(r["new_item_json"])["name"] for r in records if r["type"] == "change"]
+    return [r["item"]["name"] for r in records if r["type"] == "change"]
 
 
 async def next_record(process: asyncio.subprocess.Process, kind: str) -> dict[str, Any]:

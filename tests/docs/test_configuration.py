@@ -155,7 +155,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
     loaded = load_settings()
     main = loaded.connections["main"]
     assert isinstance(main, PostgresConnection)
-    assert dsn("main", main) == "postgresql://changefeed@db/app"
+    assert dsn("main", main) == "user=changefeed host=db dbname=app"
     assert [key.key_id for key in token_keys(loaded)] == ["2026-11", "2026-05"]
     assert loaded.limits.to_limits() == Settings().limits.to_limits(), "the example shows the defaults"
     left_out = {"dsn", "key", "key_env", "secret", "connections", "keys", "limits", "logging", "tokens"}

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pool, json_format, message_factory
 
+import changefeed.v1.change_feed_service_pb2  # noqa: F401 - makes the service known
 from tests.docs.conftest import Library
 from tests.docs.pages import DOCS, Block, blocks
 
@@ -167,3 +170,13 @@ def test_the_comparison_finds_a_difference() -> None:
     assert missing(Block(language="json", text='{"status": "SERVING"} {"events": [{}]}'), outcome)
     assert missing(Block(language="json", text='{"events": [{}, {}]}'), outcome)
     assert missing(Block(language="text", text="Code: NotFound"), outcome)
+
+
+def test_the_ghz_line_is_a_call_of_the_contract() -> None:
+    (line,) = blocks(PAGE, "bash")
+    words = shlex.split(line.text)
+    service, _, method = words[words.index("--call") + 1].rpartition(".")
+    described = descriptor_pool.Default().FindServiceByName(service).methods_by_name[method]
+    request = message_factory.GetMessageClass(described.input_type)()
+    json_format.Parse(words[words.index("-d") + 1], request)
+    assert request.HasField("address")

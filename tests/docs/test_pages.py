@@ -6,10 +6,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from changefeed_gateway.cli.exits import ExitCode
-from changefeed_gateway.cli.main import app
 from tests.databases import LOG, PostgresForTests
-from tests.docs.pages import DOCS, ROOT, blocks, pages, rows
+from tests.docs.pages import DOCS, ROOT, blocks, pages
 
 _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"^```.*?^```$|`[^`]*`", re.MULTILINE | re.DOTALL)
@@ -36,18 +34,6 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
 def test_the_readme_links_every_page_of_the_top() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [page.name for page in DOCS.glob("*.md") if f"docs/{page.name}" not in text] == []
-
-
-def test_exit_codes_are_those_of_the_code() -> None:
-    shown = {row[1]: int(row[0]) for row in rows(DOCS / "cli.md") if len(row) == 3}
-    assert shown == {code.name: code.value for code in ExitCode}
-
-
-def test_every_command_is_listed() -> None:
-    listed = {row[0].strip("`").split()[0] for row in rows(DOCS / "cli.md") if len(row) == 2}
-    commands = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    groups = {str(group.name) for group in app.registered_groups}
-    assert listed == commands | groups
 
 
 def test_every_decision_is_listed() -> None:

@@ -23,6 +23,8 @@ from tests.load.gateway_process import free_port
 
 README = ROOT / "README.md"
 
+EXAMPLES = [*blocks(README, "python"), *blocks(ROOT / "clients/python/README.md", "python")]
+
 
 def shell_block(containing: str) -> str:
     """The README's block of commands that has some words in it."""
@@ -148,14 +150,37 @@ async def test_use_it_on_your_database(postgres: PostgresForTests, tmp_path: Pat
 
 
 @pytest.mark.req("A2")
-async def test_the_python_clients_example(library: Library, tmp_path: Path) -> None:
-    (example,) = blocks(ROOT / "clients/python/README.md", "python")
+@pytest.mark.parametrize("number", range(4))
+async def test_the_python_clients_examples(number: int, library: Library, tmp_path: Path) -> None:
+    example = EXAMPLES[number]
     program = tmp_path / "example.py"
-    program.write_text(example.text.replace("127.0.0.1:50051", library.target))
+    text = example.text.replace("127.0.0.1:50051", library.target).replace("postgresql://app@db/app", library.dsn)
+    program.write_text(text)
     async with shell(f"python {program}", tmp_path, {}) as running:
-        await running.line(" 1")
         await running.line("go on from: ")
         assert await running.process.wait() == 0
+
+
+def test_every_example_of_the_python_client_is_run() -> None:
+    assert len(EXAMPLES) == 4
+
+
+async def test_a_token_saved_with_the_work_counts_every_change_once(own_library: Library, tmp_path: Path) -> None:
+    (example,) = [b for b in blocks(ROOT / "clients/python/README.md", "python") if "psycopg" in b.text]
+    program = tmp_path / "example.py"
+    text = example.text.replace("127.0.0.1:50051", own_library.target)
+    program.write_text(text.replace("postgresql://app@db/app", own_library.dsn))
+    titles = ["Lease", "Invoice", "Minutes"]
+    for added in ("", "Contract"):
+        if added:
+            own_library.upload(added)
+            titles.append(added)
+        async with shell(f"python {program}", tmp_path, {}) as running:
+            await running.line("go on from: ")
+            assert await running.process.wait() == 0
+        with psycopg.connect(own_library.dsn) as connection:
+            found = connection.execute("SELECT item->>'title' FROM copies").fetchall()
+        assert sorted(title for (title,) in found) == sorted(titles)
 
 
 def test_every_target_that_is_named_exists() -> None:

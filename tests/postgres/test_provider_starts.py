@@ -74,7 +74,11 @@ async def test_at_a_time_nothing_at_or_after_it_is_missing(shop: Shop) -> None:
         await shop.tick()
     for index, time in enumerate(times):
         assert keys(await shop.page(AtTime(time))) == list(range(index + 1, 8))
-    assert keys(await shop.page(AtTime(times[0] - timedelta(days=400)))) == list(range(1, 8))
+    with pytest.raises(CheckpointExpired) as caught:
+        await shop.page(AtTime(times[0] - timedelta(days=400)))
+    assert caught.value.reason == "START_TIME_BEFORE_RETENTION"
+    earliest = datetime.fromisoformat(caught.value.metadata["earliest_time"])
+    assert keys(await shop.page(AtTime(earliest))) == list(range(1, 8))
     assert keys(await shop.page(AtTime(datetime.now(UTC) + timedelta(days=1)))) == []
 
 

@@ -107,6 +107,18 @@ def test_nothing_is_parsed_before_its_signature_holds(monkeypatch: pytest.Monkey
     assert reason_of("A" * (MAX_TOKEN_CHARS + 1)) == "TOKEN_MALFORMED"
 
 
+def test_a_token_that_no_key_verifies_names_the_likely_causes() -> None:
+    elsewhere = TokenCodec([TokenKey(key_id="new", secret=b"a secret of somebody else")])
+    unknown = TokenCodec([TokenKey(key_id="unknown", secret=b"a secret of somebody else")])
+    for codec in (elsewhere, unknown):
+        token = codec.issue(FEED, EntireCollection(), Cursor(b"x"))
+        with pytest.raises(InvalidRequest) as refused:
+            CODEC.open(token)
+        (violation,) = refused.value.fields
+        for cause in ("another gateway", "altered", "tokens.keys", "state directory"):
+            assert cause in violation.description
+
+
 @given(cursor=cursors, position=st.integers(0, 10**6), letter=st.sampled_from(ALPHABET))
 @pytest.mark.req("CF-06", "P6")
 def test_a_token_with_another_letter_anywhere_is_refused(cursor: Cursor, position: int, letter: str) -> None:

@@ -19,13 +19,13 @@ from hypothesis import settings as trying
 from hypothesis import strategies as st
 
 from changefeed_gateway.settings import (
-    ClientSettings,
     MemoryConnection,
     PostgresConnection,
     Settings,
     SettingsError,
     SettingsProblem,
     client_settings,
+    gateway_target,
     load_settings,
 )
 from changefeed_gateway.settings.secrets import dsn, token_keys
@@ -128,7 +128,76 @@ def test_the_file_is_chosen_by_argument_then_environment(monkeypatch: pytest.Mon
     monkeypatch.setenv("CHANGEFEED_CONFIG", "one.yaml")
     assert load_settings().state_directory == Path("one")
     assert load_settings(Path("two.yaml")).state_directory == Path("two")
-    assert ClientSettings().target == "127.0.0.1:50051"
+
+
+def test_the_gateway_to_talk_to_is_the_one_that_these_settings_describe(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gateway_target() == ("127.0.0.1:50051", "the default")
+    # A caller needs no more of the file than this, and lacks its secrets.
+    Path("changefeed.yaml").write_text("listen: 127.0.0.1:2\nconnections: {main: {provider: postgres, dns: x}}\n")
+    assert gateway_target() == ("127.0.0.1:2", "listen in changefeed.yaml")
+    Path("other.yaml").write_text("listen: '[::1]:3'\n")
+    assert gateway_target(file=Path("other.yaml")) == ("[::1]:3", "listen in other.yaml")
+    monkeypatch.setenv("CHANGEFEED_CONFIG", "other.yaml")
+    assert gateway_target() == ("[::1]:3", "listen in other.yaml")
+    monkeypatch.setenv("changefeed_listen", "localhost:4")
+    assert gateway_target() == ("localhost:4", "CHANGEFEED_LISTEN")
+    monkeypatch.setenv("CHANGEFEED_TARGET", "gateway:5")
+    assert gateway_target() == ("gateway:5", "CHANGEFEED_TARGET")
+    assert gateway_target("gateway:6") == ("gateway:6", "--target")
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:0", "anywhere", "0.0.0.0:5"])
+def test_a_gateway_that_cannot_be_found_by_its_settings_is_said(listen: str) -> None:
+    Path("changefeed.yaml").write_text(f"listen: {listen}\n")
+    with pytest.raises(SettingsError, match="listen"):
+        gateway_target()
+
+
+def test_whether_a_database_was_named_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not load_settings().names_connections
+    assert load("connections: {main: {embedded: {}, provider: postgres}}").names_connections
+    Path("changefeed.yaml").unlink()
+    monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__EMBEDDED", "{}")
+    monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", "postgres")
+    assert load_settings().names_connections
+
+
+OF_A_SERVICE = {
+    "CHANGEFEED_SERVICE_HOST": "10.0.0.11",
+    "CHANGEFEED_SERVICE_PORT": "50051",
+    "CHANGEFEED_SERVICE_PORT_GRPC": "50051",
+    "CHANGEFEED_PORT": "tcp://10.0.0.11:50051",
+    "CHANGEFEED_PORT_50051_TCP": "tcp://10.0.0.11:50051",
+    "CHANGEFEED_PORT_50051_TCP_PROTO": "tcp",
+    "CHANGEFEED_PORT_50051_TCP_PORT": "50051",
+    "CHANGEFEED_PORT_50051_TCP_ADDR": "fd00::11",
+    "CHANGEFEED_GATEWAY_SERVICE_HOST": "10.0.0.11",
+    "CHANGEFEED_GATEWAY_PORT": "tcp://[fd00::11]:50051",
+}
+
+
+def test_what_kubernetes_injects_for_a_service_of_our_name_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in OF_A_SERVICE.items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().listen.port == 50051
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("CHANGEFEED_PORT", "50052"),
+        ("CHANGEFEED_SERVICE_HOST", "gateway"),
+        ("CHANGEFEED_SERVICE_PORT", "grpc"),
+        ("CHANGEFEED_PORT_50051_TCP_PROTO", "quic"),
+        ("CHANGEFEED_PORT_50051", "tcp://10.0.0.11:50051"),
+        ("CHANGEFEED_SERVICE_HOSTS", "10.0.0.11"),
+        ("CHANGEFEED_LISTEN__PORT", "tcp://10.0.0.11:50051"),
+    ],
+)
+def test_every_other_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -164,7 +233,7 @@ def test_the_file_is_chosen_by_argument_then_environment(monkeypatch: pytest.Mon
         ("connections: {main: {provider: memory, dsn: x}}", "connections.main.dsn", "unknown", "collections"),
         ("connections: {main: {provider: postgres, dsn: 5}}", "connections.main.dsn", "a number", "a text"),
         (
-            f"connections: {{main: {{provider: postgres, dsn: {SECRET}, embedded: {{}}}}}}",
+            f"connections: {{main: {{provider: postgres, dsn: password={SECRET}, embedded: {{}}}}}}",
             "connections.main",
             "",
             "exactly one of dsn",
@@ -260,6 +329,14 @@ def test_what_a_merge_brings_is_no_name_that_stands_twice() -> None:
     assert (read["one"]["two"]["three"], read["four"]) == ({"x": 2}, {"x": 2})
     with pytest.raises(NotReadable, match="stands twice"):
         read_yaml("a: {x: 1, x: 2}")
+
+
+def test_of_what_is_merged_the_first_mapping_wins_and_ones_own_names_before_it() -> None:
+    bases = "bases: [&a {first: 1, second: 1, third: 1}, &b {second: 2, third: 2, fourth: 2}]"
+    read = read_yaml(f"{bases}\nmine: {{<<: [*a, *b], third: 3}}")
+    assert read["mine"] == {"first": 1, "second": 1, "third": 3, "fourth": 2}
+    with pytest.raises(NotReadable, match="no mapping"):
+        read_yaml("a: {<<: 5}")
 
 
 @pytest.mark.parametrize(

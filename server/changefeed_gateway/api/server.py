@@ -1,7 +1,7 @@
 """The gRPC server: options, services, start, drain."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Final
@@ -10,12 +10,13 @@ import grpc
 
 # Imported for the reflection service: a client that prints an error looks its details' types up there.
 from google.rpc import error_details_pb2 as error_details_pb2
-from grpc_reflection.v1alpha import reflection, reflection_pb2
+from grpc_reflection.v1alpha import reflection
 
 from changefeed_gateway.api import health
 from changefeed_gateway.api.completions import taken_at_once
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
+from changefeed_gateway.api.reflection import reflection_handlers
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.router import Router
@@ -79,7 +80,8 @@ class GatewayServer:
         with taken_at_once():
             server = grpc.aio.server(options=list(self._options.items()))
         server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
-        server.add_generic_rpc_handlers((self._health.generic_handler(self._guard), *_reflection(self._guard)))
+        server.add_generic_rpc_handlers((self._health.generic_handler(self._guard),))
+        server.add_generic_rpc_handlers(tuple(reflection_handlers(_REFLECTED, self._guard)))
         port = _listen(server, address, credentials)
         self._server = server
         await server.start()
@@ -108,6 +110,13 @@ class GatewayServer:
                 await self._guard.idle()
         self._health.close()
         await stopping
+
+    async def abort(self) -> None:
+        """Cut everything at once, as a crash would: nobody is told."""
+        self._draining = True
+        await self._health_monitor.aclose()
+        if self._server is not None:
+            await self._server.stop(None)
 
     async def wait_for_termination(self) -> None:
         """Wait until the server has stopped."""
@@ -145,18 +154,3 @@ def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCrede
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
-
-
-def _reflection(guard: CallGuard) -> list[grpc.GenericRpcHandler]:
-    """Reflection under both its names; the messages are the same, and grpcio knows only the older name."""
-    servicer = reflection.aio.ReflectionServicer(_REFLECTED)
-
-    async def answers(requests: AsyncIterator[reflection_pb2.ServerReflectionRequest]) -> AsyncGenerator[bytes]:
-        async for answer in servicer.ServerReflectionInfo(requests, None):  # type: ignore[attr-defined]  # a generator
-            yield answer.SerializeToString()
-
-    method = guard.conversation("ServerReflectionInfo", reflection_pb2.ServerReflectionRequest.FromString, answers)
-    return [
-        grpc.method_handlers_generic_handler(name, {"ServerReflectionInfo": method})
-        for name in (reflection.SERVICE_NAME, "grpc.reflection.v1.ServerReflection")
-    ]

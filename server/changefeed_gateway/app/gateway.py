@@ -19,8 +19,8 @@ from changefeed_gateway.app.opening import is_private, open_provider
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
-from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.secrets import token_keys
+from changefeed_gateway.settings import Settings, SettingsError, SettingsProblem
+from changefeed_gateway.settings.secrets import kept_key_file, token_keys
 
 _LAST_GRACE: Final = timedelta(seconds=1)
 """For what is still open when the gateway is taken down without a drain before."""
@@ -41,13 +41,11 @@ class Gateway:
 async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
     """Start everything the settings name, in order, and take it down in the other order.
 
-    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises OSError
-    when the address is taken, SettingsError, OperatorError.
+    Leaving the context leaves little time to what is still open: call `GatewayServer.drain` before. Raises
+    SettingsError, also when the address is taken, and OperatorError.
     """
     async with AsyncExitStack() as stack:
         tokens = TokenCodec(token_keys(settings))
-        if not settings.tokens.keys and not all(is_private(settings, name) for name in settings.connections):
-            _log.warning("tokens.keys names none: this gateway uses a key of its own, and replicas need the same one")
         providers: dict[str, Provider] = {}
         for name in settings.connections:
             providers[name] = await open_provider(settings, name, stack)
@@ -60,7 +58,11 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(_in_time, router.aclose)
         checks = {name: provider.ping for name, provider in providers.items()}
         server = GatewayServer(router, checks=checks)
-        port = await server.start(str(settings.listen))
+        try:
+            port = await server.start(str(settings.listen))
+        except OSError as error:
+            taken = "an address of this machine that no other process listens on"
+            raise SettingsError([SettingsProblem(path="listen", given=str(settings.listen), allowed=taken)]) from error
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
         yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
 
@@ -68,6 +70,8 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
 async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None:
     """Serve until SIGTERM or SIGINT, then drain; a second signal cuts the drain short. `ready` is called once."""
     signals = _Signals()
+    if not settings.tokens.keys:
+        _warn_of_lone_key(settings)
     async with open_gateway(settings) as gateway:
         _collect_seldom()
         ready(gateway)
@@ -82,6 +86,15 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
         )
         impatient.cancel()
     _log.info("stopped")
+
+
+def _warn_of_lone_key(settings: Settings) -> None:
+    shared = not all(is_private(settings, name) for name in settings.connections)
+    _log.warning(
+        "tokens.keys names none: every saved token ends with the key that this gateway keeps"
+        + (", and replicas need the same one" if shared else ""),
+        file=str(kept_key_file(settings).absolute()),
+    )
 
 
 def _collect_seldom() -> None:

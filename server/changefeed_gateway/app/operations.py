@@ -1,5 +1,6 @@
 """What an operator's commands do with a PostgreSQL database of the settings. All of them raise OperatorError."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -81,6 +82,18 @@ async def set_retention(settings: Settings, name: str, feed: str, chosen: timede
         await run.set_retention(dsn, feed, chosen)
 
 
+async def restart_embedded(settings: Settings, name: str) -> None:
+    """Restart the embedded server of a connection, under all who use it."""
+    connection = settings.connections[name]
+    if not isinstance(connection, PostgresConnection) or connection.embedded is None:
+        raise OperatorError(f"connections.{name} is not embedded")
+    with extra("embedded"):
+        from changefeed_gateway.providers.postgres.embedded.server import EmbeddedPostgres
+    directory = settings.data_directory(connection.embedded)
+    async with EmbeddedPostgres(directory, database=connection.embedded.database) as server:
+        await asyncio.to_thread(server.restart)
+
+
 @asynccontextmanager
 async def database(settings: Settings, name: str, *, migrated: bool = True) -> AsyncIterator[str]:
     """Connection string of a PostgreSQL connection; an embedded server runs while the context lasts."""
@@ -93,4 +106,4 @@ async def database(settings: Settings, name: str, *, migrated: bool = True) -> A
         async with running(name, connection, settings, migrated=migrated) as dsn:
             yield dsn
     except OperationError as error:
-        raise OperatorError(str(error)) from error
+        raise OperatorError(str(error), error.category) from error

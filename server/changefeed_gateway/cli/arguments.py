@@ -1,5 +1,6 @@
 """Arguments and options that several commands share."""
 
+import shlex
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -13,16 +14,15 @@ from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
 from changefeed_client import (
     BEGINNING,
     NOW,
-    ChangeFeedClient,
     after,
     at_time,
     collection,
-    connect,
     logical_partition,
     physical_partition,
 )
+from changefeed_gateway.cli.exits import ExitCode, Failed
 from changefeed_gateway.cli.place import Place
-from changefeed_gateway.settings import PostgresConnection, Settings, client_settings
+from changefeed_gateway.settings import PostgresConnection, Settings
 from changefeed_gateway.settings.values import parse_duration
 
 MOST: Final = 2**31 - 1
@@ -102,11 +102,6 @@ def start_of(chosen: StartPosition | None, place: Place | None, default: StartPo
     return default if chosen is None else chosen
 
 
-def client_of(target: str | None) -> ChangeFeedClient:
-    """A client of the gateway that an option or CHANGEFEED_TARGET names."""
-    return connect(target or client_settings().target)
-
-
 Collection = Annotated[
     ResourceAddress,
     typer.Argument(metavar="CONNECTION/COLLECTION", parser=_address, help="Whose changes, such as main/documents."),
@@ -131,7 +126,7 @@ Resume = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option(metavar="HOST:PORT", help="The gateway. [default: CHANGEFEED_TARGET, or 127.0.0.1:50051]"),
+    typer.Option(metavar="HOST:PORT", help="The gateway. [default: CHANGEFEED_TARGET, or listen of the settings]"),
 ]
 MaxWait = Annotated[
     timedelta,
@@ -144,12 +139,21 @@ Heartbeat = Annotated[
     typer.Option(metavar="DURATION", parser=_duration, help="Longest silence; twice it is a broken connection."),
 ]
 RetryFor = Annotated[
-    timedelta,
-    typer.Option(metavar="DURATION", parser=_duration, help="How long an outage may last.", show_default="1m"),
+    timedelta | None,
+    typer.Option(
+        metavar="DURATION",
+        parser=_duration,
+        help="How long an outage may last, and how long to wait for a gateway that is not there yet."
+        " [default: 1m, and not at all]",
+    ),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Settings. [default: CHANGEFEED_CONFIG, or changefeed.yaml]"),
+]
+Wire = Annotated[
+    bool,
+    typer.Option("--wire", help="JSON as the contract has it: the item as text, and every heartbeat with its token."),
 ]
 Connection = Annotated[
     str | None,
@@ -157,8 +161,27 @@ Connection = Annotated[
 ]
 
 
+def chosen_feed(settings: Settings, address: str, connection: str | None) -> tuple[str, str]:
+    """The connection and the collection that an operator means: connection/collection, or a collection alone."""
+    before, slash, after_ = address.partition("/")
+    if slash and before in settings.connections and connection in (None, before):
+        return chosen_connection(settings, before), after_
+    return chosen_connection(settings, connection), address
+
+
+def spelled(connection: str, collection: str) -> str:
+    """An address as every command writes and reads it, quoted where a shell needs it."""
+    return shlex.quote(f"{connection}/{collection}")
+
+
 def chosen_connection(settings: Settings, name: str | None) -> str:
-    """The PostgreSQL connection that is meant."""
+    """The PostgreSQL connection that is meant. Raises Failed: no command makes a database that nobody asked for."""
+    if not settings.names_connections:
+        raise Failed(
+            ExitCode.SETTINGS,
+            "no database is named: set CHANGEFEED_CONNECTIONS__MAIN__DSN, or connections in changefeed.yaml"
+            " (docs/configuration.md); {main: {provider: postgres, embedded: {}}} is the one that serve and demo make",
+        )
     names = [known for known, what in settings.connections.items() if isinstance(what, PostgresConnection)]
     if name is None and len(names) == 1:
         return names[0]

@@ -6,9 +6,11 @@ from rich.text import Text
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesResponse
 from changefeed.v1.change_event_pb2 import ItemState
-from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
+from changefeed_gateway.cli.arguments import Collection, Json, Target
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_json, print_table, short
+from changefeed_gateway.settings.values import format_duration
 
 
 def capabilities(collection: Collection, json: Json = False, target: Target = None) -> None:
@@ -34,7 +36,7 @@ def _print(answer: GetCapabilitiesResponse) -> None:
     print_table([answer.provider.upper(), "", ""], rows)
     facts = {
         "item state": short(ItemState, answer.item_state).lower(),
-        "retention": str(answer.retention.ToTimedelta()) if answer.HasField("retention") else "",
+        "retention": format_duration(answer.retention.ToTimedelta()) if answer.HasField("retention") else "",
         "commit time": answer.commit_time,
         "page size": f"{answer.limits.default_page_size}, up to {answer.limits.max_page_size}",
         "largest item": f"{answer.limits.max_item_bytes:,} bytes",

@@ -9,6 +9,7 @@ from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import out, print_json
 from changefeed_gateway.settings import load_settings
+from changefeed_gateway.settings.secrets import check_secrets
 
 app = typer.Typer(no_args_is_help=True, help="Look at the settings.")
 
@@ -20,9 +21,11 @@ def _group() -> None:
 
 @app.command("check")
 def check(config: Config = None, json: Json = False) -> None:
-    """Check file and environment and print what holds, secrets hidden."""
+    """Check file, environment and the secrets that they name; print what holds, secrets hidden."""
     with exits():
-        settings: dict[str, Any] = load_settings(config).model_dump(mode="json", exclude_none=True)
+        loaded = load_settings(config)
+        check_secrets(loaded)
+        settings: dict[str, Any] = loaded.model_dump(mode="json", exclude_none=True)
         if json:
             print_json("settings", settings)
         else:

@@ -14,9 +14,10 @@ from changefeed_gateway.cli.arguments import Config, Json, Target
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
+    GatewayTarget,
     Settings,
     SettingsError,
-    client_settings,
+    gateway_target,
     load_settings,
 )
 
@@ -27,7 +28,7 @@ def doctor(config: Config = None, target: Target = None, json: Json = False) -> 
     """Look over settings, databases and the gateway; every line that is wrong says the remedy."""
     with exits():
         report = _Report(json=json)
-        asyncio.run(report.run(config, target or client_settings().target))
+        asyncio.run(report.run(config, target))
     raise typer.Exit(ExitCode.UNHEALTHY if report.problems else ExitCode.OK)
 
 
@@ -36,23 +37,32 @@ class _Report:
         self.problems = 0
         self._json = json
 
-    async def run(self, config: Path | None, target: str) -> None:
+    async def run(self, config: Path | None, option: str | None) -> None:
         settings = self._settings(config)
         names = list(settings.connections) if settings else []
         for name in names:
             if settings:
                 await self._database(settings, name)
+        try:
+            target = gateway_target(option, config)
+        except SettingsError as error:
+            if settings is not None:
+                self._refused(error)
+            return
         await self._gateway(target, names)
 
     def _settings(self, config: Path | None) -> Settings | None:
         try:
             settings = load_settings(config)
         except SettingsError as error:
-            for problem in error.problems:
-                self._say("settings", False, str(problem), "change the setting; see docs/configuration.md")
+            self._refused(error)
             return None
         self._say("settings", True, f"connections: {', '.join(settings.connections)}")
         return settings
+
+    def _refused(self, error: SettingsError) -> None:
+        for problem in error.problems:
+            self._say("settings", False, str(problem), "change the setting; see docs/configuration.md")
 
     async def _database(self, settings: Settings, name: str) -> None:
         try:
@@ -64,9 +74,9 @@ class _Report:
         for finding in findings:
             self._say(f"{name}: {finding.subject}", finding.healthy, finding.detail, finding.remedy)
 
-    async def _gateway(self, target: str, names: list[str]) -> None:
-        async with grpc.aio.insecure_channel(target) as channel:
-            if await self._serving(channel, f"gateway at {target}", ""):
+    async def _gateway(self, target: GatewayTarget, names: list[str]) -> None:
+        async with grpc.aio.insecure_channel(target.address) as channel:
+            if await self._serving(channel, f"gateway at {target.address} ({target.origin})", ""):
                 for name in names:
                     await self._serving(channel, f"gateway: {name}", name)
 

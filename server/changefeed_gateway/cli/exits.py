@@ -75,7 +75,9 @@ def exit_code(error: BaseException) -> ExitCode | None:
             return ExitCode.SETTINGS
         case PlaceError():
             return ExitCode.PLACE
-        case OperatorError() | OSError() if not isinstance(error, BrokenPipeError):
+        case OperatorError():
+            return _BY_CATEGORY.get(error.category.value, ExitCode.PROVIDER)
+        case OSError() if not isinstance(error, BrokenPipeError):
             return ExitCode.PROVIDER
         case KeyboardInterrupt():
             return ExitCode.INTERRUPTED

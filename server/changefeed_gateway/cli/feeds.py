@@ -8,9 +8,9 @@ import typer
 from rich.text import Text
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection, spelled
 from changefeed_gateway.cli.exits import ExitCode, exits
-from changefeed_gateway.cli.output import err, out, print_json, print_table
+from changefeed_gateway.cli.output import err, out, print_json, print_table, seconds_text
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import format_duration
 
@@ -27,16 +27,17 @@ def feeds(connection: Connection = None, config: Config = None, json: Json = Fal
             found = asyncio.run(operations.feed_states(settings, name))
         if json:
             for feed in found:
-                print_json("feed", asdict(feed) | {"retention": feed.retention.total_seconds()})
+                address = {"address": f"{name}/{feed.name}"}
+                print_json("feed", address | asdict(feed) | {"retention": seconds_text(feed.retention)})
         else:
-            _show(found)
+            _show(name, found)
     raise typer.Exit(ExitCode.UNHEALTHY if any(feed.state == "stopped" for feed in found) else ExitCode.OK)
 
 
-def _show(found: "list[FeedState]") -> None:
+def _show(connection: str, found: "list[FeedState]") -> None:
     rows = [
         [
-            feed.name,
+            spelled(connection, feed.name),
             feed.source or "",
             " ".join(feed.key),
             " ".join(feed.partition_key),
@@ -51,4 +52,5 @@ def _show(found: "list[FeedState]") -> None:
     print_table(["feed", "table", "key", "partition key", "image", "capture", "doorbell", "retention", "state"], rows)
     for feed in found:
         if feed.problem:
-            out.print(Text(f"{feed.name}: {feed.problem} - {feed.remedy}", "yellow"), soft_wrap=True)
+            said = f"{spelled(connection, feed.name)}: {feed.problem} - {feed.remedy}"
+            out.print(Text(said, "yellow"), soft_wrap=True)

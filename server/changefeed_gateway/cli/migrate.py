@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, chosen_connection
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
 from changefeed_gateway.cli.exits import exits
-from changefeed_gateway.cli.output import err, out
+from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
 
 
@@ -16,6 +16,7 @@ def migrate(
     connection: Connection = None,
     documents: Annotated[bool, typer.Option("--documents", help="Also the documents schema and its feed.")] = False,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Install the change log in a PostgreSQL database, or bring it up to date. Again without harm."""
     with exits():
@@ -23,6 +24,9 @@ def migrate(
         name = chosen_connection(settings, connection)
         with err.status(f"migrating {name}"):
             applied = asyncio.run(operations.migrate(settings, name, documents=documents))
+        if json:
+            print_json("migrated", {"connection": name, "applied": applied})
+            return
         for file in applied:
             out.print(f"applied {file}")
         if not applied:

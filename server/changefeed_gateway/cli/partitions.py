@@ -7,14 +7,15 @@ import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_connection, client_of
+from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_feed
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
 from changefeed_gateway.settings import load_settings
 
 app = typer.Typer(help="Physical partitions: the parts that can be read in parallel.", no_args_is_help=True)
 
-Feed = Annotated[str, typer.Argument(help="The feed, such as public.orders.")]
+Feed = Annotated[str, typer.Argument(help="The feed, such as main/public.orders.")]
 
 
 @app.command(name="list")
@@ -51,14 +52,18 @@ def split(
     ] = None,
     connection: Connection = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Split a physical partition of PostgreSQL in two. Readers of the old one are led to its children."""
     with exits():
         settings = load_settings(config)
-        name = chosen_connection(settings, connection)
+        name, feed = chosen_feed(settings, feed, connection)
         with err.status(f"splitting {partition}"):
             new = asyncio.run(operations.split_partition(settings, name, feed, partition, first_bucket))
-        out.print(f"{partition} is retired, its children are {' and '.join(new)}", markup=False)
+        if json:
+            print_json("split", {"address": f"{name}/{feed}", "retired": [partition], "children": new})
+            return
+        out.print(f"{partition} is retired, its children are {' and '.join(new)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -68,11 +73,15 @@ def merge(
     second: Annotated[str, typer.Argument(help="Its neighbour.")],
     connection: Connection = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Merge two neighbouring physical partitions of PostgreSQL."""
     with exits():
         settings = load_settings(config)
-        name = chosen_connection(settings, connection)
+        name, feed = chosen_feed(settings, feed, connection)
         with err.status(f"merging {first} and {second}"):
             new = asyncio.run(operations.merge_partitions(settings, name, feed, first, second))
-        out.print(f"{first} and {second} are retired, their child is {' and '.join(new)}", markup=False)
+        if json:
+            print_json("merged", {"address": f"{name}/{feed}", "retired": [first, second], "children": new})
+            return
+        out.print(f"{first} and {second} are retired, their child is {' and '.join(new)}", markup=False, soft_wrap=True)

@@ -24,10 +24,11 @@ from changefeed_gateway.cli.arguments import (
     Partition,
     Resume,
     Target,
-    client_of,
+    Wire,
     scope_of,
     start_of,
 )
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place
@@ -47,6 +48,7 @@ def read(
     max_wait: MaxWait = timedelta(0),
     resume: Resume = None,
     json: Json = False,
+    wire: Wire = False,
     target: Target = None,
 ) -> None:
     """Read the changes that are there, from the beginning unless told otherwise, and print the token to go on with."""
@@ -59,7 +61,8 @@ def read(
             max_events=max_events,
             max_wait=max_wait,
             place=place,
-            json=json,
+            json=json or wire,
+            wire=wire,
         )
         asyncio.run(reading.run(target, start_of(start, place, BEGINNING)))
 
@@ -76,10 +79,11 @@ class _Reading:
         max_wait: timedelta,
         place: Place | None,
         json: bool,
+        wire: bool,
     ) -> None:
         self._address, self._scope, self._mode = address, scope, mode
         self._page_size, self._max_events, self._max_wait = page_size, max_events, max_wait
-        self._place, self._json = place, json
+        self._place, self._json, self._wire = place, json, wire
         self._meter = Meter()
 
     async def run(self, target: str | None, start: StartPosition) -> None:
@@ -100,7 +104,7 @@ class _Reading:
             max_wait=self._max_wait,
         )
         for event in page.events:
-            print_json("change", as_dict(event)) if self._json else print_change(event)
+            print_change(event, json=self._json, wire=self._wire)
         out.file.flush()
         if self._place:
             self._place.save(page.continuation_token)

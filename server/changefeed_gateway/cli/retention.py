@@ -2,17 +2,17 @@
 
 import asyncio
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection, chosen_feed, spelled
 from changefeed_gateway.cli.exits import ExitCode, exits
-from changefeed_gateway.cli.output import err, out, print_json
+from changefeed_gateway.cli.output import err, out, print_json, print_table, seconds_text, time_text
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import format_duration, parse_duration
 
@@ -26,8 +26,8 @@ app = typer.Typer(help="Days of the change log: made ahead, dropped after the fe
 def run(connection: Connection = None, config: Config = None, json: Json = False) -> None:
     """Make days ahead and drop what is older than each feed's retention. Again without harm."""
     with exits():
-        found = _ask(connection, config, change=True)
-        _show_steps(found, json=json, nothing="nothing to do")
+        name, found = _ask(connection, config, change=True)
+        _show_steps(name, found, json=json, nothing="nothing to do")
     raise typer.Exit(ExitCode.UNHEALTHY if any(feed.problem for feed in found) else ExitCode.OK)
 
 
@@ -35,19 +35,19 @@ def run(connection: Connection = None, config: Config = None, json: Json = False
 def plan(connection: Connection = None, config: Config = None, json: Json = False) -> None:
     """Say what a run would do, and why; changes nothing."""
     with exits():
-        _show_steps(_ask(connection, config, change=False), json=json, nothing="nothing to do")
+        _show_steps(*_ask(connection, config, change=False), json=json, nothing="nothing to do")
 
 
 @app.command()
 def status(connection: Connection = None, config: Config = None, json: Json = False) -> None:
     """Say what each feed holds, and what is in the way of retention."""
     with exits():
-        found = _ask(connection, config, change=False)
+        name, found = _ask(connection, config, change=False)
         if json:
             for feed in found:
-                print_json("retention", _as_json(feed))
+                print_json("retention", _as_json(name, feed))
         else:
-            _show_table(found)
+            _show_table(name, found)
             for feed in found:
                 _show_obstacles(feed)
     alarmed = any(obstacle.alarm for feed in found for obstacle in feed.obstacles)
@@ -56,37 +56,42 @@ def status(connection: Connection = None, config: Config = None, json: Json = Fa
 
 @app.command(name="set")
 def set_(
-    feed: Annotated[str, typer.Argument(help="The feed, such as public.orders.")],
+    feed: Annotated[str, typer.Argument(help="The feed, such as main/public.orders.")],
     retention: Annotated[str, typer.Argument(help="1d to 366d.")],
     connection: Connection = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Choose how long the history of a feed is kept."""
     with exits():
         settings = load_settings(config)
-        name = chosen_connection(settings, connection)
+        name, feed = chosen_feed(settings, feed, connection)
         try:
             chosen = parse_duration(retention)
         except (ValueError, OverflowError):
             raise typer.BadParameter(f"{retention!r} is not a duration such as 14d", param_hint="RETENTION") from None
         asyncio.run(operations.set_retention(settings, name, feed, chosen))
-        out.print(f"{feed}: history is kept for {format_duration(chosen)}", markup=False)
+        if json:
+            print_json("retention", {"address": f"{name}/{feed}", "retention": seconds_text(chosen)})
+            return
+        kept = f"{spelled(name, feed)}: history is kept for {format_duration(chosen)}"
+        out.print(kept, markup=False, soft_wrap=True)
 
 
-def _ask(connection: str | None, config: Path | None, *, change: bool) -> "list[FeedRetention]":
+def _ask(connection: str | None, config: Path | None, *, change: bool) -> "tuple[str, list[FeedRetention]]":
     settings = load_settings(config)
     name = chosen_connection(settings, connection)
     with err.status(f"retention of {name}"):
-        return asyncio.run(operations.retention(settings, name, change=change))
+        return name, asyncio.run(operations.retention(settings, name, change=change))
 
 
-def _show_steps(found: "list[FeedRetention]", *, json: bool, nothing: str) -> None:
+def _show_steps(connection: str, found: "list[FeedRetention]", *, json: bool, nothing: str) -> None:
     for feed in found:
         if json:
-            print_json("retention", _as_json(feed))
+            print_json("retention", _as_json(connection, feed))
             continue
         state = "another run is at work" if feed.busy else nothing if not feed.steps else ""
-        out.print(Text(f"{feed.feed}: {state}".rstrip(": ")), soft_wrap=True)
+        out.print(Text(f"{spelled(connection, feed.feed)}: {state}".rstrip(": ")), soft_wrap=True)
         for step in feed.steps:
             days = " ".join(day.name for day in step.days)
             out.print(Text(f"  {step.action.value} {days}".rstrip() + f": {step.reason}"), soft_wrap=True)
@@ -102,10 +107,10 @@ def _show_obstacles(feed: "FeedRetention") -> None:
         out.print(Text(f"  {obstacle.day}: {obstacle.reason}{remedy}", style), soft_wrap=True)
 
 
-def _show_table(found: "list[FeedRetention]") -> None:
-    table = Table("feed", "retention", "days ahead", "oldest day", "earliest position", "log", "ticks", "last run")
+def _show_table(connection: str, found: "list[FeedRetention]") -> None:
+    rows = []
     for feed in found:
-        last_run = f"{feed.last_run:%Y-%m-%dT%H:%M}" if feed.last_run else "never"
+        last_run = _to_the_second(feed.last_run) if feed.last_run else "never"
         facts = feed.facts
         figures = ["", str(feed.days_ahead), "", "", "", ""]
         if facts:
@@ -113,17 +118,24 @@ def _show_table(found: "list[FeedRetention]") -> None:
                 format_duration(facts.retention),
                 str(feed.days_ahead),
                 f"{facts.oldest_day:%Y-%m-%d}" if facts.oldest_day else "",
-                f"{facts.oldest_tick_at:%Y-%m-%dT%H:%M}",
+                _to_the_second(facts.oldest_tick_at),
                 f"{facts.log_bytes / 1e6:,.1f} MB",
                 f"{facts.tick_bytes / 1e6:,.1f} MB",
             ]
-        table.add_row(feed.feed, *figures, last_run + (f": {feed.last_problem}" if feed.last_problem else ""))
-    out.print(table)
+        last_run += f": {feed.last_problem}" if feed.last_problem else ""
+        rows.append([spelled(connection, feed.feed), *figures, last_run])
+    headings = ["feed", "retention", "days ahead", "oldest day", "earliest position", "log", "ticks", "last run"]
+    print_table(headings, rows)
 
 
-def _as_json(feed: "FeedRetention") -> dict[str, Any]:
-    """For machines: times in ISO 8601, sizes in bytes, durations in seconds."""
+def _to_the_second(time: datetime) -> str:
+    return time_text(time.replace(microsecond=0))
+
+
+def _as_json(connection: str, feed: "FeedRetention") -> dict[str, Any]:
+    """For machines: times and durations as the contract's JSON has them, sizes in bytes."""
     return {
+        "address": f"{connection}/{feed.feed}",
         "feed": feed.feed,
         "busy": feed.busy,
         "days_ahead": feed.days_ahead,
@@ -133,7 +145,7 @@ def _as_json(feed: "FeedRetention") -> dict[str, Any]:
             for step in feed.steps
         ],
         "obstacles": [asdict(obstacle) for obstacle in feed.obstacles],
-        "last_run": feed.last_run.isoformat() if feed.last_run else None,
+        "last_run": time_text(feed.last_run) if feed.last_run else None,
         "last_problem": feed.last_problem,
         **_figures(feed),
     }
@@ -143,9 +155,9 @@ def _figures(feed: "FeedRetention") -> dict[str, Any]:
     if (facts := feed.facts) is None:
         return {}
     return {
-        "retention": facts.retention.total_seconds(),
+        "retention": seconds_text(facts.retention),
         "oldest_day": facts.oldest_day.isoformat() if facts.oldest_day else None,
-        "earliest_position": facts.oldest_tick_at.isoformat(),
+        "earliest_position": time_text(facts.oldest_tick_at),
         "log_bytes": facts.log_bytes,
         "tick_bytes": facts.tick_bytes,
         "overflow": facts.overflown,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from datetime import timedelta
+from typing import Final
 
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed_client import NOW, Delivery, Tail
@@ -19,10 +20,11 @@ from changefeed_gateway.cli.arguments import (
     Resume,
     RetryFor,
     Target,
-    client_of,
+    Wire,
     scope_of,
     start_of,
 )
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import (
     as_dict,
@@ -31,8 +33,11 @@ from changefeed_gateway.cli.output import (
     print_change,
     print_json,
     print_token,
+    time_text,
 )
 from changefeed_gateway.cli.place import Place, kept_place
+
+_OUTAGE: Final = timedelta(minutes=1)
 
 
 def tail(
@@ -44,8 +49,9 @@ def tail(
     max_events: MaxEvents = 0,
     heartbeat: Heartbeat = None,
     resume: Resume = None,
-    retry_for: RetryFor = timedelta(minutes=1),
+    retry_for: RetryFor = None,
     json: Json = False,
+    wire: Wire = False,
     target: Target = None,
 ) -> None:
     """Follow changes live, from now unless told otherwise; Ctrl-C ends it and prints the token to go on with.
@@ -54,7 +60,9 @@ def tail(
     """
 
     async def follow(printer: _Printer, position: StartPosition) -> None:
-        async with client_of(target) as client:
+        if position.HasField("beginning") and not json:
+            complain("from the beginning of the feed: rows that were there before it do not arrive")
+        async with client_of(target, patience=retry_for) as client:
             stream = client.tail(
                 collection,
                 position,
@@ -62,13 +70,13 @@ def tail(
                 items=items.mode,
                 heartbeat_interval=heartbeat,
                 max_events=max_events,
-                patience=retry_for,
+                patience=_OUTAGE if retry_for is None else retry_for,
             )
             await printer.follow(stream)
 
     logging.getLogger("changefeed_client").addHandler(_Complaints())
     with exits(), kept_place(resume) as place:
-        printer = _Printer(place, json=json)
+        printer = _Printer(place, json=json or wire, wire=wire)
         try:
             asyncio.run(follow(printer, start_of(start, place, NOW)))
         finally:
@@ -76,14 +84,18 @@ def tail(
 
 
 class _Printer:
-    def __init__(self, place: Place | None, *, json: bool) -> None:
-        self._place, self._json = place, json
+    def __init__(self, place: Place | None, *, json: bool, wire: bool) -> None:
+        self._place, self._json, self._wire = place, json, wire
         self._live = False
-        self._token = ""
+        self._token = self._shown = ""
+        self._reconnects = 0
 
     async def follow(self, stream: Tail) -> None:
         async with stream:
             async for delivery in stream:
+                if stream.reconnects > self._reconnects:
+                    self._reconnects = stream.reconnects
+                    complain("connected again, and goes on after the last change")
                 self._print(delivery)
                 # Shown before saved: a kill in between repeats a change, it never hides one.
                 out.file.flush()
@@ -93,9 +105,12 @@ class _Printer:
 
     def _print(self, delivery: Delivery) -> None:
         for event in delivery.events:
-            print_json("change", as_dict(event)) if self._json else print_change(event)
+            print_change(event, json=self._json, wire=self._wire)
         if self._json:
-            print_json("position", _position(delivery))
+            # A heartbeat's is seldom of use, and long: the end says the last one.
+            said = self._wire or not self._token or bool(delivery.events or delivery.children)
+            self._shown = delivery.continuation_token if said else self._shown
+            print_json("position", _position(delivery, with_token=said))
             return
         if delivery.live and not self._live:
             complain("live: everything older has been shown")
@@ -105,20 +120,22 @@ class _Printer:
             print_token(child.continuation_token)
 
     def finish(self) -> None:
-        """Say where to go on; in JSON every position has been said."""
-        if self._token and not self._json:
+        """Say where to go on."""
+        if not self._token or self._token == self._shown:
+            return
+        if self._json:
+            print_json("position", {"continuation_token": self._token, "live": self._live})
+        else:
             print_token(self._token)
 
 
-def _position(delivery: Delivery) -> dict[str, object]:
-    position: dict[str, object] = {
-        "continuation_token": delivery.continuation_token,
-        "live": delivery.live,
-    }
+def _position(delivery: Delivery, *, with_token: bool) -> dict[str, object]:
+    position: dict[str, object] = {"continuation_token": delivery.continuation_token} if with_token else {}
+    position["live"] = delivery.live
     if delivery.watermark:
-        position["watermark"] = delivery.watermark.isoformat()
+        position["watermark"] = time_text(delivery.watermark)
     if delivery.token_expire_time:
-        position["token_expire_time"] = delivery.token_expire_time.isoformat()
+        position["token_expire_time"] = time_text(delivery.token_expire_time)
     if delivery.children:
         position["child_partitions"] = [as_dict(child) for child in delivery.children]
     return position

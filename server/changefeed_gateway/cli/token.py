@@ -9,7 +9,8 @@ from rich.text import Text
 
 from changefeed.v1.token_pb2 import InspectContinuationTokenResponse
 from changefeed_client import ChangeFeedRpcError
-from changefeed_gateway.cli.arguments import Collection, Json, Target, client_of
+from changefeed_gateway.cli.arguments import Collection, Json, Target
+from changefeed_gateway.cli.calling import client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
 from changefeed_gateway.cli.output import as_dict, out, print_json
 from changefeed_gateway.cli.place import Place, PlaceError

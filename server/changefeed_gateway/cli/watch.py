@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, chosen_connection
+from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection, chosen_feed, spelled
 from changefeed_gateway.cli.exits import exits
-from changefeed_gateway.cli.output import err, out
+from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import parse_duration
 
@@ -63,8 +63,9 @@ def watch(
     ] = None,
     connection: Connection = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
-    """Make a feed of a table. Again without harm."""
+    """Make a feed of a table: of its changes from now on, not of the rows that are there. Again without harm."""
     with exits():
         settings = load_settings(config)
         name = chosen_connection(settings, connection)
@@ -83,18 +84,26 @@ def watch(
                     retention=retention,
                 )
             )
-        out.print(f"watched: changefeed tail {name}/{collection}", markup=False)
+        if json:
+            print_json("watched", {"address": f"{name}/{collection}"})
+            return
+        out.print(f"watched: changefeed tail {spelled(name, collection)}", markup=False, soft_wrap=True)
+        out.print("rows that are there already do not arrive: its history begins now", soft_wrap=True)
 
 
 def unwatch(
-    table: Annotated[str, typer.Argument(help="The table, or a feed whose table is gone, such as public.orders.")],
+    table: Annotated[str, typer.Argument(help="The table, or a feed whose table is gone, such as main/public.orders.")],
     connection: Connection = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """End the feed of a table, and its history with it. The table stays as it is."""
     with exits():
         settings = load_settings(config)
-        name = chosen_connection(settings, connection)
+        name, table = chosen_feed(settings, table, connection)
         with err.status(f"ending the feed of {table}"):
             collection = asyncio.run(operations.unwatch(settings, name, table))
-        out.print(f"ended: {name}/{collection}, its history and its tokens", markup=False)
+        if json:
+            print_json("unwatched", {"address": f"{name}/{collection}"})
+            return
+        out.print(f"ended: {spelled(name, collection)}, its history and its tokens", markup=False, soft_wrap=True)

@@ -105,6 +105,8 @@ class ChangeFeedError(Exception):
         self.metadata: dict[str, str] = dict(metadata or {})
         self.fields = fields
         self.retry_after = retry_after
+        self.logged = False
+        """Whether the log tells of its cause already, as of a database that is away: nobody need tell it again."""
 
 
 class InvalidRequest(ChangeFeedError):

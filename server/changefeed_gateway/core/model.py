@@ -273,6 +273,8 @@ class PageRead:
     """False: leave items out with ItemState.OMITTED."""
     max_wait: timedelta = timedelta(0)
     """How long to wait for a first change when there is none."""
+    watermark_within: timedelta | None = None
+    """Wait no longer where an empty page could then show a later watermark; None: the whole of `max_wait`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,7 +103,7 @@ class LongTask:
         # What others raise may repeat what they were given.
         self._problem = str(error) if foreseen else type(error).__name__
         self._fault = not foreseen
-        if self._problem in self._told:
+        if self._problem in self._told or (isinstance(error, ChangeFeedError) and error.logged):
             return
         self._told.add(self._problem)
         facts = {"task": self.name, "problem": self._problem, "failures": self.failures}
@@ -119,7 +119,8 @@ class LongTask:
             self._settling = loop.call_later(self._supervisor.settled_after, self._settle)
 
     def _settle(self) -> None:
-        _log.info("a task works again", task=self.name, failures=self._streak)
+        if self._told:
+            _log.info("a task works again", task=self.name, failures=self._streak)
         self._settling, self._streak, self._problem, self._fault = None, 0, "", False
         self._told.clear()
 

@@ -3,7 +3,7 @@
 import asyncio
 from contextvars import Context
 from datetime import timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -30,6 +30,9 @@ from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.turns import Turns
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_WATERMARK_WITHIN: Final = timedelta(seconds=2.5)
+"""Heartbeats of an idle collection show a watermark no older than this, and the provider's own cadence."""
 
 
 class TailKey(NamedTuple):
@@ -169,6 +172,7 @@ class Tail:
             max_bytes=limits.max_message_bytes,
             max_item_bytes=limits.max_item_bytes,
             max_wait=limits.max_wait if max_changes else timedelta(0),
+            watermark_within=_WATERMARK_WITHIN,
         )
 
     async def wait(self, listener: Listener, until: float) -> Cursor | None:

@@ -39,6 +39,11 @@ _SEAL: Final = re.compile(rb'(,"keyId":"([A-Za-z0-9_.-]{1,64})")(,"signature":"(
 """How an envelope of ours ends."""
 _LONGEST_SEAL: Final = 200
 _REMEDY: Final = "pass a continuation_token of this gateway unchanged"
+_NO_KEY: Final = (
+    "no key of this gateway verifies it. For the caller: it is of another gateway, or was altered; start anew from"
+    " beginning, now or a time. For the operator: give every replica, after every restart, the same tokens.keys;"
+    " without them the key is lost with the state directory"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,10 +189,10 @@ class TokenCodec:
             raise _refused(Reason.TOKEN_SIGNATURE, "not signed; " + _REMEDY)
         key = self._keys.get(seal[2].decode())
         if key is None:
-            raise _refused(Reason.TOKEN_SIGNATURE, "signed by a key this gateway does not have; " + _REMEDY)
+            raise _refused(Reason.TOKEN_SIGNATURE, _NO_KEY)
         unsigned = raw[: seal.start(3)] + b"}"
         if not hmac.compare_digest(seal[4], _sign(key, unsigned).encode()):
-            raise _refused(Reason.TOKEN_SIGNATURE, "altered; " + _REMEDY)
+            raise _refused(Reason.TOKEN_SIGNATURE, _NO_KEY)
 
 
 def _refused(reason: Reason, why: str) -> InvalidRequest:

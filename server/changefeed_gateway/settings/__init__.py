@@ -1,6 +1,12 @@
 """The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
 
-from changefeed_gateway.settings.load import ClientSettings, client_settings, load_settings
+from changefeed_gateway.settings.load import (
+    ClientSettings,
+    GatewayTarget,
+    client_settings,
+    gateway_target,
+    load_settings,
+)
 from changefeed_gateway.settings.model import (
     Connection,
     CosmosConnection,
@@ -19,6 +25,7 @@ __all__ = [
     "CosmosConnection",
     "DynamoDBConnection",
     "EmbeddedServer",
+    "GatewayTarget",
     "LoggingSettings",
     "MemoryConnection",
     "PostgresConnection",
@@ -26,5 +33,6 @@ __all__ = [
     "SettingsError",
     "SettingsProblem",
     "client_settings",
+    "gateway_target",
     "load_settings",
 ]

@@ -1,12 +1,13 @@
 """Where settings come from: a YAML file, then the environment, which wins."""
 
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
@@ -19,10 +20,27 @@ from changefeed_gateway.settings.problems import (
     names_below,
     problems_of,
 )
-from changefeed_gateway.settings.values import FilePath, Filled
+from changefeed_gateway.settings.values import FilePath, Filled, ListenAddress
 from changefeed_gateway.settings.yaml_file import NotReadable, read_yaml
 
 DEFAULT_FILE: Final = Path("changefeed.yaml")
+
+_SERVICE: Final = rf"{ENVIRONMENT_PREFIX}(?:[A-Z0-9]+_)*"
+_IP: Final = r"[0-9a-f.:]+"
+_URL: Final = rf"(?:tcp|udp|sctp)://(?:{_IP}|\[{_IP}\]):[0-9]{{1,5}}"
+_OF_A_SERVICE: Final = {
+    re.compile(_SERVICE + name): re.compile(value)
+    for name, value in {
+        r"SERVICE_HOST": _IP,
+        r"SERVICE_PORT(?:_[A-Z0-9_]+)?": r"[0-9]{1,5}",
+        r"PORT": _URL,
+        r"PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)": _URL,
+        r"PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)_PROTO": "tcp|udp|sctp",
+        r"PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)_PORT": r"[0-9]{1,5}",
+        r"PORT_[0-9]{1,5}_(?:TCP|UDP|SCTP)_ADDR": _IP,
+    }.items()
+}
+"""Variables that Kubernetes gives every container for a Service, by name and value ("Accessing the Service")."""
 
 
 class ClientSettings(BaseSettings):
@@ -30,10 +48,27 @@ class ClientSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore")
 
-    target: Annotated[str, Filled] = "127.0.0.1:50051"
-    """host:port of the gateway to talk to."""
+    target: Annotated[str | None, Filled] = None
+    """host:port of the gateway to talk to; where the settings have it listen unless given."""
     config: FilePath | None = None
     """The settings file; `changefeed.yaml` in the working directory, if there is one, unless given."""
+
+
+class _Listening(BaseModel):
+    """Of the gateway's settings the one that its callers need; the others may hold secrets that callers lack."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+
+    listen: ListenAddress
+
+
+class GatewayTarget(NamedTuple):
+    """The gateway to talk to."""
+
+    address: str
+    """host:port"""
+    origin: str
+    """Where the address came from, in words."""
 
 
 def client_settings() -> ClientSettings:
@@ -43,6 +78,32 @@ def client_settings() -> ClientSettings:
     except ValidationError as error:
         problems = problems_of(error, ClientSettings)
         raise SettingsError([replace(p, path=f"{ENVIRONMENT_PREFIX}{p.path.upper()}") for p in problems]) from None
+
+
+def gateway_target(option: str | None = None, file: Path | None = None) -> GatewayTarget:
+    """The gateway that an option names, else CHANGEFEED_TARGET, else the one that these settings describe.
+
+    `file` as in `load_settings`; nothing of it is looked at but `listen`. Raises SettingsError.
+    """
+    ours = client_settings()
+    if option is not None:
+        return GatewayTarget(option, "--target")
+    if ours.target is not None:
+        return GatewayTarget(ours.target, f"{ENVIRONMENT_PREFIX}TARGET")
+    chosen = file or ours.config
+    variable = f"{ENVIRONMENT_PREFIX}LISTEN"
+    given = next((value for name, value in os.environ.items() if name.upper() == variable), None)
+    origin = f"listen in {chosen or DEFAULT_FILE}" if given is None else variable
+    given = _read(chosen).get("listen") if given is None else given
+    if given is None:
+        return GatewayTarget(str(Settings.model_fields["listen"].default), "the default")
+    try:
+        listen = _Listening.model_validate({"listen": given}).listen
+    except ValidationError as error:
+        raise SettingsError(problems_of(error, _Listening)) from None
+    if not listen.port:
+        raise _refused("listen", "port 0, which is any", "a port that callers know, or --target")
+    return GatewayTarget(str(listen), origin)
 
 
 def load_settings(file: Path | None = None) -> Settings:
@@ -86,7 +147,7 @@ def _read(file: Path | None) -> dict[str, Any]:
 
 def _refuse_unknown_variables() -> None:
     """pydantic-settings passes over a variable that names no setting; a typing error must not pass."""
-    ours = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX)]
+    ours = [name for name in os.environ if name.upper().startswith(ENVIRONMENT_PREFIX) and not _is_injected(name)]
     problems = [
         SettingsProblem(
             path=name,
@@ -106,6 +167,13 @@ def _refuse_unknown_variables() -> None:
     ]
     if problems:
         raise SettingsError(problems)
+
+
+def _is_injected(variable: str) -> bool:
+    """Whether Kubernetes made it for a Service whose name begins with ours: both name and value have its form."""
+    return any(
+        name.fullmatch(variable) and value.fullmatch(os.environ[variable]) for name, value in _OF_A_SERVICE.items()
+    )
 
 
 def _is_setting(variable: str) -> bool:

@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.settings.values import (
+    DsnText,
     DurationText,
     FilePath,
     Filled,
@@ -55,8 +56,8 @@ class PostgresConnection(_Section):
     """A PostgreSQL database: exactly one of `dsn`, `dsn_file` and `embedded` says which."""
 
     provider: Literal["postgres"] = "postgres"
-    dsn: Annotated[SecretStr | None, Filled] = None
-    """libpq connection string or URL."""
+    dsn: Annotated[SecretStr | None, DsnText, Filled] = None
+    """libpq connection string or URL; read once, here: no other reader of it can complain by showing it."""
     dsn_file: FilePath | None = None
     """A file that holds the connection string; it is read at start."""
     embedded: EmbeddedServer | None = None
@@ -286,6 +287,11 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment over what the file says, which comes as arguments."""
         return env_settings, init_settings
+
+    @property
+    def names_connections(self) -> bool:
+        """Whether databases were named; without, only what serves may make the embedded one."""
+        return "connections" in self.model_fields_set
 
     def data_directory(self, embedded: EmbeddedServer) -> Path:
         """Where an embedded server keeps its data."""

@@ -4,12 +4,13 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from changefeed_gateway.core.token import TokenKey
+from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 from changefeed_gateway.settings.files import make_durable, read_bytes
 from changefeed_gateway.settings.model import CosmosConnection, PostgresConnection, Settings, TokenKeySettings
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
@@ -26,17 +27,51 @@ def token_keys(settings: Settings) -> Sequence[TokenKey]:
     Raises SettingsError.
     """
     if not settings.tokens.keys:
-        return [_kept_key(settings.state_directory / _KEY_FILE)]
+        return [_kept_key(kept_key_file(settings))]
     return [_token_key(index, key) for index, key in enumerate(settings.tokens.keys)]
 
 
+def kept_key_file(settings: Settings) -> Path:
+    """Where the key is kept that is made when no setting names one."""
+    return settings.state_directory / _KEY_FILE
+
+
+def check_secrets(settings: Settings) -> None:
+    """Read every secret that the settings name, and make none. Raises SettingsError with all that is wrong."""
+    problems: list[SettingsProblem] = []
+    for name, connection in settings.connections.items():
+        if isinstance(connection, PostgresConnection) and connection.dsn_file is not None:
+            with _noted(problems):
+                dsn(name, connection)
+    for index, key in enumerate(settings.tokens.keys):
+        with _noted(problems):
+            _token_key(index, key)
+    if problems:
+        raise SettingsError(problems)
+
+
+@contextmanager
+def _noted(problems: list[SettingsProblem]) -> Iterator[None]:
+    try:
+        yield
+    except SettingsError as error:
+        problems.extend(error.problems)
+
+
 def dsn(name: str, connection: PostgresConnection) -> str:
-    """Connection string of a database that is not embedded. Raises SettingsError when its file is unreadable."""
+    """Connection string of a database that is not embedded, as keywords with quoted values.
+
+    Raises SettingsError when its file is unreadable, or holds none.
+    """
     if connection.dsn is not None:
         return connection.dsn.get_secret_value()
     if connection.dsn_file is None:
         raise ValueError(f"connections.{name} is embedded")
-    return _read(connection.dsn_file, f"connections.{name}.dsn_file")
+    path = f"connections.{name}.dsn_file"
+    try:
+        return canonical_dsn(_read(connection.dsn_file, path))
+    except NotADsn as error:
+        raise _refused(path, "given a path", f"a file with a connection string of libpq: {error}") from None
 
 
 def account_key(name: str, connection: CosmosConnection) -> str | None:

@@ -7,9 +7,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple
 
-from pydantic import BeforeValidator, SerializerFunctionWrapHandler, WrapSerializer
+from pydantic import BeforeValidator, SecretStr, SerializerFunctionWrapHandler, WrapSerializer
 from pydantic_core import PydanticCustomError
 from pydantic_settings import NoDecode
+
+from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 
 NOT_ALLOWED: Final = "not_allowed"
 """Type of the errors whose message is the sentence of allowed values."""
@@ -171,6 +173,16 @@ def _parse_filled(value: object) -> object:
     return value
 
 
+def _parse_dsn(value: object) -> object:
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        return value
+    try:
+        return canonical_dsn(text)
+    except NotADsn as error:
+        raise not_allowed(f"a connection string of libpq: {error}") from None
+
+
 def _is_unicode(text: str) -> bool:
     """Whether it can be written; half a pair of surrogates stands for bytes that were no UTF-8."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
@@ -203,5 +215,7 @@ def _as_text(convert: Callable[..., str]) -> WrapSerializer:
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Filled = BeforeValidator(_parse_filled)
 """A text that says something: an empty one would mean another thing, such as a connection string of defaults."""
+DsnText = BeforeValidator(_parse_dsn)
+"""A connection string, kept as `canonical_dsn` writes it."""
 ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_listen), _as_text(str)]
 DurationText = _as_text(format_duration)

@@ -8,6 +8,7 @@ import yaml
 _MOST_NODES: Final = 50_000
 """Values and names of a file, each alias counted as what it stands for."""
 _DEEPEST: Final = 20
+_MERGE: Final = "tag:yaml.org,2002:merge"
 
 
 class NotReadable(Exception):
@@ -71,6 +72,26 @@ class _StrictLoader(yaml.SafeLoader):
                 raise _refusal("a name stands twice", key.start_mark)
             seen.add(key.value)
         return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Take in what `<<` merges: the mapping's own names win, then earlier mappings of a list.
+
+        PyYAML's own way differs from release to release: 6.0.4 lets what was merged first win over a name that the
+        merged mapping has itself.
+        """
+        own = [pair for pair in node.value if pair[0].tag != _MERGE]
+        names = {key.value for key, _ in own}
+        merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        for source in (value for key, value in node.value if key.tag == _MERGE):
+            for mapping in source.value if isinstance(source, yaml.SequenceNode) else [source]:
+                if not isinstance(mapping, yaml.MappingNode):
+                    raise _refusal("what is merged is no mapping", source.start_mark)
+                self.flatten_mapping(mapping)
+                for pair in mapping.value:
+                    if pair[0].value not in names:
+                        merged.setdefault(pair[0].value, pair)
+        node.value = [*merged.values(), *own]
+        super().flatten_mapping(node)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         """Refuse a date that is none, and whatever else is not what its form or tag says."""

@@ -18,8 +18,8 @@ from changefeed_gateway.providers.postgres.errors import (
     BY_SQLSTATE,
     connection_lost,
     translate,
-    translated,
 )
+from changefeed_gateway.providers.postgres.outage import Outage
 
 SECRET = "row (id)=(4711) of the server's own words"
 
@@ -53,8 +53,8 @@ def raised(sqlstate: str) -> psycopg.Error:
         ("XX000", ProviderFailure),
     ],
 )
-def test_sqlstates(sqlstate: str, expected: type[ChangeFeedError]) -> None:
-    with pytest.raises(expected) as caught, translated():
+async def test_sqlstates(sqlstate: str, expected: type[ChangeFeedError]) -> None:
+    with pytest.raises(expected) as caught, Outage("").watched():
         raise raised(sqlstate)
     assert caught.value.metadata["sqlstate"] == sqlstate
     assert isinstance(caught.value.__cause__, psycopg.Error)

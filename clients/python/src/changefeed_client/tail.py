@@ -292,7 +292,9 @@ class Tail:
 
     def _announce(self, error: BaseException, pause: float, attempt: int) -> None:
         self.reconnects += 1
-        _log.warning("stream interrupted, again in %.1f s (pause %d): %s", pause, attempt, error)
+        # An outage is told once, however often the stream is opened in vain.
+        level = logging.WARNING if attempt == 1 else logging.DEBUG
+        _log.log(level, "stream interrupted, again in %.1f s: %s", pause, error)
 
     async def _redial(self) -> None:
         """Leave a connection that may be dead; gRPC itself would use it again until a keepalive ping finds out."""

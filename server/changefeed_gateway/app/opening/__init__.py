@@ -9,6 +9,7 @@ from changefeed_gateway.app.opening.cosmos import CosmosOpening
 from changefeed_gateway.app.opening.dynamodb import DynamoDBOpening
 from changefeed_gateway.app.opening.memory import MemoryOpening
 from changefeed_gateway.app.opening.postgres import PostgresOpening
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.settings import (
@@ -60,4 +61,4 @@ def _refusals(opening: Opening[Any]) -> Iterator[None]:
     except Exception as error:
         if not opening.is_own(error):
             raise
-        raise OperatorError(str(error)) from error
+        raise OperatorError(str(error), getattr(error, "category", Category.PROVIDER_ERROR)) from error

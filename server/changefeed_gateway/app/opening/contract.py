@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from typing import Protocol, TypeVar
 
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import Settings
 
@@ -12,6 +13,10 @@ _Connection = TypeVar("_Connection", contravariant=True)
 
 class OperatorError(Exception):
     """An operator's command failed; the message says why."""
+
+    def __init__(self, message: str, category: Category = Category.PROVIDER_ERROR) -> None:
+        super().__init__(message)
+        self.category = category
 
 
 class Opening(Protocol[_Connection]):
@@ -43,4 +48,10 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise OperatorError(f"{error.name} is not installed: pip install 'changefeed-gateway[{name}]'") from error
+        install = f"pip install 'changefeed-gateway[{name}]'"
+        if name == "embedded":
+            raise OperatorError(
+                "the embedded PostgreSQL is not part of this installation: name a database, such as by"
+                f" CHANGEFEED_CONNECTIONS__MAIN__DSN (docs/configuration.md), or {install}"
+            ) from error
+        raise OperatorError(f"{error.name} is not installed: {install}") from error

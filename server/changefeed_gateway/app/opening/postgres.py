@@ -2,11 +2,17 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import structlog
 
 from changefeed_gateway.app.opening.contract import extra
+from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Examination, Provider
 from changefeed_gateway.settings import PostgresConnection, Settings
 from changefeed_gateway.settings.secrets import dsn
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 
 class PostgresOpening:
@@ -16,6 +22,9 @@ class PostgresOpening:
         self, name: str, connection: PostgresConnection, settings: Settings, stack: AsyncExitStack
     ) -> Provider:
         """Make a provider of the settings; an embedded server is started and migrated."""
+        if connection.embedded is not None:
+            directory = settings.data_directory(connection.embedded).absolute()
+            _log.info("embedded PostgreSQL, to try things out", connection=name, directory=str(directory))
         place = await stack.enter_async_context(running(name, connection, settings))
         with extra("postgres"):
             from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
@@ -25,6 +34,7 @@ class PostgresOpening:
             cadence=Cadence(interval=connection.tick_interval),
             doorbell=connection.doorbell,
             retention_interval=connection.retention_interval or None,
+            name=name,
         )
         return PostgresProvider(place, options)
 
@@ -32,6 +42,11 @@ class PostgresOpening:
         """Look at server, roles, migrations, feeds, ticks and retention."""
         with extra("postgres"):
             from changefeed_gateway.providers.postgres.operations import doctor
+        if connection.embedded is not None:
+            embedded = _embedded(settings.data_directory(connection.embedded))
+            yield embedded
+            if not embedded.healthy:
+                return
         async with running(name, connection, settings, migrated=False) as place:
             async for finding in doctor.examine(place):
                 yield finding
@@ -45,6 +60,17 @@ class PostgresOpening:
     def is_private(self, connection: PostgresConnection) -> bool:
         """An embedded server listens for this gateway alone."""
         return connection.embedded is not None
+
+
+def _embedded(directory: Path) -> Finding:
+    """Where it is; looking makes none."""
+    made = (directory / "PG_VERSION").exists()
+    return Finding(
+        subject="server",
+        healthy=made,
+        detail=f"embedded, in {directory.absolute()}" + ("" if made else ", not made yet"),
+        remedy="" if made else "name a database in the settings, or have changefeed serve make this one",
+    )
 
 
 @asynccontextmanager

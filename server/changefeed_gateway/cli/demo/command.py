@@ -1,16 +1,18 @@
 """The command itself."""
 
 import asyncio
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from changefeed_gateway.cli.arguments import Config
+from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.demo.session import Outcome, Session
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
-from changefeed_gateway.cli.output import complain, out
+from changefeed_gateway.cli.output import complain, out, print_json
 from changefeed_gateway.cli.whole_file import exclusive
 from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
 
@@ -21,16 +23,23 @@ def demo(
         typer.Option("--for", min=0.1, metavar="SECONDS", help="End by itself. [default: Ctrl-C ends it]"),
     ] = None,
     config: Config = None,
+    json: Json = False,
 ) -> None:
     """Show changes of real rows arriving: PostgreSQL, the gateway, people who edit documents, and a client.
 
     At its end it compares what was committed with what was received. It keeps its data and its place, and resumes.
     """
     with exits():
+        # What they would tell is said in a line each.
+        for name in ("changefeed_client", "changefeed_gateway", "grpc"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         settings = _on_embedded(load_settings(config))
         with _exclusively(settings):
-            outcome = asyncio.run(Session(settings, seconds).run())
-        _report(outcome)
+            outcome = asyncio.run(Session(settings, seconds, json=json).run())
+        if json:
+            print_json("outcome", asdict(outcome) | {"equal": outcome.equal})
+        else:
+            _report(outcome)
         if not outcome.equal:
             raise Failed(ExitCode.UNHEALTHY, "committed and received differ")
 
@@ -42,9 +51,9 @@ def _on_embedded(settings: Settings) -> Settings:
         for name, connection in settings.connections.items()
         if name == "main" and isinstance(connection, PostgresConnection) and connection.embedded
     }
-    if not kept:
-        complain("the demo uses its own embedded PostgreSQL, not the connections of the settings")
     embedded = kept or {"main": PostgresConnection(provider="postgres", embedded=EmbeddedServer())}
+    directory = settings.data_directory(embedded["main"].embedded or EmbeddedServer()).absolute()
+    complain(f"embedded PostgreSQL in {directory}" + ("" if kept else ", not the connections of the settings"))
     return settings.model_copy(update={"connections": embedded})
 
 
@@ -67,5 +76,8 @@ def _report(outcome: Outcome) -> None:
     out.print(
         f"mirror     {outcome.documents:,} documents, {'equal to' if outcome.equal else 'compared with'} the source"
     )
+    out.print(f"orders     {outcome.orders:,} changes committed, {outcome.orders_received:,} received")
+    lost = max(0, outcome.committed - outcome.received) + max(0, outcome.orders - outcome.orders_received)
+    out.print(f"lost       {'nothing' if outcome.equal else f'{lost:,} changes'}")
     for document in outcome.differing[:10]:
         complain(f"differs: document {document}")

@@ -39,6 +39,8 @@ class Mirror:
         self._items: dict[tuple[str, str], str] = {}
         self._recent: deque[str] = deque(maxlen=_REMEMBERED)
         self._seen: set[str] = set()
+        self._counted: tuple[Counter[str], int] = (Counter(), 0)
+        """What had been received when it was saved last."""
 
     def __len__(self) -> int:
         return len(self._items)
@@ -67,6 +69,7 @@ class Mirror:
         """How many events came so far; counting begins anew."""
         count = self.received.total()
         self.received.clear()
+        self._counted = (Counter(), self.duplicates)
         return count
 
     def _is_duplicate(self, event_id: str) -> bool:
@@ -98,6 +101,19 @@ class Mirror:
         """Keep place and documents together, whole or not at all."""
         items = [[*key, text] for key, text in self._items.items()]
         save_whole(self._file, json.dumps({"token": self.token, "items": items}))
+        self._counted = (Counter(self.received), self.duplicates)
+
+    def die(self) -> None:
+        """Know no more than a new process does: what was saved."""
+        self.load()
+        self.received, self.duplicates = Counter(self._counted[0]), self._counted[1]
+        self._recent.clear()
+        self._seen.clear()
+
+    def title(self, event: ChangeEvent) -> str:
+        """What a document is called, as far as it is known."""
+        text = event.new_item_json or self._items.get((event.key.partition_key, document_of(event)), "")
+        return json.loads(text)["title"] if text else f"document {document_of(event)[:8]}"
 
     def forget(self) -> None:
         """Start anew."""

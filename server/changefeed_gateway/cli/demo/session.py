@@ -11,17 +11,22 @@ from datetime import timedelta
 from typing import Final
 
 from changefeed_client import BEGINNING, NOW, ChangeFeedClient, after, collection, connect
-from changefeed_gateway.app.gateway import open_gateway
-from changefeed_gateway.app.operations import database
+from changefeed_gateway.app import operations
+from changefeed_gateway.app.gateway import Gateway, open_gateway
 from changefeed_gateway.cli.demo.mirror import Mirror, document_of, source_documents
+from changefeed_gateway.cli.demo.orders import TABLE, Orders
 from changefeed_gateway.cli.demo.view import View
 from changefeed_gateway.cli.demo.workload import Workload
 from changefeed_gateway.cli.output import complain, err
 from changefeed_gateway.settings import Settings
+from changefeed_gateway.settings.values import HostPort
 
 _FEED: Final = collection("main/documents")
+_ORDERS: Final = collection(f"main/{TABLE}")
 _SAVE_SECONDS: Final = 1.0
 _SETTLE_SECONDS: Final = 20.0
+_INCIDENTS_WITHIN: Final = 20.0
+"""Seconds in which all of them happen, however long the demo lasts."""
 _HEARTBEAT: Final = timedelta(seconds=1)
 _HEARTBEATS_OF_SILENCE: Final = 3
 
@@ -40,18 +45,28 @@ class Outcome:
     documents: int
     differing: tuple[str, ...]
     """Documents with another number of changes received than committed, or another content."""
+    orders: int
+    """Changes of orders that were committed."""
+    orders_received: int
 
     @property
     def equal(self) -> bool:
         """Whether everything that was committed was received, once, and the mirror equals the source."""
-        return self.committed == self.received and not self.duplicates and not self.differing
+        same = self.committed == self.received and self.orders == self.orders_received
+        return same and not self.duplicates and not self.differing
 
 
 class Session:
     """Runs PostgreSQL, gateway, editors and consumer in this process."""
 
-    def __init__(self, settings: Settings, seconds: float | None) -> None:
-        self._settings, self._seconds = settings, seconds
+    def __init__(self, settings: Settings, seconds: float | None, *, json: bool = False) -> None:
+        self._settings, self._seconds, self._json = settings, seconds, json
+        self._serving = AsyncExitStack()
+        self._orders = Orders()
+        self._killed = False
+        self._gateway: Gateway
+        self._view: View
+        self._consumer: asyncio.Task[None]
         self._mirror = Mirror(settings.state_directory / "demo.json")
         self._stop = asyncio.Event()
         self._caught_up = asyncio.Event()
@@ -66,26 +81,75 @@ class Session:
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
             with err.status("starting PostgreSQL and the gateway"):
-                dsn = await stack.enter_async_context(database(self._settings, "main"))
-                gateway = await stack.enter_async_context(open_gateway(self._settings))
-                client = await stack.enter_async_context(connect(gateway.target))
+                dsn = await stack.enter_async_context(operations.database(self._settings, "main"))
+                await self._orders.prepare(dsn)
+                await operations.watch(self._settings, "main", TABLE)
+                stack.push_async_callback(self._kill_gateway)
+                target = await self._start_gateway()
+                client = await stack.enter_async_context(connect(target))
                 workload = Workload(dsn)
                 await workload.prepare()
-                view = View(gateway.target, workload.ledger, self._mirror)
+                self._view = View(target, workload.ledger, self._mirror, json=self._json)
                 await self._find_place(client, workload)
+                orders = (await client.resolve(_ORDERS, NOW)).continuation_token
             async with asyncio.TaskGroup() as tasks:
-                reading = tasks.create_task(self._read(client, workload, view))
+                following = tasks.create_task(self._follow_orders(client, orders))
+                self._consumer = tasks.create_task(self._read(client, workload))
                 with err.status("catching up"):
                     await self._unless_stopped(self._caught_up.wait())
                 caught_up = self._mirror.take_count()
                 if caught_up:
-                    complain(f"resumed: {caught_up:,} changes were made since the last run")
-                with view:
-                    await self._work(workload, view)
+                    self._view.say(f"resumed: {caught_up:,} changes were made since the last run")
+                with self._view:
+                    await self._work(workload, client, tasks)
                 with err.status("waiting for the last changes"):
                     await self._settle(workload)
-                reading.cancel()
+                self._consumer.cancel()
+                following.cancel()
             return await self._compare(dsn, workload, caught_up)
+
+    # --- What goes wrong
+
+    async def _start_gateway(self) -> str:
+        gateway = await self._serving.enter_async_context(open_gateway(self._settings))
+        # The next one listens where this one did.
+        host, _, port = gateway.target.rpartition(":")
+        listen = HostPort(host.strip("[]"), int(port))
+        self._settings = self._settings.model_copy(update={"listen": listen})
+        self._gateway = gateway
+        return gateway.target
+
+    async def _kill_gateway(self) -> None:
+        """End the gateway without a word to those who read."""
+        await self._gateway.server.abort()
+        await self._serving.aclose()
+
+    async def _incidents(self, workload: Workload, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
+        """What happens to every installation some day, one after the other."""
+        pause = min(self._seconds or _INCIDENTS_WITHIN, _INCIDENTS_WITHIN) / 4
+        await asyncio.sleep(pause)
+        self._view.say("PostgreSQL is restarted under the gateway")
+        async with workload.held():
+            await operations.restart_embedded(self._settings, "main")
+        await asyncio.sleep(pause)
+        self._view.say("the gateway is killed and started again, while documents are edited")
+        await self._kill_gateway()
+        await self._start_gateway()
+        await asyncio.sleep(pause)
+        self._view.say("the consumer is killed: the next one begins where it saved its place last")
+        self._killed = True
+        self._consumer.cancel()
+        await asyncio.wait({self._consumer})
+        self._killed = False
+        self._mirror.die()
+        self._consumer = tasks.create_task(self._read(client, workload))
+
+    async def _follow_orders(self, client: ChangeFeedClient, token: str) -> None:
+        async with client.tail(_ORDERS, after(token), heartbeat_interval=_HEARTBEAT) as tail:
+            async for delivery in tail:
+                self._orders.take(delivery.events)
+                self._view.take(delivery.events)
+                self._arrived.set()
 
     async def _find_place(self, client: ChangeFeedClient, workload: Workload) -> None:
         """Go on where the last run stopped; where that is not possible, have every document sent anew."""
@@ -103,16 +167,16 @@ class Session:
             self._mirror.token = (await client.resolve(_FEED, NOW)).continuation_token
             await workload.touch_all()
 
-    async def _read(self, client: ChangeFeedClient, workload: Workload, view: View) -> None:
+    async def _read(self, client: ChangeFeedClient, workload: Workload) -> None:
         saved = time.monotonic()
         tail = client.tail(_FEED, after(self._mirror.token), heartbeat_interval=_HEARTBEAT)
         try:
             async with tail:
                 async for delivery in tail:
+                    self._view.take(delivery.events)
                     self._mirror.take(delivery)
                     for event in delivery.events:
                         workload.ledger.arrived(document_of(event))
-                    view.take(delivery.events)
                     if delivery.live:
                         self._caught_up.set()
                     self._heartbeats = 0 if delivery.events or not delivery.live else self._heartbeats + 1
@@ -121,17 +185,25 @@ class Session:
                         saved = time.monotonic()
                         self._mirror.save()
         finally:
-            self._mirror.save()
+            if not self._killed:
+                self._mirror.save()
 
-    async def _work(self, workload: Workload, view: View) -> None:
+    async def _work(self, workload: Workload, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
         if self._stop.is_set():
             return
-        async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(workload.run(self._stop))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds):
-                    await asyncio.wait({working, tasks.create_task(self._stop.wait())}, return_when=FIRST_COMPLETED)
+        # Before anything can be killed.
+        self._mirror.save()
+        async with asyncio.TaskGroup() as running:
+            running.create_task(workload.run(self._stop, self._orders.write))
+            incidents = running.create_task(self._incidents(workload, client, tasks))
+            ended = running.create_task(self._stop.wait())
+            await asyncio.wait({ended}, timeout=self._seconds)
+            if not self._stop.is_set():
+                # None of them is left half done.
+                await asyncio.wait({ended, incidents}, return_when=FIRST_COMPLETED)
             self._stop.set()
+            await asyncio.wait({incidents}, timeout=_SETTLE_SECONDS)
+            incidents.cancel()
 
     async def _settle(self, workload: Workload) -> None:
         """Wait until as much has arrived as was committed, or heartbeats say that nothing more will."""
@@ -139,7 +211,8 @@ class Session:
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
                 while self._heartbeats < _HEARTBEATS_OF_SILENCE:
-                    if self._mirror.received.total() >= workload.ledger.changes.total():
+                    orders = len(self._orders.received) >= self._orders.committed
+                    if orders and self._mirror.received.total() >= workload.ledger.changes.total():
                         return
                     self._arrived.clear()
                     await self._arrived.wait()
@@ -161,6 +234,8 @@ class Session:
             duplicates=mirror.duplicates,
             documents=len(source),
             differing=tuple(sorted(differing)),
+            orders=self._orders.committed,
+            orders_received=len(self._orders.received),
         )
 
     async def _unless_stopped(self, waiting: Coroutine[object, object, object]) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -66,6 +67,10 @@ class Workload:
         self._dsn = dsn
         self._workspaces: list[str] = []
         self._documents: set[str] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._connected = 0
+        self._idle = asyncio.Event()
 
     async def prepare(self) -> None:
         """Find the workspaces and documents of earlier runs, or make the workspaces."""
@@ -84,18 +89,47 @@ class Workload:
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
             await connection.execute("UPDATE documents.files SET updated_at = updated_at")
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Edit until told to stop; transactions under way are finished."""
-        async with asyncio.TaskGroup() as editors:
-            for _ in range(_EDITORS):
-                editors.create_task(self._edit_until(stop, 0.0))
-            editors.create_task(self._edit_until(stop, _LONG_SECONDS))
+    async def run(self, stop: asyncio.Event, others: Callable[[Connection], Awaitable[None]]) -> None:
+        """Edit until told to stop; transactions under way are finished. `others` is one round of other work."""
 
-    async def _edit_until(self, stop: asyncio.Event, hold_seconds: float) -> None:
-        async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-            while not stop.is_set():
-                await self._transaction(connection, stop, hold_seconds)
-                await _pause(stop, _dice.expovariate(1 / _PAUSE_SECONDS))
+        async def round_(connection: Connection, stop: asyncio.Event, _: float) -> None:
+            await others(connection)
+
+        async with asyncio.TaskGroup() as editors:
+            editors.create_task(self._work_until(stop, round_, 0.0))
+            for _ in range(_EDITORS):
+                editors.create_task(self._work_until(stop, self._transaction, 0.0))
+            editors.create_task(self._work_until(stop, self._transaction, _LONG_SECONDS))
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Keep the editors away from the database: what they had under way has ended, so that it can be counted."""
+        self._open.clear()
+        try:
+            while self._connected:
+                self._idle.clear()
+                await self._idle.wait()
+            yield
+        finally:
+            self._open.set()
+
+    async def _work_until(
+        self,
+        stop: asyncio.Event,
+        work: Callable[[Connection, asyncio.Event, float], Awaitable[None]],
+        hold_seconds: float,
+    ) -> None:
+        while not stop.is_set():
+            await self._open.wait()
+            self._connected += 1
+            try:
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
+                    while self._open.is_set() and not stop.is_set():
+                        await work(connection, stop, hold_seconds)
+                        await _pause(stop, _dice.expovariate(1 / _PAUSE_SECONDS))
+            finally:
+                self._connected -= 1
+                self._idle.set()
 
     async def _transaction(self, connection: Connection, stop: asyncio.Event, hold_seconds: float) -> None:
         edit = _Edit(connection, self._workspaces)

@@ -1,6 +1,7 @@
 """Connections to one PostgreSQL database: a bounded pool of short autocommit statements."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import datetime, timedelta
@@ -19,7 +20,8 @@ from tenacity import (
 )
 
 from changefeed_gateway.core.shared import SharedQuestion
-from changefeed_gateway.providers.postgres.errors import connection_lost, translate, translated
+from changefeed_gateway.providers.postgres.errors import connection_lost, is_outage
+from changefeed_gateway.providers.postgres.outage import Outage
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -33,6 +35,9 @@ _TRANSPORT: Final[dict[str, str | int]] = {
     "tcp_user_timeout": 15_000,
 }
 """How a connection to a host that went away is noticed; the connection string may say otherwise."""
+
+# It tells of each connection that it tries in vain, many a second; `Outage` tells of the database.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 class DatabaseId(NamedTuple):
@@ -60,6 +65,9 @@ _SESSION: Final[dict[str, str]] = {
 }
 """Whatever the database's or the role's own defaults are."""
 
+_WHILE_REFUSED: Final = 2.5
+"""Seconds: with a try before and one after them a caller is told within five."""
+
 _FOR_A_CONNECTION: Final = 1.0
 """Seconds to wait in the pool's queue before joining it anew: only who joins makes the pool connect again."""
 
@@ -79,13 +87,15 @@ class Connections:
         statement_timeout: timedelta = timedelta(seconds=30),
         patience: timedelta = timedelta(seconds=10),
         pooled: bool = False,
+        outage: Outage | None = None,
     ) -> None:
-        """`patience` is how long a statement waits for a connection before it fails.
+        """`patience` is how long a statement waits for a connection before it fails; less where nobody listens.
 
         `pooled` leaves nothing behind in a session: no settings, no prepared statements. So does a connection that
         turns out to lead through a pooler.
         """
         self.patience = patience
+        self.outage = outage or Outage("")
         self._pooled = pooled
         self._statement_timeout = statement_timeout
         self.database: DatabaseId | None = None
@@ -125,7 +135,7 @@ class Connections:
         Raises errors of the core: TransientFailure when no connection is to be had within `patience`, or when all of
         it takes longer than `within`.
         """
-        with translated():
+        with self.outage.watched():
             async with asyncio.timeout(within.total_seconds() if within else None):
                 return await self._run(work)
 
@@ -159,21 +169,26 @@ class Connections:
             await self._pool.putconn(connection)
 
     async def _take(self) -> Connection:
-        failures = self._failures
+        failures, refusal = self._failures, None
         try:
             return await self._take_once()
         except PoolTimeout:
             if self._failures > failures:
                 refusal = await self._refusal.ask(None, self._look_for_refusal, join=True)
-                if refusal is not None:
-                    raise translate(refusal) from refusal
+                if refusal is not None and not is_outage(refusal):
+                    raise refusal from None
+        patience = self.patience.total_seconds()
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PoolTimeout),
             wait=wait_exponential_jitter(multiplier=0.05, max=1.0, jitter=0.1),
-            stop=stop_after_delay(self.patience.total_seconds()),
+            stop=stop_after_delay(patience if refusal is None else min(patience, _WHILE_REFUSED)),
             reraise=True,
         )
-        return await retrying(self._take_once)
+        try:
+            return await retrying(self._take_once)
+        except PoolTimeout as error:
+            # What was found out says more than that the pool had none to give.
+            raise refusal or error from None
 
     async def _take_once(self) -> Connection:
         """A connection of the pool, unless the caller was cancelled meanwhile.
@@ -195,11 +210,11 @@ class Connections:
         return self._pool.get_stats().get("connections_errors", 0)
 
     async def _look_for_refusal(self) -> psycopg.Error | None:
-        """Tell a server that refuses us from one that does not answer: the pool keeps the reason to itself."""
+        """Why the pool gets no connection; it keeps the reason to itself."""
         try:
             connection = await psycopg.AsyncConnection.connect(self._dsn, **self._options)
         except psycopg.Error as error:
-            return None if translate(error).retryable else error
+            return error
         await connection.close()
         return None
 
@@ -218,6 +233,7 @@ class Connections:
         row = await cursor.fetchone()
         self.database = DatabaseId(*row[:2]) if row is not None else None
         self.server_started = row[2] if row is not None else None
+        self.outage.over()
 
     async def _set_up_session(self, connection: Connection) -> None:
         milliseconds = int(self._statement_timeout.total_seconds() * 1000)

@@ -3,8 +3,8 @@
 No message repeats the server's own text: its DETAIL holds row values, and both may hold documents.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -12,6 +12,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from changefeed_gateway.core.errors import (
+    Category,
     ChangeFeedError,
     FeedNotProvisioned,
     NotFound,
@@ -30,6 +31,10 @@ MIGRATE: Final = "the change log is not installed or is older than this gateway:
 
 def _unavailable() -> ChangeFeedError:
     return TransientFailure("PostgreSQL does not answer: try again", retry_after=_LATER)
+
+
+def _nobody_listens() -> ChangeFeedError:
+    return TransientFailure("PostgreSQL refused the connection: try again", retry_after=_LATER)
 
 
 def _timed_out() -> ChangeFeedError:
@@ -103,6 +108,9 @@ _CONNECTING: Final[tuple[tuple[str, Callable[[], ChangeFeedError]], ...]] = (
     ('FATAL:  role "', _refused),
     ('FATAL:  database "', _no_database),
     ('permission denied for database "', _forbidden),
+    ("Connection refused", _nobody_listens),
+    # A socket in the file system.
+    ("No such file or directory", _nobody_listens),
 )
 """Words of a refused connection: libpq keeps its SQLSTATE to itself. Others, other languages too, count as a passing
 failure."""
@@ -126,6 +134,16 @@ def translate(error: psycopg.Error | OSError) -> ChangeFeedError:
     return ours
 
 
+def is_outage(error: psycopg.Error | OSError) -> bool:
+    """Whether the database cannot be reached: nobody answers, or it begins or ends its work."""
+    if isinstance(error, PoolTimeout | OSError):
+        return True
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError) and translate(error).retryable
+    return state[:2] in BY_SQLSTATE_CLASS or BY_SQLSTATE.get(state) is _unavailable
+
+
 def connection_lost(error: psycopg.Error) -> bool:
     """Whether the same statement may succeed on another connection at once."""
     if isinstance(error, PoolTimeout):
@@ -138,24 +156,64 @@ def connection_lost(error: psycopg.Error) -> bool:
     return state.startswith("08") or state in ("57P01", "57P02", "57P05", "0A000", "XX000")
 
 
-@contextmanager
-def translated() -> Iterator[None]:
-    """Raise ours for whatever the driver raises inside."""
-    try:
-        yield
-    except (psycopg.Error, OSError) as error:
-        raise translate(error) from error
-
-
 class OperationError(Exception):
     """The database refused; the message says why and, where it knows, what to do instead."""
+
+    def __init__(self, message: str, category: Category = Category.PROVIDER_ERROR) -> None:
+        super().__init__(message)
+        self.category = category
+
+
+_OF_AN_OPERATION: Final[Mapping[str, Category]] = {
+    "0A": Category.UNSUPPORTED_CAPABILITY,
+    "22": Category.INVALID_REQUEST,
+    "23": Category.INVALID_REQUEST,
+    "28": Category.AUTHENTICATION_FAILED,
+    "3D": Category.NOT_FOUND,
+    "3F": Category.NOT_FOUND,
+    "40": Category.TRANSIENT_FAILURE,
+    "42": Category.INVALID_REQUEST,
+    "42501": Category.AUTHORIZATION_FAILED,
+    "42704": Category.NOT_FOUND,
+    "42P01": Category.NOT_FOUND,
+    "53": Category.TRANSIENT_FAILURE,
+    "55": Category.INVALID_REQUEST,
+    "55P03": Category.TRANSIENT_FAILURE,
+    "57": Category.TRANSIENT_FAILURE,
+    "08": Category.TRANSIENT_FAILURE,
+}
+"""What an operator's statement was refused for, by its SQLSTATE or the class of it."""
+
+
+def _category(error: psycopg.Error) -> Category:
+    state = error.sqlstate
+    if state is not None:
+        return _OF_AN_OPERATION.get(state) or _OF_AN_OPERATION.get(state[:2]) or Category.PROVIDER_ERROR
+    match translate(error):
+        case ProviderAuthenticationFailed():
+            return Category.AUTHENTICATION_FAILED
+        case ProviderAuthorizationFailed():
+            return Category.AUTHORIZATION_FAILED
+        case ours:
+            return ours.category
+
+
+def of_outage(error: OperationError) -> bool:
+    """Whether it was raised because the database cannot be reached."""
+    return isinstance(error.__cause__, psycopg.Error) and is_outage(error.__cause__)
 
 
 def operation_error(error: psycopg.Error) -> OperationError:
     """Say an error of the database in its own words: an operator's commands handle names, not documents."""
     parts = [error.diag.message_primary or str(error).strip()]
-    if error.sqlstate in ("3F000", "42883") or 'relation "changefeed.' in parts[0]:
+    if _is_not_installed(error):
         parts.append("The change log is not installed: run `changefeed migrate`.")
-    elif error.diag.message_hint:
+        return OperationError(". ".join(part.rstrip(".") for part in parts), Category.INVALID_REQUEST)
+    if error.diag.message_hint:
         parts.append(error.diag.message_hint)
-    return OperationError(". ".join(part.rstrip(".") for part in parts))
+    return OperationError(". ".join(part.rstrip(".") for part in parts), _category(error))
+
+
+def _is_not_installed(error: psycopg.Error) -> bool:
+    names_ours = re.search(r'schema "changefeed"|relation "changefeed\.|function changefeed\.', str(error))
+    return error.sqlstate in ("3F000", "42883", "42P01") and names_ours is not None

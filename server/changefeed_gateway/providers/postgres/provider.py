@@ -28,6 +28,7 @@ from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log.log import FeedLog
+from changefeed_gateway.providers.postgres.outage import Outage
 from changefeed_gateway.providers.postgres.retention.run import keep_running
 from changefeed_gateway.providers.postgres.ticks.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
@@ -66,6 +67,8 @@ class PostgresOptions:
     probe_interval: timedelta = timedelta(seconds=15)
     """Silence after which the listening connection is tried out."""
     probe_timeout: timedelta = timedelta(seconds=5)
+    name: str = ""
+    """The connection's in the settings, for the log."""
 
 
 class PostgresProvider:
@@ -83,6 +86,7 @@ class PostgresProvider:
             statement_timeout=options.statement_timeout,
             patience=options.cadence.outage_patience,
             pooled=options.doorbell == "poll",
+            outage=Outage(options.name),
         )
         self.doorbell = Doorbell(
             dsn,

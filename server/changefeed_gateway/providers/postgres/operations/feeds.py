@@ -9,6 +9,7 @@ from typing import Final, TypedDict, Unpack
 import psycopg
 from psycopg.rows import TupleRow, class_row
 
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 
 
@@ -116,7 +117,7 @@ async def unwatch(dsn: str, table: str) -> str:
     async with _connected(dsn) as connection:
         row = await (await connection.execute(_UNWATCH, {"table": table})).fetchone()
     if row is None:
-        raise OperationError(f"{table} is not watched. `changefeed feeds` lists what is")
+        raise OperationError(f"{table} is not watched. `changefeed feeds` lists what is", Category.NOT_FOUND)
     return str(row[0])
 
 

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import psycopg
 from psycopg.rows import TupleRow
 
-from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 
 _FILE_NAME: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 _LOCK: Final = (1667655787, 1)
@@ -196,4 +196,5 @@ async def _apply(connection: Connection, migration: Migration) -> None:
 
 
 def _failed(what: str, error: psycopg.Error) -> MigrationError:
-    return MigrationError(f"{what}: {error.diag.message_primary or str(error).strip()}")
+    category = operation_error(error).category
+    return MigrationError(f"{what}: {error.diag.message_primary or str(error).strip()}", category)

@@ -12,9 +12,10 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
-from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
+from changefeed_gateway.providers.postgres.errors import OperationError, of_outage, operation_error
 from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
 from changefeed_gateway.providers.postgres.retention.facts import read_days
 from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, obstacles
@@ -102,7 +103,8 @@ async def keep_running(dsn: str, interval: timedelta, done: Done) -> None:
         try:
             found = await run(dsn)
         except OperationError as error:
-            _log.warning("no retention run for now", problem=str(error))
+            if not of_outage(error):
+                _log.warning("no retention run for now", problem=str(error))
             pause = min(pause, 60.0)
         else:
             if any(feed.problem for feed in found):
@@ -141,7 +143,8 @@ async def _do(connection: Connection, feed_id: int, step: Step) -> None:
     try:
         await execute(connection, feed_id, step)
     except psycopg.errors.LockNotAvailable as error:
-        raise OperationError(await lock_problem(connection, feed_id, step)) from error
+        problem = await lock_problem(connection, feed_id, step)
+        raise OperationError(problem, Category.TRANSIENT_FAILURE) from error
 
 
 async def _report(connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str) -> FeedRetention:
@@ -214,7 +217,8 @@ async def _refuse_unfit(connection: Connection) -> None:
     if not owner:
         raise OperationError(
             f"{user} may not run retention: grant changefeed_operator to {user}, or set retention_interval to 0s and"
-            " let an operator call changefeed retention run"
+            " let an operator call changefeed retention run",
+            Category.AUTHORIZATION_FAILED,
         )
 
 

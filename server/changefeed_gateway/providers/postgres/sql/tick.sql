@@ -1,2 +1,3 @@
--- Makes a tick if it can bring a change; answers the newest one and whether only new numbers can bring anything.
-SELECT t.id, t.at, t.last_seq, t.xid, t.snapshot, t.topology, t.quiet FROM {make_tick}(false) t
+-- Makes a tick if it can bring a change; answers the newest one, whether only new numbers can bring anything, and a time
+-- before which everything committed belongs to it: the sequence is read, and who has ended looked at, after that time.
+SELECT t.id, t.at, t.last_seq, t.xid, t.snapshot, t.topology, t.quiet, statement_timestamp() FROM {make_tick}(false) t

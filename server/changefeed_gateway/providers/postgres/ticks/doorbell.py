@@ -25,7 +25,6 @@ from changefeed_gateway.providers.postgres.connections import (
     Connections,
     transport_options,
 )
-from changefeed_gateway.providers.postgres.errors import translated
 
 CHANNEL: Final = "changefeed"
 
@@ -74,7 +73,7 @@ class Doorbell:
 
     async def run(self, done: Done) -> None:
         """Listen until the connection is lost, or is found deaf. Raises ChangeFeedError."""
-        with translated():
+        with self._connections.outage.watched():
             connection = await self._connect()
             try:
                 # A transaction pooler takes the LISTEN and passes nothing on.

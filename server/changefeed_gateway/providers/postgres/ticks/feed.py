@@ -97,7 +97,8 @@ class FeedTicks:
             row = await cursor.fetchone()
             if row is None:
                 raise expired()
-            return TickAnswer(to_tick(row[:6]), not standby and row[6] and self.can_hear())
+            newest = to_tick(row[:6])
+            return TickAnswer(newest, False) if standby else TickAnswer(newest, row[6] and self.can_hear(), row[7])
 
         answer = await self._connections.run(work, within=FOR_A_TICK)
         self.notice_other_server()

@@ -66,11 +66,11 @@ class SequenceWatch:
             for feed in self._feeds():
                 feed.ticker.ring()
             raise
-        found = {feed_id: (last_seq, topology) for feed_id, last_seq, topology in rows}
+        found = {feed_id: facts for feed_id, *facts in rows}
         for feed in self._feeds():
-            last_seq, topology = found.get(feed.definition.feed_id, (-1, 0))
-            feed.ticker.compare(last_seq, topology, began, heard=feed.can_hear())
-        return {feed_id: last_seq for feed_id, last_seq, _ in rows}
+            last_seq, topology, time = found.get(feed.definition.feed_id, (-1, 0, None))
+            feed.ticker.compare(last_seq, topology, began, heard=feed.can_hear(), database_time=time)
+        return {feed_id: last_seq for feed_id, last_seq, *_ in rows}
 
     async def _make_idle_ticks(self, last_seqs: dict[int, int]) -> None:
         """Give feeds that nobody reads their ticks, so that times without a reader can be started from too."""
@@ -92,7 +92,7 @@ class SequenceWatch:
         try:
             ((last_seq, quiet),) = await self._connections.fetch(TICK_OF_FEED, {"feed_id": feed_id}, within=FOR_A_TICK)
         except ChangeFeedError as error:
-            if feed_id not in self._failing:
+            if feed_id not in self._failing and not error.logged:
                 _log.warning("a feed has no ticks for now", feed_id=feed_id, reason=error.reason)
             self._failing.pop(feed_id, None)
             self._failing[feed_id] = None

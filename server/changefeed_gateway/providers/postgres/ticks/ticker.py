@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
@@ -30,6 +30,8 @@ class TickAnswer(NamedTuple):
     newest: Tick
     quiet: bool
     """Nothing is outstanding: only a new sequence number can bring news."""
+    complete_to: datetime | None = None
+    """Everything committed before it belongs to the newest tick or an earlier one; None where that is not known."""
 
 
 Ask = Callable[[], Awaitable[TickAnswer]]
@@ -58,6 +60,7 @@ class Ticker:
     def __init__(self, ask: Ask, cadence: Cadence, supervisor: Supervisor, name: str) -> None:
         """`name` is what the task that asks is called by `supervisor`."""
         self.newest: Tick | None = None
+        self._complete = (0, datetime.min.replace(tzinfo=UTC))
         self._supervisor, self._name = supervisor, name
         self._closed = False
         self._cadence = cadence
@@ -81,7 +84,14 @@ class Ticker:
         """Whether anybody waits for news."""
         return self._waiting > 0
 
-    def compare(self, last_seq: int, topology: int, at: float, *, heard: bool) -> None:
+    def complete_to(self, tick: int) -> datetime | None:
+        """A time before which everything committed belongs to a tick or an earlier one; None where none is known."""
+        known, time = self._complete
+        return time if known == tick else None
+
+    def compare(
+        self, last_seq: int, topology: int, at: float, *, heard: bool, database_time: datetime | None = None
+    ) -> None:
         """Take in what was seen from outside: the sequence's last number, the last change of partitions, and when.
 
         A quiet feed rests on it: it is as good as an answer, or a ring where it differs or rings are not heard.
@@ -90,6 +100,9 @@ class Ticker:
             return
         if heard and last_seq == self.newest.last_seq and topology <= self.newest.id:
             self._answered_at = max(self._answered_at, at)
+            # It may have been on its way while a later answer came.
+            if database_time is not None and (self.newest.id, database_time) > self._complete:
+                self._complete = (self.newest.id, database_time)
         else:
             self.ring()
 
@@ -146,6 +159,8 @@ class Ticker:
         begin = monotonic()
         answer = await self._ask()
         self._answered_at, self._quiet = monotonic(), answer.quiet
+        if answer.complete_to is not None:
+            self._complete = (answer.newest.id, answer.complete_to)
         if answer.newest != self.newest:
             self._not_before = begin + self._cadence.interval.total_seconds()
             self.newest = answer.newest
