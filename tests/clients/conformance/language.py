@@ -1,0 +1,59 @@
+"""The languages whose clients are run: what each needs, how it is built, and what its programs are."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+BUILT = ROOT / ".clients"
+"""Programs of the languages that compile; kept, and made anew by their own tools when something changed."""
+CLIENTS = ROOT / "clients"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """One client."""
+
+    name: str
+    tools: tuple[str, ...]
+    """Programs that must be installed."""
+    build: tuple[tuple[Path, tuple[str, ...]], ...] = ()
+    """Commands, each in its folder."""
+    program: tuple[str, ...]
+    """Takes orders as arguments and prints a line of JSON for all it sees."""
+    mirror: tuple[str, ...]
+    """The example: takes collection and file."""
+
+    def missing(self) -> list[str]:
+        """Tools that this machine lacks."""
+        return [tool for tool in self.tools if shutil.which(tool) is None]
+
+    def make(self) -> None:
+        """Build the programs."""
+        for folder, command in self.build:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
+            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+
+
+GO = CLIENTS / "go"
+TYPESCRIPT = CLIENTS / "typescript"
+PYTHON = CLIENTS / "python"
+
+LANGUAGES = (
+    Language(
+        name="Python",
+        tools=(),
+        program=(sys.executable, str(PYTHON / "conformance/program.py")),
+        mirror=(sys.executable, str(PYTHON / "examples/mirror.py")),
+    ),
+    Language(
+        name="Go",
+        tools=("go",),
+        build=((GO, ("go", "build", "-o", f"{BUILT}/go/", "./conformance", "./examples/mirror")),),
+        program=(str(BUILT / "go/conformance"),),
+        mirror=(str(BUILT / "go/mirror"),),
+    ),
+)
