@@ -56,4 +56,11 @@ LANGUAGES = (
         program=(str(BUILT / "go/conformance"),),
         mirror=(str(BUILT / "go/mirror"),),
     ),
+    Language(
+        name="TypeScript",
+        tools=("node", "npm"),
+        build=((TYPESCRIPT, ("npm", "run", "--silent", "build")),),
+        program=("node", str(TYPESCRIPT / "dist/conformance/program.js")),
+        mirror=("node", str(TYPESCRIPT / "dist/examples/mirror.js")),
+    ),
 )

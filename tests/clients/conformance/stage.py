@@ -30,7 +30,7 @@ from tests.conformance.world import CONNECTION, World
 
 Json = dict[str, Any]
 
-_STEP_SECONDS = 60
+_STEP_SECONDS = 30
 """How long a step may take, on a busy machine."""
 
 
