@@ -1,6 +1,5 @@
 """The languages whose clients are run: what each needs, how it is built, and what its programs are."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,8 @@ class Language:
     """Takes orders as arguments and prints a line of JSON for all it sees."""
     mirror: tuple[str, ...]
     """The example: takes collection and file."""
+    own_tests: tuple[tuple[str, ...], ...] = ()
+    """Commands that show what the driver does not, in the folder of the last build."""
 
     def missing(self) -> list[str]:
         """Tools that this machine lacks."""
@@ -34,8 +35,19 @@ class Language:
     def make(self) -> None:
         """Build the programs."""
         for folder, command in self.build:
-            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=os.environ)
-            assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+            _run(folder, command)
+
+    def test(self) -> None:
+        """Run its own tests; a command that complains of files fails too."""
+        for command in self.own_tests:
+            said = _run(self.build[-1][0], command)
+            assert command[0] != "gofmt" or not said, f"go fmt would change {said}"
+
+
+def _run(folder: Path, command: tuple[str, ...]) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
 
 
 GO = CLIENTS / "go"
@@ -55,6 +67,7 @@ LANGUAGES = (
         build=((GO, ("go", "build", "-o", f"{BUILT}/go/", "./conformance", "./examples/mirror")),),
         program=(str(BUILT / "go/conformance"),),
         mirror=(str(BUILT / "go/mirror"),),
+        own_tests=(("gofmt", "-l", "."), ("go", "vet", "./..."), ("go", "test", "./...")),
     ),
     Language(
         name="TypeScript",
@@ -62,5 +75,6 @@ LANGUAGES = (
         build=((TYPESCRIPT, ("npm", "run", "--silent", "build")),),
         program=("node", str(TYPESCRIPT / "dist/conformance/program.js")),
         mirror=("node", str(TYPESCRIPT / "dist/examples/mirror.js")),
+        own_tests=(("npm", "run", "--silent", "test"),),
     ),
 )

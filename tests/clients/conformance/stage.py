@@ -293,6 +293,7 @@ class Stage:
         sent = self._scripted.arrivals
         return {
             "runs": lambda: len(self._runs),
+            "events": lambda: len(events),
             "reconnects": lambda: len(self.run.reconnects),
             "connections": lambda: self._relay.connections,
             "repeats": lambda: len(events) - len(self._distinct()),

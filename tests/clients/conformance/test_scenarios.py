@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conformance.language import LANGUAGES, Language
+from tests.clients.conformance.language import CLIENTS, LANGUAGES, Language
 from tests.clients.conformance.scenario import Scenario, scenarios
 from tests.clients.conformance.stage import Stage
 from tests.conformance.backend import Backend
@@ -44,6 +44,24 @@ def ready(language: Language, built: dict[str, str]) -> None:
             built[language.name] = ""
     if built[language.name]:
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(built[language.name])
+
+
+@pytest.mark.parametrize(
+    "language",
+    [
+        pytest.param(one, id=one.name, marks=pytest.mark.xdist_group(f"client-{one.name}"))
+        for one in LANGUAGES
+        if one.own_tests
+    ],
+)
+def test_a_language_passes_its_own_tests(language: Language, built: dict[str, str]) -> None:
+    ready(language, built)
+    language.test()
+
+
+def test_a_lock_file_names_no_registry() -> None:
+    """Who installs chooses it."""
+    assert '"resolved"' not in (CLIENTS / "typescript/package-lock.json").read_text()
 
 
 @pytest.fixture
