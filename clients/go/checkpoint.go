@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"maps"
 	"os"
-	"path/filepath"
 	"sync"
 )
 
@@ -23,8 +22,8 @@ const Whole = "*"
 type Checkpoint interface {
 	// Load returns what was saved, empty when nothing was.
 	Load(ctx context.Context) (Positions, error)
-	// Save changes some positions, all of them or none; an empty token removes one. Once it returned, a crash loses
-	// nothing of it.
+	// Save changes some positions, all of them or none; an empty token removes one. Once it returned, whoever kills the
+	// process loses nothing of it.
 	Save(ctx context.Context, changes Positions) error
 }
 
@@ -121,11 +120,11 @@ func changed(positions, changes Positions) Positions {
 
 // replaceFile leaves the old content or the new one, whenever the machine stops.
 func replaceFile(path string, content []byte) error {
-	draft, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	// Always the same name, so that those who are killed leave one at most.
+	draft, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
-	defer os.Remove(draft.Name())
 	_, err = draft.Write(content)
 	if err == nil {
 		err = draft.Sync()

@@ -1,6 +1,6 @@
 /** Where saved tokens are kept, for a consumer without a database of its own. */
 
-import { open, readFile, rename, rm } from "node:fs/promises";
+import { open, readFile, rename } from "node:fs/promises";
 
 /** Saved tokens: by physical partition where one is read, otherwise under WHOLE. */
 export type Positions = ReadonlyMap<string, string>;
@@ -15,7 +15,7 @@ export const WHOLE = "*";
 export interface Checkpoint {
   /** What was saved; empty when nothing was. */
   load(): Promise<Positions>;
-  /** Changes some positions, all of them or none; an empty token removes one. Once it resolved, no crash loses it. */
+  /** Changes some positions, all of them or none; an empty token removes one. Once it resolved, no kill loses it. */
   save(changes: Positions): Promise<void>;
 }
 
@@ -96,7 +96,7 @@ function isPositions(value: unknown): value is Record<string, string> {
 
 /** Leaves the old content or the new one, whenever the machine stops. */
 async function replaceFile(path: string, text: string): Promise<void> {
-  const draft = `${path}.${process.pid}`;
+  const draft = `${path}.new`; // Always the same name, so that those who are killed leave one at most.
   const file = await open(draft, "w");
   try {
     await file.writeFile(text);
@@ -104,10 +104,5 @@ async function replaceFile(path: string, text: string): Promise<void> {
   } finally {
     await file.close();
   }
-  try {
-    await rename(draft, path);
-  } catch (error) {
-    await rm(draft, { force: true });
-    throw error;
-  }
+  await rename(draft, path);
 }

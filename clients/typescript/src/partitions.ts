@@ -83,7 +83,8 @@ export class PartitionReader {
   /** Follows one partition to its end. */
   async #read(id: string, token: string): Promise<End> {
     const { checkpoint, only: _, signal, ...options } = this.options;
-    const either = signal ? AbortSignal.any([signal, this.#stop.signal]) : this.#stop.signal;
+    // One of its own for each tail: Node warns of a signal with more than ten listeners.
+    const either = AbortSignal.any(signal ? [signal, this.#stop.signal] : [this.#stop.signal]);
     const children: ChildPartition[] = [];
     const tail = this.client.tail(this.address, after(token), { ...options, scope: physicalPartition(id), signal: either });
     for await (const delivery of tail) {

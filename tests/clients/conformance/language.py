@@ -54,6 +54,17 @@ GO = CLIENTS / "go"
 TYPESCRIPT = CLIENTS / "typescript"
 PYTHON = CLIENTS / "python"
 
+PYTHON_AT_ITS_FLOOR = Language(
+    name="PythonAtItsFloor",
+    tools=(),
+    program=(
+        *("env", f"PYTHONPATH={PYTHON / 'src'}:{PYTHON / 'gen'}", str(ROOT / ".venv-gen/bin/python")),
+        str(PYTHON / "conformance/program.py"),
+    ),
+    mirror=(),
+)
+"""The oldest packages that the client takes, without the server's: the generator's own environment has them."""
+
 LANGUAGES = (
     Language(
         name="Python",

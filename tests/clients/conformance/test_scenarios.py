@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.conformance.language import CLIENTS, LANGUAGES, Language
+from tests.clients.conformance.language import CLIENTS, LANGUAGES, PYTHON_AT_ITS_FLOOR, Language
 from tests.clients.conformance.scenario import Scenario, scenarios
 from tests.clients.conformance.stage import Stage
 from tests.conformance.backend import Backend
@@ -86,3 +86,11 @@ async def test_client(
 ) -> None:
     ready(language, built)
     await Stage(scenario, language, backend, tmp_path).play()
+
+
+@pytest.mark.parametrize("gateway", ["memory", "scripted"])
+async def test_python_client_at_its_floor(gateway: str, backend: Backend | None, tmp_path: Path) -> None:
+    """Every call, message and error once, with the oldest grpcio and protobuf; the other runs have the newest."""
+    name = "error-categories" if gateway == "memory" else "tls-and-bearer"
+    [scenario] = [one for one in scenarios() if one.name == name]
+    await Stage(scenario, PYTHON_AT_ITS_FLOOR, backend, tmp_path).play()

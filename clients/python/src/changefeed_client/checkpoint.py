@@ -3,10 +3,8 @@
 import asyncio
 import json
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -29,7 +27,7 @@ class Checkpoint(Protocol):
         ...
 
     async def save(self, changes: Positions) -> None:
-        """Change some positions, all of them or none; an empty token removes one. Then no crash loses it."""
+        """Change some positions, all of them or none; an empty token removes one. Then no kill loses it."""
         ...
 
 
@@ -89,17 +87,13 @@ def changed(positions: Positions, changes: Positions) -> dict[str, str]:
 
 def replace_file(path: Path, text: str) -> None:
     """Leave the old content or the new one, whenever the machine stops. Raises OSError."""
-    handle, draft = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        Path(draft).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(draft).unlink()
-        raise
+    # Always the same name, so that those who are killed leave one at most.
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(path)
 
 
 class Place:
