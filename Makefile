@@ -22,7 +22,7 @@ GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_module
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-SOURCES := server clients/python/src tests bench scripts
+SOURCES := server $(addprefix clients/python/,src conformance examples) tests bench scripts
 # Where the tests find our commands and, if there is one, grpcurl.
 TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
 PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)

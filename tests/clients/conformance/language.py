@@ -1,5 +1,6 @@
 """The languages whose clients are run: what each needs, how it is built, and what its programs are."""
 
+import fcntl
 import shutil
 import subprocess
 import sys
@@ -33,9 +34,12 @@ class Language:
         return [tool for tool in self.tools if shutil.which(tool) is None]
 
     def make(self) -> None:
-        """Build the programs."""
-        for folder, command in self.build:
-            _run(folder, command)
+        """Build the programs; of several processes one builds, and the others find nothing to do."""
+        BUILT.mkdir(exist_ok=True)
+        with (BUILT / f"{self.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for folder, command in self.build:
+                _run(folder, command)
 
     def test(self) -> None:
         """Run its own tests; a command that complains of files fails too."""
