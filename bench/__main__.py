@@ -2,10 +2,25 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring
+from bench import (
+    abuse,
+    clients,
+    core,
+    dynamodb,
+    fanout,
+    idle,
+    joined,
+    large,
+    partitions,
+    reopen,
+    resume,
+    retention,
+    ring,
+)
 
 PARTS = {
     "abuse": abuse,
+    "clients": clients,
     "core": core,
     "dynamodb": dynamodb,
     "fanout": fanout,

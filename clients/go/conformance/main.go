@@ -166,6 +166,16 @@ func (o *order) run(ctx context.Context) error {
 			}
 		}
 		return nil
+	case "drain":
+		count, began := 0, time.Now()
+		for d, err := range client.Tail(ctx, address, start, changefeed.WithMaxEvents(o.MaxEvents)) {
+			if err != nil {
+				return err
+			}
+			count += len(d.Events)
+		}
+		say("drained", map[string]any{"events": count, "seconds": time.Since(began).Seconds()})
+		return nil
 	case "partitions":
 		var checkpoint changefeed.Checkpoint = &changefeed.MemoryCheckpoint{}
 		if o.Checkpoint != "" {

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import sys
+import time
 from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
@@ -109,6 +110,13 @@ class Program:
             checkpoint=checkpoint,
             **self._options(),
         )
+
+    async def _drain(self, client: ChangeFeedClient) -> None:
+        count, began = 0, time.perf_counter()
+        async with client.tail(self._address, self._start, max_events=self._order["max_events"]) as tail:
+            async for delivery in tail:
+                count += len(delivery.events)
+        say("drained", {"events": count, "seconds": time.perf_counter() - began})
 
     async def _page(self, client: ChangeFeedClient) -> None:
         page = await client.read_page(self._address, self._start)

@@ -21,7 +21,7 @@ import {
 interface Order {
   target: string;
   collection: string;
-  call: "tail" | "partitions" | "page";
+  call: "tail" | "partitions" | "page" | "drain";
   start: "beginning" | "now" | "after";
   after?: string;
   checkpoint?: string;
@@ -67,6 +67,13 @@ async function carryOut(order: Order, client: ChangeFeedClient): Promise<void> {
   if (order.call === "page") {
     const page = await client.readPage({ address, startPosition: start });
     await handle(order, "", { ...page, live: false });
+  } else if (order.call === "drain") {
+    const began = performance.now();
+    let events = 0;
+    for await (const delivery of client.tail(address, start, { maxEvents: order.max_events ?? 0 })) {
+      events += delivery.events.length;
+    }
+    say("drained", { events, seconds: (performance.now() - began) / 1_000 });
   } else if (order.call === "partitions") {
     const told = (id: string, delivery: Delivery) => handle(order, id, delivery);
     await client.readPartitions(address, start, told, { ...options, checkpoint: checkpoint ?? new MemoryCheckpoint() });
