@@ -1,5 +1,5 @@
 # Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries; for all
-# tests also a JDK (17 or newer), Maven, Node (20 or newer) with npm, and Debian 12's apt-get and dpkg.
+# tests also a JDK (17 or newer), Maven, Go (1.24), Node (20 or newer) with npm, and Debian 12's apt-get and dpkg.
 PYTHON ?= python3
 # The generator has ready-made packages for Python 3.11 to 3.13: the first of these that fits makes its environment.
 GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
@@ -17,9 +17,12 @@ NOT_ON_15 := $(addprefix --ignore=tests/postgres/test_,connections.py pooler.py 
   provider_pages.py provider_starts.py provider_waiting.py retention_loop.py)
 PARTS := set-up lint $(if $(PYTEST_ARGS),,test-postgres-15) test-newest
 
+# What generates code, a stamp each.
+GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp
+
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
-SOURCES := server clients/python/src tests bench scripts
+SOURCES := server $(addprefix clients/python/,src conformance examples) tests bench scripts
 # Where the tests find our commands and, if there is one, grpcurl.
 TEST_PATH := $(CURDIR)/$(BIN):$(PATH):$(shell go env GOPATH 2>/dev/null)/bin
 PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS)
@@ -44,7 +47,7 @@ test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long e
 	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
-set-up: .venv/.stamp-dev .venv-gen/.stamp .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp \
+set-up: .venv/.stamp-dev $(GENERATORS) .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp \
   $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
 
 test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp
@@ -70,18 +73,19 @@ lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contra
 	@echo "buf breaking"; $(BIN)/buf breaking proto --against proto/baseline.binpb
 	@echo "wheels";       $(BIN)/python scripts/check_wheels.py
 
-gen-check: .venv-gen/.stamp
+gen-check: $(GENERATORS)
 	@echo "generated code"
-	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && scripts/gen "$$fresh" && \
-	  diff -rq --exclude=__pycache__ "$$fresh" clients/python/gen || \
-	  { echo "clients/python/gen is not what proto/ gives: run make gen and commit the result"; exit 1; }
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && scripts/gen "$$fresh" && for language in $$(ls "$$fresh"); do \
+	   diff -rq --exclude=__pycache__ "$$fresh/$$language/gen" clients/$$language/gen || \
+	     { echo "clients/$$language/gen is not what proto/ gives: run make gen and commit the result"; exit 1; }; \
+	 done
 
 fmt: .venv/.stamp-dev ## Format Python and proto files and repair what ruff can
 	@$(BIN)/ruff check --quiet --fix $(SOURCES) || true
 	@$(BIN)/ruff format $(SOURCES)
 	@$(BIN)/buf format --write proto
 
-gen: .venv-gen/.stamp ## Generate clients/python/gen from proto/
+gen: $(GENERATORS) ## Generate the code of every client from proto/
 	@scripts/gen
 
 schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
@@ -122,6 +126,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
 	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .cosmos-node .cosmos-java .postgresql-15 .pgbouncer .faketime dist
+	@rm -rf .clients clients/typescript/node_modules clients/typescript/dist
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -147,6 +152,22 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 	 done; "$$python" -m venv .venv-gen
 	@.venv-gen/bin/python $(PIP_INSTALL) -r constraints-gen.txt
 	@touch $@
+
+# Who works on something else need not have every language; CI must.
+LACKS = echo "$(1) is not found: the $(2) client is neither generated nor tested"; test "$$CI" != true
+
+# Pinned by clients/go/generators; go.sum holds what they are made of.
+.clients/.stamp-go: clients/go/generators/go.mod
+	@if ! command -v go >/dev/null; then $(call LACKS,go,Go); else \
+	   echo "set-up: the code generators of Go, into .clients" && \
+	   cd clients/go/generators && GOBIN=$(CURDIR)/.clients/bin go install tool && touch $(CURDIR)/$@; \
+	 fi
+
+clients/typescript/node_modules/.stamp: clients/typescript/package-lock.json
+	@if ! command -v npm >/dev/null; then $(call LACKS,npm,TypeScript); else \
+	   echo "set-up: the TypeScript client, into clients/typescript/node_modules" && \
+	   cd clients/typescript && npm ci --silent --no-audit --no-fund --ignore-scripts && touch $(CURDIR)/$@; \
+	 fi
 
 # What the tests of the DynamoDB provider run against, from Maven Central.
 .dynamodb-local/.stamp: tests/dynamodb/local/pom.xml

@@ -4,6 +4,7 @@ import argparse
 
 from bench import (
     abuse,
+    clients,
     core,
     cosmos,
     dynamodb,
@@ -20,6 +21,7 @@ from bench import (
 
 PARTS = {
     "abuse": abuse,
+    "clients": clients,
     "core": core,
     "cosmos": cosmos,
     "dynamodb": dynamodb,

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.token import TokenKey
+from tests.clients.conformance.table import pytest_terminal_summary as pytest_terminal_summary
 from tests.databases import BINARIES, PostgresForTests, running_postgres
 from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.gateway import QUICK, TOKEN_KEY, RunningGateway

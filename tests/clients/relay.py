@@ -1,4 +1,4 @@
-"""A TCP relay that can go silent, as a network does: connections stay open and nothing passes."""
+"""A TCP relay that does what networks do: it cuts connections, delays what passes, or goes silent with them open."""
 
 import asyncio
 from contextlib import suppress
@@ -8,13 +8,15 @@ class Relay:
     """Passes bytes between its own port and a target."""
 
     def __init__(self, target: str) -> None:
-        host, port = target.rsplit(":", 1)
-        self._target = (host, int(port))
+        self.target = target
+        """Where new connections lead; a target that does not listen cuts them."""
+        self.delay = 0.0
+        """Seconds that everything is kept back, each way."""
+        self.connections = 0
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._stalled: set[asyncio.StreamWriter] = set()
         self._writers: set[asyncio.StreamWriter] = set()
-        self.connections = 0
 
     async def start(self) -> str:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -24,18 +26,28 @@ class Relay:
         """Let nothing more pass on the connections that are open; new ones work."""
         self._stalled |= self._writers
 
+    def cut(self) -> None:
+        """Reset the connections that are open; new ones work."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for writer in self._writers:
-            writer.transport.abort()
+        self.cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        host, port = self.target.rsplit(":", 1)
+        try:
+            far_reader, far_writer = await asyncio.open_connection(host, int(port))
+        except OSError:
+            writer.transport.abort()
+            return
         self.connections += 1
-        far_reader, far_writer = await asyncio.open_connection(*self._target)
         self._writers |= {writer, far_writer}
         for source, sink in ((reader, far_writer), (far_reader, writer)):
             task = asyncio.create_task(self._pass(source, sink))
@@ -45,6 +57,8 @@ class Relay:
     async def _pass(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65_536):
+                if self.delay:
+                    await asyncio.sleep(self.delay)
                 if sink not in self._stalled:
                     sink.write(data)
                     await sink.drain()

@@ -64,6 +64,8 @@ class ScriptedGateway:
         self.requests: list[SubscribeRequest] = []
         self.arrivals: list[float] = []
         self.peers: list[str] = []
+        self.authorizations: list[str] = []
+        """What each stream carried as its authorization, empty without."""
         self.pages: list[ReadChangesResponse | Refusal | Silence] = []
         self.reads: list[ReadChangesRequest] = []
         self.target = ""
@@ -73,7 +75,8 @@ class ScriptedGateway:
         self._scripts = list(scripts)
         self._server = grpc.aio.server()
 
-    async def start(self) -> str:
+    async def start(self, credentials: grpc.ServerCredentials | None = None) -> str:
+        """Listen on a free loopback port, encrypted with credentials; answers the target."""
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
             "Subscribe": grpc.unary_stream_rpc_method_handler(
                 self._subscribe, SubscribeRequest.FromString, SubscribeResponse.SerializeToString
@@ -84,7 +87,8 @@ class ScriptedGateway:
         }
         service = "changefeed.v1.ChangeFeedService"
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
-        port = self._server.add_insecure_port("127.0.0.1:0")
+        free = "127.0.0.1:0"
+        port = self._server.add_secure_port(free, credentials) if credentials else self._server.add_insecure_port(free)
         await self._server.start()
         self.target = f"127.0.0.1:{port}"
         return self.target
@@ -100,6 +104,8 @@ class ScriptedGateway:
         self.requests.append(request)
         self.arrivals.append(asyncio.get_running_loop().time())
         self.peers.append(context.peer())
+        metadata = dict(context.invocation_metadata() or ())
+        self.authorizations.append(str(metadata.get("authorization", "")))
         script = self._scripts.pop(0) if self._scripts else [EXPIRED]
         self._open(context)
         for number, step in enumerate(script, start=1):

@@ -70,7 +70,7 @@ def test_the_loop_does_not_turn_once_for_each_write_that_completes() -> None:
     assert turns_for_a_write_of_all("cured") * 5 < turns_for_a_write_of_all("plain")
 
 
-def test_the_pair_that_grpc_is_given_gives_all_that_has_come() -> None:
+async def test_the_pair_that_grpc_is_given_gives_all_that_has_come() -> None:
     original = socket.socketpair
     with taken_at_once():
         assert socket.socketpair is original, "nobody else gets such a pair"

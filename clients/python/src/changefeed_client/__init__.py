@@ -7,6 +7,7 @@ async with connect("127.0.0.1:50051") as client:
         save(delivery.continuation_token)
 """
 
+from changefeed_client.checkpoint import WHOLE, Checkpoint, FileCheckpoint, MemoryCheckpoint, Positions
 from changefeed_client.client import OPTIONS, ChangeFeedClient, connect
 from changefeed_client.errors import (
     ChangeFeedRpcError,
@@ -31,12 +32,17 @@ __all__ = [
     "BEGINNING",
     "NOW",
     "OPTIONS",
+    "WHOLE",
     "ChangeFeedClient",
     "ChangeFeedRpcError",
+    "Checkpoint",
     "ClientClosed",
     "Delivery",
     "FieldViolation",
+    "FileCheckpoint",
     "HeartbeatMissed",
+    "MemoryCheckpoint",
+    "Positions",
     "StreamClosed",
     "StreamInterrupted",
     "Tail",

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -29,8 +29,10 @@ from changefeed.v1.token_pb2 import (
     ResolveStartPositionRequest,
     ResolveStartPositionResponse,
 )
+from changefeed_client.checkpoint import Checkpoint
 from changefeed_client.errors import ChangeFeedRpcError, ClientClosed, StreamInterrupted
-from changefeed_client.positions import after
+from changefeed_client.partitions import Handle, PartitionReader
+from changefeed_client.positions import after, physical_partition
 from changefeed_client.retrying import retry
 from changefeed_client.tail import Tail
 
@@ -131,6 +133,8 @@ class ChangeFeedClient:
         heartbeat_interval: timedelta | None = None,
         max_events: int = 0,
         patience: timedelta | None = None,
+        checkpoint: Checkpoint | None = None,
+        deduplicate: int = 0,
     ) -> Tail:
         """Follow a collection live. It reconnects until an outage outlasts `patience` (None: for ever)."""
         if self._closed:
@@ -144,9 +148,54 @@ class ChangeFeedClient:
             heartbeat_interval=_duration(heartbeat_interval),
             max_events=max_events,
         )
-        tail = Tail(self._channel, request, dial=self._dial, patience=patience)
+        tail = Tail(
+            self._channel,
+            request,
+            dial=self._dial,
+            patience=patience,
+            checkpoint=checkpoint,
+            deduplicate=deduplicate,
+        )
         self._tails.add(tail)
         return tail
+
+    async def read_partitions(
+        self,
+        address: ResourceAddress,
+        start: StartPosition,
+        handle: Handle,
+        *,
+        checkpoint: Checkpoint,
+        only: Collection[str] = (),
+        items: NewItemStateMode = NewItemStateMode.NEW_ITEM_STATE_MODE_UNSPECIFIED,
+        max_batch_size: int = 0,
+        heartbeat_interval: timedelta | None = None,
+        patience: timedelta | None = None,
+        deduplicate: int = 0,
+    ) -> None:
+        """Follow the physical partitions of a collection in parallel, a tail each, then the children of retired ones.
+
+        A child begins once all its parents are read to their end, so that every key keeps its order. `handle` is called
+        for one delivery of a partition after the other, and for those of several partitions at the same time; a token
+        is saved when it returned. The checkpoint's positions go before `start`. With `only`, it begins with these
+        partitions: other processes may read the others, each with a checkpoint of its own, and a child whose parents
+        two of them read waits for its own reader's only. Raises what `handle`, the checkpoint or a tail raised first;
+        returns when every partition is retired without children.
+        """
+
+        def tail(partition_id: str, here: StartPosition) -> Tail:
+            return self.tail(
+                address,
+                here,
+                scope=physical_partition(partition_id),
+                items=items,
+                max_batch_size=max_batch_size,
+                heartbeat_interval=heartbeat_interval,
+                patience=patience,
+                deduplicate=deduplicate,
+            )
+
+        await PartitionReader(self, address, checkpoint, handle, tail).run(start, only)
 
     async def read_page(
         self,
@@ -261,9 +310,33 @@ class ChangeFeedClient:
             raise
 
 
-def connect(target: str, *, options: tuple[tuple[str, Any], ...] = ()) -> ChangeFeedClient:
-    """A client of the gateway at `host:port`, in plaintext. Connects with its first call; call it on an event loop."""
-    return ChangeFeedClient(lambda: grpc.aio.insecure_channel(target, options=(*OPTIONS, *options)))
+def connect(
+    target: str,
+    *,
+    tls: grpc.ChannelCredentials | None = None,
+    bearer: Callable[[], str] | None = None,
+    options: tuple[tuple[str, Any], ...] = (),
+) -> ChangeFeedClient:
+    """A client of the gateway at `host:port`. Connects with its first call; call it on an event loop.
+
+    It is encrypted with `tls`, such as `grpc.ssl_channel_credentials()`. `bearer` is asked for the token of every call
+    and stream, so that it may be renewed, from a thread of gRPC; it should answer from memory. Raises ValueError for a
+    bearer token without TLS.
+    """
+    everything = (*OPTIONS, *options)
+    if tls is None:
+        if bearer is not None:
+            raise ValueError("a bearer token is sent over TLS only")
+        return ChangeFeedClient(lambda: grpc.aio.insecure_channel(target, options=everything))
+    credentials = tls if bearer is None else grpc.composite_channel_credentials(tls, _calls_with(bearer))
+    return ChangeFeedClient(lambda: grpc.aio.secure_channel(target, credentials, options=everything))
+
+
+def _calls_with(bearer: Callable[[], str]) -> grpc.CallCredentials:
+    def authorize(_: grpc.AuthMetadataContext, done: grpc.AuthMetadataPluginCallback) -> None:
+        done((("authorization", f"Bearer {bearer()}"),), None)
+
+    return grpc.metadata_call_credentials(authorize)  # type: ignore[arg-type]  # a function is one, gRPC says
 
 
 def _is_cancelled() -> bool:

@@ -55,6 +55,8 @@ class ChangeFeedRpcError(Exception):
     PROVIDER_AUTHORIZATION_FAILED, although their code is UNAVAILABLE: they pass when an operator has acted."""
     retry_after: timedelta | None = None
     """How long the gateway asks to wait first."""
+    provider: str = ""
+    """The kind of the database, where the gateway says so."""
     request_id: str = ""
     """Finds the call in the gateway's logs."""
     metadata: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +92,7 @@ class ChangeFeedRpcError(Exception):
             reason=info.reason,
             retryable=metadata.pop("retryable", "") == "true" if has_info else code in _LOST_ON_THE_WAY,
             retry_after=span(retry.retry_delay) if retry else None,
+            provider=metadata.pop("provider", ""),
             request_id=metadata.pop("request_id", ""),
             metadata=metadata,
             violations=tuple(

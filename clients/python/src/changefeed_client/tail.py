@@ -26,6 +26,7 @@ from changefeed.v1.subscribe_pb2 import (
     SubscribeResponse,
     SubscriptionOpened,
 )
+from changefeed_client.checkpoint import WHOLE, Checkpoint, Place
 from changefeed_client.errors import (
     ChangeFeedRpcError,
     ClientClosed,
@@ -36,6 +37,7 @@ from changefeed_client.errors import (
 )
 from changefeed_client.positions import after
 from changefeed_client.retrying import retry
+from changefeed_client.seen import Seen
 
 if TYPE_CHECKING:
     from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
@@ -76,6 +78,10 @@ class Tail:
     Raises ChangeFeedRpcError, StreamInterrupted when `patience` ends in a silence, or ClientClosed when it is closed
     while somebody reads. A reader that is cancelled, as by `asyncio.wait_for`, loses nothing: what it waited for is the
     next one's. One reader at a time; close it with `aclose` or `async with`.
+
+    With a checkpoint it starts at the saved position, if there is one, and saves each delivery's token when the next
+    one is asked for: the reader has then handled it. A loop that is left saves nothing of its last delivery, which
+    comes again. With `deduplicate`, events are left out that are among the last so many by their id.
     """
 
     def __init__(
@@ -85,6 +91,8 @@ class Tail:
         *,
         dial: Callable[[], grpc.aio.Channel],
         patience: timedelta | None = None,
+        checkpoint: Checkpoint | None = None,
+        deduplicate: int = 0,
     ) -> None:
         self._call: _Call | None = None
         self.reconnects = 0
@@ -95,6 +103,8 @@ class Tail:
         self._request = SubscribeRequest()
         self._request.CopyFrom(request)
         self._patience = patience
+        self._place = Place(checkpoint, request.scope.physical_partition_id or WHOLE)
+        self._seen = Seen(deduplicate)
         self._pending: asyncio.Task[SubscribeResponse] | None = None
         self._is_read = False
         self._sequence = 0
@@ -113,9 +123,13 @@ class Tail:
             raise RuntimeError("another task reads this tail")
         self._is_read = True
         try:
+            await self._place.save()
+            if token := await self._place.load():
+                self._request.start_position.CopyFrom(after(token))
             while not self._ended:
                 delivery = self._take(await self._next_message())
                 if delivery is not None:
+                    self._place.deliver(delivery.continuation_token)
                     return delivery
         finally:
             self._is_read = False
@@ -269,7 +283,7 @@ class Tail:
         if self._request.max_events and self._delivered >= self._request.max_events:
             self._ended = True
         return Delivery(
-            events=events,
+            events=self._seen.fresh(events),
             continuation_token=token,
             live=self._live,
             watermark=_time(seen.watermark) if seen and seen.HasField("watermark") else None,

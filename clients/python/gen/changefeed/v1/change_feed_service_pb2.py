@@ -29,14 +29,14 @@ from changefeed.v1 import subscribe_pb2 as changefeed_dot_v1_dot_subscribe__pb2
 from changefeed.v1 import token_pb2 as changefeed_dot_v1_dot_token__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'changefeed/v1/change_feed_service.proto\x12\rchangefeed.v1\x1a changefeed/v1/capabilities.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a changefeed/v1/read_changes.proto\x1a\x1d\x63hangefeed/v1/subscribe.proto\x1a\x19\x63hangefeed/v1/token.proto2\x82\x05\n\x11\x43hangeFeedService\x12T\n\x0bReadChanges\x12!.changefeed.v1.ReadChangesRequest\x1a\".changefeed.v1.ReadChangesResponse\x12u\n\x16ListPhysicalPartitions\x12,.changefeed.v1.ListPhysicalPartitionsRequest\x1a-.changefeed.v1.ListPhysicalPartitionsResponse\x12P\n\tSubscribe\x12\x1f.changefeed.v1.SubscribeRequest\x1a .changefeed.v1.SubscribeResponse0\x01\x12`\n\x0fGetCapabilities\x12%.changefeed.v1.GetCapabilitiesRequest\x1a&.changefeed.v1.GetCapabilitiesResponse\x12o\n\x14ResolveStartPosition\x12*.changefeed.v1.ResolveStartPositionRequest\x1a+.changefeed.v1.ResolveStartPositionResponse\x12{\n\x18InspectContinuationToken\x12..changefeed.v1.InspectContinuationTokenRequest\x1a/.changefeed.v1.InspectContinuationTokenResponseB`\n\x10io.changefeed.v1P\x01ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'changefeed/v1/change_feed_service.proto\x12\rchangefeed.v1\x1a changefeed/v1/capabilities.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a changefeed/v1/read_changes.proto\x1a\x1d\x63hangefeed/v1/subscribe.proto\x1a\x19\x63hangefeed/v1/token.proto2\x82\x05\n\x11\x43hangeFeedService\x12T\n\x0bReadChanges\x12!.changefeed.v1.ReadChangesRequest\x1a\".changefeed.v1.ReadChangesResponse\x12u\n\x16ListPhysicalPartitions\x12,.changefeed.v1.ListPhysicalPartitionsRequest\x1a-.changefeed.v1.ListPhysicalPartitionsResponse\x12P\n\tSubscribe\x12\x1f.changefeed.v1.SubscribeRequest\x1a .changefeed.v1.SubscribeResponse0\x01\x12`\n\x0fGetCapabilities\x12%.changefeed.v1.GetCapabilitiesRequest\x1a&.changefeed.v1.GetCapabilitiesResponse\x12o\n\x14ResolveStartPosition\x12*.changefeed.v1.ResolveStartPositionRequest\x1a+.changefeed.v1.ResolveStartPositionResponse\x12{\n\x18InspectContinuationToken\x12..changefeed.v1.InspectContinuationTokenRequest\x1a/.changefeed.v1.InspectContinuationTokenResponseBh\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'changefeed.v1.change_feed_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
   _globals['_CHANGEFEEDSERVICE']._serialized_start=216
   _globals['_CHANGEFEEDSERVICE']._serialized_end=858
 # @@protoc_insertion_point(module_scope)

@@ -25,14 +25,14 @@ _sym_db = _symbol_database.Default()
 from changefeed.v1 import resource_pb2 as changefeed_dot_v1_dot_resource__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hangefeed/v1/partition.proto\x12\rchangefeed.v1\x1a\x1c\x63hangefeed/v1/resource.proto\"w\n\x1dListPhysicalPartitionsRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"o\n\x1eListPhysicalPartitionsResponse\x12\x34\n\npartitions\x18\x01 \x03(\x0b\x32 .changefeed.v1.PhysicalPartition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x11PhysicalPartition\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x1c\n\x14parent_partition_ids\x18\x02 \x03(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.changefeed.v1.PartitionState\"`\n\x0e\x43hildPartition\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x1c\n\x14parent_partition_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x63ontinuation_token\x18\x03 \x01(\t*j\n\x0ePartitionState\x12\x1f\n\x1bPARTITION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PARTITION_STATE_ACTIVE\x10\x01\x12\x1b\n\x17PARTITION_STATE_RETIRED\x10\x02\x42`\n\x10io.changefeed.v1P\x01ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hangefeed/v1/partition.proto\x12\rchangefeed.v1\x1a\x1c\x63hangefeed/v1/resource.proto\"w\n\x1dListPhysicalPartitionsRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"o\n\x1eListPhysicalPartitionsResponse\x12\x34\n\npartitions\x18\x01 \x03(\x0b\x32 .changefeed.v1.PhysicalPartition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"u\n\x11PhysicalPartition\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x1c\n\x14parent_partition_ids\x18\x02 \x03(\t\x12,\n\x05state\x18\x03 \x01(\x0e\x32\x1d.changefeed.v1.PartitionState\"`\n\x0e\x43hildPartition\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x1c\n\x14parent_partition_ids\x18\x02 \x03(\t\x12\x1a\n\x12\x63ontinuation_token\x18\x03 \x01(\t*j\n\x0ePartitionState\x12\x1f\n\x1bPARTITION_STATE_UNSPECIFIED\x10\x00\x12\x1a\n\x16PARTITION_STATE_ACTIVE\x10\x01\x12\x1b\n\x17PARTITION_STATE_RETIRED\x10\x02\x42h\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'changefeed.v1.partition_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
   _globals['_PARTITIONSTATE']._serialized_start=529
   _globals['_PARTITIONSTATE']._serialized_end=635
   _globals['_LISTPHYSICALPARTITIONSREQUEST']._serialized_start=78

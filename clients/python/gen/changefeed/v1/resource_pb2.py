@@ -24,14 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63hangefeed/v1/resource.proto\x12\rchangefeed.v1\"K\n\x0fResourceAddress\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\"\x90\x01\n\tFeedScope\x12<\n\x11\x65ntire_collection\x18\x01 \x01(\x0b\x32\x1f.changefeed.v1.EntireCollectionH\x00\x12\x1f\n\x15physical_partition_id\x18\x02 \x01(\tH\x00\x12\x1b\n\x11logical_partition\x18\x03 \x01(\tH\x00\x42\x07\n\x05scope\"\x12\n\x10\x45ntireCollectionB`\n\x10io.changefeed.v1P\x01ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63hangefeed/v1/resource.proto\x12\rchangefeed.v1\"K\n\x0fResourceAddress\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\x12\n\ncollection\x18\x03 \x01(\t\"\x90\x01\n\tFeedScope\x12<\n\x11\x65ntire_collection\x18\x01 \x01(\x0b\x32\x1f.changefeed.v1.EntireCollectionH\x00\x12\x1f\n\x15physical_partition_id\x18\x02 \x01(\tH\x00\x12\x1b\n\x11logical_partition\x18\x03 \x01(\tH\x00\x42\x07\n\x05scope\"\x12\n\x10\x45ntireCollectionBh\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'changefeed.v1.resource_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
-  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZJgithub.com/changefeed-gateway/changefeed/gen/go/changefeed/v1;changefeedv1'
+  _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
   _globals['_RESOURCEADDRESS']._serialized_start=47
   _globals['_RESOURCEADDRESS']._serialized_end=122
   _globals['_FEEDSCOPE']._serialized_start=125

@@ -1,0 +1,209 @@
+// Package changefeed consumes the change-feed gateway: its tails watch heartbeats, reconnect and resume.
+//
+//	client, err := changefeed.Dial("127.0.0.1:50051")
+//	...
+//	for delivery, err := range client.Tail(ctx, documents, changefeed.Beginning()) {
+//		if err != nil {
+//			return err
+//		}
+//		for _, event := range delivery.Events {
+//			fmt.Println(event.GetChangeType(), event.GetKey().GetPartitionKey(), event.GetNewItemJson())
+//		}
+//		save(delivery.ContinuationToken)
+//	}
+package changefeed
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"iter"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/keepalive"
+
+	pb "github.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1"
+)
+
+// Retries of unary calls inside gRPC. A stream is not retried there: resuming needs its last token.
+const serviceConfig = `{"methodConfig": [{
+  "name": [
+    {"service": "changefeed.v1.ChangeFeedService", "method": "ReadChanges"},
+    {"service": "changefeed.v1.ChangeFeedService", "method": "ListPhysicalPartitions"},
+    {"service": "changefeed.v1.ChangeFeedService", "method": "GetCapabilities"},
+    {"service": "changefeed.v1.ChangeFeedService", "method": "ResolveStartPosition"},
+    {"service": "changefeed.v1.ChangeFeedService", "method": "InspectContinuationToken"}
+  ],
+  "retryPolicy": {
+    "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "2s", "backoffMultiplier": 2,
+    "retryableStatusCodes": ["UNAVAILABLE"]
+  }
+}]}`
+
+const deadline = 30 * time.Second
+
+var reconnecting = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: jitter, MaxDelay: 2 * time.Second}
+
+// Client is one gateway. Its methods may be called from several goroutines.
+type Client struct {
+	dial    func() (*grpc.ClientConn, error)
+	conn    *grpc.ClientConn
+	service pb.ChangeFeedServiceClient
+}
+
+// Option says how to reach the gateway.
+type Option func(*settings)
+
+type settings struct {
+	tls    *tls.Config
+	bearer func(context.Context) (string, error)
+	more   []grpc.DialOption
+}
+
+// WithTLS encrypts; an empty configuration trusts the system's roots. Certificates in it identify the client (mTLS).
+func WithTLS(config *tls.Config) Option { return func(s *settings) { s.tls = config } }
+
+// WithBearer sends a token with every call and every stream that is opened. It is asked each time, so that it may be
+// renewed; it should answer from memory. It needs TLS.
+func WithBearer(token func(context.Context) (string, error)) Option {
+	return func(s *settings) { s.bearer = token }
+}
+
+// WithDialOptions adds options of gRPC's own.
+func WithDialOptions(options ...grpc.DialOption) Option {
+	return func(s *settings) { s.more = append(s.more, options...) }
+}
+
+// Dial makes a client of the gateway at host:port, in plaintext unless told otherwise. It connects with its first call.
+func Dial(target string, options ...Option) (*Client, error) {
+	chosen := settings{}
+	for _, option := range options {
+		option(&chosen)
+	}
+	if chosen.bearer != nil && chosen.tls == nil {
+		return nil, errors.New("a bearer token is sent over TLS only: add WithTLS")
+	}
+	transport := insecure.NewCredentials()
+	if chosen.tls != nil {
+		transport = credentials.NewTLS(chosen.tls)
+	}
+	all := []grpc.DialOption{
+		grpc.WithTransportCredentials(transport),
+		grpc.WithDefaultServiceConfig(serviceConfig),
+		// Data of an idle stream are its heartbeats; a ping finds a dead peer while calls are open.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		// gRPC's own pause before it connects again grows to two minutes, longer than any restart.
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: reconnecting, MinConnectTimeout: 5 * time.Second}),
+	}
+	if chosen.bearer != nil {
+		all = append(all, grpc.WithPerRPCCredentials(bearer(chosen.bearer)))
+	}
+	all = append(all, chosen.more...)
+	client := &Client{dial: func() (*grpc.ClientConn, error) { return grpc.NewClient(target, all...) }}
+	conn, err := client.dial()
+	if err != nil {
+		return nil, err
+	}
+	client.conn, client.service = conn, pb.NewChangeFeedServiceClient(conn)
+	return client, nil
+}
+
+// Close ends every call on the client's connection. A tail ends with its context.
+func (c *Client) Close() error { return c.conn.Close() }
+
+// ReadPage reads one page; the request's MaxWait lets the gateway wait for it. Save its token, also when it is empty.
+func (c *Client) ReadPage(ctx context.Context, request *pb.ReadChangesRequest) (*pb.ReadChangesResponse, error) {
+	ctx, cancel := bounded(ctx, deadline+span(request.GetMaxWait()))
+	defer cancel()
+	return answer(c.service.ReadChanges(ctx, request))
+}
+
+// Partitions are the physical partitions that hold retained changes, parents before their children.
+func (c *Client) Partitions(ctx context.Context, address *pb.ResourceAddress) iter.Seq2[*pb.PhysicalPartition, error] {
+	return func(yield func(*pb.PhysicalPartition, error) bool) {
+		request := &pb.ListPhysicalPartitionsRequest{Address: address}
+		for {
+			page, err := c.partitions(ctx, request)
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, partition := range page.GetPartitions() {
+				if !yield(partition, nil) {
+					return
+				}
+			}
+			if page.GetNextPageToken() == "" {
+				return
+			}
+			request.PageToken = page.GetNextPageToken()
+		}
+	}
+}
+
+func (c *Client) partitions(
+	ctx context.Context, request *pb.ListPhysicalPartitionsRequest,
+) (*pb.ListPhysicalPartitionsResponse, error) {
+	ctx, cancel := bounded(ctx, deadline)
+	defer cancel()
+	return answer(c.service.ListPhysicalPartitions(ctx, request))
+}
+
+// Capabilities is what a collection can do.
+func (c *Client) Capabilities(ctx context.Context, address *pb.ResourceAddress) (*pb.GetCapabilitiesResponse, error) {
+	ctx, cancel := bounded(ctx, deadline)
+	defer cancel()
+	return answer(c.service.GetCapabilities(ctx, &pb.GetCapabilitiesRequest{Address: address}))
+}
+
+// Resolve is a start position as a token; without a scope, of the entire collection.
+func (c *Client) Resolve(
+	ctx context.Context, address *pb.ResourceAddress, start *pb.StartPosition, scope *pb.FeedScope,
+) (*pb.ResolveStartPositionResponse, error) {
+	ctx, cancel := bounded(ctx, deadline)
+	defer cancel()
+	request := &pb.ResolveStartPositionRequest{Address: address, StartPosition: start, Scope: scope}
+	return answer(c.service.ResolveStartPosition(ctx, request))
+}
+
+// Inspect says what a token is, and whether it can be used; one that cannot is an answer, not an error.
+func (c *Client) Inspect(
+	ctx context.Context, address *pb.ResourceAddress, continuationToken string,
+) (*pb.InspectContinuationTokenResponse, error) {
+	ctx, cancel := bounded(ctx, deadline)
+	defer cancel()
+	request := &pb.InspectContinuationTokenRequest{Address: address, ContinuationToken: continuationToken}
+	return answer(c.service.InspectContinuationToken(ctx, request))
+}
+
+// bounded gives a call a deadline unless its caller gave one.
+func bounded(ctx context.Context, longest time.Duration) (context.Context, context.CancelFunc) {
+	if _, has := ctx.Deadline(); has {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, longest)
+}
+
+func answer[T any](said T, err error) (T, error) {
+	if err != nil {
+		return said, FromError(err)
+	}
+	return said, nil
+}
+
+// bearer is credentials.PerRPCCredentials.
+type bearer func(context.Context) (string, error)
+
+func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
+	token, err := b(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+func (bearer) RequireTransportSecurity() bool { return true }

@@ -1,0 +1,159 @@
+package changefeed
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"slices"
+
+	pb "github.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1"
+)
+
+// WithPartitions makes ReadPartitions begin with these physical partitions in place of all. Other processes may read the
+// others, each with a checkpoint of its own; a child whose parents two of them read waits for its own reader's only.
+func WithPartitions(ids ...string) TailOption { return func(s *tailSettings) { s.only = ids } }
+
+// ReadPartitions follows the physical partitions of a collection in parallel, a tail each, and goes on with the children
+// of those that retire: a child once all its parents are read to their end, so that every key keeps its order. handle is
+// called for one delivery of a partition after the other, and for those of several partitions at the same time; a
+// delivery's token is saved when it returned. The checkpoint's positions go before start. It returns what handle, the
+// checkpoint or a tail returned first, after all others have ended; nil when every partition is retired without children.
+func (c *Client) ReadPartitions(
+	ctx context.Context, address *pb.ResourceAddress, start *pb.StartPosition, checkpoint Checkpoint,
+	handle func(ctx context.Context, partitionID string, delivery Delivery) error, options ...TailOption,
+) error {
+	settings := chosen(address, options)
+	if settings.request.GetMaxEvents() != 0 || settings.request.GetScope() != nil || settings.checkpoint != nil {
+		return errors.New("ReadPartitions takes no scope, no number of events and no second checkpoint")
+	}
+	r := &partitionReader{
+		client: c, address: address, checkpoint: checkpoint, handle: handle, options: options,
+		parents: map[string][]string{}, running: map[string]bool{}, ended: make(chan partitionEnd),
+	}
+	if err := r.begin(ctx, start, settings.only); err != nil {
+		return err
+	}
+	return r.run(ctx)
+}
+
+type partitionReader struct {
+	client     *Client
+	address    *pb.ResourceAddress
+	checkpoint Checkpoint
+	handle     func(context.Context, string, Delivery) error
+	options    []TailOption
+	positions  Positions // Of partitions that are not read to their end; what is in none is finished or to come.
+	parents    map[string][]string
+	running    map[string]bool
+	ended      chan partitionEnd
+}
+
+type partitionEnd struct {
+	id       string
+	children []*pb.ChildPartition
+	err      error
+}
+
+// begin finds the positions: those saved, or those of the start in every partition, fixed before anything is read.
+func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, only []string) error {
+	var err error
+	if r.positions, err = r.checkpoint.Load(ctx); err != nil {
+		return err
+	}
+	r.positions = maps.Clone(r.positions)
+	fresh := len(r.positions) == 0
+	if fresh {
+		r.positions = Positions{}
+	}
+	for partition, err := range r.client.Partitions(ctx, r.address) {
+		if err != nil {
+			return err
+		}
+		id := partition.GetPartitionId()
+		r.parents[id] = partition.GetParentPartitionIds()
+		if !fresh || len(only) > 0 && !slices.Contains(only, id) {
+			continue
+		}
+		place, err := r.client.Resolve(ctx, r.address, start, PhysicalPartition(id))
+		if err != nil {
+			return err
+		}
+		r.positions[id] = place.GetContinuationToken()
+	}
+	if fresh {
+		return r.checkpoint.Save(ctx, r.positions)
+	}
+	return nil
+}
+
+func (r *partitionReader) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer func() {
+		cancel()
+		for range r.running {
+			<-r.ended
+		}
+	}()
+	for {
+		r.startReady(ctx)
+		if len(r.running) == 0 {
+			if len(r.positions) > 0 {
+				return errors.New("the partitions wait for each other")
+			}
+			return nil
+		}
+		end := <-r.ended
+		delete(r.running, end.id)
+		if end.err != nil {
+			return end.err
+		}
+		if err := r.retire(ctx, end); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *partitionReader) startReady(ctx context.Context) {
+	for id, token := range r.positions {
+		isWaiting := slices.ContainsFunc(r.parents[id], func(parent string) bool { return r.positions[parent] != "" })
+		if r.running[id] || isWaiting {
+			continue
+		}
+		r.running[id] = true
+		go func() { r.ended <- r.read(ctx, id, token) }()
+	}
+}
+
+// read follows one partition to its end.
+func (r *partitionReader) read(ctx context.Context, id, token string) partitionEnd {
+	end := partitionEnd{id: id}
+	options := append(slices.Clone(r.options), WithScope(PhysicalPartition(id)))
+	for delivery, err := range r.client.Tail(ctx, r.address, After(token), options...) {
+		if err == nil {
+			err = r.handle(ctx, id, delivery)
+		}
+		if err == nil {
+			err = r.checkpoint.Save(ctx, Positions{id: delivery.ContinuationToken})
+		}
+		if err != nil {
+			end.err = err
+			return end
+		}
+		end.children = append(end.children, delivery.Children...)
+	}
+	return end
+}
+
+// retire puts the children in the place of a partition, in one step, so that a crash leaves the one or the others.
+func (r *partitionReader) retire(ctx context.Context, end partitionEnd) error {
+	changes := Positions{end.id: ""}
+	for _, child := range end.children {
+		id := child.GetPartitionId()
+		r.parents[id] = child.GetParentPartitionIds()
+		if r.positions[id] == "" { // Another parent, or the first listing, may have named it already.
+			changes[id] = child.GetContinuationToken()
+		}
+	}
+	r.positions = changed(r.positions, changes)
+	return r.checkpoint.Save(ctx, changes)
+}

@@ -1,0 +1,124 @@
+"""Where saved tokens are kept, for a consumer without a database of its own."""
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Protocol
+
+Positions = Mapping[str, str]
+"""Saved tokens, by physical partition where one is read, otherwise under WHOLE."""
+
+WHOLE: Final = "*"
+"""Names the position of a reader of an entire collection or of a logical partition."""
+
+
+class Checkpoint(Protocol):
+    """Keeps positions where they outlive this process; for one reader at a time.
+
+    A consumer with a database of its own needs none: it saves the token in the transaction of its work and starts at
+    `after(token)`.
+    """
+
+    async def load(self) -> Positions:
+        """What was saved; empty when nothing was."""
+        ...
+
+    async def save(self, changes: Positions) -> None:
+        """Change some positions, all of them or none; an empty token removes one. Then no kill loses it."""
+        ...
+
+
+class MemoryCheckpoint:
+    """Keeps positions as long as the process lives."""
+
+    def __init__(self) -> None:
+        self._positions: dict[str, str] = {}
+
+    async def load(self) -> Positions:
+        """What was saved; empty when nothing was."""
+        return dict(self._positions)
+
+    async def save(self, changes: Positions) -> None:
+        """Change some positions; an empty token removes one."""
+        self._positions = changed(self._positions, changes)
+
+
+class FileCheckpoint:
+    """Keeps positions in a file of JSON, which is replaced whole. Raises OSError where the file cannot be used."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._path = Path(path)
+        self._lock = threading.Lock()
+
+    async def load(self) -> Positions:
+        """What was saved; empty when there is no file.
+
+        Raises ValueError for a damaged file: to begin anew in silence would be to miss changes, or to repeat all.
+        """
+        return await asyncio.to_thread(self._read)
+
+    async def save(self, changes: Positions) -> None:
+        """Change some positions; an empty token removes one. Raises ValueError for a damaged file."""
+        await asyncio.to_thread(self._change, changes)
+
+    def _read(self) -> dict[str, str]:
+        if not self._path.exists():
+            return {}
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            if isinstance(found, dict) and all(isinstance(token, str) for token in found.values()):
+                return found
+        except ValueError:
+            pass
+        raise ValueError(f"{self._path} holds no positions: bring it back, or remove it to start over")
+
+    def _change(self, changes: Positions) -> None:
+        with self._lock:
+            replace_file(self._path, json.dumps(changed(self._read(), changes)))
+
+
+def changed(positions: Positions, changes: Positions) -> dict[str, str]:
+    """Positions after a change of some; an empty token removes one."""
+    return {name: token for name, token in {**positions, **changes}.items() if token}
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Leave the old content or the new one, whenever the machine stops. Raises OSError."""
+    # Always the same name, so that those who are killed leave one at most.
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("w", encoding="utf-8") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    draft.replace(path)
+
+
+class Place:
+    """One position of a checkpoint: a reader's. Without a checkpoint it is nowhere kept."""
+
+    def __init__(self, checkpoint: Checkpoint | None, name: str) -> None:
+        self._checkpoint = checkpoint
+        self._name = name
+        self._is_loaded = checkpoint is None
+        self._handled = ""
+
+    async def load(self) -> str:
+        """The saved token, at the first call; otherwise nothing."""
+        if self._is_loaded or self._checkpoint is None:
+            return ""
+        found = await self._checkpoint.load()
+        self._is_loaded = True
+        return found.get(self._name, "")
+
+    def deliver(self, token: str) -> None:
+        """A delivery is on its way to the reader: `save` will mean it."""
+        self._handled = token
+
+    async def save(self) -> None:
+        """Save the token of what was delivered last; what is cancelled is saved by the next call."""
+        if self._checkpoint is not None and self._handled:
+            await self._checkpoint.save({self._name: self._handled})
+            self._handled = ""

@@ -1,0 +1,99 @@
+"""Reads the physical partitions of a collection in parallel, children after all their parents."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from changefeed.v1.partition_pb2 import ChildPartition
+from changefeed.v1.position_pb2 import StartPosition
+from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed_client.checkpoint import Checkpoint, changed
+from changefeed_client.positions import after, physical_partition
+from changefeed_client.tail import Delivery, Tail
+
+if TYPE_CHECKING:
+    from changefeed_client.client import ChangeFeedClient
+
+Handle = Callable[[str, Delivery], Awaitable[None]]
+"""Takes a partition's id and what one of its messages brought."""
+
+
+class PartitionReader:
+    """One parallel read; `run` it once."""
+
+    def __init__(
+        self,
+        client: "ChangeFeedClient",
+        address: ResourceAddress,
+        checkpoint: Checkpoint,
+        handle: Handle,
+        tail: Callable[[str, StartPosition], Tail],
+    ) -> None:
+        self._client = client
+        self._address = address
+        self._checkpoint = checkpoint
+        self._handle = handle
+        self._tail = tail
+        # Of partitions that are not read to their end; what is in none is finished or to come.
+        self._positions: dict[str, str] = {}
+        self._parents: dict[str, Sequence[str]] = {}
+        self._running: dict[asyncio.Task[Mapping[str, ChildPartition]], str] = {}
+
+    async def run(self, start: StartPosition, only: Collection[str]) -> None:
+        """Read until every partition is retired without children, or something fails."""
+        await self._begin(start, only)
+        try:
+            while self._positions:
+                self._start_ready()
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    partition_id = self._running.pop(task)
+                    await self._retire(partition_id, task.result())
+        finally:
+            for task in self._running:
+                task.cancel()
+            await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _begin(self, start: StartPosition, only: Collection[str]) -> None:
+        """Find the positions: those saved, or those of the start in every partition, fixed before anything is read."""
+        self._positions = dict(await self._checkpoint.load())
+        is_first = not self._positions
+        async for partition in self._client.partitions(self._address):
+            partition_id = partition.partition_id
+            self._parents[partition_id] = partition.parent_partition_ids
+            if is_first and (not only or partition_id in only):
+                scope = physical_partition(partition_id)
+                place = await self._client.resolve(self._address, start, scope=scope)
+                self._positions[partition_id] = place.continuation_token
+        if is_first:
+            await self._checkpoint.save(self._positions)
+
+    def _start_ready(self) -> None:
+        running = set(self._running.values())
+        for partition_id, token in self._positions.items():
+            parents = self._parents.get(partition_id, ())
+            if partition_id not in running and not any(parent in self._positions for parent in parents):
+                task = asyncio.create_task(self._read(partition_id, token))
+                self._running[task] = partition_id
+        if not self._running:
+            raise RuntimeError("the partitions wait for each other")
+
+    async def _read(self, partition_id: str, token: str) -> Mapping[str, ChildPartition]:
+        """Follow one partition to its end; answers its children."""
+        children: dict[str, ChildPartition] = {}
+        async with self._tail(partition_id, after(token)) as tail:
+            async for delivery in tail:
+                await self._handle(partition_id, delivery)
+                await self._checkpoint.save({partition_id: delivery.continuation_token})
+                children |= {child.partition_id: child for child in delivery.children}
+        return children
+
+    async def _retire(self, partition_id: str, children: Mapping[str, ChildPartition]) -> None:
+        """Put children in the place of a partition, in one step, so that a crash leaves the one or the others."""
+        changes = {partition_id: ""}
+        for child_id, child in children.items():
+            self._parents[child_id] = child.parent_partition_ids
+            if child_id not in self._positions:  # another parent, or the first listing, may have named it already
+                changes[child_id] = child.continuation_token
+        self._positions = changed(self._positions, changes)
+        await self._checkpoint.save(changes)

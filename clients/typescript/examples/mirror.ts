@@ -1,0 +1,62 @@
+/**
+ * Keeps a local copy of a collection: node dist/examples/mirror.js main/documents mirror.json
+ *
+ * Stop it with Ctrl-C or a kill and start it again: the copy and the token are saved in one step, so it ends equal to the
+ * source whatever happened in between. CHANGEFEED_TARGET names another gateway than 127.0.0.1:50051.
+ */
+
+import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { after, beginning, ChangeFeedError, collection, connect, formatItem, parseItem } from "../src/index.js";
+import { type ChangeEvent, ChangeType, ItemState } from "../src/messages.js";
+
+/** The local table. In a database the rows and the token are two tables, written in one transaction. */
+interface Mirror {
+  token: string;
+  items: Record<string, unknown>;
+}
+
+function load(path: string): Mirror {
+  return existsSync(path) ? (parseItem(readFileSync(path, "utf8")) as Mirror) : { token: "", items: {} };
+}
+
+/** One change, idempotent, as delivery is at least once. */
+function apply(mirror: Mirror, event: ChangeEvent): void {
+  const key = JSON.stringify(event.key?.components.map((component) => component.value) ?? []);
+  if (event.changeType === ChangeType.TRUNCATE) {
+    mirror.items = {};
+  } else if (event.changeType === ChangeType.DELETE || event.itemState === ItemState.NOT_APPLICABLE) {
+    delete mirror.items[key];
+  } else if (event.newItemJson) {
+    mirror.items[key] = parseItem(event.newItemJson); // Every digit stays, where JSON.parse would round.
+  } else {
+    throw new Error(`${key} came without its item: ${ItemState[event.itemState] ?? event.itemState}`);
+  }
+}
+
+function commit(mirror: Mirror, path: string, token: string): void {
+  mirror.token = token;
+  writeFileSync(`${path}.new`, formatItem(mirror));
+  renameSync(`${path}.new`, path);
+}
+
+const [path, file] = process.argv.slice(2);
+if (!path || !file) {
+  throw new Error("usage: mirror CONNECTION/COLLECTION FILE");
+}
+const client = connect(process.env["CHANGEFEED_TARGET"] ?? "127.0.0.1:50051");
+try {
+  const mirror = load(file);
+  for await (const delivery of client.tail(collection(path), mirror.token ? after(mirror.token) : beginning())) {
+    for (const event of delivery.events) {
+      apply(mirror, event);
+    }
+    commit(mirror, file, delivery.continuationToken);
+  }
+} catch (error) {
+  if (error instanceof ChangeFeedError && error.category === "CHECKPOINT_EXPIRED") {
+    console.error("changes are lost to this mirror: remove its file to copy anew");
+  }
+  throw error;
+} finally {
+  client.close();
+}

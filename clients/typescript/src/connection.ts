@@ -1,0 +1,134 @@
+/** The way to the gateway: one channel, and messages as the generated code knows them. */
+
+import { type DescMessage, type DescMethodServerStreaming, type DescMethodUnary, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
+import {
+  type ChannelCredentials,
+  type ChannelOptions,
+  Client,
+  type ClientReadableStream,
+  credentials as grpcCredentials,
+  Metadata,
+} from "@grpc/grpc-js";
+import { ChangeFeedService } from "../gen/changefeed/v1/change_feed_service_pb.js";
+import type { SubscribeRequest, SubscribeResponse } from "../gen/changefeed/v1/subscribe_pb.js";
+import { ChangeFeedError } from "./errors.js";
+
+const UNARY = ["ReadChanges", "ListPhysicalPartitions", "GetCapabilities", "ResolveStartPosition", "InspectContinuationToken"];
+
+/** Retries of unary calls inside gRPC. A stream is not retried there: resuming needs its last token. */
+const SERVICE_CONFIG = JSON.stringify({
+  methodConfig: [
+    {
+      name: UNARY.map((method) => ({ service: ChangeFeedService.typeName, method })),
+      retryPolicy: {
+        maxAttempts: 4,
+        initialBackoff: "0.1s",
+        maxBackoff: "2s",
+        backoffMultiplier: 2,
+        retryableStatusCodes: ["UNAVAILABLE"],
+      },
+    },
+  ],
+});
+
+const OPTIONS: ChannelOptions = {
+  "grpc.service_config": SERVICE_CONFIG,
+  // Data of an idle stream are its heartbeats; a ping finds a dead peer while calls are open.
+  "grpc.keepalive_time_ms": 30_000,
+  "grpc.keepalive_timeout_ms": 10_000,
+  // gRPC's own pause before it connects again grows to two minutes, longer than any restart.
+  "grpc.initial_reconnect_backoff_ms": 100,
+  "grpc.max_reconnect_backoff_ms": 2_000,
+  // A new channel is a new connection, so that a tail can leave a dead one.
+  "grpc.use_local_subchannel_pool": 1,
+};
+
+/** PEM texts; without roots the system's are trusted, key and certificate identify the client (mTLS). */
+export interface Tls {
+  readonly roots?: Buffer;
+  readonly key?: Buffer;
+  readonly certificate?: Buffer;
+}
+
+export interface ConnectOptions {
+  /** Encrypts; `{}` trusts the system's roots. Without it the connection is in plaintext. */
+  readonly tls?: Tls;
+  /** Asked for the token of every call and every stream, so that it may be renewed. It needs TLS. */
+  readonly bearer?: () => string | Promise<string>;
+  /** Options of gRPC's own. */
+  readonly channel?: ChannelOptions;
+}
+
+export class Connection {
+  readonly #client: Client;
+
+  constructor(
+    private readonly target: string,
+    private readonly options: ConnectOptions,
+  ) {
+    this.#client = new Client(target, channelCredentials(options), { ...OPTIONS, ...options.channel });
+  }
+
+  redial(): Connection {
+    return new Connection(this.target, this.options);
+  }
+
+  close(): void {
+    this.#client.close();
+  }
+
+  call<I extends DescMessage, O extends DescMessage>(
+    method: DescMethodUnary<I, O>,
+    request: MessageShape<I>,
+    longest: number,
+  ): Promise<MessageShape<O>> {
+    return new Promise((resolve, reject) => {
+      const answered = (error: Error | null, answer?: MessageShape<O>) =>
+        error || !answer ? reject(ChangeFeedError.of(error)) : resolve(answer);
+      const deadline = new Date(Date.now() + longest);
+      this.#client.makeUnaryRequest(path(method), ...codecs(method), request, new Metadata(), { deadline }, answered);
+    });
+  }
+
+  subscribe(request: SubscribeRequest): ClientReadableStream<SubscribeResponse> {
+    const method = ChangeFeedService.method.subscribe;
+    return this.#client.makeServerStreamRequest(path(method), ...codecs(method), request);
+  }
+}
+
+function channelCredentials({ tls, bearer }: ConnectOptions): ChannelCredentials {
+  if (!tls) {
+    if (bearer) {
+      throw new TypeError("a bearer token is sent over TLS only: say `tls`");
+    }
+    return grpcCredentials.createInsecure();
+  }
+  const encrypted = grpcCredentials.createSsl(tls.roots, tls.key, tls.certificate);
+  if (!bearer) {
+    return encrypted;
+  }
+  const calls = grpcCredentials.createFromMetadataGenerator((_, done) => {
+    Promise.resolve()
+      .then(bearer)
+      .then((token) => {
+        const metadata = new Metadata();
+        metadata.set("authorization", `Bearer ${token}`);
+        return metadata;
+      })
+      .then((metadata) => done(null, metadata), (error: Error) => done(error));
+  });
+  return grpcCredentials.combineChannelCredentials(encrypted, calls);
+}
+
+type Method<I extends DescMessage, O extends DescMessage> = DescMethodUnary<I, O> | DescMethodServerStreaming<I, O>;
+
+function path<I extends DescMessage, O extends DescMessage>(method: Method<I, O>): string {
+  return `/${method.parent.typeName}/${method.name}`;
+}
+
+function codecs<I extends DescMessage, O extends DescMessage>({ input, output }: Method<I, O>) {
+  return [
+    (message: MessageShape<I>) => Buffer.from(toBinary(input, message)),
+    (bytes: Buffer) => fromBinary(output, bytes),
+  ] as const;
+}

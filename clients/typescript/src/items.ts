@@ -1,0 +1,17 @@
+import { LosslessNumber, parse, stringify } from "lossless-json";
+
+/**
+ * Reads the JSON text of an item, such as `ChangeEvent.newItemJson`, without losing digits, where JSON.parse rounds what a
+ * double cannot hold. A number becomes a LosslessNumber, which is its text, unless `numbers` makes another value of it:
+ * `Number`, `BigInt`, or a decimal's constructor. Throws SyntaxError.
+ */
+export function parseItem(text: string, numbers: (text: string) => unknown = (digits) => new LosslessNumber(digits)): unknown {
+  return parse(text, undefined, numbers);
+}
+
+/** Writes what parseItem read, every number as it was. */
+export function formatItem(item: unknown): string {
+  return stringify(item) ?? "null";
+}
+
+export { LosslessNumber };

@@ -1,0 +1,111 @@
+/** Reads the physical partitions of a collection in parallel, children after all their parents. */
+
+import type { ChildPartition } from "../gen/changefeed/v1/partition_pb.js";
+import type { StartPosition } from "../gen/changefeed/v1/position_pb.js";
+import type { ResourceAddress } from "../gen/changefeed/v1/resource_pb.js";
+import { type Checkpoint, changed } from "./checkpoint.js";
+import type { ChangeFeedClient } from "./client.js";
+import { after, physicalPartition } from "./positions.js";
+import type { Delivery, StreamOptions } from "./tail.js";
+
+export interface PartitionsOptions extends StreamOptions {
+  readonly checkpoint: Checkpoint;
+  /**
+   * Begins with these physical partitions in place of all. Other processes may read the others, each with a checkpoint of
+   * its own; a child whose parents two of them read waits for its own reader's only.
+   */
+  readonly only?: readonly string[];
+}
+
+interface End {
+  readonly id: string;
+  readonly children: readonly ChildPartition[];
+}
+
+export class PartitionReader {
+  /** Of partitions that are not read to their end; what is in none is finished or to come. */
+  #positions = new Map<string, string>();
+  readonly #parents = new Map<string, readonly string[]>();
+  readonly #running = new Map<string, Promise<End>>();
+  readonly #stop = new AbortController();
+
+  constructor(
+    private readonly client: ChangeFeedClient,
+    private readonly address: ResourceAddress,
+    private readonly handle: (partitionId: string, delivery: Delivery) => Promise<void>,
+    private readonly options: PartitionsOptions,
+  ) {}
+
+  async run(start: StartPosition): Promise<void> {
+    await this.#begin(start);
+    try {
+      while (this.#positions.size > 0) {
+        this.#startReady();
+        const end = await Promise.race(this.#running.values());
+        this.#running.delete(end.id);
+        await this.#retire(end);
+      }
+    } finally {
+      this.#stop.abort();
+      await Promise.allSettled(this.#running.values());
+    }
+  }
+
+  /** Finds the positions: those saved, or those of the start in every partition, fixed before anything is read. */
+  async #begin(start: StartPosition): Promise<void> {
+    const { checkpoint, only } = this.options;
+    this.#positions = new Map(await checkpoint.load());
+    const isFirst = this.#positions.size === 0;
+    for await (const { partitionId, parentPartitionIds } of this.client.partitions(this.address)) {
+      this.#parents.set(partitionId, parentPartitionIds);
+      if (isFirst && (!only || only.includes(partitionId))) {
+        const place = await this.client.resolve(this.address, start, physicalPartition(partitionId));
+        this.#positions.set(partitionId, place.continuationToken);
+      }
+    }
+    if (isFirst) {
+      await checkpoint.save(this.#positions);
+    }
+  }
+
+  #startReady(): void {
+    for (const [id, token] of this.#positions) {
+      const isWaiting = this.#parents.get(id)?.some((parent) => this.#positions.has(parent));
+      if (!isWaiting && !this.#running.has(id)) {
+        this.#running.set(id, this.#read(id, token));
+      }
+    }
+    if (this.#running.size === 0) {
+      throw new Error("the partitions wait for each other");
+    }
+  }
+
+  /** Follows one partition to its end. */
+  async #read(id: string, token: string): Promise<End> {
+    const { checkpoint, only: _, signal, ...options } = this.options;
+    // One of its own for each tail: Node warns of a signal with more than ten listeners.
+    const either = AbortSignal.any(signal ? [signal, this.#stop.signal] : [this.#stop.signal]);
+    const children: ChildPartition[] = [];
+    const tail = this.client.tail(this.address, after(token), { ...options, scope: physicalPartition(id), signal: either });
+    for await (const delivery of tail) {
+      await this.handle(id, delivery);
+      await checkpoint.save(new Map([[id, delivery.continuationToken]]));
+      children.push(...delivery.children);
+    }
+    return { id, children };
+  }
+
+  /** Puts the children in the place of a partition, in one step, so that a crash leaves the one or the others. */
+  async #retire({ id, children }: End): Promise<void> {
+    const changes = new Map([[id, ""]]);
+    for (const child of children) {
+      this.#parents.set(child.partitionId, child.parentPartitionIds);
+      if (!this.#positions.has(child.partitionId)) {
+        // Otherwise another parent, or the first listing, named it already.
+        changes.set(child.partitionId, child.continuationToken);
+      }
+    }
+    this.#positions = changed(this.#positions, changes);
+    await this.options.checkpoint.save(changes);
+  }
+}

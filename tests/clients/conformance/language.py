@@ -1,0 +1,95 @@
+"""The languages whose clients are run: what each needs, how it is built, and what its programs are."""
+
+import fcntl
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+BUILT = ROOT / ".clients"
+"""Programs of the languages that compile; kept, and made anew by their own tools when something changed."""
+CLIENTS = ROOT / "clients"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """One client."""
+
+    name: str
+    tools: tuple[str, ...]
+    """Programs that must be installed."""
+    build: tuple[tuple[Path, tuple[str, ...]], ...] = ()
+    """Commands, each in its folder."""
+    program: tuple[str, ...]
+    """Takes orders as arguments and prints a line of JSON for all it sees."""
+    mirror: tuple[str, ...]
+    """The example: takes collection and file."""
+    own_tests: tuple[tuple[str, ...], ...] = ()
+    """Commands that show what the driver does not, in the folder of the last build."""
+
+    def missing(self) -> list[str]:
+        """Tools that this machine lacks."""
+        return [tool for tool in self.tools if shutil.which(tool) is None]
+
+    def make(self) -> None:
+        """Build the programs; of several processes one builds, and the others find nothing to do."""
+        BUILT.mkdir(exist_ok=True)
+        with (BUILT / f"{self.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for folder, command in self.build:
+                _run(folder, command)
+
+    def test(self) -> None:
+        """Run its own tests; a command that complains of files fails too."""
+        for command in self.own_tests:
+            said = _run(self.build[-1][0], command)
+            assert command[0] != "gofmt" or not said, f"go fmt would change {said}"
+
+
+def _run(folder: Path, command: tuple[str, ...]) -> str:
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+GO = CLIENTS / "go"
+TYPESCRIPT = CLIENTS / "typescript"
+PYTHON = CLIENTS / "python"
+
+PYTHON_AT_ITS_FLOOR = Language(
+    name="PythonAtItsFloor",
+    tools=(),
+    program=(
+        *("env", f"PYTHONPATH={PYTHON / 'src'}:{PYTHON / 'gen'}", str(ROOT / ".venv-gen/bin/python")),
+        str(PYTHON / "conformance/program.py"),
+    ),
+    mirror=(),
+)
+"""The oldest packages that the client takes, without the server's: the generator's own environment has them."""
+
+LANGUAGES = (
+    Language(
+        name="Python",
+        tools=(),
+        program=(sys.executable, str(PYTHON / "conformance/program.py")),
+        mirror=(sys.executable, str(PYTHON / "examples/mirror.py")),
+    ),
+    Language(
+        name="Go",
+        tools=("go",),
+        build=((GO, ("go", "build", "-o", f"{BUILT}/go/", "./conformance", "./examples/mirror")),),
+        program=(str(BUILT / "go/conformance"),),
+        mirror=(str(BUILT / "go/mirror"),),
+        own_tests=(("gofmt", "-l", "."), ("go", "vet", "./..."), ("go", "test", "./...")),
+    ),
+    Language(
+        name="TypeScript",
+        tools=("node", "npm"),
+        build=((TYPESCRIPT, ("npm", "run", "--silent", "build")),),
+        program=("node", str(TYPESCRIPT / "dist/conformance/program.js")),
+        mirror=("node", str(TYPESCRIPT / "dist/examples/mirror.js")),
+        own_tests=(("npm", "run", "--silent", "test"),),
+    ),
+)
