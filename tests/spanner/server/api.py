@@ -119,12 +119,12 @@ class SpannerApi:
         try:
             database = self._database(request.session)
             query = parse_query(request.sql, _texts(request.params), postgres=database.postgres)
-            call = _call(query)
+            call = _call(query, request.sql)
             operation = call.operation
             with self.calls.under_way(call):
                 fault = self.faults.take(call)
                 messages = (
-                    self._metadata(database, request) if query is None else self._records(database, query, request)
+                    self._statement(database, request) if query is None else self._records(database, query, request)
                 )
                 async with aclosing(messages):
                     async for message in _until_fault(messages, fault):
@@ -132,7 +132,7 @@ class SpannerApi:
         except Exception as error:
             await self._refuse(operation, error, context)
 
-    async def _metadata(self, database: Database, request: Any) -> Messages:
+    async def _statement(self, database: Database, request: Any) -> Messages:
         parameters = json_format.MessageToDict(request.params)
         now = self.account.clock.tick()
         result = metadata.answer(database, request.sql, parameters, now=now)
@@ -174,9 +174,9 @@ class SpannerApi:
         await context.abort(error.code, error.message)
 
 
-def _call(query: StreamQuery | None) -> Call:
+def _call(query: StreamQuery | None, sql: str) -> Call:
     if query is None:
-        return Call("Metadata")
+        return Call("Metadata" if "information_schema" in sql.lower() else "Statement")
     return Call("Initial" if query.partition is None else "Partition", query.partition, query.start, query.end)
 
 

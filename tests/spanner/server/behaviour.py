@@ -24,6 +24,8 @@ class Behaviour:
     """Whether the partitions of an initial query have the parents [NULL] instead of []."""
     idle_heartbeat: bool = True
     """Whether a bounded query that found nothing ends in a heartbeat."""
+    bounds_told: bool = True
+    """Whether the refusal of a start names the bounds within which it may lie."""
     aged_out_text: bool = False
     """Whether a partition that ended before retention is told by a text of its own."""
     heartbeat_slowdown: float = 1.0

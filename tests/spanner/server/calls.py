@@ -16,7 +16,7 @@ class Call(NamedTuple):
     """A request, as far as it concerns a change stream."""
 
     operation: str
-    """The name of the RPC; of an ExecuteStreamingSql: Initial, Partition, or Metadata."""
+    """The name of the RPC; of an ExecuteStreamingSql: Initial, Partition, Metadata, or Statement for any other."""
     partition: str | None = None
     """The partition token of a partition's query."""
     start: int | None = None

@@ -64,7 +64,7 @@ def not_strong() -> ServiceError:
 def end_before_start(start: int, end: int) -> ServiceError:
     return invalid(
         "If end_timestamp is specified, start_timestamp must be <= end_timestamp. Received start_timestamp:"
-        f" {rfc3339(start, zone='+00:00')}, end_timestamp: {rfc3339(end, zone='+00:00')}."
+        f" {_offset(start)}, end_timestamp: {_offset(end)}."
     )
 
 
@@ -75,35 +75,27 @@ def heartbeat_out_of_bounds(shortest: int, longest: int, received: int) -> Servi
     )
 
 
-def too_far_in_the_past(earliest: int, start: int) -> ServiceError:
-    return out_of_range(
-        "Specified start_timestamp is too far in the past. Please specify a start_timestamp within the earliest read"
-        f" timestamp: {rfc3339(earliest, zone='+00:00')}."
-        f" Received start_timestamp: {rfc3339(start, zone='+00:00')}."
-    )
+def too_far_in_the_past(earliest: int, start: int, *, told: bool) -> ServiceError:
+    bounds = f"the earliest read timestamp: {_offset(earliest)}"
+    return _misplaced("is too far in the past", bounds if told else "", start)
 
 
-def too_far_in_the_future(earliest: int, latest: int, start: int) -> ServiceError:
-    return out_of_range(
-        "Specified start_timestamp is too far in the future. Please specify a start_timestamp within the earliest read"
-        f" timestamp: {rfc3339(earliest, zone='+00:00')}, and the current maximum start timestamp:"
-        f" {rfc3339(latest, zone='+00:00')}. Received start_timestamp: {rfc3339(start, zone='+00:00')}."
+def too_far_in_the_future(earliest: int, latest: int, start: int, *, told: bool) -> ServiceError:
+    bounds = (
+        f"the earliest read timestamp: {_offset(earliest)}, and the current maximum start timestamp: {_offset(latest)}"
     )
+    return _misplaced("is too far in the future", bounds if told else "", start)
+
+
+def outside_the_partition(first: int, last: int, start: int, *, told: bool) -> ServiceError:
+    """A start before a partition began, or after it ended: its end is the upper bound then."""
+    return _misplaced("is invalid for the partition", f"{_offset(first)} and {_offset(last)}" if told else "", start)
 
 
 def foreign_token(token: str) -> ServiceError:
     return invalid(
         "Specified partition_token is invalid, as it does not belong to the Change Stream associated with the TVF."
         f" Received partition_token: {token}."
-    )
-
-
-def outside_the_partition(first: int, last: int, start: int) -> ServiceError:
-    """A start before a partition began, or after it ended: its end is the upper bound then."""
-    return out_of_range(
-        "Specified start_timestamp is invalid for the partition. Please specify a start_timestamp within"
-        f" {rfc3339(first, zone='+00:00')} and {rfc3339(last, zone='+00:00')}."
-        f" Received start_timestamp: {rfc3339(start, zone='+00:00')}."
     )
 
 
@@ -146,3 +138,12 @@ def unauthenticated() -> ServiceError:
 
 def _key(key: tuple[object, ...]) -> str:
     return "{" + ",".join("NULL" if part is None else str(part) for part in key) + "}"
+
+
+def _misplaced(how: str, bounds: str, start: int) -> ServiceError:
+    advice = f" Please specify a start_timestamp within {bounds}." if bounds else ""
+    return out_of_range(f"Specified start_timestamp {how}.{advice} Received start_timestamp: {_offset(start)}.")
+
+
+def _offset(moment: int) -> str:
+    return rfc3339(moment, zone="+00:00")

@@ -15,8 +15,10 @@ from tests.spanner.server.stream import ChangeStream
 LONGEST_HEARTBEAT = timedelta(minutes=5)
 MILLISECOND = 1_000_000
 
-_MENTIONED = re.compile(r'\bREAD_\w+\s*\(|\bread_(?:json|proto_bytes)_\w+"?\s*\(', re.IGNORECASE)
-_GOOGLE_SQL = re.compile(r"\s*SELECT\s+ChangeRecord\s+FROM\s+READ_(\w+)\s*\((.*)\)\s*;?\s*", re.IGNORECASE | re.DOTALL)
+_MENTIONED = re.compile(r'\bREAD_\w+`?\s*\(|\bread_(?:json|proto_bytes)_\w+"?\s*\(', re.IGNORECASE)
+_GOOGLE_SQL = re.compile(
+    r"\s*SELECT\s+ChangeRecord\s+FROM\s+`?READ_(\w+)`?\s*\((.*)\)\s*;?\s*", re.IGNORECASE | re.DOTALL
+)
 _POSTGRES = re.compile(
     r'\s*SELECT\s+\*\s+FROM\s+"?spanner"?\."?read_json_(\w+)"?\s*\((.*)\)\s*;?\s*', re.IGNORECASE | re.DOTALL
 )

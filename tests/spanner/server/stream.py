@@ -31,7 +31,10 @@ class ChangeStream:
         self.postgres = postgres
         self.created = clock.tick()
         self.dropped = False
+        self.trimmed = 0
+        """No start is earlier, whatever the retention."""
         self.partitions: dict[str, Partition] = {}
+        self._alive: list[Partition] = []
         self.history: list[DataRecord] = []
         """Every record there ever was, for a test to hold a delivery against."""
         self.changed = Bell()
@@ -51,7 +54,7 @@ class ChangeStream:
 
     def partition_of(self, place: int) -> Partition:
         """The partition that takes the changes of a row."""
-        return next(p for p in self.partitions.values() if p.end is None and p.takes(place))
+        return next(partition for partition in self._alive if partition.takes(place))
 
     def append(self, partition: Partition, record: DataRecord) -> None:
         """Add a record to a partition; the bell rings when the transaction is complete."""
@@ -69,15 +72,17 @@ class ChangeStream:
             [hashes for parent in parents for hashes in sorted(parent.hashes, key=lambda r: r.start)], parts
         )
         children = [self._open(share, parents=tuple(tokens), start=end) for share in shares]
+        found = ChildPartitions(end, 0, tuple(Child(child.token, child.parents) for child in children))
         for parent in parents:
             parent.end = end
-            parent.child_records = [self._written(end, record) for record in self._child_records(end, children)]
+            parent.child_records = [self._written(end, found)]
+            self._alive.remove(parent)
         self.changed.ring()
         return children
 
     def alive(self) -> list[Partition]:
         """The partitions that take changes."""
-        return [partition for partition in self.partitions.values() if partition.end is None]
+        return list(self._alive)
 
     def partition(self, token: str) -> Partition:
         """A partition by its token. Raises INVALID_ARGUMENT."""
@@ -103,20 +108,23 @@ class ChangeStream:
     @property
     def earliest(self) -> int:
         """The earliest start that may be asked for."""
-        return max(self.created, self._clock.now() - self.retention)
+        return max(self.created, self.trimmed, self._clock.now() - self.retention)
 
-    def trim(self) -> None:
-        """Forget what is older than the retention."""
+    def trim(self, through: int | None = None) -> None:
+        """Forget what is older than the retention, and all up to and with a time."""
+        if through is not None:
+            self.trimmed = through
         for partition in self.partitions.values():
-            partition.forget_before(self.earliest)
+            partition.forget_before(self.earliest if through is None else through + 1)
 
     def check_start(self, start: int) -> None:
         """Refuse a start before retention, or too far ahead. Raises OUT_OF_RANGE."""
         latest = self._clock.now() + nanoseconds(AHEAD)
+        told = self._behaviour.bounds_told
         if start < self.earliest:
-            raise errors.too_far_in_the_past(self.earliest, start)
+            raise errors.too_far_in_the_past(self.earliest, start, told=told)
         if start > latest:
-            raise errors.too_far_in_the_future(self.earliest, latest, start)
+            raise errors.too_far_in_the_future(self.earliest, latest, start, told=told)
 
     def check_within(self, partition: Partition, start: int) -> None:
         """Refuse a start outside a partition's life. Raises OUT_OF_RANGE."""
@@ -124,13 +132,9 @@ class ChangeStream:
             raise errors.aged_out()
         end = partition.end if partition.end is not None else self._clock.now() + nanoseconds(AHEAD)
         if not partition.start <= start <= end:
-            raise errors.outside_the_partition(partition.start, end, start)
+            raise errors.outside_the_partition(partition.start, end, start, told=self._behaviour.bounds_told)
 
     # --- Inside
-
-    def _child_records(self, end: int, children: Sequence[Partition]) -> list[ChildPartitions]:
-        found = tuple(Child(child.token, child.parents) for child in children)
-        return [ChildPartitions(end, 0, found)]
 
     def _written(self, time: int, record: Record) -> Written:
         return Written(time, record, encode(record, postgres=self.postgres))
@@ -141,6 +145,7 @@ class ChangeStream:
         token = base64.urlsafe_b64encode(digest).decode().rstrip("=")
         partition = Partition(token=token, parents=parents, hashes=hashes, start=start)
         self.partitions[token] = partition
+        self._alive.append(partition)
         return partition
 
 

@@ -46,6 +46,11 @@ class RowChange:
         return MOD_TYPES[self.old is not None and not self.rewritten, self.new is not None]
 
     @property
+    def names_key_only(self) -> bool:
+        """Tell whether it is an update of nothing, which is recorded where whole rows are."""
+        return self.touched <= set(self.table.key)
+
+    @property
     def key(self) -> tuple[Any, ...]:
         row = self.new if self.new is not None else self.old
         assert row is not None
@@ -96,15 +101,15 @@ def _grouped(stream: ChangeStream, commit: Commit, changes: Iterable[RowChange])
         return
     if commit.expiry and stream.definition.options.get("exclude_ttl_deletes"):
         return
-    shown = (
-        ((stream.partition_of(change.place), change.mod_type, change.table, columns), change)
-        for change in changes
-        if (columns := _columns(stream.definition, stream.value_capture_type, change)) is not None
-    )
-    for (partition, mod_type, table, columns), run in groupby(
-        shown, lambda pair: (pair[0][0], pair[0][1], pair[0][2], pair[0][3])
-    ):
-        yield partition, mod_type, table, columns, [change for _, change in run]
+
+    def place(change: RowChange) -> tuple[Partition, str, Table, tuple[Column, ...]] | None:
+        columns = _columns(stream.definition, stream.value_capture_type, change)
+        return None if columns is None else (stream.partition_of(change.place), change.mod_type, change.table, columns)
+
+    # What is not shown ends a run all the same, as in the emulator.
+    for head, run in groupby(changes, place):
+        if head is not None:
+            yield *head, list(run)
 
 
 def _columns(definition: StreamDefinition, capture: str, change: RowChange) -> tuple[Column, ...] | None:
@@ -115,7 +120,7 @@ def _columns(definition: StreamDefinition, capture: str, change: RowChange) -> t
     if change.mod_type != "UPDATE":
         return tuple(watched)
     touched = [c for c in watched if c.name in change.touched or c.name in change.table.key]
-    if len(touched) == len(change.table.key):
+    if len(touched) == len(change.table.key) and not (change.names_key_only and capture in WHOLE_ROWS):
         return None
     return tuple(watched if capture in WHOLE_ROWS else touched)
 
@@ -126,13 +131,15 @@ def _mod(stream: ChangeStream, change: RowChange, columns: Sequence[Column], *, 
     old: Sequence[Column] = ()
     if capture in OLD_VALUES and change.mod_type != "INSERT":
         old = [c for c in values if change.mod_type == "DELETE" or c.name in change.touched]
+    nothing = capture in OLD_VALUES and change.mod_type == "UPDATE" and not old
     row = change.new if change.new is not None else change.old
     assert row is not None
     key = [change.table.column(name) for name in change.table.key]
     return Mod(
         keys=_object(key, row, emulated=emulated),
         new_values=_object(values, change.new, emulated=emulated),
-        old_values=_object(old, change.old, emulated=emulated),
+        # The emulator has null here, not {}, for an update of nothing.
+        old_values="null" if nothing else _object(old, change.old, emulated=emulated),
     )
 
 

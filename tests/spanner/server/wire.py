@@ -170,16 +170,26 @@ class WireServer:
         return self.account.clock.now()
 
     def pass_time(self, span: timedelta) -> None:
-        """Let time pass, and forget what has become too old."""
+        """Let time pass, and forget what has become too old. It may go back only while there is no database."""
+        assert span >= timedelta(0) or not self.account.databases
         self.account.clock.advance(span)
         for database in self.account.databases.values():
             for stream in database.streams.values():
                 stream.trim()
                 stream.changed.ring()
 
-    def trim(self, database: str, stream: str) -> None:
-        """Let so much time pass that every change so far of a stream is forgotten."""
-        self.pass_time(timedelta(microseconds=self.stream(database, stream).retention // 1000 + 1))
+    def trim(self, database: str, stream: str, *, slack: timedelta = timedelta(seconds=30)) -> timedelta:
+        """Let so much time pass that every change so far of a stream is forgotten, and answer how much.
+
+        The earliest start is then the time of the last change, and stays so until the slack is over.
+        """
+        found = self.stream(database, stream)
+        last = found.history[-1].commit_timestamp if found.history else self.now()
+        passed = timedelta(microseconds=(last + found.retention - self.now()) // 1000) - slack
+        self.pass_time(passed)
+        found.trim(last)
+        found.changed.ring()
+        return passed
 
     # --- Faults
 
@@ -194,7 +204,8 @@ class WireServer:
     ) -> None:
         """Answer calls of an operation with an error, so many times or ALWAYS, behind so many of their messages.
 
-        An operation is an RPC's name; an ExecuteStreamingSql is Initial, Partition or Metadata; "*" is any.
+        An operation is an RPC's name, or "*" for any; an ExecuteStreamingSql is called Initial, Partition, Metadata, or
+        Statement for any other.
         """
         self.api.faults.add(Fault(operation, error, times, partition, after_messages))
 
