@@ -46,11 +46,6 @@ class RowChange:
         return MOD_TYPES[self.old is not None and not self.rewritten, self.new is not None]
 
     @property
-    def names_key_only(self) -> bool:
-        """Tell whether it is an update of nothing, which is recorded where whole rows are."""
-        return self.touched <= set(self.table.key)
-
-    @property
     def key(self) -> tuple[Any, ...]:
         row = self.new if self.new is not None else self.old
         assert row is not None
@@ -106,8 +101,9 @@ def _grouped(stream: ChangeStream, commit: Commit, changes: Iterable[RowChange])
         columns = _columns(stream.definition, stream.value_capture_type, change)
         return None if columns is None else (stream.partition_of(change.place), change.mod_type, change.table, columns)
 
-    # What is not shown ends a run all the same, as in the emulator.
-    for head, run in groupby(changes, place):
+    # As in the emulator, an update that is not shown for its columns ends a run, a kind that is not shown does not.
+    shown = (change for change in changes if not stream.definition.options.get(f"exclude_{change.mod_type.lower()}"))
+    for head, run in groupby(shown, place):
         if head is not None:
             yield *head, list(run)
 
@@ -115,14 +111,13 @@ def _grouped(stream: ChangeStream, commit: Commit, changes: Iterable[RowChange])
 def _columns(definition: StreamDefinition, capture: str, change: RowChange) -> tuple[Column, ...] | None:
     """The columns that a record of the change has; None when the stream does not show it."""
     watched = definition.columns(change.table)
-    if watched is None or definition.options.get(f"exclude_{change.mod_type.lower()}"):
+    if watched is None:
         return None
-    if change.mod_type != "UPDATE":
+    # The emulator records every update of a row where rows are captured whole, whichever columns it names.
+    if change.mod_type != "UPDATE" or capture in WHOLE_ROWS:
         return tuple(watched)
-    touched = [c for c in watched if c.name in change.touched or c.name in change.table.key]
-    if len(touched) == len(change.table.key) and not (change.names_key_only and capture in WHOLE_ROWS):
-        return None
-    return tuple(watched if capture in WHOLE_ROWS else touched)
+    touched = [column for column in watched if column.name in change.touched or column.name in change.table.key]
+    return tuple(touched) if len(touched) > len(change.table.key) else None
 
 
 def _mod(stream: ChangeStream, change: RowChange, columns: Sequence[Column], *, emulated: bool) -> Mod:
