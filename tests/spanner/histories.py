@@ -13,8 +13,8 @@ from tests.spanner.server.schema import Column, Table, table
 
 THINGS = table(
     "things", ["id", "part"],
-    id="INT64", part="STRING", whole="INT64", exact="NUMERIC", doc="JSON", raw="BYTES", moment="TIMESTAMP", ratio="FLOAT64",
-    flag="BOOL", day="DATE", text="STRING", numbers="ARRAY<INT64>", words="ARRAY<STRING>",
+    id="INT64", part="STRING", whole="INT64", exact="NUMERIC", doc="JSON", raw="BYTES", moment="TIMESTAMP",
+    ratio="FLOAT64", flag="BOOL", day="DATE", text="STRING", numbers="ARRAY<INT64>", words="ARRAY<STRING>",
 )  # fmt: skip
 EVENTS = table("events", ["moment", "raw"], moment="TIMESTAMP", raw="BYTES", amount="NUMERIC", text="STRING")
 TABLES = (THINGS, EVENTS)

@@ -10,6 +10,8 @@ from google.cloud.spanner_v1 import ExecuteSqlRequest, SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
 from google.protobuf import json_format
 
+from tests.spanner.server.clock import parse, rfc3339
+
 TIMEOUT = 30
 """Seconds that a call may take."""
 
@@ -47,7 +49,7 @@ class BareDatabase:
             },
             timeout=TIMEOUT,
         )
-        return str(json_format.MessageToDict(response._pb)["commitTimestamp"])
+        return rfc3339(response._pb.commit_timestamp.ToNanoseconds())
 
     async def rows(self, sql: str, **parameters: str | None) -> list[dict[str, Any]]:
         """All rows of a statement, by the names of their columns."""
@@ -56,7 +58,7 @@ class BareDatabase:
     async def now(self) -> str:
         """The time by the database's clock."""
         [row] = await self.rows("SELECT CURRENT_TIMESTAMP" if self.postgres else "SELECT CURRENT_TIMESTAMP()")
-        return str(*row.values())
+        return rfc3339(parse(*row.values()))
 
     async def query(
         self, stream: str, start: str, end: str | None = None, token: str | None = None, *, heartbeat: int = 1000
@@ -173,4 +175,4 @@ def _plain(record: Record) -> Record:
     [(kind, content)] = [(name, body) for name, body in record.items() if body]
     content = content[0] if isinstance(content, list) else content
     times = ("commit_timestamp", "timestamp", "start_timestamp")
-    return {kind: {n: v.replace("+00:00", "Z") if n in times else v for n, v in content.items()}}
+    return {kind: {n: rfc3339(parse(v)) if n in times else v for n, v in content.items()}}

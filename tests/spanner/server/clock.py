@@ -51,10 +51,8 @@ def parse(text: str) -> int:
 
 
 def rfc3339(moment: int, *, zone: str = "Z") -> str:
-    """Write RFC 3339 text in UTC: no fraction, or as many digits as it needs of three, six or nine."""
+    """Write RFC 3339 text in UTC, without zeros at the end of the fraction, as the emulator does."""
     seconds, fraction = divmod(moment, SECOND)
     text = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S")
-    digits = f"{fraction:09d}"
-    while digits.endswith("000"):
-        digits = digits[:-3]
+    digits = f"{fraction:09d}".rstrip("0")
     return f"{text}.{digits}{zone}" if digits else f"{text}{zone}"

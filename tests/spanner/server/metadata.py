@@ -18,6 +18,8 @@ from tests.spanner.server.schema import Column, Table
 _NOW = re.compile(r"\s*SELECT\s+CURRENT_TIMESTAMP\s*(\(\s*\))?(?:\s+AS\s+(\w+))?\s*;?\s*", re.IGNORECASE)
 _BOOLEANS = frozenset({"all", "all_columns"})
 _INTEGERS = frozenset({"ordinal_position"})
+_CAST = re.compile(r"CAST\(\s*([\w.`]+)\s+AS\s+STRING\s*\)", re.IGNORECASE)
+_POSTGRES_CAST = re.compile(r'((?:\w+\.)?(?:\w+|"\w+"))::(?:text|varchar)', re.IGNORECASE)
 _MISSING = re.compile(r"no such table: (?:\w+\.)?(\w+)")
 
 
@@ -51,14 +53,31 @@ def _by_sqlite(database: Database, sql: str, parameters: Mapping[str, Any]) -> R
         for table in database.tables.values():
             _fill(connection, table.name, [c.name for c in table.columns], _stored_rows(database, table))
         bound = {name.removeprefix("p") if database.postgres else name: value for name, value in parameters.items()}
-        cursor = connection.execute(sql, bound)
+        cursor = connection.execute(_translated(sql, postgres=database.postgres), bound)
         names = [column[0] for column in cursor.description or ()]
         found = cursor.fetchall()
     finally:
         connection.close()
-    types = [_type(database, name, [row[place] for row in found]) for place, name in enumerate(names)]
+    tables = [] if "information_schema" in sql.lower() else list(database.tables.values())
+    types = [
+        _type(tables, name, [row[place] for row in found], postgres=database.postgres)
+        for place, name in enumerate(names)
+    ]
     values = [_value(value, kind) for row in found for value, kind in zip(row, types, strict=True)]
     return Result(_row_type(list(zip(names, types, strict=True))), values)
+
+
+def _translated(sql: str, *, postgres: bool) -> str:
+    """Say casts to text as SQLite does."""
+    if postgres:
+        return _POSTGRES_CAST.sub(r"CAST(\1 AS TEXT)", sql)
+    return _CAST.sub(lambda match: _google_sql_text(match[1]), sql)
+
+
+def _google_sql_text(column: str) -> str:
+    if column.rpartition(".")[2].strip("`").lower() in _BOOLEANS:
+        return f"CASE {column} WHEN 1 THEN 'true' WHEN 0 THEN 'false' END"
+    return f"CAST({column} AS TEXT)"
 
 
 def _fill(connection: sqlite3.Connection, name: str, columns: Sequence[str], rows: Iterator[Sequence[Any]]) -> None:
@@ -203,15 +222,15 @@ def _for_sqlite(column: Column, value: Any) -> Any:
     return int(value) if column.element == "INT64" else value
 
 
-def _type(database: Database, name: str, values: Sequence[Any]) -> dict[str, Any]:
+def _type(tables: Sequence[Table], name: str, values: Sequence[Any], *, postgres: bool) -> dict[str, Any]:
     if name.lower() in _INTEGERS:
         return {"code": "INT64"}
     if name.lower() in _BOOLEANS:
-        return {"code": "STRING" if database.postgres else "BOOL"}
-    for table in database.tables.values():
+        return {"code": "STRING" if postgres else "BOOL"}
+    for table in tables:
         for column in table.columns:
             if column.name == name:
-                return _api_type(column.type_code(postgres=database.postgres))
+                return _api_type(column.type_code(postgres=postgres))
     return {"code": "INT64" if any(isinstance(value, int) for value in values) else "STRING"}
 
 
