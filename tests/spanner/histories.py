@@ -184,6 +184,8 @@ def _take(reading: Reading, waiting: dict[str, list[str]], token: str, record: R
         case "child_partitions_record":
             reading.ends.setdefault(token, []).append(said)
             _register(reading, waiting, said)
+        case _:
+            raise AssertionError(kind)
 
 
 def _moment(key: tuple[str, str]) -> tuple[str, str]:

@@ -304,10 +304,10 @@ class HighLevel:
 
     def __init__(self, server: WireServer) -> None:
         self._server = server
-        self._client = AsyncClient(  # type: ignore[no-untyped-call]
+        self._client = AsyncClient(
             project=server.project,
             credentials=AnonymousCredentials(),  # type: ignore[no-untyped-call]
-            client_options=ClientOptions(api_endpoint=server.host),  # type: ignore[no-untyped-call]
+            client_options=ClientOptions(api_endpoint=server.host),
         )
 
     async def rows(self, token: str) -> AsyncGenerator[list[object], None]:

@@ -1,17 +1,21 @@
 """The wire-level server says what the official emulator says: the same histories, read by the same bare reader."""
 
+import asyncio
 import itertools
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from random import Random
 
 import pytest
 
 from tests.soak import SOAKING
 from tests.spanner.emulator import GOOGLE_SQL, POSTGRESQL, Emulator
 from tests.spanner.histories import TABLES, History, Reading, content, read_everything
-from tests.spanner.sdk import BareDatabase, bare_database
+from tests.spanner.sdk import BareDatabase, bare_database, mutation
 from tests.spanner.server.behaviour import Behaviour
+from tests.spanner.server.clock import parse
 from tests.spanner.server.schema import StreamDefinition
 from tests.spanner.server.wire import WireServer
 
@@ -33,10 +37,11 @@ _NUMBERS = itertools.count(1)
 @asynccontextmanager
 async def on_both(
     emulator: Emulator, streams: Sequence[StreamDefinition], *, postgres: bool
-) -> AsyncIterator[tuple[BareDatabase, BareDatabase]]:
+) -> AsyncIterator[tuple[BareDatabase, BareDatabase, WireServer]]:
     """The same database on the emulator and on a server of its own."""
     name = f"histories-{next(_NUMBERS)}"
-    ddl = [made.ddl(postgres=postgres) for made in (*TABLES, *streams)]
+    ddl = [made.ddl(postgres=postgres) for made in TABLES]
+    ddl += [stream.ddl(postgres=postgres) for stream in streams]
     path = await emulator.create_database(name, ddl, dialect=POSTGRESQL if postgres else GOOGLE_SQL)
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(WireServer(Behaviour(emulated_values=True)))
@@ -44,8 +49,12 @@ async def on_both(
         yield (
             await stack.enter_async_context(bare_database(emulator.host, path, postgres=postgres)),
             await stack.enter_async_context(bare_database(server.host, server.path(name), postgres=postgres)),
+            server,
         )
     await emulator.drop_database(name)
+
+
+# --- Records
 
 
 async def write_and_read(
@@ -64,7 +73,7 @@ async def write_and_read(
 async def test_the_same_history_gives_the_same_records(
     spanner_emulator: Emulator, streams: Sequence[StreamDefinition], seed: int, postgres: bool
 ) -> None:
-    async with on_both(spanner_emulator, streams, postgres=postgres) as databases:
+    async with on_both(spanner_emulator, streams, postgres=postgres) as (*databases, _):
         emulator, server = [await write_and_read(database, seed, 60, streams) for database in databases]
     for stream in streams:
         said, ours = content(emulator[stream.name].transactions()), content(server[stream.name].transactions())
@@ -87,3 +96,102 @@ def check_transactions(reading: Reading) -> None:
         for partition in partitions:
             last = [r["is_last_record_in_transaction_in_partition"] for token, r in records if token == partition]
             assert last == [False] * (len(last) - 1) + [True]
+
+
+# --- Partitions
+
+KEYS = 5
+CHURNING = timedelta(seconds=5)
+"""Long enough for two generations on the emulator, of which one lives for two to four seconds."""
+SHAPES = {(1, 1), (1, 2), (2, 1)}
+"""Moves, splits and merges: how many parents one of the children has, and how many children there are."""
+
+
+@pytest.mark.parametrize("postgres", [False, True], ids=["googlesql", "postgresql"])
+async def test_partitions_come_and_go_by_the_same_rules(churning_spanner_emulator: Emulator, postgres: bool) -> None:
+    stream = StreamDefinition("old_and_new")
+    async with on_both(churning_spanner_emulator, [stream], postgres=postgres) as (emulator, ours, server):
+        over = asyncio.get_running_loop().time() + CHURNING.total_seconds()
+        churn = Churn(server, ours.path)
+        for database, goes_on in (
+            (emulator, lambda _: asyncio.get_running_loop().time() < over),
+            (ours, lambda number: number < 200 and churn.step(number)),
+        ):
+            start = await database.now()
+            written = await write_while(database, goes_on)
+            reading = await read_everything(database, stream.name, start, await database.now())
+            check_transactions(reading)
+            check_lineage(reading)
+            assert written_numbers(reading) == [list(range(key, written, KEYS)) for key in range(KEYS)]
+            assert shapes(reading) <= SHAPES
+            assert len(reading.ends) >= 2
+        assert shapes(reading) == SHAPES
+
+
+class Churn:
+    """Splits, merges and moves drawn at random."""
+
+    def __init__(self, server: WireServer, path: str) -> None:
+        self._server = server
+        self._database = path.rpartition("/")[2]
+        self._random = Random(1)
+
+    def step(self, number: int) -> bool:
+        """Do something to the partitions every few numbers; always true."""
+        if number % 7 == 0:
+            alive = self._server.alive(self._database, "old_and_new")
+            first, *others = self._random.sample(alive, len(alive))
+            draw = self._random.choice(("split", "merge", "move"))
+            if draw == "merge" and others:
+                self._server.merge(self._database, "old_and_new", first, others[0])
+            elif draw == "split":
+                self._server.split(self._database, "old_and_new", first)
+            else:
+                self._server.move(self._database, "old_and_new", first)
+        return True
+
+
+async def write_while(database: BareDatabase, goes_on: Callable[[int], bool]) -> int:
+    """Write rising numbers to a few keys in turn; gives how many."""
+    for number in itertools.count():
+        if not goes_on(number):
+            return number
+        row = {"id": str(number % KEYS), "part": "", "whole": str(number)}
+        await database.commit(mutation("insert_or_update", "things", row))
+    raise AssertionError
+
+
+def written_numbers(reading: Reading) -> list[list[int]]:
+    """What was written to each key, in the order of reading: parents before their children."""
+    found: dict[int, list[int]] = {key: [] for key in range(KEYS)}
+    for _, record in reading.data:
+        for mod in record["mods"]:
+            found[int(mod["keys"]["id"])].append(int(mod["new_values"]["whole"]))
+    return list(found.values())
+
+
+def check_lineage(reading: Reading) -> None:
+    """What facts there are about parents and children."""
+    for token, records in reading.ends.items():
+        assert len({record["start_timestamp"] for record in records}) == 1
+        for record in records:
+            for child in record["child_partitions"]:
+                assert token in child["parent_partition_tokens"]
+                # Every parent says the same, and a child begins where all of them end.
+                assert reading.parents[child["token"]] == child["parent_partition_tokens"]
+                assert reading.starts[child["token"]] == record["start_timestamp"]
+    for token, record in reading.data:
+        time = parse(record["commit_timestamp"])
+        assert parse(reading.starts[token]) <= time
+        if token in reading.ends:
+            assert time < parse(reading.ends[token][0]["start_timestamp"])
+
+
+def shapes(reading: Reading) -> set[tuple[int, int]]:
+    """The kinds of churn that were seen."""
+    return {
+        (len(child["parent_partition_tokens"]), len(record["child_partitions"]))
+        for records in reading.ends.values()
+        for record in records
+        for child in record["child_partitions"]
+    }
