@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import pytest
@@ -42,7 +42,7 @@ async def wire_database(wire_server: WireServer) -> AsyncIterator[BareDatabase]:
 
 @dataclass(frozen=True)
 class Place:
-    """A database with `things` and `changes`, whose partitions end: at once on the server, soon on the emulator."""
+    """A database with `things` and `changes`, on one of the backends."""
 
     database: BareDatabase
     start: str
@@ -58,7 +58,10 @@ class Place:
         return str(child["token"])
 
     async def ended_partition(self) -> tuple[str, Record]:
-        """A partition of the beginning that has ended, and the child record that its query ends with."""
+        """A partition of the beginning that has ended, and the child record that its query ends with.
+
+        On the server it ends now; on the emulator it must be one that churns.
+        """
         token = await self.first_partition()
         if isinstance(self.backend, WireServer):
             self.backend.split(self.name, "changes", token)
@@ -79,26 +82,42 @@ class Place:
 
 
 @pytest.fixture(params=["server", "emulator"])
-def spanner_backend(request: pytest.FixtureRequest) -> Emulator | None:
-    """The emulator, whose partitions come and go; None for a wire-level server of the test's own."""
+def quiet_backend(request: pytest.FixtureRequest) -> Emulator | None:
+    """The emulator, whose partitions stay; None for a wire-level server of the test's own."""
     # Not async: only so may it ask for a fixture that is.
-    if request.param == "server":
-        return None
-    emulator: Emulator = request.getfixturevalue("churning_spanner_emulator")
-    return emulator
+    return request.getfixturevalue("spanner_emulator") if request.param == "emulator" else None
+
+
+@pytest.fixture(params=["server", "emulator"])
+def churning_backend(request: pytest.FixtureRequest) -> Emulator | None:
+    """The emulator, whose partitions come and go; None for a wire-level server of the test's own."""
+    return request.getfixturevalue("churning_spanner_emulator") if request.param == "emulator" else None
 
 
 @pytest.fixture
-async def place(spanner_backend: Emulator | None, postgres: bool) -> AsyncIterator[Place]:
+async def place(quiet_backend: Emulator | None, postgres: bool) -> AsyncIterator[Place]:
     """On both backends, in both dialects."""
+    async with _place(quiet_backend, postgres=postgres) as place:
+        yield place
+
+
+@pytest.fixture
+async def churning_place(churning_backend: Emulator | None, postgres: bool) -> AsyncIterator[Place]:
+    """A place whose partitions end: at once on the server, soon on the emulator."""
+    async with _place(churning_backend, postgres=postgres) as place:
+        yield place
+
+
+@asynccontextmanager
+async def _place(emulator: Emulator | None, *, postgres: bool) -> AsyncIterator[Place]:
     name = f"place-{next(_NUMBERS)}"
     async with AsyncExitStack() as stack:
         backend: Emulator | WireServer
-        if spanner_backend is None:
+        if emulator is None:
             backend = await stack.enter_async_context(WireServer(Behaviour()))
             backend.create_database(name, [THINGS], [CHANGES], postgres=postgres)
         else:
-            backend = spanner_backend
+            backend = emulator
             ddl = [made.ddl(postgres=postgres) for made in (THINGS, CHANGES)]
             await backend.create_database(name, ddl, dialect=POSTGRESQL if postgres else GOOGLE_SQL)
             stack.push_async_callback(backend.drop_database, name)

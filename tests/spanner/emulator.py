@@ -116,7 +116,7 @@ async def running_emulator(*, churn: bool) -> AsyncIterator[Emulator]:
         async with _opened(host) as emulator:
             yield emulator
         return
-    async with _process(_program_or_verdict(), churn=churn) as host, _opened(host) as emulator:
+    async with _process(program_or_verdict(), churn=churn) as host, _opened(host) as emulator:
         yield emulator
 
 
@@ -153,7 +153,8 @@ def closing_words(outcomes: Mapping[str, Sequence[object]]) -> str | None:
     return None
 
 
-def _program_or_verdict() -> Path:
+def program_or_verdict() -> Path:
+    """The emulator's program. Where there is none, the test that asks for it is skipped, or fails in CI."""
     program = find_program()
     if program is not None:
         return program

@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
+from google.api_core.exceptions import Aborted
 from google.cloud.spanner_v1 import ExecuteSqlRequest, SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
 from google.protobuf import json_format
@@ -40,16 +41,19 @@ class BareDatabase:
 
     async def commit(self, *mutations: Mapping[str, Any], tag: str = "") -> str:
         """Carry mutations out as one transaction; gives its commit timestamp."""
-        response = await self.client.commit(
-            request={
-                "session": self.session,
-                "single_use_transaction": {"read_write": {}},
-                "mutations": list(mutations),
-                "request_options": {"transaction_tag": tag},
-            },
-            timeout=TIMEOUT,
-        )
-        return rfc3339(response._pb.commit_timestamp.ToNanoseconds())
+        request = {
+            "session": self.session,
+            "single_use_transaction": {"read_write": {}},
+            "mutations": list(mutations),
+            "request_options": {"transaction_tag": tag},
+        }
+        while True:
+            try:
+                response = await self.client.commit(request=request, timeout=TIMEOUT)
+            except Aborted:
+                # The emulator has one transaction at a time, and its churn needs some.
+                continue
+            return rfc3339(response._pb.commit_timestamp.ToNanoseconds())
 
     async def rows(self, sql: str, **parameters: str | None) -> list[dict[str, Any]]:
         """All rows of a statement, by the names of their columns."""

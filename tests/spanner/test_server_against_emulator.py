@@ -5,7 +5,6 @@ import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from random import Random
 
 import pytest
@@ -30,6 +29,9 @@ PARTIAL = (
     StreamDefinition("columns", {"things": ["exact", "doc", "words"], "events": []}),
     StreamDefinition("kinds", {"things": ["text", "raw"]}, {"exclude_insert": True, "value_capture_type": "NEW_ROW"}),
 )
+
+STREAM = "changes"
+"""Of the tests of partitions."""
 
 _NUMBERS = itertools.count(1)
 
@@ -101,31 +103,48 @@ def check_transactions(reading: Reading) -> None:
 # --- Partitions
 
 KEYS = 5
-CHURNING = timedelta(seconds=5)
-"""Long enough for two generations on the emulator, of which one lives for two to four seconds."""
+GENERATIONS = 5 if SOAKING else 1
+"""How many partitions in a row are seen to end on the emulator, where one lives for two to four seconds."""
 SHAPES = {(1, 1), (1, 2), (2, 1)}
 """Moves, splits and merges: how many parents one of the children has, and how many children there are."""
 
 
 @pytest.mark.parametrize("postgres", [False, True], ids=["googlesql", "postgresql"])
 async def test_partitions_come_and_go_by_the_same_rules(churning_spanner_emulator: Emulator, postgres: bool) -> None:
-    stream = StreamDefinition("old_and_new")
+    stream = StreamDefinition(STREAM)
     async with on_both(churning_spanner_emulator, [stream], postgres=postgres) as (emulator, ours, server):
-        over = asyncio.get_running_loop().time() + CHURNING.total_seconds()
-        churn = Churn(server, ours.path)
-        for database, goes_on in (
-            (emulator, lambda _: asyncio.get_running_loop().time() < over),
-            (ours, lambda number: number < 200 and churn.step(number)),
-        ):
-            start = await database.now()
-            written = await write_while(database, goes_on)
-            reading = await read_everything(database, stream.name, start, await database.now())
-            check_transactions(reading)
-            check_lineage(reading)
-            assert written_numbers(reading) == [list(range(key, written, KEYS)) for key in range(KEYS)]
-            assert shapes(reading) <= SHAPES
-            assert len(reading.ends) >= 2
+        start = await emulator.now()
+        ending = asyncio.create_task(generations(emulator, start, GENERATIONS))
+        check_reading(await read_back(emulator, start, await write_while(emulator, lambda _: not ending.done())))
+        await ending
+        start, churn = await ours.now(), Churn(server, ours.path)
+        written = await write_while(ours, lambda number: number < 120 and churn.step(number))
+        reading = await read_back(ours, start, written)
+        check_reading(reading)
         assert shapes(reading) == SHAPES
+
+
+async def generations(database: BareDatabase, start: str, count: int) -> None:
+    """Wait until so many partitions in a row have ended."""
+    ended = (await database.query(STREAM, start))[0]["child_partitions_record"]
+    for _ in range(count):
+        token = ended["child_partitions"][0]["token"]
+        *_, last = await database.query(STREAM, ended["start_timestamp"], None, token)
+        ended = last["child_partitions_record"]
+
+
+async def read_back(database: BareDatabase, start: str, written: int) -> Reading:
+    """Read everything, and see that it is what was written."""
+    reading = await read_everything(database, STREAM, start, await database.now())
+    assert written_numbers(reading) == [list(range(key, written, KEYS)) for key in range(KEYS)]
+    return reading
+
+
+def check_reading(reading: Reading) -> None:
+    check_transactions(reading)
+    check_lineage(reading)
+    assert reading.ends
+    assert shapes(reading) <= SHAPES
 
 
 class Churn:
@@ -139,15 +158,15 @@ class Churn:
     def step(self, number: int) -> bool:
         """Do something to the partitions every few numbers; always true."""
         if number % 7 == 0:
-            alive = self._server.alive(self._database, "old_and_new")
+            alive = self._server.alive(self._database, STREAM)
             first, *others = self._random.sample(alive, len(alive))
             draw = self._random.choice(("split", "merge", "move"))
             if draw == "merge" and others:
-                self._server.merge(self._database, "old_and_new", first, others[0])
+                self._server.merge(self._database, STREAM, first, others[0])
             elif draw == "split":
-                self._server.split(self._database, "old_and_new", first)
+                self._server.split(self._database, STREAM, first)
             else:
-                self._server.move(self._database, "old_and_new", first)
+                self._server.move(self._database, STREAM, first)
         return True
 
 

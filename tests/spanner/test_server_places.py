@@ -46,34 +46,34 @@ async def test_an_initial_query_names_the_partitions_of_its_time_and_ends(place:
     assert [record["child_partitions_record"] for record in again] == records
 
 
-async def test_a_query_of_a_partition_ends_with_the_partitions_that_go_on(place: Place) -> None:
-    token, ended = await place.ended_partition()
+async def test_a_query_of_a_partition_ends_with_the_partitions_that_go_on(churning_place: Place) -> None:
+    token, ended = await churning_place.ended_partition()
     assert ended["child_partitions"]
     for child in ended["child_partitions"]:
         assert token in child["parent_partition_tokens"]
     end = ended["start_timestamp"]
-    alive = await place.database.query("changes", end)
+    alive = await churning_place.database.query("changes", end)
     listed = {r["child_partitions_record"]["child_partitions"][0]["token"] for r in alive}
     assert {child["token"] for child in ended["child_partitions"]} <= listed
     assert token not in listed
 
 
-async def test_the_boundaries_of_a_partition_that_ended(place: Place) -> None:
-    token, ended = await place.ended_partition()
+async def test_the_boundaries_of_a_partition_that_ended(churning_place: Place) -> None:
+    token, ended = await churning_place.ended_partition()
     end, child = ended["start_timestamp"], ended["child_partitions"][0]["token"]
     before, after = moved(end, -MICROSECOND), moved(end, MICROSECOND)
-    query = place.database.query
+    query = churning_place.database.query
     again = {"child_partitions_record": ended}
     assert await query("changes", end, None, token) == [again]
     assert await query("changes", end, end, token) == [again]
     assert await query("changes", before, end, token) == [again]
     # One that asks for less hears nothing of the end, but that nothing happened.
-    assert await query("changes", place.start, before, token) == [{"heartbeat_record": {"timestamp": before}}]
+    assert await query("changes", churning_place.start, before, token) == [{"heartbeat_record": {"timestamp": before}}]
     for partition, start in ((token, after), (child, before)):
-        code, text = await refused(place, start, None, partition)
+        code, text = await refused(churning_place, start, None, partition)
         assert code == grpc.StatusCode.OUT_OF_RANGE
         assert text.startswith("Specified start_timestamp is invalid for the partition")
-    _, text = await refused(place, after, None, token)
+    _, text = await refused(churning_place, after, None, token)
     assert f" and {rfc3339(parse(end), zone='+00:00')}" in text
 
 

@@ -6,22 +6,19 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from typing import Any
 
-import pytest
-
 from tests.spanner.histories import read_everything
 from tests.spanner.sdk import bare_database, mutation
 
 
-@pytest.mark.parametrize("dialect", ["--no-postgres", "--postgres"])
-async def test_a_process_serves_a_full_table_and_takes_commands(dialect: str) -> None:
-    options = [dialect, "--partitions", "3", "--records", "50", "--keys", "20", "--row-bytes", "10"]
+async def test_a_process_serves_a_full_table_and_takes_commands() -> None:
+    options = ["--postgres", "--partitions", "3", "--records", "50", "--keys", "20", "--row-bytes", "10"]
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tests.spanner.server", *options, stdin=PIPE, stdout=PIPE
     )
     try:
         said = await _line(process)
         path = f"projects/{said['project']}/instances/{said['instance']}/databases/{said['database']}"
-        async with bare_database(said["host"], path, postgres=dialect == "--postgres") as database:
+        async with bare_database(said["host"], path, postgres=True) as database:
             tokens = await _command(process, "alive")
             left, _ = await _command(process, "split", tokens[0])
             merged = await _command(process, "merge", left, tokens[1])
