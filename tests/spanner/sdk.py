@@ -57,7 +57,7 @@ class BareDatabase:
 
     async def rows(self, sql: str, **parameters: str | None) -> list[dict[str, Any]]:
         """All rows of a statement, by the names of their columns."""
-        return [row async for row in self._rows(sql, parameters, {})]
+        return [row async for row in self._rows(sql, parameters, dict.fromkeys(parameters, "STRING"))]
 
     async def now(self) -> str:
         """The time by the database's clock."""

@@ -15,8 +15,8 @@ from google.cloud.spanner_v1 import AsyncClient, param_types
 from tests.spanner.conftest import CHANGES, MAIN, THINGS
 from tests.spanner.sdk import BareDatabase, Record, bare_database, deletion, mutation
 from tests.spanner.server import errors
-from tests.spanner.server.clock import rfc3339
-from tests.spanner.server.schema import StreamDefinition
+from tests.spanner.server.clock import SECOND, parse, rfc3339
+from tests.spanner.server.schema import StreamDefinition, table
 from tests.spanner.server.wire import WireServer
 
 KEYS = [{"id": str(number), "text": f"text {number}"} for number in range(40)]
@@ -197,6 +197,38 @@ async def test_values_cut_into_chunks_are_joined_to_the_same(
         assert await database.query("changes", start, end, token) == whole
 
 
+async def test_values_are_exact_where_the_emulator_loses_some(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    kinds = {"at": "TIMESTAMP", "ratio": "FLOAT64", "exact": "NUMERIC", "numbers": "ARRAY<INT64>", "doc": "JSON"}
+    wire_server.database(MAIN).create_table(table("values", "id", id="INT64", **kinds))
+    row = {
+        "id": str(2**63 - 1), "at": "2024-01-02T04:04:05.123456789+01:00", "ratio": "NaN", "exact": "1.50",
+        "numbers": ["1", None], "doc": '{"b": 1.0, "a": [null]}',
+    }  # fmt: skip
+    wire_server.write(MAIN, mutation("insert", "values", row))
+    [token] = wire_server.alive(MAIN, "changes")
+    [record] = data(await read(wire_server, wire_database, token))
+    [mod] = record["mods"]
+    assert mod["keys"] == {"id": "9223372036854775807"}
+    assert mod["new_values"] == {
+        "at": "2024-01-02T03:04:05.123456789Z", "ratio": "NaN", "exact": "1.5", "numbers": ["1", None],
+        "doc": '{"a":[null],"b":1.0}',
+    }  # fmt: skip
+
+
+async def test_a_stream_that_cannot_be_read_by_partitions_says_so(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    mutable = StreamDefinition("mutable", None, {"partition_mode": "MUTABLE_KEY_RANGE"})
+    wire_server.database(MAIN).create_stream(mutable)
+    sql = "SELECT OPTION_NAME, OPTION_VALUE FROM INFORMATION_SCHEMA.CHANGE_STREAM_OPTIONS"
+    [row] = await wire_database.rows(sql)
+    assert row == {"OPTION_NAME": "partition_mode", "OPTION_VALUE": "MUTABLE_KEY_RANGE"}
+    with pytest.raises(GoogleAPICallError, match="MUTABLE_KEY_RANGE"):
+        await wire_database.query("mutable", rfc3339(wire_server.now()))
+
+
 # --- Time
 
 
@@ -226,6 +258,52 @@ async def test_an_idle_partition_says_heartbeats_and_no_commit_is_earlier_than_o
     while "heartbeat_record" in (record := await anext(running)):
         pass
     assert record["data_change_record"]["commit_timestamp"] == rfc3339(commit.timestamp)
+    await running.aclose()
+
+
+async def test_a_partition_that_ended_before_retention_may_have_a_text_of_its_own(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    [token] = wire_server.alive(MAIN, "changes")
+    wire_server.move(MAIN, "changes", token)
+    wire_server.write(MAIN, insert(KEYS[0]))
+    wire_server.trim(MAIN, "changes")
+    for own, text in ((False, "invalid for the partition"), (True, "This partition is no longer valid")):
+        wire_server.behaviour.aged_out_text = own
+        with pytest.raises(GoogleAPICallError, match=text):
+            await wire_database.query("changes", rfc3339(wire_server.now()), None, token)
+
+
+async def test_a_refusal_may_keep_the_bounds_of_a_start_to_itself(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    wire_server.behaviour.bounds_told = False
+    with pytest.raises(GoogleAPICallError) as caught:
+        await wire_database.query("changes", "2000-01-01T00:00:00Z")
+    assert "too far in the past. Received" in str(caught.value)
+
+
+async def test_a_bounded_query_may_end_without_a_heartbeat(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    [token] = wire_server.alive(MAIN, "changes")
+    assert [*map(list, await read(wire_server, wire_database, token))] == [["heartbeat_record"]]
+    wire_server.behaviour.idle_heartbeat = False
+    assert await read(wire_server, wire_database, token) == []
+
+
+async def test_heartbeats_may_come_later_than_they_were_asked_for(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    [token] = wire_server.alive(MAIN, "changes")
+    wire_server.behaviour.heartbeat_slowdown = 1000
+    running = wire_database.records("changes", rfc3339(wire_server.now()), None, token, heartbeat=100)
+    first = asyncio.ensure_future(anext(running))
+    await wire_server.calls.until(lambda calls: calls.readers(token) == 1)
+    wire_server.pass_time(timedelta(seconds=50))
+    wire_server.pass_time(timedelta(seconds=51))
+    said = (await first)["heartbeat_record"]["timestamp"]
+    assert parse(said) - wire_server.stream(MAIN, "changes").created > 100 * SECOND
     await running.aclose()
 
 

@@ -163,6 +163,44 @@ async def test_the_metadata_are_the_same(place: Place) -> None:
     assert list(row.values()) == ["POSTGRESQL" if place.database.postgres else "GOOGLE_STANDARD_SQL"]
 
 
+GOOGLE_SQL = """
+SELECT 'table' AS kind, t.TABLE_NAME AS name, '' AS detail FROM INFORMATION_SCHEMA.TABLES AS t
+WHERE t.TABLE_SCHEMA = @schema AND t.TABLE_NAME = @table
+UNION ALL SELECT 'key', k.COLUMN_NAME, CAST(k.ORDINAL_POSITION AS STRING)
+FROM INFORMATION_SCHEMA.INDEX_COLUMNS AS k WHERE k.TABLE_NAME = @table AND k.INDEX_TYPE = 'PRIMARY_KEY'
+UNION ALL SELECT c.SPANNER_TYPE, c.COLUMN_NAME, CAST(c.ORDINAL_POSITION AS STRING)
+FROM INFORMATION_SCHEMA.COLUMNS AS c WHERE c.TABLE_NAME = @table
+UNION ALL SELECT 'stream', s.CHANGE_STREAM_NAME, CAST(s.`ALL` AS STRING) FROM INFORMATION_SCHEMA.CHANGE_STREAMS AS s
+"""
+POSTGRESQL = """
+SELECT 'table' AS kind, t.table_name AS name, '' AS detail FROM information_schema.tables AS t
+WHERE t.table_schema = $1 AND t.table_name = $2
+UNION ALL SELECT 'key', k.column_name, k.ordinal_position::text
+FROM information_schema.index_columns AS k WHERE k.table_name = $2 AND k.index_type = 'PRIMARY_KEY'
+UNION ALL SELECT c.spanner_type, c.column_name, c.ordinal_position::text
+FROM information_schema.columns AS c WHERE c.table_name = $2
+UNION ALL SELECT 'stream', s.change_stream_name, s."all"::text FROM information_schema.change_streams AS s
+"""
+
+
+async def test_a_larger_statement_about_the_metadata_is_carried_out(place: Place) -> None:
+    postgres = place.database.postgres
+    names = ("p1", "p2") if postgres else ("schema", "table")
+    parameters = dict(zip(names, ("public" if postgres else "", "things"), strict=True))
+    rows = await place.database.rows(POSTGRESQL if postgres else GOOGLE_SQL, **parameters)
+    number, text = ("bigint", "character varying") if postgres else ("INT64", "STRING(MAX)")
+    assert sorted((row["kind"], row["name"], row["detail"]) for row in rows) == sorted(
+        [
+            ("table", "things", ""),
+            ("key", "id", "1"),
+            (number, "id", "1"),
+            (text, "text", "2"),
+            (number, "number", "3"),
+            ("stream", "changes", "YES" if postgres else "true"),
+        ]
+    )
+
+
 def test_times_are_moved_exactly() -> None:
     assert moved("2024-01-01T00:00:00Z", -MICROSECOND) == "2023-12-31T23:59:59.999999Z"
     assert datetime.fromisoformat(moved("2024-01-01T00:00:00.5Z", MICROSECOND)).microsecond == 500_001

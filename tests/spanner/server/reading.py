@@ -86,6 +86,7 @@ class Reading:
         self._heartbeat = int(query.heartbeat_milliseconds * MILLISECOND * behaviour.heartbeat_slowdown)
         self._clock = clock
         self._behaviour = behaviour
+        stream.check_mode()
         stream.check_start(self._start)
         self._partition = None if query.partition is None else stream.partition(query.partition)
         if self._partition is not None:

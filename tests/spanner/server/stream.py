@@ -117,6 +117,11 @@ class ChangeStream:
         for partition in self.partitions.values():
             partition.forget_before(self.earliest if through is None else through + 1)
 
+    def check_mode(self) -> None:
+        """Refuse a stream whose records have another form, with moves of keys instead of children."""
+        if self.definition.options.get("partition_mode") == "MUTABLE_KEY_RANGE":
+            raise errors.invalid("The server of the tests does not read streams of partition_mode MUTABLE_KEY_RANGE.")
+
     def check_start(self, start: int) -> None:
         """Refuse a start before retention, or too far ahead. Raises OUT_OF_RANGE."""
         latest = self._clock.now() + nanoseconds(AHEAD)
