@@ -191,6 +191,8 @@ async def _process(program: Path, *, churn: bool) -> AsyncIterator[str]:
     )
     try:
         yield host
+        # Some requests kill it, and whoever asks next hears only that it is not there.
+        assert process.returncode is None, f"the emulator ended by itself, with {process.returncode}"
     finally:
         await _end(process)
 

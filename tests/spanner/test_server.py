@@ -261,6 +261,23 @@ async def test_an_idle_partition_says_heartbeats_and_no_commit_is_earlier_than_o
     await running.aclose()
 
 
+async def test_a_query_that_loses_what_it_has_not_read_yet_is_refused(
+    wire_server: WireServer, wire_database: BareDatabase
+) -> None:
+    wire_server.behaviour.records_per_message = 1
+    [token] = wire_server.alive(MAIN, "changes")
+    start = rfc3339(wire_server.stream(MAIN, "changes").created)
+    for row in KEYS[:3]:
+        wire_server.write(MAIN, insert(row))
+    wire_server.stall("Partition", after_messages=1)
+    running = wire_database.records("changes", start, None, token)
+    assert "data_change_record" in await anext(running)
+    wire_server.trim(MAIN, "changes")
+    wire_server.clear_faults()
+    with pytest.raises(GoogleAPICallError, match="too far in the past"):
+        await anext(running)
+
+
 async def test_a_partition_that_ended_before_retention_may_have_a_text_of_its_own(
     wire_server: WireServer, wire_database: BareDatabase
 ) -> None:

@@ -103,9 +103,10 @@ class Partition:
         return self.forgotten + bisect_left(self.written, start, key=lambda written: written.time)
 
     def take(self, number: int, end: int | None, limit: int) -> list[Written]:
-        """The records from a number on, up to and with a time, as many as wanted."""
+        """The records from a number on, up to and with a time, as many as wanted. Raises LookupError for a lost one."""
         first = number - self.forgotten
-        assert first >= 0, "a record was forgotten before it was read"
+        if first < 0:
+            raise LookupError(number)
         found = self.written[first : first + limit]
         return found if end is None else [written for written in found if written.time <= end]
 

@@ -107,7 +107,7 @@ class Reading:
         while partition.cuts == cuts:
             if self._stream.dropped:
                 raise errors.dropped(self._stream.definition.name)
-            if batch := partition.take(number, self._query.end, self._behaviour.records_per_message):
+            if batch := self._taken(partition, number):
                 number, found = number + len(batch), True
                 beat = self._clock.now() + self._heartbeat
                 yield _encoded(batch)
@@ -124,6 +124,13 @@ class Reading:
                 beat = self._clock.now() + self._heartbeat
             else:
                 await self._until(beat if self._query.end is None else min(beat, self._query.end))
+
+    def _taken(self, partition: Partition, number: int) -> list[Written]:
+        try:
+            return partition.take(number, self._query.end, self._behaviour.records_per_message)
+        except LookupError as error:
+            told = self._behaviour.bounds_told
+            raise errors.too_far_in_the_past(self._stream.earliest, self._start, told=told) from error
 
     def _ended(self, partition: Partition) -> bool:
         return partition.end is not None and (self._query.end is None or partition.end <= self._query.end)
