@@ -4,6 +4,7 @@ from tests.conformance.backend import BackendKind
 from tests.conformance.backends.dynamodb import LocalBackend, WireBackend
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
 from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
+from tests.conformance.backends.spanner import EmulatorBackend, PostgresEmulatorBackend
 
 BACKENDS: dict[str, BackendKind] = {
     "memory": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(COMPLETE)),
@@ -14,6 +15,13 @@ BACKENDS: dict[str, BackendKind] = {
         LocalBackend.hooks, lambda request: LocalBackend(request.getfixturevalue("dynamodb_local"))
     ),
     "dynamodb-wire": BackendKind(WireBackend.hooks, lambda request: WireBackend()),
+    "spanner-google": BackendKind(
+        EmulatorBackend.hooks, lambda request: EmulatorBackend(request.getfixturevalue("churning_spanner_emulator"))
+    ),
+    "spanner-postgres": BackendKind(
+        PostgresEmulatorBackend.hooks,
+        lambda request: PostgresEmulatorBackend(request.getfixturevalue("churning_spanner_emulator")),
+    ),
     "postgres-watched": BackendKind(
         WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
     ),

@@ -9,6 +9,7 @@ from changefeed_gateway.settings.model import (
     MemoryConnection,
     PostgresConnection,
     Settings,
+    SpannerConnection,
 )
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
@@ -23,6 +24,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SettingsProblem",
+    "SpannerConnection",
     "client_settings",
     "load_settings",
 ]

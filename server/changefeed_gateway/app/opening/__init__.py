@@ -8,13 +8,21 @@ from changefeed_gateway.app.opening.contract import Opening, OperatorError
 from changefeed_gateway.app.opening.dynamodb import DynamoDBOpening
 from changefeed_gateway.app.opening.memory import MemoryOpening
 from changefeed_gateway.app.opening.postgres import PostgresOpening
+from changefeed_gateway.app.opening.spanner import SpannerOpening
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.settings import DynamoDBConnection, MemoryConnection, PostgresConnection, Settings
+from changefeed_gateway.settings import (
+    DynamoDBConnection,
+    MemoryConnection,
+    PostgresConnection,
+    Settings,
+    SpannerConnection,
+)
 
 OPENINGS: Final[dict[type, Opening[Any]]] = {
     PostgresConnection: PostgresOpening(),
     DynamoDBConnection: DynamoDBOpening(),
+    SpannerConnection: SpannerOpening(),
     MemoryConnection: MemoryOpening(),
 }
 """By the type of a connection's settings."""
