@@ -4,7 +4,7 @@ from tests.conformance.backend import BackendKind
 from tests.conformance.backends.dynamodb import LocalBackend, WireBackend
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
 from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
-from tests.conformance.backends.spanner import EmulatorBackend, PostgresEmulatorBackend
+from tests.conformance.backends.spanner import EmulatorBackend, PostgresEmulatorBackend, SpannerWireBackend
 
 BACKENDS: dict[str, BackendKind] = {
     "memory": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(COMPLETE)),
@@ -22,6 +22,7 @@ BACKENDS: dict[str, BackendKind] = {
         PostgresEmulatorBackend.hooks,
         lambda request: PostgresEmulatorBackend(request.getfixturevalue("churning_spanner_emulator")),
     ),
+    "spanner-wire": BackendKind(SpannerWireBackend.hooks, lambda request: SpannerWireBackend()),
     "postgres-watched": BackendKind(
         WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
     ),

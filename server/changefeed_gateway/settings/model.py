@@ -132,9 +132,9 @@ class SpannerConnection(_Section):
     watches it; every table that a change stream watches when there is none."""
     credentials_file: FilePath | None = None
     """A key of a service account, or another file of credentials that Google's libraries read."""
-    emulator_host: Annotated[str | None, name_like(r"[A-Za-z0-9.-]+:[0-9]{1,5}", 'host:port, such as "localhost:9010"')] = (
-        None
-    )
+    emulator_host: Annotated[
+        str | None, name_like(r"[A-Za-z0-9.-]+:[0-9]{1,5}", 'host:port, such as "localhost:9010"')
+    ] = None
     """An emulator, which is asked in plaintext and without credentials."""
     heartbeat: Annotated[timedelta, duration_between("100ms", "5m"), DurationText] = timedelta(seconds=1)
     """Between two signs of life of a partition where nothing is committed; Spanner takes 1s and longer."""
@@ -154,7 +154,9 @@ class MemoryConnection(_Section):
     """Collections to create at start, empty."""
 
 
-Connection = Annotated[PostgresConnection | DynamoDBConnection | SpannerConnection | MemoryConnection, Field(discriminator="provider")]
+Connection = Annotated[
+    PostgresConnection | DynamoDBConnection | SpannerConnection | MemoryConnection, Field(discriminator="provider")
+]
 
 
 class TokenKeySettings(_Section):

@@ -31,7 +31,7 @@ class Position(NamedTuple):
 
     time: int
     """Of the last record or heartbeat, in nanoseconds since the epoch."""
-    count: int = 0
+    taken: int = 0
     """Records of exactly that time that were taken."""
     seen: tuple[tuple[str, str], ...] = ()
     """Transactions of exactly that time, each with the number of its last record that was taken."""
@@ -42,7 +42,7 @@ class Position(NamedTuple):
         if time > self.time:
             return Position(time, 1, ((transaction, record),))
         others = tuple(seen for seen in self.seen if seen[0] != transaction)
-        return Position(time, self.count + 1, (*others, (transaction, record)))
+        return Position(time, self.taken + 1, (*others, (transaction, record)))
 
     def within(self, time: int, transaction: str, record: str, mods: int) -> "Position":
         """After the first modifications of a record."""
@@ -83,7 +83,7 @@ def _number(record: str) -> tuple[int, str]:
 def encode(position: Position) -> Cursor:
     """Write a position."""
     mods = position.cut.mods if position.cut else 0
-    return Cursor(_LAYOUT.pack(position.time, position.count, mods) + _rest(position.seen, position.cut))
+    return Cursor(_LAYOUT.pack(position.time, position.taken, mods) + _rest(position.seen, position.cut))
 
 
 @lru_cache(1_024)
@@ -96,11 +96,11 @@ def _rest(seen: tuple[tuple[str, str], ...], cut: Cut | None) -> bytes:
 def decode(cursor: Cursor) -> Position:
     """Read a position back. Raises InvalidRequest (TOKEN_MALFORMED) for bytes that `encode` cannot make."""
     try:
-        time, count, mods = _LAYOUT.unpack(cursor[: _LAYOUT.size])
+        time, taken, mods = _LAYOUT.unpack(cursor[: _LAYOUT.size])
         seen, cut = json.loads(cursor[_LAYOUT.size :] or b"[[],null]")
         position = Position(
             time,
-            count,
+            taken,
             tuple((str(transaction), str(record)) for transaction, record in seen),
             None if cut is None else Cut(str(cut[0]), str(cut[1]), mods),
         )

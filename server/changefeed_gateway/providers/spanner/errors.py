@@ -15,12 +15,14 @@ from google.api_core.exceptions import (
     GoogleAPICallError,
     InternalServerError,
     InvalidArgument,
-    NotFound as ApiNotFound,
     OutOfRange,
     ResourceExhausted,
     RetryError,
     ServiceUnavailable,
     Unauthenticated,
+)
+from google.api_core.exceptions import (
+    NotFound as ApiNotFound,
 )
 from google.auth.exceptions import GoogleAuthError, TransportError
 
@@ -42,6 +44,8 @@ _LATER: Final = timedelta(seconds=1)
 _TIME: Final = r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|\+00:00))"
 _EARLIEST: Final = re.compile(rf"earliest read timestamp: {_TIME}")
 _WITHIN: Final = re.compile(rf"within {_TIME} and {_TIME}")
+_NO_FUNCTION: Final = re.compile(r"\[ERROR\] function spanner\.read_json_\w+\(.*\) does not exist")
+"""What the PostgreSQL dialect says of a stream that is not there."""
 _BROKEN_OFF: Final = ("RST_STREAM", "Received unexpected EOS", "stream terminated")
 """What a connection that broke says under the code INTERNAL, which others use for faults."""
 
@@ -55,7 +59,7 @@ class TooFarPast(ForTheCaller):
 
     def __init__(self, earliest: int | None) -> None:
         """`earliest`: what it holds begins there, in nanoseconds; None where the service does not say."""
-        super().__init__()
+        super().__init__(earliest)
         self.earliest = earliest
 
 
@@ -68,7 +72,7 @@ class OutsidePartition(ForTheCaller):
 
     def __init__(self, first: int | None, last: int | None) -> None:
         """Both ends of the partition, in nanoseconds; None where the service does not say."""
-        super().__init__()
+        super().__init__(first, last)
         self.first, self.last = first, last
 
 
@@ -121,7 +125,9 @@ def recreated() -> InvalidRequest:
 
 def endless(partition: str) -> HistoryGap:
     """The error for a partition that has ended and names nothing that goes on where it did."""
-    return HistoryGap(f"the change-stream partition {partition[:12]}... has ended and names no partition that follows it")
+    return HistoryGap(
+        f"the change-stream partition {partition[:12]}... has ended and names no partition that follows it"
+    )
 
 
 def unknown(doing: str) -> ProviderFailure:
@@ -201,7 +207,9 @@ def _out_of_range(text: str, doing: str) -> Exception:
 
 def _outside(text: str) -> OutsidePartition:
     found = _WITHIN.search(text)
-    return OutsidePartition(instants.parse(found[1]), instants.parse(found[2])) if found else OutsidePartition(None, None)
+    return (
+        OutsidePartition(instants.parse(found[1]), instants.parse(found[2])) if found else OutsidePartition(None, None)
+    )
 
 
 def _invalid(text: str, doing: str) -> Exception:
@@ -218,7 +226,7 @@ def _invalid(text: str, doing: str) -> Exception:
 def _not_found(text: str, doing: str) -> Exception:
     if text.startswith("Session not found"):
         return SessionGone()
-    if text.startswith("Change Stream not found"):
+    if text.startswith("Change Stream not found") or _NO_FUNCTION.match(text):
         return StreamGone()
     if text.startswith("Database not found"):
         return NotFound("there is no such database in the connection's instance", reason=Reason.DATABASE_NOT_FOUND)
@@ -231,4 +239,3 @@ def passes_soon(error: BaseException) -> bool:
     """Whether to try again at once, within the budget of a call."""
     final = (Reason.PROVIDER_TIMEOUT.value, Reason.DRAINING.value)
     return isinstance(error, Throttled | TransientFailure) and error.reason not in final
-

@@ -17,7 +17,7 @@ from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Tra
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.providers.spanner.cursor import Position
 from changefeed_gateway.providers.spanner.errors import ForTheCaller, OutsidePartition, passes_soon
-from changefeed_gateway.providers.spanner.query import StreamQueries, StreamQuery
+from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat, Record
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ class Follower:
             raise outside
         query = await self._queries.open(self._token, outside.last, outside.last, life=self._silence)
         try:
-            self.children = tuple(await _children(query, self._silence))
+            self.children, _ = await query.ending(self._silence)
         finally:
             query.close()
         if not self.children:
@@ -213,15 +213,6 @@ class Follower:
     def _wake(self) -> None:
         for waiter in self._waiters:
             _resolve(waiter)
-
-
-async def _children(query: StreamQuery, timeout: float) -> list[Descendant]:
-    found: list[Descendant] = []
-    while (records := await query.records(timeout)) is not None:
-        for record in records:
-            if isinstance(record, Children):
-                found += record.partitions
-    return found
 
 
 def _resolve(waiter: "asyncio.Future[None]") -> None:

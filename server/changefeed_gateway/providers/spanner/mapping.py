@@ -38,7 +38,8 @@ class TakenMod(NamedTuple):
     """One modification of a record."""
 
     record: DataRecord
-    index: int
+    place: int
+    """Of the modification, from 0."""
 
 
 class ChangeMaker:
@@ -52,12 +53,12 @@ class ChangeMaker:
 
     def make(self, taken: TakenMod, read: PageRead) -> Change:
         """The change of one modification, with its item as far as the read wants it. Raises ValueError, KeyError."""
-        record, index = taken
-        mod = record.mods[index]
+        record, place = taken
+        mod = record.mods[place]
         change_type = _CHANGE_TYPES[record.mod_type]
-        state, item = self._item(record, index, change_type, read)
+        state, item = self._item(record, place, change_type, read)
         # P3: of what Spanner numbered alone, so it is the same from any replica and in any scope.
-        number = f"{record.transaction}.{record.record}.{index}"
+        number = f"{record.transaction}.{record.record}.{place}"
         return Change(
             event_id=number,
             change_type=change_type,
@@ -81,7 +82,7 @@ class ChangeMaker:
         return Key(json.dumps(listed, ensure_ascii=False, separators=(",", ":")), components)
 
     def _item(
-        self, record: DataRecord, index: int, change_type: ChangeType, read: PageRead
+        self, record: DataRecord, place: int, change_type: ChangeType, read: PageRead
     ) -> tuple[ItemState, str | None]:
         if change_type is ChangeType.DELETE:
             return ItemState.NOT_APPLICABLE, None
@@ -89,7 +90,7 @@ class ChangeMaker:
             return ItemState.OMITTED, None
         if record.capture not in WHOLE_ROWS or not self._whole:
             return ItemState.UNAVAILABLE, None
-        mod = record.mods[index]
+        mod = record.mods[place]
         item = _joined(mod.keys, mod.new_values)
         if len(item) > read.max_item_bytes or len(item.encode()) > read.max_item_bytes:
             return ItemState.TOO_LARGE, None

@@ -7,7 +7,7 @@ from datetime import timedelta
 from graphlib import TopologicalSorter
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
+from changefeed_gateway.core.errors import ProviderFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
@@ -20,12 +20,13 @@ from changefeed_gateway.providers.spanner.errors import (
 )
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.reading import PartitionReader
-from changefeed_gateway.providers.spanner.records import Children
 
 _ANCIENT: Final = instants.SECOND
 """Before every change stream."""
 _MARGIN: Final = timedelta(minutes=1)
 """What a position at the edge of the retention needs to be read before it is gone."""
+_LIFE: Final = 60.0
+"""Seconds of a query that asks which partitions there are."""
 _AT_ONCE: Final = 8
 _MOST: Final = 100_000
 """Partitions of one listing."""
@@ -91,26 +92,22 @@ class Topology:
         while True:
             try:
                 return Census(time, tuple(await self._ask(time)))
-            except (TransientFailure,) as error:
+            except TransientFailure as error:
                 failures += 1
                 if not passes_soon(error) or failures >= retries.attempts:
                     raise
                 await retries.pause(failures)
 
     async def _ask(self, time: int) -> list[str]:
-        timeout = self._queries.sdk.retries.answer_timeout.total_seconds()
-        query = await self._queries.open(None, time, time, life=60.0)
-        found: list[str] = []
+        patience = self._queries.sdk.retries.answer_timeout.total_seconds()
+        query = await self._queries.open(None, time, time, life=_LIFE)
         try:
-            while (records := await query.records(timeout)) is not None:
-                for record in records:
-                    if isinstance(record, Children):
-                        found += [child.token for child in record.partitions]
+            found, _ = await query.ending(patience)
         finally:
             query.close()
         if not found:
             raise ProviderFailure("the change stream names no partition")
-        return list(dict.fromkeys(found))
+        return list(dict.fromkeys(child.token for child in found))
 
     async def _earliest(self) -> int:
         """The earliest moment that can be read; Spanner says it only to who asks for an earlier one."""

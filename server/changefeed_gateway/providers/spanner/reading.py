@@ -234,7 +234,7 @@ class PartitionReader:
             try:
                 query = await self._open(start, end)
                 try:
-                    return await self._read_short(query)
+                    return await query.ending(self._silence)
                 finally:
                     query.close()
             except ChangeFeedError as error:
@@ -242,16 +242,6 @@ class PartitionReader:
                 if not passes_soon(error) or failures >= self._retries.attempts:
                     raise
                 await self._retries.pause(failures)
-
-    async def _read_short(self, query: StreamQuery) -> tuple[tuple[Descendant, ...], bool]:
-        children: list[Descendant] = []
-        heard = False
-        while (records := await query.records(self._silence)) is not None:
-            for record in records:
-                if isinstance(record, Children):
-                    children += record.partitions
-                heard = isinstance(record, Heartbeat)
-        return tuple(children), heard
 
     async def _open(self, start: int, end: int) -> StreamQuery:
         self.calls += 1

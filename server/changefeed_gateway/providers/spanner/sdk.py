@@ -25,7 +25,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_v1.services.spanner import SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
 from google.cloud.spanner_v1.types import ExecuteSqlRequest, Type, TypeCode
-from google.protobuf.struct_pb2 import Struct
+from google.protobuf.struct_pb2 import NULL_VALUE, Struct
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from changefeed_gateway.core.cancellation import cut_short
@@ -99,7 +99,8 @@ class Parameter(NamedTuple):
     """A value of a statement; None is NULL."""
 
     value: str | None
-    code: TypeCode = TypeCode.STRING
+    code: int = int(TypeCode.STRING)
+    """Of its type, a `TypeCode`."""
 
 
 class Found(NamedTuple):
@@ -120,14 +121,14 @@ class RowStream:
         self._channel.open += 1
         self._closed = False
 
-    async def read(self, timeout: float) -> Sequence[Sequence[Value]] | None:
-        """The rows of the next message, maybe none; None at the end. `timeout`: seconds.
+    async def read(self, patience: float) -> Sequence[Sequence[Value]] | None:
+        """The rows of the next message, maybe none; None at the end. `patience`: seconds.
 
         Raises errors of the core and `ForTheCaller`, with which the query is over.
         """
         failure: Exception
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(patience):
                 message = await self._call.read()
             if message is grpc.aio.EOF:
                 self.close()
@@ -225,13 +226,11 @@ class Sdk:
         await self._nows.aclose()
         channels, self._channels = self._channels, []
         for channel in channels:
-            await channel.client.transport.close()
+            await channel.client.transport.close()  # type: ignore[no-untyped-call]
 
     # --- Inside
 
-    async def _query(
-        self, sql: str, parameters: Mapping[str, Parameter], doing: str, *, columns: int = 1
-    ) -> Found:
+    async def _query(self, sql: str, parameters: Mapping[str, Parameter], doing: str, *, columns: int = 1) -> Found:
         retrying = AsyncRetrying(
             retry=retry_if_exception(passes_soon),
             wait=self.retries.waiting(),
@@ -279,7 +278,9 @@ class Sdk:
         )
         channel = self._channel()
         self.calls += 1
-        call = await self._ask(channel.client.execute_streaming_sql(request=request, timeout=life, **self._routed()), doing)
+        call = await self._ask(
+            channel.client.execute_streaming_sql(request=request, timeout=life, **self._routed()), doing
+        )
         return RowStream(call, columns, channel, doing)
 
     async def _find_session(self) -> str:
@@ -329,14 +330,15 @@ def _client(endpoint: Endpoint, credentials: Credentials | None) -> SpannerAsync
         chosen = [*options.pop("options", ()), ("grpc.use_local_subchannel_pool", 1)]
         if endpoint.emulator_host is not None:
             return grpc.aio.insecure_channel(endpoint.emulator_host, options=chosen)
-        return grpc_helpers_async.create_channel(host, options=chosen, **options)
+        channel: grpc.aio.Channel = grpc_helpers_async.create_channel(host, options=chosen, **options)
+        return channel
 
     return SpannerAsyncClient(transport=SpannerGrpcAsyncIOTransport(credentials=credentials, channel=connect))
 
 
 async def _find_credentials(endpoint: Endpoint) -> Credentials:
     if endpoint.emulator_host is not None:
-        return AnonymousCredentials()
+        return AnonymousCredentials()  # type: ignore[no-untyped-call]
     try:
         return await asyncio.to_thread(_load_credentials, endpoint.credentials_file)
     except (GoogleAuthError, OSError, ValueError) as error:
@@ -345,14 +347,17 @@ async def _find_credentials(endpoint: Endpoint) -> Credentials:
 
 
 def _load_credentials(file: Path | None) -> Credentials:
+    found: Credentials
     if file is None:
-        return google.auth.default(scopes=_SCOPES)[0]
-    return google.auth.load_credentials_from_file(str(file), scopes=_SCOPES)[0]
+        found, _ = google.auth.default(scopes=_SCOPES)
+    else:
+        found, _ = google.auth.load_credentials_from_file(str(file), scopes=_SCOPES)  # type: ignore[no-untyped-call]
+    return found
 
 
 def _no_credentials() -> ProviderAuthenticationFailed:
     return ProviderAuthenticationFailed(
-        "the connection's credentials cannot be used: check credentials_file, or `gcloud auth application-default login`"
+        "the connection's credentials cannot be used: check credentials_file, or log in with gcloud"
     )
 
 
@@ -366,7 +371,7 @@ def _values(parameters: Mapping[str, Parameter]) -> Struct:
     values = Struct()
     for name, parameter in parameters.items():
         if parameter.value is None:
-            values.fields[name].null_value = 0
+            values.fields[name].null_value = NULL_VALUE
         else:
             values.fields[name].string_value = parameter.value
     return values

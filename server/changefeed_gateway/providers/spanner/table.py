@@ -229,7 +229,9 @@ def capabilities(stream: Stream) -> tuple[Capability, ...]:
         CapabilityName.BEGINNING: kept,
         CapabilityName.POINT_IN_TIME: f"within {kept}",
         CapabilityName.NEW_ITEM_STATE: "the row as the change left it",
-        CapabilityName.DELETES: "without those by time to live" if _EXCLUDED["exclude_ttl_deletes"] in stream.excluded else "",
+        CapabilityName.DELETES: "without those by time to live"
+        if _EXCLUDED["exclude_ttl_deletes"] in stream.excluded
+        else "",
     }
     if _EXCLUDED["exclude_delete"] in stream.excluded:
         missing[CapabilityName.DELETES] = "the change stream was made with exclude_delete"
