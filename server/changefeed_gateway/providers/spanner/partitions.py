@@ -92,7 +92,7 @@ class Topology:
         while True:
             try:
                 return Census(time, tuple(await self._ask(time)))
-            except TransientFailure as error:
+            except ChangeFeedError as error:
                 failures += 1
                 if not passes_soon(error) or failures >= retries.attempts:
                     raise
