@@ -233,9 +233,7 @@ async def test_a_merge_of_three_waits_for_all_its_parents() -> None:
 @pytest.mark.parametrize("operation", OPERATIONS)
 async def test_throttling_says_when_to_come_back(scene: Scene, operation: str) -> None:
     scene.server.fail(operation, throttled(), times=ALWAYS)
-    found = await refused(
-        scene.client.read(NOW), "THROTTLED", "PROVIDER_THROTTLED", grpc.StatusCode.RESOURCE_EXHAUSTED
-    )
+    found = await refused(scene.client.read(NOW), "THROTTLED", "PROVIDER_THROTTLED", grpc.StatusCode.RESOURCE_EXHAUSTED)
     assert found.retry_delay
     assert found.metadata["retryable"] == "true"
     assert sum(scene.server.calls.errors.values()) <= 10

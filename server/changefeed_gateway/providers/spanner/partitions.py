@@ -7,7 +7,7 @@ from datetime import timedelta
 from graphlib import TopologicalSorter
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.errors import ProviderFailure
+from changefeed_gateway.core.errors import ChangeFeedError, ProviderFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
@@ -112,7 +112,7 @@ class Topology:
     async def _earliest(self) -> int:
         """The earliest moment that can be read; Spanner says it only to who asks for an earlier one."""
         try:
-            await self._ask(_ANCIENT)
+            await self._at(_ANCIENT)
         except TooFarPast as past:
             if past.earliest is None:
                 raise unknown("a query for the earliest moment") from past
