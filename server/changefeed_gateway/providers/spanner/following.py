@@ -16,7 +16,7 @@ from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, TransientFailure
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.providers.spanner.cursor import Position
-from changefeed_gateway.providers.spanner.errors import ForTheCaller, OutsidePartition, passes_soon
+from changefeed_gateway.providers.spanner.errors import ForTheCaller, passes_soon
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat, Record
 
@@ -150,11 +150,7 @@ class Follower:
         """Read one query until it ends, or is due to be made anew."""
         renewal = self._pace.renewal.total_seconds()
         ends = monotonic() + renewal
-        try:
-            query = await self._queries.open(self._token, self.reached, None, life=renewal + _LIFE_AFTER_RENEWAL)
-        except OutsidePartition as outside:
-            await self._find_children(outside)
-            return
+        query = await self._queries.open(self._token, self.reached, None, life=renewal + _LIFE_AFTER_RENEWAL)
         try:
             found: list[Descendant] = []
             while monotonic() < ends or found:
@@ -166,18 +162,6 @@ class Follower:
                 self._wake()
         finally:
             query.close()
-
-    async def _find_children(self, outside: OutsidePartition) -> None:
-        """The partition ended before the place: its children are asked for at its very end."""
-        if outside.last is None or self.reached < (outside.first or 0):
-            raise outside
-        query = await self._queries.open(self._token, outside.last, outside.last, life=self._silence)
-        try:
-            self.children, _ = await query.ending(self._silence)
-        finally:
-            query.close()
-        if not self.children:
-            raise outside
 
     def _take(self, records: Sequence[Record]) -> list[Descendant]:
         found: list[Descendant] = []

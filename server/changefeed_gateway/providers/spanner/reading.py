@@ -137,11 +137,13 @@ class PartitionReader:
         await self._read_all(time, time)
 
     async def children_at(self, end: int) -> tuple[Descendant, ...]:
-        """What goes on where the partition ended. Raises HistoryGap where nothing does."""
-        children, _ = await self._read_all(end, end)
-        if not children:
-            raise endless(self._token)
-        return children
+        """What goes on where the partition ended. Raises HistoryGap where that is not said, however often asked."""
+        for attempt in range(1, self._retries.attempts + 1):
+            children, _ = await self._read_all(end, end)
+            if children:
+                return children
+            await self._retries.pause(attempt)
+        raise endless(self._token)
 
     async def _look(self, position: Position, amount: Amount) -> Batch:
         failures, look = 0, self._take_kept(position)
@@ -292,7 +294,10 @@ class PartitionReader:
                 position, clear_to = batch.position, max(clear_to, batch.position.time)
                 if monotonic() >= deadline:
                     return batch
-                follower.check()
+                try:
+                    follower.check()
+                except OutsidePartition as outside:
+                    return await self._at_end(position, outside)
                 await follower.changed(deadline - monotonic())
         return None
 
