@@ -19,7 +19,13 @@ from changefeed_gateway.core.model import Beginning
 from changefeed_gateway.providers.postgres.operations.feeds import watch
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
-from changefeed_gateway.settings.model import DynamoDBConnection, EmbeddedServer, MemoryConnection, TokenKeySettings
+from changefeed_gateway.settings.model import (
+    DynamoDBConnection,
+    EmbeddedServer,
+    MemoryConnection,
+    SpannerConnection,
+    TokenKeySettings,
+)
 from changefeed_gateway.settings.secrets import dsn, token_keys
 from changefeed_gateway.settings.values import HostPort, format_duration
 from tests.databases import LOG, PostgresForTests
@@ -62,6 +68,7 @@ def settings() -> dict[str, FieldInfo]:
     return {
         **dict(below("", Settings)),
         **dict(below("connections.<name>.", PostgresConnection)),
+        **dict(below("connections.<name>.", SpannerConnection)),
         **dict(below("connections.<name>.", DynamoDBConnection)),
         **dict(below("connections.<name>.", MemoryConnection)),
         **dict(below("connections.<name>.embedded.", EmbeddedServer)),
@@ -107,7 +114,9 @@ def test_defaults_are_those_of_the_code() -> None:
 
 def refusal(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the loader says is allowed."""
-    provider = "dynamodb" if path.rpartition(".")[2] in DynamoDBConnection.model_fields else "postgres"
+    name = path.removeprefix("connections.<name>.")
+    owners = {"dynamodb": DynamoDBConnection, "spanner": SpannerConnection}
+    provider = next((kind for kind, owner in owners.items() if name in owner.model_fields), "postgres")
     monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", provider)
     monkeypatch.setenv("CHANGEFEED_" + path.replace("<name>", "main").upper().replace(".", "__"), "?")
     with pytest.raises(SettingsError) as caught:
@@ -157,7 +166,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
 def test_allowed_providers_are_those_of_the_code() -> None:
     providers = {
         name
-        for connection in (PostgresConnection, DynamoDBConnection, MemoryConnection)
+        for connection in (PostgresConnection, DynamoDBConnection, SpannerConnection, MemoryConnection)
         for name in get_args(connection.model_fields["provider"].annotation)
     }
     cell = documented()["connections.<name>.provider"][Column.ALLOWED.value]
