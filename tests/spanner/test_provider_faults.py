@@ -1,13 +1,14 @@
 """Every refusal of the service reaches a caller as the documented category, reason and code, and without a secret."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from structlog.testing import capture_logs
 
 from tests.conformance.client import BEGINNING, NOW, Refusal, after, at_time, physical, refused
 from tests.conformance.journal import ids
@@ -36,6 +37,16 @@ TOKEN = "secret-partition-token-in-a-text"
 async def scene() -> AsyncIterator[Scene]:
     async with made() as scene:
         yield scene
+
+
+@pytest.fixture(autouse=True)
+def _quick_log(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Keep what is logged as it is: to draw the traceback of an error with all it holds takes seconds."""
+    if "capfd" in request.fixturenames:
+        yield
+        return
+    with capture_logs():
+        yield
 
 
 async def check_expired(answer: Awaitable[object], reason: str = "CHECKPOINT_EXPIRED") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from math import ceil
-from typing import assert_never
+from typing import Any, assert_never
 
 import pytest
 from hypothesis import Phase, given, settings
@@ -153,7 +153,7 @@ class History:
         self._written += 1
         deleted = [number % 10 for number in step.numbers if number >= 75 and number % 10 in self._rows]
         put = {number % 10 for number in step.numbers} - set(deleted)
-        mutations = []
+        mutations: list[dict[str, Any]] = []
         if put:
             rows = [[str(row), f"{self._written}"] for row in sorted(put)]
             mutations.append({"insert_or_update": {"table": "things", "columns": ["id", "text"], "values": rows}})

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 
 import grpc
 import pytest
@@ -12,7 +13,7 @@ from tests.conformance.client import BEGINNING, NOW, after, physical, refusal
 from tests.conformance.journal import ids
 from tests.spanner.scene import Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
-from tests.spanner.server.calls import Call
+from tests.spanner.server.calls import Call, Calls
 from tests.spanner.server.errors import throttled
 from tests.spanner.server.faults import ALWAYS
 
@@ -126,10 +127,13 @@ async def test_a_query_that_follows_is_made_anew_before_its_hour_is_over_and_los
             known = sum(c.end is None for c in scene.server.calls.log if c.operation == "Partition")
             scene.put(thing(number))
             await stream.until_events(number + 1)
-            await scene.server.calls.until(
-                lambda calls, known=known: sum(c.end is None for c in calls.log if c.operation == "Partition") > known
-            )
+            await scene.server.calls.until(partial(made_anew, known))
     assert len(set(ids(stream.events))) == 5
+
+
+def made_anew(known: int, calls: Calls) -> bool:
+    """Whether there were more queries without an end than some."""
+    return sum(c.end is None for c in calls.log if c.operation == "Partition") > known
 
 
 @pytest.mark.req("P7")
