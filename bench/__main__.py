@@ -2,12 +2,27 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring
+from bench import (
+    abuse,
+    core,
+    dynamodb,
+    fanout,
+    idle,
+    joined,
+    large,
+    partitions,
+    reopen,
+    resume,
+    retention,
+    ring,
+    spanner,
+)
 
 PARTS = {
     "abuse": abuse,
     "core": core,
     "dynamodb": dynamodb,
+    "spanner": spanner,
     "fanout": fanout,
     "idle": idle,
     "joined": joined,

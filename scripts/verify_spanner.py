@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from google.api_core.exceptions import GoogleAPICallError
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_admin_database_v1 import DatabaseAdminAsyncClient
+from google.cloud.spanner_v1 import ExecuteSqlRequest, SpannerAsyncClient
 
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.model import Address, AtTime, Beginning, Now, Page, PageRead, PhysicalPartition, Start
@@ -53,11 +54,9 @@ async def read(provider: Provider, start: Start) -> list[Page]:
 
 async def write(path: str) -> None:
     """One row, by DML."""
-    from google.cloud.spanner_v1 import ExecuteSqlRequest, SpannerAsyncClient
-
     client = SpannerAsyncClient()
     session = (await client.create_session(database=path)).name
-    begun = await client.begin_transaction(session=session, options={"read_write": {}})
+    begun = await client.begin_transaction(request={"session": session, "options": {"read_write": {}}})
     request = ExecuteSqlRequest(session=session, sql=ROW, seqno=1, transaction={"id": begun.id})
     await client.execute_sql(request=request)
     await client.commit(request={"session": session, "transaction_id": begun.id})

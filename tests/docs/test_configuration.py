@@ -115,7 +115,7 @@ def test_defaults_are_those_of_the_code() -> None:
 def refusal(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the loader says is allowed."""
     name = path.removeprefix("connections.<name>.")
-    owners = {"dynamodb": DynamoDBConnection, "spanner": SpannerConnection}
+    owners: dict[str, type[BaseModel]] = {"dynamodb": DynamoDBConnection, "spanner": SpannerConnection}
     provider = next((kind for kind, owner in owners.items() if name in owner.model_fields), "postgres")
     monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", provider)
     monkeypatch.setenv("CHANGEFEED_" + path.replace("<name>", "main").upper().replace(".", "__"), "?")
