@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
+import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
 from structlog.testing import capture_logs
 
+from changefeed_gateway.app.logs import configure_logging
+from changefeed_gateway.settings import LoggingSettings
 from tests.conformance.client import BEGINNING, NOW, Refusal, after, at_time, physical, refused
 from tests.conformance.journal import ids
 from tests.spanner.gateway import IMPATIENT
@@ -388,9 +391,12 @@ async def test_a_time_in_the_future_is_the_callers_mistake(scene: Scene) -> None
 
 
 async def test_no_text_of_the_service_is_in_anything_that_was_logged_or_printed(
-    scene: Scene, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    scene: Scene, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level("DEBUG")
+    # As the gateway writes it, not as a test's console draws it.
+    request.addfinalizer(structlog.reset_defaults)
+    configure_logging(LoggingSettings(format="json"))
     scene.put(thing(1, "a document of a customer"))
     troubles: list[Callable[[], None]] = [
         lambda: scene.server.fail("*", access_denied(TOKEN)),

@@ -6,6 +6,7 @@ BYTES as base64, a JSON column as a string that holds its text. Nothing is conve
 
 import json
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.model import (
@@ -50,30 +51,33 @@ class ChangeMaker:
         self._key = key
         self._partition_id = partition_id
         self._whole = whole
+        self._record: DataRecord | None = None
+        self._facts: _Facts
 
     def make(self, taken: TakenMod, read: PageRead) -> Change:
         """The change of one modification, with its item as far as the read wants it. Raises ValueError, KeyError."""
         record, place = taken
-        mod = record.mods[place]
-        change_type = _CHANGE_TYPES[record.mod_type]
+        if record is not self._record:
+            self._record, self._facts = record, _facts(record)
+        change_type, commit_time, origin, annotations, prefix = self._facts
         state, item = self._item(record, place, change_type, read)
         # P3: of what Spanner numbered alone, so it is the same from any replica and in any scope.
-        number = f"{record.transaction}.{record.record}.{place}"
+        number = f"{prefix}{place}"
         return Change(
-            event_id=number,
-            change_type=change_type,
-            key=self._make_key(json.loads(mod.keys)),
-            item_state=state,
-            item=item,
-            commit_time=instants.exact(record.time),
-            partition_id=self._partition_id,
-            sequence=number,
-            origin=_origin(record, change_type),
-            annotations=json.dumps({"transaction_tag": record.tag}, ensure_ascii=False) if record.tag else "",
+            number,
+            change_type,
+            self._make_key(json.loads(record.mods[place].keys)),
+            state,
+            item,
+            commit_time,
+            self._partition_id,
+            number,
+            origin,
+            annotations,
         )
 
     def _make_key(self, values: dict[str, Any]) -> Key:
-        components = tuple(_component(column, values[column.name]) for column in self._key)
+        components = tuple([_component(column, values[column.name]) for column in self._key])
         if len(components) == 1 and components[0].type is not KeyType.NULL:
             text = components[0].value
             if not (components[0].type is KeyType.STRING and text.startswith("[")):
@@ -95,6 +99,28 @@ class ChangeMaker:
         if len(item) > read.max_item_bytes or len(item.encode()) > read.max_item_bytes:
             return ItemState.TOO_LARGE, None
         return ItemState.INCLUDED, item
+
+
+class _Facts(NamedTuple):
+    """What all modifications of a record have in common."""
+
+    change_type: ChangeType
+    commit_time: datetime
+    origin: Origin
+    annotations: str
+    prefix: str
+    """Of their numbers."""
+
+
+def _facts(record: DataRecord) -> _Facts:
+    change_type = _CHANGE_TYPES[record.mod_type]
+    return _Facts(
+        change_type,
+        instants.exact(record.time),
+        _origin(record, change_type),
+        json.dumps({"transaction_tag": record.tag}, ensure_ascii=False) if record.tag else "",
+        f"{record.transaction}.{record.record}.",
+    )
 
 
 def _component(column: KeyColumn, value: Any) -> KeyComponent:
