@@ -1,6 +1,7 @@
 """Cloud Spanner's emulator: draining, and from a commit to the handler, beside the bare SDK in the same run.
 
-The emulator looks for news every 100 ms, which would hide what is measured: this one looks every 25 ms, and more often it would do little else.
+The emulator looks for news every 100 ms, which would hide what is measured: this one looks every 25 ms. More often it
+would do little else.
 """
 
 import argparse
@@ -111,7 +112,7 @@ class _Bench:
     async def opened(cls, emulator: Emulator) -> AsyncIterator["_Bench"]:
         path = await emulator.create_database("bench", DDL)
         client = AsyncClient(project=emulator.project, credentials=AnonymousCredentials())  # type: ignore[no-untyped-call]
-        database = await client.instance(emulator.instance).database("bench")
+        database = await client.instance(emulator.instance).database("bench")  # type: ignore[no-untyped-call]
         provider = make_provider(path, emulator.host)
         gateway = await RunningGateway.start({"main": provider}, limits=Limits(), keys=(TOKEN_KEY,))
         writer = Writer(emulator.host, path)
