@@ -74,6 +74,7 @@ def error(code: grpc.StatusCode, text: str) -> ServiceError:
 # --- Expiry and re-creation
 
 
+@pytest.mark.req("US2.2", "CF-08")
 @pytest.mark.parametrize("bounds_told", [True, False])
 async def test_a_start_before_what_is_kept_is_expiry(bounds_told: bool) -> None:
     async with made(Behaviour(bounds_told=bounds_told)) as scene:
