@@ -29,7 +29,7 @@ PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=load
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-fast test-newest test-postgres-15 test-cosmos-java set-up lint fmt gen gen-check schema soak verify-dynamodb verify-cosmos bench-core wheels baseline constraints clean
+.PHONY: help demo serve test test-fast test-newest test-postgres-15 test-cosmos-java set-up lint fmt gen gen-check schema soak verify-dynamodb verify-cosmos verify-spanner bench-core wheels baseline constraints clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -102,6 +102,9 @@ verify-dynamodb: .venv/.stamp-dev ## Show on a real AWS account what no local se
 
 verify-cosmos: .venv/.stamp-dev ## Show on a real Azure account what no local server can; needs COSMOS_ENDPOINT, _KEY and _DATABASE
 	@$(BIN)/python scripts/verify_cosmos.py
+
+verify-spanner: .venv/.stamp-dev ## Show on a real Spanner instance what no emulator can; needs credentials, PROJECT and INSTANCE
+	@$(BIN)/python scripts/verify_spanner.py --project "$(PROJECT)" --instance "$(INSTANCE)"
 
 bench-core: .venv/.stamp-dev ## Measure the gateway with raw PostgreSQL beside it
 	@$(BIN)/python -m bench.core

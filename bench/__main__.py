@@ -17,6 +17,7 @@ from bench import (
     resume,
     retention,
     ring,
+    spanner,
 )
 
 PARTS = {
@@ -25,6 +26,7 @@ PARTS = {
     "core": core,
     "cosmos": cosmos,
     "dynamodb": dynamodb,
+    "spanner": spanner,
     "fanout": fanout,
     "idle": idle,
     "joined": joined,

@@ -32,6 +32,7 @@ from changefeed_gateway.core.model import (
     Partition,
     PartitionId,
     PhysicalPartition,
+    Start,
 )
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec, TokenKey
@@ -117,7 +118,7 @@ class _Partitions:
             single_order=False,
         )
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """All of them."""
         return [Partition(partition_id=partition_id) for partition_id in self._logs]
 

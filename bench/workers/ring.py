@@ -29,6 +29,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     PartitionId,
+    Start,
 )
 from changefeed_gateway.core.tail import Tails
 
@@ -56,7 +57,7 @@ class _Source:
     async def open_feed(self, address: Address) -> Feed:
         raise NotImplementedError
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         return ()
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:

@@ -106,6 +106,15 @@ class Backend(Protocol):
         ...
 
 
+def keeps_order(backend: Backend) -> bool:
+    """Whether all changes of a key come in order.
+
+    Not on Spanner's emulator while its partitions churn: it gives keys to whichever partitions are alive, so that a
+    key's next partition need not descend from its last one. Order holds within each partition there.
+    """
+    return not getattr(backend, "moves_keys", False)
+
+
 class BackendKind(NamedTuple):
     """An entry of the registry."""
 

@@ -5,6 +5,7 @@ from tests.conformance.backends.cosmos import CosmosBackend, LatestVersionBacken
 from tests.conformance.backends.dynamodb import LocalBackend, WireBackend
 from tests.conformance.backends.memory import COMPLETE, CURRENT, FRUGAL, MemoryBackend
 from tests.conformance.backends.postgres import DocumentsBackend, WatchedTableBackend
+from tests.conformance.backends.spanner import EmulatorBackend, PostgresEmulatorBackend, SpannerWireBackend
 
 BACKENDS: dict[str, BackendKind] = {
     "memory": BackendKind(MemoryBackend.hooks, lambda request: MemoryBackend(COMPLETE)),
@@ -17,6 +18,14 @@ BACKENDS: dict[str, BackendKind] = {
     "dynamodb-wire": BackendKind(WireBackend.hooks, lambda request: WireBackend()),
     "cosmos": BackendKind(CosmosBackend.hooks, lambda request: CosmosBackend()),
     "cosmos-latest": BackendKind(LatestVersionBackend.hooks, lambda request: LatestVersionBackend()),
+    "spanner-google": BackendKind(
+        EmulatorBackend.hooks, lambda request: EmulatorBackend(request.getfixturevalue("churning_spanner_emulator"))
+    ),
+    "spanner-postgres": BackendKind(
+        PostgresEmulatorBackend.hooks,
+        lambda request: PostgresEmulatorBackend(request.getfixturevalue("churning_spanner_emulator")),
+    ),
+    "spanner-wire": BackendKind(SpannerWireBackend.hooks, lambda request: SpannerWireBackend()),
     "postgres-watched": BackendKind(
         WatchedTableBackend.hooks, lambda request: WatchedTableBackend(request.getfixturevalue("postgres"))
     ),

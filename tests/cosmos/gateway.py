@@ -4,23 +4,11 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-import structlog
-
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos.cursor import Mode
 from changefeed_gateway.providers.cosmos.provider import CosmosOptions, CosmosProvider
 from changefeed_gateway.providers.cosmos.sdk import Endpoint, Retries
 from tests.cosmos.server.wire import DATABASE, WireServer
-
-# As the gateway's own log has it: a traceback with all its locals takes a second to draw.
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
-    ]
-)
 
 PACE = Pace(shortest_pause=timedelta(milliseconds=100), longest_pause=timedelta(milliseconds=400))
 LONGEST_PAUSE = timedelta(milliseconds=400)

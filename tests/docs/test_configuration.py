@@ -24,6 +24,7 @@ from changefeed_gateway.settings.model import (
     DynamoDBConnection,
     EmbeddedServer,
     MemoryConnection,
+    SpannerConnection,
     TokenKeySettings,
 )
 from changefeed_gateway.settings.secrets import dsn, token_keys
@@ -68,6 +69,7 @@ def settings() -> dict[str, FieldInfo]:
     return {
         **dict(below("", Settings)),
         **dict(below("connections.<name>.", PostgresConnection)),
+        **dict(below("connections.<name>.", SpannerConnection)),
         **dict(below("connections.<name>.", DynamoDBConnection)),
         **dict(below("connections.<name>.", CosmosConnection)),
         **dict(below("connections.<name>.", MemoryConnection)),
@@ -114,8 +116,13 @@ def test_defaults_are_those_of_the_code() -> None:
 
 def refusal(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the loader says is allowed."""
-    kinds: dict[str, type[BaseModel]] = {"dynamodb": DynamoDBConnection, "cosmos": CosmosConnection}
-    provider = next((name for name, kind in kinds.items() if path.rpartition(".")[2] in kind.model_fields), "postgres")
+    kinds: dict[str, type[BaseModel]] = {
+        "dynamodb": DynamoDBConnection,
+        "cosmos": CosmosConnection,
+        "spanner": SpannerConnection,
+    }
+    setting = path.removeprefix("connections.<name>.")
+    provider = next((name for name, kind in kinds.items() if setting in kind.model_fields), "postgres")
     monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", provider)
     monkeypatch.setenv("CHANGEFEED_" + path.replace("<name>", "main").upper().replace(".", "__"), "?")
     with pytest.raises(SettingsError) as caught:
@@ -166,7 +173,13 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
 def test_allowed_providers_are_those_of_the_code() -> None:
     providers = {
         name
-        for connection in (PostgresConnection, DynamoDBConnection, CosmosConnection, MemoryConnection)
+        for connection in (
+            PostgresConnection,
+            DynamoDBConnection,
+            CosmosConnection,
+            SpannerConnection,
+            MemoryConnection,
+        )
         for name in get_args(connection.model_fields["provider"].annotation)
     }
     cell = documented()["connections.<name>.provider"][Column.ALLOWED.value]

@@ -26,6 +26,7 @@ from changefeed_gateway.core.model import (
     PartitionId,
     PhysicalPartition,
     Scope,
+    Start,
 )
 
 FEED = Feed(
@@ -103,7 +104,7 @@ class Log:
     async def open_feed(self, address: Address) -> Feed:
         return FEED
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         return ()
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:

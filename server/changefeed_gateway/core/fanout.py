@@ -147,7 +147,7 @@ class FanOut:
     ) -> tuple[Vector, Mapping[PartitionId, EncodedPage]]:
         """Fix every partition's position before the answer, so that none of them can age or be missed later."""
         for _ in range(_LISTS):
-            partitions = await self._provider.list_partitions(feed)
+            partitions = await self._provider.list_partitions(feed, start)
             if isinstance(start, Now):
                 partitions = [p for p in partitions if p.state is PartitionState.ACTIVE]
             try:
@@ -185,7 +185,7 @@ class FanOut:
             quota = max(1, joining.room // len(turn))
             cursors = [joining.vector.open[pid].cursor for pid in turn]
             parts = [
-                _part(read, pid, cursor, max_changes=quota, parts=len(turn))
+                _part(read, pid, cursor, max_changes=quota, parts=len(turn), then_waits=bool(read.max_wait))
                 for pid, cursor in zip(turn, cursors, strict=True)
             ]
             pages = await _gather(self._reader.read(feed, part) for part in parts)
@@ -272,6 +272,7 @@ def _part(
     max_changes: int,
     parts: int = 1,
     wait: timedelta = timedelta(0),
+    then_waits: bool = False,
 ) -> PageRead:
     return replace(
         read,
@@ -280,6 +281,7 @@ def _part(
         max_changes=max_changes,
         max_bytes=max(1, read.max_bytes // parts),
         max_wait=wait,
+        then_waits=then_waits,
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import NamedTuple, NewType, TypeVar
+from typing import NamedTuple, NewType, Self, TypeVar
 
 from changefeed_gateway.core.errors import InternalFailure
 
@@ -176,6 +176,20 @@ class Key(NamedTuple):
     sort_key: str = ""
 
 
+class ExactTime(datetime):
+    """A time that is finer than a microsecond."""
+
+    nanoseconds: int
+    """Beyond the microsecond, 0 to 999."""
+
+    @classmethod
+    def of(cls, moment: datetime, nanoseconds: int) -> Self:
+        """A time with its last three digits."""
+        exact = cls.combine(moment.date(), moment.timetz())
+        exact.nanoseconds = nanoseconds
+        return exact
+
+
 class Change(NamedTuple):
     """One change of one item. A NamedTuple because a page makes thousands of them."""
 
@@ -275,6 +289,8 @@ class PageRead:
     """How long to wait for a first change when there is none."""
     watermark_within: timedelta | None = None
     """Wait no longer where an empty page could then show a later watermark; None: the whole of `max_wait`."""
+    then_waits: bool = False
+    """Who reads goes on to wait at the same place: what came in the last moments may be left to that wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

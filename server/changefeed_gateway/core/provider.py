@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from changefeed_gateway.core.finding import Finding
-from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partition
+from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partition, Start
 
 Examination = AsyncIterator[Finding]
 """What `changefeed doctor` is told of a database, each thing that was looked at after those on which it depends.
@@ -47,8 +47,12 @@ class Provider(Protocol):
         """
         ...
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
-        """List the partitions that hold retained changes, parents before their children, in a stable order."""
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
+        """List the partitions that hold retained changes, parents before their children, in a stable order.
+
+        With a start it is enough to list those from which a reading from there sets out, and from which the retirements
+        of partitions lead on to all others. Raises as `read_page` does for such a start.
+        """
         ...
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:

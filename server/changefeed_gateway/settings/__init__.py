@@ -16,6 +16,7 @@ from changefeed_gateway.settings.model import (
     MemoryConnection,
     PostgresConnection,
     Settings,
+    SpannerConnection,
 )
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
@@ -32,6 +33,7 @@ __all__ = [
     "Settings",
     "SettingsError",
     "SettingsProblem",
+    "SpannerConnection",
     "client_settings",
     "gateway_target",
     "load_settings",

@@ -157,6 +157,38 @@ class CosmosConnection(_Section):
         return self
 
 
+class SpannerConnection(_Section):
+    """The tables of one Cloud Spanner database, through their change streams.
+
+    Credentials are found as Google's libraries find them, unless a file is given.
+    """
+
+    provider: Literal["spanner"]
+    project: Annotated[str, name_like(r"[a-z0-9.:-]{2,100}", "the id of a project")]
+    instance: Annotated[str, name_like(r"[a-z][a-z0-9-]{1,63}", "the id of an instance")]
+    database: Annotated[str, name_like(r"[a-z][a-z0-9_-]{1,29}", "the name of a database")]
+    tables: dict[
+        Annotated[str, name_like(r"[A-Za-z0-9_.]{1,257}", "the name of a table")],
+        Annotated[str, name_like(r"[A-Za-z][A-Za-z0-9_]{0,127}", "the name of a change stream")] | None,
+    ] = Field(default_factory=dict)
+    """The tables that are served, and that `doctor` looks at, each with its change stream, or null where only one
+    watches it; every table that a change stream watches when there is none."""
+    credentials_file: FilePath | None = None
+    """A key of a service account, or another file of credentials that Google's libraries read."""
+    emulator_host: Annotated[
+        str | None, name_like(r"[A-Za-z0-9.-]+:[0-9]{1,5}", 'host:port, such as "localhost:9010"')
+    ] = None
+    """An emulator, which is asked in plaintext and without credentials."""
+    heartbeat: Annotated[timedelta, duration_between("100ms", "5m"), DurationText] = timedelta(seconds=1)
+    """Between two signs of life of a partition where nothing is committed; Spanner takes 1s and longer."""
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> Self:
+        if self.credentials_file is not None and self.emulator_host is not None:
+            raise not_allowed("credentials_file or emulator_host, not both")
+        return self
+
+
 class MemoryConnection(_Section):
     """Collections in memory, gone with the process: for tests of clients."""
 
@@ -166,7 +198,8 @@ class MemoryConnection(_Section):
 
 
 Connection = Annotated[
-    PostgresConnection | DynamoDBConnection | CosmosConnection | MemoryConnection, Field(discriminator="provider")
+    PostgresConnection | DynamoDBConnection | CosmosConnection | SpannerConnection | MemoryConnection,
+    Field(discriminator="provider"),
 ]
 
 

@@ -19,7 +19,7 @@ def kept() -> list[list[str]]:
     return [[f"`{scenario.name}`", scenario.shows, *("passes" for _ in LANGUAGES)] for scenario in scenarios()]
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def print_outcomes(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what the clients did, if any was run."""
     found = _outcomes(terminalreporter)
     if not found:

@@ -49,7 +49,7 @@ class WatchedProvider(MemoryProvider):
         self.reading_takes = timedelta(0)
         self.after_listing: Callable[[], None] = lambda: None
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         found = await super().list_partitions(feed)
         self.after_listing()
         return found

@@ -14,6 +14,7 @@ from changefeed_gateway.api.wire.cases import CHANGE_TYPES, ITEM_STATES, KEY_TYP
 from changefeed_gateway.core.model import (
     Change,
     ChangeType,
+    ExactTime,
     Feed,
     ItemState,
     KeyComponent,
@@ -94,6 +95,8 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
             if seconds != last_seconds:
                 time.seconds = last_seconds = seconds
             time.nanos = since.microseconds * 1_000
+            if type(commit_time) is ExactTime:
+                time.nanos += commit_time.nanoseconds
         encoded = serialize()
         size = len(encoded) + len(suffix)
         length = _VARINTS[size] if size < len(_VARINTS) else varint(size)

@@ -9,6 +9,7 @@ from changefeed_gateway.app.opening.cosmos import CosmosOpening
 from changefeed_gateway.app.opening.dynamodb import DynamoDBOpening
 from changefeed_gateway.app.opening.memory import MemoryOpening
 from changefeed_gateway.app.opening.postgres import PostgresOpening
+from changefeed_gateway.app.opening.spanner import SpannerOpening
 from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Provider
@@ -18,12 +19,14 @@ from changefeed_gateway.settings import (
     MemoryConnection,
     PostgresConnection,
     Settings,
+    SpannerConnection,
 )
 
 OPENINGS: Final[dict[type, Opening[Any]]] = {
     PostgresConnection: PostgresOpening(),
     DynamoDBConnection: DynamoDBOpening(),
     CosmosConnection: CosmosOpening(),
+    SpannerConnection: SpannerOpening(),
     MemoryConnection: MemoryOpening(),
 }
 """By the type of a connection's settings."""

@@ -26,6 +26,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     PhysicalPartition,
+    Start,
 )
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos.container import WARNINGS, Container, capabilities, container_of, is_name
@@ -122,7 +123,7 @@ class CosmosProvider:
             provider_data=container,
         )
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """The partition key ranges of the container, behind those that they descend from."""
         return (await self._life(feed.opened_as(Container)).ranges.listing()).partitions()
 

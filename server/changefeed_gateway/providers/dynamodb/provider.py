@@ -124,7 +124,7 @@ class DynamoDBProvider:
             provider_data=stream,
         )
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """The shards of the stream, as far as it lists them."""
         stream = feed.opened_as(Stream)
         try:

@@ -21,6 +21,7 @@ from changefeed_gateway.core.model import (
     Partition,
     PartitionState,
     Scope,
+    Start,
 )
 from changefeed_gateway.providers.memory.collection import MemoryCollection
 from changefeed_gateway.providers.memory.faults import Faults
@@ -73,7 +74,7 @@ class MemoryProvider:
             warnings=options.warnings,
         )
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """See `Provider.list_partitions`."""
         await self.faults.before_open()
         logs = self._opened(feed).logs()

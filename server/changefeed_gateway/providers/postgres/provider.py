@@ -23,6 +23,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     PortabilityWarning,
+    Start,
 )
 from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
@@ -148,7 +149,7 @@ class PostgresProvider:
         await self._remember(definition)
         return _feed(full, definition)
 
-    async def list_partitions(self, feed: Feed) -> Sequence[Partition]:
+    async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """The ranges of buckets that hold retained changes."""
         return await self._log_of(feed).list_partitions()
 

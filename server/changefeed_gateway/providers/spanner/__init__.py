@@ -1,0 +1,1 @@
+"""Change feeds of Cloud Spanner tables, from their change streams."""

@@ -1,0 +1,39 @@
+"""What this process keeps of one life of a change stream: a reader for each partition, and the topology."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from weakref import WeakValueDictionary
+
+from changefeed_gateway.providers.spanner.partitions import Topology
+from changefeed_gateway.providers.spanner.reading import PartitionReader
+
+
+class Life:
+    """One reader a partition, however many read it. A partition that nobody has seen leaves nothing behind."""
+
+    def __init__(self, topology: Topology, make_reader: Callable[[str], PartitionReader]) -> None:
+        self.topology = topology
+        self._make_reader = make_reader
+        self._kept: dict[str, PartitionReader] = {}
+        """That have a query open."""
+        self._in_use: WeakValueDictionary[str, PartitionReader] = WeakValueDictionary()
+        """And all that somebody reads."""
+
+    @contextmanager
+    def reader(self, token: str) -> Iterator[PartitionReader]:
+        """The reader of a partition; kept afterwards while a query of it is open."""
+        reader = self._in_use.get(token)
+        if reader is None:
+            reader = self._in_use[token] = self._make_reader(token)
+        try:
+            yield reader
+        finally:
+            self._kept[token] = reader
+            for idle in [known for known, kept in self._kept.items() if kept.idle]:
+                del self._kept[idle]
+
+    def close(self) -> None:
+        """End what is under way; who waits is told so."""
+        self.topology.close()
+        for reader in list(self._in_use.values()):
+            reader.close()

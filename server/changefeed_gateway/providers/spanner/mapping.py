@@ -1,0 +1,143 @@
+"""From modifications to changes. Pure.
+
+An item is the row as Spanner writes it in JSON: the key's columns and then the others, INT64 and NUMERIC as strings,
+BYTES as base64, a JSON column as a string that holds its text. Nothing is converted, so nothing loses a digit.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+
+from changefeed_gateway.core.model import (
+    Change,
+    ChangeType,
+    ItemState,
+    Key,
+    KeyComponent,
+    KeyType,
+    Origin,
+    PageRead,
+    PartitionId,
+)
+from changefeed_gateway.providers.spanner import instants
+from changefeed_gateway.providers.spanner.records import DataRecord
+
+_CHANGE_TYPES: Final = {"INSERT": ChangeType.CREATE, "UPDATE": ChangeType.UPDATE, "DELETE": ChangeType.DELETE}
+WHOLE_ROWS: Final = ("NEW_ROW", "NEW_ROW_AND_OLD_VALUES")
+"""Value capture types whose records hold the row as the change left it."""
+
+
+class KeyColumn(NamedTuple):
+    """A column of a table's primary key."""
+
+    name: str
+    type: KeyType
+
+
+class TakenMod(NamedTuple):
+    """One modification of a record."""
+
+    record: DataRecord
+    place: int
+    """Of the modification, from 0."""
+
+
+class ChangeMaker:
+    """Makes the changes of one table in one partition."""
+
+    def __init__(self, key: Sequence[KeyColumn], partition_id: PartitionId, *, whole: bool) -> None:
+        """`whole`: the stream watches every column of the table."""
+        self._key = key
+        self._partition_id = partition_id
+        self._whole = whole
+        self._record: DataRecord | None = None
+        self._facts: _Facts
+
+    def make(self, taken: TakenMod, read: PageRead) -> Change:
+        """The change of one modification, with its item as far as the read wants it. Raises ValueError, KeyError."""
+        record, place = taken
+        if record is not self._record:
+            self._record, self._facts = record, _facts(record)
+        change_type, commit_time, origin, annotations, prefix = self._facts
+        state, item = self._item(record, place, change_type, read)
+        # P3: of what Spanner numbered alone, so it is the same from any replica and in any scope.
+        number = f"{prefix}{place}"
+        return Change(
+            number,
+            change_type,
+            self._make_key(json.loads(record.mods[place].keys)),
+            state,
+            item,
+            commit_time,
+            self._partition_id,
+            number,
+            origin,
+            annotations,
+        )
+
+    def _make_key(self, values: dict[str, Any]) -> Key:
+        components = tuple([_component(column, values[column.name]) for column in self._key])
+        if len(components) == 1 and components[0].type is not KeyType.NULL:
+            text = components[0].value
+            if not (components[0].type is KeyType.STRING and text.startswith("[")):
+                return Key(text, components)
+        listed = [values[column.name] for column in self._key]
+        return Key(json.dumps(listed, ensure_ascii=False, separators=(",", ":")), components)
+
+    def _item(
+        self, record: DataRecord, place: int, change_type: ChangeType, read: PageRead
+    ) -> tuple[ItemState, str | None]:
+        if change_type is ChangeType.DELETE:
+            return ItemState.NOT_APPLICABLE, None
+        if not read.items:
+            return ItemState.OMITTED, None
+        if record.capture not in WHOLE_ROWS or not self._whole:
+            return ItemState.UNAVAILABLE, None
+        mod = record.mods[place]
+        item = _joined(mod.keys, mod.new_values)
+        if len(item) > read.max_item_bytes or len(item.encode()) > read.max_item_bytes:
+            return ItemState.TOO_LARGE, None
+        return ItemState.INCLUDED, item
+
+
+class _Facts(NamedTuple):
+    """What all modifications of a record have in common."""
+
+    change_type: ChangeType
+    commit_time: datetime
+    origin: Origin
+    annotations: str
+    prefix: str
+    """Of their numbers."""
+
+
+def _facts(record: DataRecord) -> _Facts:
+    change_type = _CHANGE_TYPES[record.mod_type]
+    return _Facts(
+        change_type,
+        instants.exact(record.time),
+        _origin(record, change_type),
+        json.dumps({"transaction_tag": record.tag}, ensure_ascii=False) if record.tag else "",
+        f"{record.transaction}.{record.record}.",
+    )
+
+
+def _component(column: KeyColumn, value: Any) -> KeyComponent:
+    if value is None:
+        return KeyComponent(column.name, "", KeyType.NULL)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return KeyComponent(column.name, text, column.type)
+
+
+def _joined(keys: str, values: str) -> str:
+    """One JSON object of the members of two, whose names differ."""
+    first, second = keys.strip()[1:-1].strip(), values.strip()[1:-1].strip()
+    return f"{{{first}{',' if first and second else ''}{second}}}"
+
+
+def _origin(record: DataRecord, change_type: ChangeType) -> Origin:
+    if not record.system:
+        return Origin.APPLICATION
+    # Time to live is what deletes rows in transactions of Spanner's own.
+    return Origin.EXPIRY if change_type is ChangeType.DELETE else Origin.SYSTEM

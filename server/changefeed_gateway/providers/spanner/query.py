@@ -1,0 +1,94 @@
+"""One query of a change stream: its statement, and its records as they come."""
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from google.cloud.spanner_v1.types import TypeCode
+
+from changefeed_gateway.providers.spanner import instants
+from changefeed_gateway.providers.spanner.errors import unknown, without_text
+from changefeed_gateway.providers.spanner.records import (
+    Children,
+    Descendant,
+    Heartbeat,
+    Record,
+    google_records,
+    postgres_records,
+)
+from changefeed_gateway.providers.spanner.rows import Value
+from changefeed_gateway.providers.spanner.sdk import Parameter, RowStream, Sdk
+
+_NAMES: Final = ("start", "end", "token", "heartbeat")
+
+
+class StreamQueries:
+    """Opens the queries of one change stream."""
+
+    def __init__(self, sdk: Sdk, stream: str, heartbeat: int) -> None:
+        """`stream`: a name that needs no quoting. `heartbeat`: milliseconds."""
+        self.sdk = sdk
+        self.heartbeat = heartbeat / 1_000
+        """Seconds within which a query says something."""
+        self._stream = stream
+        self._milliseconds = heartbeat
+
+    async def open(self, token: str | None, start: int, end: int | None, *, life: float) -> "StreamQuery":
+        """Read a partition from a time, both ends included; without a token: ask which partitions there are then.
+
+        `end` None: for ever. `life`: seconds after which the query ends by itself. Raises as the service refuses.
+        """
+        values = (
+            Parameter(instants.text(start), int(TypeCode.TIMESTAMP)),
+            Parameter(None if end is None else instants.text(end), int(TypeCode.TIMESTAMP)),
+            Parameter(token),
+            Parameter(str(self._milliseconds), int(TypeCode.INT64)),
+        )
+        if self.sdk.postgresql:
+            # A name from the catalog, of letters, digits and _ alone: a function's name cannot be a parameter.
+            sql = f'SELECT * FROM "spanner"."read_json_{self._stream}"($1, $2, $3, $4, null)'  # noqa: S608
+            parameters = {f"p{place}": value for place, value in enumerate(values, 1)}
+        else:
+            sql = f"SELECT ChangeRecord FROM READ_{self._stream}(@start, @end, @token, @heartbeat, NULL)"  # noqa: S608
+            parameters = dict(zip(_NAMES, values, strict=True))
+        doing = f"spanner.databases.select on the change stream {self._stream}"
+        rows = await self.sdk.open(sql, parameters, life=life, doing=doing)
+        return StreamQuery(rows, postgresql=self.sdk.postgresql, doing=doing)
+
+
+class StreamQuery:
+    """A query under way."""
+
+    def __init__(self, rows: RowStream, *, postgresql: bool, doing: str) -> None:
+        self._rows, self._doing = rows, doing
+        self._read = postgres_records if postgresql else google_records
+
+    async def records(self, patience: float) -> Sequence[Record] | None:
+        """The records of the next message, maybe none; None at the end. `patience`: seconds."""
+        rows = await self._rows.read(patience)
+        if rows is None:
+            return None
+        try:
+            return list(self._records(rows))
+        except (ValueError, IndexError, KeyError, TypeError) as error:
+            failure, cause = unknown(self._doing), without_text(error)
+        self.close()
+        raise failure from cause
+
+    async def ending(self, patience: float) -> tuple[tuple[Descendant, ...], bool]:
+        """Read it to its end, for the partitions that it names, and whether a heartbeat was its last word."""
+        children: list[Descendant] = []
+        heard = False
+        while (records := await self.records(patience)) is not None:
+            for record in records:
+                if isinstance(record, Children):
+                    children += record.partitions
+                heard = isinstance(record, Heartbeat)
+        return tuple(dict.fromkeys(children)), heard
+
+    def _records(self, rows: Sequence[Sequence[Value]]) -> Iterator[Record]:
+        for row in rows:
+            yield from self._read(row)
+
+    def close(self) -> None:
+        """End it; idempotent."""
+        self._rows.close()
