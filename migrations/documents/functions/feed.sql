@@ -2,7 +2,7 @@
 -- The log holds ids; the image is read with the page, so that the last image a consumer sees holds everything committed
 -- before it, without a lock among the writers of one document.
 
-create function documents.documents_image(keys text[]) returns table (key text, partition_key text, image text)
+create or replace function documents.documents_image(keys text[]) returns table (key text, partition_key text, image text)
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
@@ -30,15 +30,14 @@ grant execute on function documents.documents_image(text[]) to changefeed_reader
 grant usage on schema documents to changefeed_reader, changefeed_owner;
 grant select on all tables in schema documents to changefeed_owner;
 
-do $do$
+create or replace function documents.create_capture(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $create$
 declare
-    feed     integer;
     files_of text;
     version_files text;
 begin
-    feed := changefeed.create_feed('documents', null, 'current', 'documents.documents_image',
-                                   array ['id'], array ['string'], array ['workspace_id'], 'notify');
-
     perform changefeed.create_capture_function(feed, 'files_insert', 'set search_path = pg_catalog, pg_temp',
         changefeed.append_sql(feed, $sql$
             select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
@@ -107,33 +106,40 @@ begin
     ) e (event, file_ids);
 
     execute format($sql$
-        create trigger changefeed_insert after insert on documents.files referencing new table as new_rows
+        create or replace trigger changefeed_insert after insert on documents.files referencing new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_files_insert();
-        create trigger changefeed_update after update on documents.files
+        create or replace trigger changefeed_update after update on documents.files
             referencing old table as old_rows new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_files_update();
-        create trigger changefeed_delete after delete on documents.files referencing old table as old_rows
+        create or replace trigger changefeed_delete after delete on documents.files referencing old table as old_rows
             for each statement execute function changefeed_log.capture_%1$s_files_delete();
-        create trigger changefeed_truncate after truncate on documents.files
+        create or replace trigger changefeed_truncate after truncate on documents.files
             for each statement execute function changefeed_log.capture_%1$s_files_truncate();
-        create trigger changefeed_insert after insert on documents.file_tags referencing new table as new_rows
+        create or replace trigger changefeed_insert after insert on documents.file_tags referencing new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_file_tags_insert();
-        create trigger changefeed_delete after delete on documents.file_tags referencing old table as old_rows
+        create or replace trigger changefeed_delete after delete on documents.file_tags referencing old table as old_rows
             for each statement execute function changefeed_log.capture_%1$s_file_tags_delete();
-        create trigger changefeed_update after update on documents.file_tags
+        create or replace trigger changefeed_update after update on documents.file_tags
             referencing old table as old_rows new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_file_tags_update();
-        create trigger changefeed_truncate before truncate on documents.file_tags
+        create or replace trigger changefeed_truncate before truncate on documents.file_tags
             for each statement execute function changefeed_log.capture_%1$s_file_tags_truncate();
-        create trigger changefeed_truncate before truncate on documents.runs
+        create or replace trigger changefeed_truncate before truncate on documents.runs
             for each statement execute function changefeed_log.capture_%1$s_runs_truncate();
-        create trigger changefeed_insert after insert on documents.runs referencing new table as new_rows
+        create or replace trigger changefeed_insert after insert on documents.runs referencing new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_runs_insert();
-        create trigger changefeed_update after update on documents.runs
+        create or replace trigger changefeed_update after update on documents.runs
             referencing old table as old_rows new table as new_rows
             for each statement execute function changefeed_log.capture_%1$s_runs_update();
-        create trigger changefeed_delete after delete on documents.runs referencing old table as old_rows
+        create or replace trigger changefeed_delete after delete on documents.runs referencing old table as old_rows
             for each statement execute function changefeed_log.capture_%1$s_runs_delete();
     $sql$, feed);
 end;
-$do$;
+$create$;
+comment on function documents.create_capture(integer) is 'Writes the trigger functions of the documents feed, and its triggers.';
+
+select changefeed.create_feed('documents', null, 'current', 'documents.documents_image',
+                              array ['id'], array ['string'], array ['workspace_id'], 'notify')
+where not exists (select from changefeed.feeds where name = 'documents');
+
+select documents.create_capture(feed_id) from changefeed.feeds where name = 'documents';

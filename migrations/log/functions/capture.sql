@@ -3,7 +3,7 @@
 -- NOTIFY holds one lock of the whole cluster until its commit is flushed, so the bell rings at most once in 2 ms. The
 -- mark is a sequence because it must count at once, for everybody, whatever becomes of the transaction. Whom a ring
 -- comes too early for is found by the readers' polls.
-create function changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) returns text
+create or replace function changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -21,7 +21,7 @@ comment on function changefeed.doorbell_sql(integer, text, text) is
 
 -- What a transaction says of itself by set_config('changefeed.annotations', ..., true). Nothing of it is repeated in an
 -- error: it may name a person.
-create function changefeed.checked_annotations(annotations text) returns text
+create or replace function changefeed.checked_annotations(annotations text) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -47,7 +47,7 @@ end;
 $$;
 
 -- Annotations in a subquery: looked at once a statement.
-create function changefeed.append_sql(feed integer, changes_sql text) returns text
+create or replace function changefeed.append_sql(feed integer, changes_sql text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -61,7 +61,7 @@ $$;
 comment on function changefeed.append_sql(integer, text) is
     'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
 
-create function changefeed.if_found(statements text) returns text
+create or replace function changefeed.if_found(statements text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -75,7 +75,7 @@ comment on function changefeed.if_found(text) is
 
 -- Text forms of these types depend on the session; a key or an image must not. Triggers once a row do not notice a column
 -- that is added or retyped, so theirs are pinned always.
-create function changefeed.pinned_settings(f changefeed.feeds) returns text
+create or replace function changefeed.pinned_settings(f changefeed.feeds) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -88,20 +88,18 @@ as $$
            ' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C''' else '' end
 $$;
 
--- SQL for parts of a change, from a row variable.
-
-create function changefeed.key_of(f changefeed.feeds, row_name text) returns text
+create or replace function changefeed.key_of(f changefeed.feeds, row_name text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.key_numbers)) $$;
 
-create function changefeed.partition_key_of(f changefeed.feeds, row_name text) returns text
+create or replace function changefeed.partition_key_of(f changefeed.feeds, row_name text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.partition_key_numbers)) $$;
 
 -- Transition rows do not hold what a virtual generated column would be: the image goes without it.
-create function changefeed.image_of(f changefeed.feeds, row_name text) returns text
+create or replace function changefeed.image_of(f changefeed.feeds, row_name text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -115,7 +113,7 @@ as $$
     from pg_attribute a where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
 $$;
 
-create function changefeed.create_capture_function(feed integer, event text, settings text, body text) returns void
+create or replace function changefeed.create_capture_function(feed integer, event text, settings text, body text) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $create$
@@ -141,7 +139,7 @@ comment on function changefeed.create_capture_function(integer, text, text, text
 
 -- A statement inside another one's triggers is captured before the outer one, whose transition rows are older by then.
 -- Once that has happened in a transaction, its statements log their keys as the table shows them now.
-create function changefeed.mark_nested_sql(feed integer) returns text
+create or replace function changefeed.mark_nested_sql(feed integer) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -152,7 +150,7 @@ as $$
 $$;
 
 -- row_security off: a table hidden by a policy is an error, not a table of deleted rows.
-create function changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) returns text
+create or replace function changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -171,7 +169,7 @@ $$;
 
 -- What to log of the touched keys as they stand now; old_rows, new_rows: what to select from, null for neither. LATERAL
 -- with OFFSET 0: one index probe a key, whatever the size of the statement that the plan was first made for.
-create function changefeed.settled_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+create or replace function changefeed.settled_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $function$
@@ -208,7 +206,7 @@ $function$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
 -- logical partition and enters another; the delete comes first, or who mirrors by key alone would end without the row.
-create function changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) returns text
+create or replace function changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -227,7 +225,7 @@ $$;
 
 -- The functions of one watched table. An update that changes no key, the usual one, needs no pairing of old and new rows:
 -- a row trigger that fires only for changed keys tells the statement's function, for the rest of the transaction.
-create function changefeed.create_statement_capture(f changefeed.feeds) returns void
+create or replace function changefeed.create_statement_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
@@ -269,7 +267,7 @@ $create$;
 
 -- The same for triggers that fire once a row: on a partitioned table, whose own statement triggers do not see what is
 -- written to a partition directly, and under logical replication, which fires no statement triggers.
-create function changefeed.create_row_capture(f changefeed.feeds) returns void
+create or replace function changefeed.create_row_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
@@ -304,7 +302,7 @@ end;
 $create$;
 
 -- Capture runs as its owner, and looks at the table after a statement inside another one's triggers.
-create function changefeed.let_capture_read(source regclass) returns void
+create or replace function changefeed.let_capture_read(source regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -328,7 +326,7 @@ begin
 end;
 $$;
 
-create function changefeed.create_capture(feed integer) returns void
+create or replace function changefeed.create_capture(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
@@ -349,7 +347,7 @@ end;
 $create$;
 comment on function changefeed.create_capture(integer) is 'Writes the trigger functions of a watched table, anew if they are there.';
 
-create function changefeed.create_triggers(f changefeed.feeds) returns void
+create or replace function changefeed.create_triggers(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$

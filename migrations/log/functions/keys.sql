@@ -1,7 +1,7 @@
 -- How keys are written as text.
 
 -- The key types of the contract: what a consumer reads the text as.
-create function changefeed.key_type(type regtype) returns text
+create or replace function changefeed.key_type(type regtype) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -15,7 +15,7 @@ as $$
 $$;
 
 -- SQL for one column of a row variable as exact text.
-create function changefeed.column_text(row_name text, column_name text, type regtype) returns text
+create or replace function changefeed.column_text(row_name text, column_name text, type regtype) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -26,7 +26,7 @@ as $$
 $$;
 
 -- SQL for a key of a row variable: one value stands for itself, unless it is a text that looks like a list.
-create function changefeed.key_text(source regclass, row_name text, columns text[]) returns text
+create or replace function changefeed.key_text(source regclass, row_name text, columns text[]) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -53,14 +53,14 @@ comment on function changefeed.key_text(regclass, text, text[]) is
 
 -- One of 256, by a hash that no version of PostgreSQL changes: a key whose bucket changed would lose its order. No SET
 -- clause, so that it is inlined.
-create function changefeed.bucket(key text) returns smallint
+create or replace function changefeed.bucket(key text) returns smallint
 language sql immutable strict parallel safe
 as $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
 comment on function changefeed.bucket(text) is
     'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
 
 -- By number, which a rename leaves as it is. A column that is gone is null.
-create function changefeed.column_names(source oid, numbers smallint[]) returns text[]
+create or replace function changefeed.column_names(source oid, numbers smallint[]) returns text[]
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -70,7 +70,7 @@ as $$
 $$;
 
 -- A name that the table does not have is null.
-create function changefeed.column_numbers(source oid, names text[]) returns smallint[]
+create or replace function changefeed.column_numbers(source oid, names text[]) returns smallint[]
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -80,7 +80,7 @@ as $$
 $$;
 
 -- A unique index on exactly these columns, the primary key if it is one; null if there is none.
-create function changefeed.key_index(source oid, numbers smallint[]) returns oid
+create or replace function changefeed.key_index(source oid, numbers smallint[]) returns oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -98,7 +98,7 @@ end;
 $$;
 
 -- By its schema: the pinned search_path does not see an extension's.
-create function changefeed.equality(key_index oid, number smallint) returns text
+create or replace function changefeed.equality(key_index oid, number smallint) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -113,3 +113,28 @@ as $$
     where i.indexrelid = key_index and k.attnum = number
 $$;
 comment on function changefeed.equality(oid, smallint) is 'The operator by which a unique index says that two values of a column are equal.';
+
+-- Types whose texts of one value are the same: a key that changes between them stays the same key.
+create or replace function changefeed.text_form(type oid) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select case
+            when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
+            when type in ('text'::regtype, 'varchar'::regtype) then 'text'
+            else format_type(type, null)
+        end
+    );
+end;
+$$;
+
+create or replace function changefeed.text_forms(source oid, numbers smallint[]) returns text[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select array_agg(changefeed.text_form(a.atttypid) order by k.place)
+    from unnest(numbers) with ordinality k (attnum, place)
+    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum
+$$;

@@ -1,33 +1,8 @@
 -- Drift: what becomes of a feed when its table is altered. Capture follows, or it stops and says so in the log itself,
 -- where every reader comes by. It never fails a write of the application.
 
--- Types whose texts of one value are the same: a key that changes between them stays the same key.
-create function changefeed.text_form(type oid) returns text
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (
-        select case
-            when type in ('int2'::regtype, 'int4'::regtype, 'int8'::regtype) then 'integer'
-            when type in ('text'::regtype, 'varchar'::regtype) then 'text'
-            else format_type(type, null)
-        end
-    );
-end;
-$$;
-
-create function changefeed.text_forms(source oid, numbers smallint[]) returns text[]
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select array_agg(changefeed.text_form(a.atttypid) order by k.place)
-    from unnest(numbers) with ordinality k (attnum, place)
-    left join pg_attribute a on a.attrelid = source and a.attnum = k.attnum
-$$;
-
 -- What stands in the way of capture, in the table itself.
-create function changefeed.table_problem(f changefeed.feeds) returns text
+create or replace function changefeed.table_problem(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -80,7 +55,7 @@ $$;
 
 -- In PL/pgSQL, which keeps its plans: it is asked of every feed, again and again. The names begin with capture_<id>_,
 -- and "`" follows "_". rekey is left out: without it, keys are looked up.
-create function changefeed.trigger_problem(f changefeed.feeds) returns text
+create or replace function changefeed.trigger_problem(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -102,7 +77,7 @@ begin
 end;
 $$;
 
-create function changefeed.capture_problem(f changefeed.feeds) returns text
+create or replace function changefeed.capture_problem(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -113,7 +88,7 @@ $$;
 comment on function changefeed.capture_problem(changefeed.feeds) is 'Why changes are not captured; null if they are.';
 
 -- All that the text of a capture function relies on.
-create function changefeed.shape(f changefeed.feeds) returns text
+create or replace function changefeed.shape(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -129,7 +104,7 @@ $$;
 
 -- Functions that name an object read the catalogue as it is; queries, as the transaction's snapshot shows it. SQL that
 -- is made from an old one would fail.
-create function changefeed.refuse_old_snapshot(f changefeed.feeds) returns void
+create or replace function changefeed.refuse_old_snapshot(f changefeed.feeds) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -150,7 +125,7 @@ $$;
 
 -- Called immutable, so that it is asked once, when a plan is made. PostgreSQL makes the plan anew after any change of the
 -- table that the plan names, by the transition table.
-create function changefeed.has_drifted(feed integer, shape text) returns boolean
+create or replace function changefeed.has_drifted(feed integer, shape text) returns boolean
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -167,7 +142,7 @@ end;
 $$;
 
 -- From here on changes are missing: a mark in the log, in the place of the change, says so.
-create function changefeed.stop_sql(feed integer, problem text, rows_sql text) returns text
+create or replace function changefeed.stop_sql(feed integer, problem text, rows_sql text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -176,7 +151,7 @@ as $$
 $$;
 
 -- What a capture function runs instead of its own SQL when that does not fit the table or the transaction.
-create function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
+create or replace function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -197,7 +172,7 @@ begin
 end;
 $$;
 
-create function changefeed.settle_sql(f changefeed.feeds, old_rows text, new_rows text, using_sql text) returns text
+create or replace function changefeed.settle_sql(f changefeed.feeds, old_rows text, new_rows text, using_sql text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -212,7 +187,7 @@ as $$
         coalesce(nullif(changefeed.doorbell_sql(f.feed_id, f.doorbell, 'select null::text'), ''), ' null;'))
 $$;
 
-create function changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+create or replace function changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -225,7 +200,7 @@ comment on function changefeed.if_drifted_sql(changefeed.feeds, text, text) is
     'PL/pgSQL that captures, in place of what follows, where the table is not as it was when the function was made.';
 
 -- A row's plans name no table, so the names are compared at each row. What may be null is seen in the row.
-create function changefeed.if_drifted_row_sql(f changefeed.feeds, event text) returns text
+create or replace function changefeed.if_drifted_row_sql(f changefeed.feeds, event text) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -246,7 +221,7 @@ $$;
 
 -- Settings that texts depend on, and row_security: a table hidden by a policy is an error, not one of deleted rows. No
 -- SET clause: it would be undone at the end of the call.
-create function changefeed.pin_settings() returns text[]
+create or replace function changefeed.pin_settings() returns text[]
 language plpgsql
 as $$
 declare
@@ -258,7 +233,7 @@ begin
 end;
 $$;
 
-create function changefeed.restore_settings(were text[]) returns void
+create or replace function changefeed.restore_settings(were text[]) returns void
 language plpgsql
 as $$
 begin
@@ -271,7 +246,7 @@ end;
 $$;
 
 -- The lock keeps the table as it is until the functions are written. Where it is not to be had at once, next time.
-create function changefeed.fit_capture(f changefeed.feeds) returns void
+create or replace function changefeed.fit_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -287,7 +262,7 @@ $$;
 
 -- What no trigger can notice is noticed from outside: a dropped table, a disabled trigger. Capture that has drifted is
 -- written anew for the table as it is.
-create function changefeed.check_feeds() returns void
+create or replace function changefeed.check_feeds() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -315,7 +290,7 @@ $$;
 comment on function changefeed.check_feeds() is
     'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table has changed. Without harm.';
 
-create function changefeed.feed_states()
+create or replace function changefeed.feed_states()
 returns table (
     feed_id integer, name text, source text, key text[], partition_key text[], image text, image_columns text[],
     doorbell text, capture text, always boolean, retention interval, state text, problem text, remedy text
@@ -356,6 +331,3 @@ as $$
 $$;
 comment on function changefeed.feed_states() is
     'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';
-
-select changefeed.hand_over();
-grant execute on function changefeed.check_feeds() to changefeed_reader;
