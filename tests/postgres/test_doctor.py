@@ -207,7 +207,7 @@ async def test_a_transaction_that_holds_changes_up(shop: Shop, monkeypatch: pyte
 
 async def test_who_has_the_lock_of_the_ticks(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     async with await psycopg.AsyncConnection.connect(shop.dsn, application_name="a split") as operator:
-        await operator.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        await operator.execute("SELECT changefeed.split_partition('public.orders', '0-4095')")
         assert await wrong(shop.dsn) == {}
         monkeypatch.setattr(doctor_ticks, "LATE", timedelta(0))
         found = (await wrong(shop.dsn))["ticks of public.orders"]

@@ -130,7 +130,7 @@ async def test_readers_see_every_change_once_and_in_one_order(log_database: str)
         window = TickWindow(connections, statements)
         return _Reader(LogReader(connections, statements, window), window, size, part, start)
 
-    ranges = [Buckets(0, 0), Buckets(1, 16), Buckets(17, 100), Buckets(101, 255)]
+    ranges = [Buckets(0, 255), Buckets(256, 600), Buckets(601, 1700), Buckets(1701, 4095)]
     live = [reader(1), reader(7), reader(50), reader(1000), reader(50, "7"), *(reader(20, part) for part in ranges)]
     try:
         async with asyncio.TaskGroup() as group:

@@ -82,7 +82,7 @@ async def test_a_login_that_may_create_roles_migrates_and_runs_everything(cluste
                 "INSERT INTO documents.files (workspace_id, title) SELECT id, 'a' FROM documents.workspaces"
             )
             assert len((await provider.read_page(documents, page_read(Beginning()))).changes) == 1
-        await owner.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        await owner.execute("SELECT changefeed.split_partition('public.orders', '0-4095')")
         assert not [feed.problem for feed in await retention.run(dsn) if feed.problem]
         assert not [line for line in (await lines(dsn)).values() if line.startswith("WRONG")]
 

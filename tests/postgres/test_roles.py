@@ -131,7 +131,7 @@ async def test_a_reader_reads_documents_by_their_function_only(database: str, co
         "SELECT changefeed.unwatch('orders')",
         "SELECT changefeed.drop_feed(1)",
         "SELECT changefeed.set_retention('public.orders', '1 day')",
-        "SELECT changefeed.split_partition('public.orders', '0-255')",
+        "SELECT changefeed.split_partition('public.orders', '0-4095')",
         "SELECT changefeed.create_feed('x', null, 'none', null, '{a}', '{string}', '{a}', 'poll')",
         "SELECT changefeed.create_capture_function(1, 'x', '', '')",
         "SELECT changefeed.hand_over()",
@@ -182,7 +182,7 @@ async def test_an_operator_watches_its_table_and_runs_retention(log_database: st
             await operator.execute("INSERT INTO shop.orders VALUES (1)")
             await make_days(admin, dsn)
             await retention.set_retention(dsn, "shop.orders", timedelta(days=2))
-            await operator.execute("SELECT changefeed.split_partition('shop.orders', '0-255')")
+            await operator.execute("SELECT changefeed.split_partition('shop.orders', '0-4095')")
             assert await texts(admin, _FOREIGN) == []
             assert await texts(admin, _NOT_READABLE) == []
             assert await texts(admin, "SELECT key FROM changefeed_log.log_1") == ["1"]

@@ -23,7 +23,8 @@ begin
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    -- In a database of another encoding it is another one.
+    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key);
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);

@@ -2,6 +2,8 @@
 
 -- xid comes first among the columns, so that it is assigned before a number is drawn: a tick between the two would
 -- take the number for one that is already accounted for.
+-- Sequences of the doorbell are unlogged: who is asleep is not worth a flush, and after a crash nobody is.
+-- Three B-trees that grow with every change, and a small one for marks. Each names the statements that need it.
 create or replace function changefeed.create_log(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -9,7 +11,8 @@ as $$
 begin
     execute format($sql$
         create sequence changefeed_log.seq_%1$s as bigint cache 1;
-        create sequence changefeed_log.bell_%1$s as bigint cache 1;
+        create unlogged sequence changefeed_log.bell_%1$s as bigint increment 1000 minvalue 0 start 1000 cache 1;
+        create unlogged sequence changefeed_log.rung_%1$s as bigint minvalue 0 start 1 cache 1;
 
         create table changefeed_log.log_%1$s (
             xid           xid8 not null,
@@ -23,11 +26,10 @@ begin
             image         text,
             annotations   text
         ) partition by range (changed_at);
-        create index on changefeed_log.log_%1$s (seq);
-        create index on changefeed_log.log_%1$s (xid, seq);
-        create index on changefeed_log.log_%1$s (partition_key, seq);
-        create index on changefeed_log.log_%1$s (bucket, seq);
-        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');
+        create index on changefeed_log.log_%1$s (seq);          -- page, page_of_buckets: the first arm; images
+        create index on changefeed_log.log_%1$s (xid, seq);     -- page, page_of_buckets: the second arm; days_needed
+        create index on changefeed_log.log_%1$s (bucket, seq);  -- page_of_few_buckets, range_of_few_buckets, page_of_key, range_of_key
+        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');  -- the marks in each of these
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -38,13 +40,25 @@ begin
             topology bigint not null,
             reached  timestamptz not null
         ) partition by range (at);
-        create index on changefeed_log.tick_%1$s (id);
-        create index on changefeed_log.tick_%1$s (last_seq, id);
-        create index on changefeed_log.tick_%1$s (reached, id);
+        create index on changefeed_log.tick_%1$s (id);             -- make_tick, ticks_between, newest_tick, oldest_tick
+        create index on changefeed_log.tick_%1$s (last_seq, id);   -- make_tick, ticks_of, range_of_few_buckets, range_of_key
+        create index on changefeed_log.tick_%1$s (reached, id);    -- tick_at
     $sql$, feed);
+    perform changefeed.let_capture_append(feed);
     perform changefeed.create_locks(feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+end;
+$$;
+
+create or replace function changefeed.let_capture_append(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('grant insert on changefeed_log.log_%1$s to changefeed_capture; '
+                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s '
+                   'to changefeed_capture', feed);
 end;
 $$;
 
@@ -102,7 +116,7 @@ begin
     perform changefeed.create_tick_function(feed);
     perform changefeed.make_first_tick(feed);
     update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
-    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
+    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-4095', 0, 4095, 1);
     return feed;
 end;
 $$;
@@ -141,8 +155,8 @@ begin
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
                    'changefeed_log.lock_retention_%1$s', feed);
-    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
-    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%s', feed);
 end;
 $$;
 comment on function changefeed.drop_feed(integer) is 'Removes a feed whole: its triggers, its log and its history.';

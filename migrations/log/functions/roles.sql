@@ -22,9 +22,12 @@ begin
         execute format('alter %s %s owner to changefeed_owner', case item.relkind when 'S' then 'sequence' else 'table' end,
                        item.name);
     end loop;
+    alter type changefeed.problem owner to changefeed_owner;
+    -- Capture functions have an owner of their own.
     for item in
         select p.oid::regprocedure as name, p.prosecdef, p.proowner <> 'changefeed_owner'::regrole as moves from pg_proc p
         where p.pronamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
+            and p.proowner <> 'changefeed_capture'::regrole
     loop
         if item.moves then
             execute format('alter routine %s owner to changefeed_owner', item.name);
@@ -48,8 +51,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform changefeed.create_tick_function(f.feed_id) from changefeed.feeds f;
+    perform changefeed.create_tick_function(f.feed_id), changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
+    perform changefeed.check_feed(f) from changefeed.feeds f;
 end;
 $$;
 comment on function changefeed.end_migration() is

@@ -65,8 +65,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
+    -- One of other arguments would be a second function.
+    if to_regproc(format('changefeed_log.make_tick_%s', feed)) is distinct from
+        to_regprocedure(format('changefeed_log.make_tick_%s(boolean,boolean,bigint)', feed)) then
+        execute format('drop function changefeed_log.make_tick_%s', feed);
+    end if;
     execute format($function$
-        create or replace function changefeed_log.make_tick_%1$s(force boolean)
+        create or replace function changefeed_log.make_tick_%1$s(
+            force boolean, arm boolean default false, answered bigint default null)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql security definer
         set search_path = pg_catalog, pg_temp
@@ -88,6 +94,14 @@ begin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_%1$s',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
+            end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm then
+                perform nextval('changefeed_log.bell_%1$s');
             end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if changefeed.adopt_log(%1$s) then
@@ -138,7 +152,7 @@ begin
         end;
         $body$
     $function$, feed);
-    execute format('grant execute on function changefeed_log.make_tick_%s(boolean) to changefeed_reader', feed);
+    execute format('grant execute on function changefeed_log.make_tick_%s to changefeed_reader', feed);
 end;
 $create$;
 

@@ -155,7 +155,7 @@ declare
     problem text;
 begin
     select * into known from changefeed.feeds f where f.source = refuse_stopped.source;
-    problem := changefeed.capture_problem(known);
+    problem := (changefeed.capture_problem(known)).detail;
     if known.feed_id is not null and problem is not null then
         raise exception '% has stopped, changes are missing: %', known.name, problem
             using errcode = 'object_not_in_prerequisite_state',
@@ -203,7 +203,8 @@ begin
         wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);
     end if;
     feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
-    if changefeed.has_drifted(feed, (select f.shape from changefeed.feeds f where f.feed_id = feed)) then
+    if (select changefeed.has_drifted(feed, f.shape) or f.generator is distinct from changefeed.generator()
+        from changefeed.feeds f where f.feed_id = feed) then
         perform changefeed.renew_capture(feed);
     end if;
     -- An UPDATE of no row takes a lock all the same.
@@ -267,8 +268,6 @@ declare
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
-    -- Two who write a function at once would fail.
-    perform pg_advisory_xact_lock(1667655788, 0);
     perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);

@@ -14,23 +14,6 @@ begin
             null;
         end;
     end loop;
-    -- A policy on a watched table must not hide rows from its capture. A right that is missing on a watched table would
-    -- stop its feed: capture runs in the application's writes, as this role, also after the table has moved to another
-    -- schema. Who may not give them goes on without: watch grants what it needs on its table.
-    begin
-        if not (select rolbypassrls from pg_roles where rolname = 'changefeed_owner') then
-            alter role changefeed_owner bypassrls;
-        end if;
-    exception when insufficient_privilege then
-        null;
-    end;
-    begin
-        if not pg_has_role('changefeed_owner', 'pg_read_all_data', 'member') then
-            grant pg_read_all_data to changefeed_owner;
-        end if;
-    exception when insufficient_privilege then
-        null;
-    end;
     -- What makes the objects must be able to give them away. Who made the role may administer it, and from 16 on do no
     -- more with it than give it, also to itself.
     if not pg_has_role(current_user, 'changefeed_owner', 'usage') then
