@@ -28,6 +28,7 @@ _FOREIGN = """
         UNION ALL
         SELECT 'routine', p.oid::regprocedure::text, p.proowner FROM pg_proc p
         WHERE p.pronamespace IN ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
+            AND NOT (p.prorettype = 'trigger'::regtype AND p.proowner = 'changefeed_capture'::regrole)
         UNION ALL
         SELECT 'schema', n.nspname, n.nspowner FROM pg_namespace n WHERE n.nspname IN ('changefeed', 'changefeed_log')
     ) o (kind, name, owner) WHERE o.owner <> 'changefeed_owner'::regrole
@@ -251,7 +252,7 @@ async def test_without_the_right_to_make_roles_the_migration_says_who_must(postg
                 await admin.execute(
                     sql.SQL("GRANT CREATE ON DATABASE {} TO weak_login").format(sql.Identifier(admin.info.dbname))
                 )
-            with pytest.raises(MigrationError, match=r"0010_roles\.sql: the roles of the change feeds"):
+            with pytest.raises(MigrationError, match=r"tables/0002_roles\.sql: the roles of the change feeds"):
                 await migrate(weak)
     finally:
         await postgres.drop(dsn)

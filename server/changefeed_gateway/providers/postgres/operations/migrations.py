@@ -153,8 +153,10 @@ def _id(migration: Migration) -> _Id:
 
 
 def _state(migration: Migration, known: Mapping[_Id, _Record]) -> MigrationState:
-    if _regrouped(known) and _replaces(migration):
-        return MigrationState.APPLIED
+    if _regrouped(known):
+        # Versions of that time were others' steps.
+        there = _Id(migration.set, 1, None) in known
+        return MigrationState.APPLIED if there and _replaces(migration) else MigrationState.PENDING
     record = known.get(_id(migration))
     if record is None:
         return MigrationState.PENDING
