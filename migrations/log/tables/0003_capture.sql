@@ -11,6 +11,17 @@ create table changefeed.functions (
 comment on table changefeed.functions is 'The files of functions as `changefeed migrate` applied them last, with their sha256.';
 comment on table changefeed.migrations is 'The steps that `changefeed migrate` applied, and the sha256 of each file.';
 
+-- Those of before came with the steps; none is left beside today's.
+do $do$
+declare
+    routine regprocedure;
+begin
+    for routine in select oid from pg_proc where pronamespace = 'changefeed'::regnamespace loop
+        execute format('drop routine %s', routine);
+    end loop;
+end;
+$do$;
+
 create type changefeed.problem as (code text, detail text);
 
 alter table changefeed.feeds
