@@ -2,7 +2,7 @@
 
 import argparse
 
-from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring
+from bench import abuse, core, dynamodb, fanout, idle, joined, large, partitions, reopen, resume, retention, ring, tax
 
 PARTS = {
     "abuse": abuse,
@@ -17,6 +17,7 @@ PARTS = {
     "resume": resume,
     "retention": retention,
     "ring": ring,
+    "tax": tax,
 }
 
 

@@ -100,8 +100,9 @@ async def write_history(shop: Shop, changes: int) -> History:
     """Four days, in the third of which a transaction is open for ten batches; the first has been dropped since."""
     await live_since(shop.connection, 5)
     await shop.connection.execute(WRITE.encode())
-    cursor = await shop.connection.execute("SELECT * FROM changefeed.split_partition('public.orders', '0-4095', 16)")
-    few, many = [PhysicalPartition(PartitionId(row[1])) for row in await cursor.fetchall()]
+    # Of the five partition keys, three lie in the first part, and "1" in the second.
+    many, rest = await split(shop, "0-4095", 1712)
+    few, _ = await split(shop, rest.partition_id, 1728)
     quarter, opened = changes // 4, changes * 5 // 8
     await write_batches(shop, 0, quarter, 4, changes)
     await write_batches(shop, quarter, 2 * quarter, 3, changes)
@@ -130,6 +131,13 @@ async def write_history(shop: Shop, changes: int) -> History:
     await retention.set_retention(shop.dsn, "public.orders", 3 * DAY)
     assert [done.problem for done in await retention.run(shop.dsn)] == [""]
     return history
+
+
+async def split(shop: Shop, partition_id: str, first_bucket: int) -> list[PhysicalPartition]:
+    cursor = await shop.connection.execute(
+        "SELECT * FROM changefeed.split_partition('public.orders', %s, %s)", (partition_id, first_bucket)
+    )
+    return [PhysicalPartition(PartitionId(row[1])) for row in await cursor.fetchall()]
 
 
 async def write_batches(shop: Shop, after: int, to: int, days_ago: int, changes: int) -> None:
