@@ -102,7 +102,7 @@ async def write_history(shop: Shop, changes: int) -> History:
     await shop.connection.execute(WRITE.encode())
     # Of the five partition keys, three lie in the first part, and "1" in the second.
     many, rest = await split(shop, "0-4095", 1712)
-    few, _ = await split(shop, rest.partition_id, 1728)
+    few, _ = await split(shop, str(rest.partition_id), 1728)
     quarter, opened = changes // 4, changes * 5 // 8
     await write_batches(shop, 0, quarter, 4, changes)
     await write_batches(shop, quarter, 2 * quarter, 3, changes)
