@@ -36,10 +36,14 @@ class Bell:
         self._armed = False
         self._unanswered = max(self._unanswered, value)
 
-    def must_arm(self) -> bool:
-        """Whether the bell has to be armed before a sleep; the next question does it, and looks."""
-        self._wanted = self._audible() and not self._armed
-        return self._wanted
+    @property
+    def silent(self) -> bool:
+        """Whether the bell would be heard, but has to be armed before a sleep."""
+        return self._audible() and not self._armed
+
+    def arm(self) -> None:
+        """Have the next question arm it, and look."""
+        self._wanted = True
 
     def orders(self) -> BellOrders:
         """What the question does that is put now."""

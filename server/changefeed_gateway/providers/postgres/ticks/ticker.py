@@ -230,7 +230,10 @@ class Ticker:
             elif news:
                 idle_ring = shortest
             pause = self._lone_poll() if answer.quiet else poll
-            if pause > interval and self._bell.must_arm():
+            if self._bell.silent and poll <= interval:
+                pause = poll  # awake for a while after news, so that nobody rings under load
+            elif self._bell.silent and pause > interval:
+                self._bell.arm()
                 continue  # looks once more
             await self._rest(pause)
 
