@@ -88,8 +88,8 @@ fmt: .venv/.stamp-dev ## Format Python and proto files and repair what ruff can
 gen: $(GENERATORS) ## Generate the code of every client from proto/
 	@scripts/gen
 
-schema: .venv/.stamp-dev ## Write migrations/schema.sql anew from the migrations
-	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py
+schema: .venv/.stamp-dev ## Write migrations/schema.sql and capture.golden.sql anew from the migrations
+	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py tests/postgres/test_golden_capture.py
 
 soak: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
 	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m "soak or hypothesis" --timeout=0 $(PYTEST_ARGS)

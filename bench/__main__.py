@@ -18,6 +18,7 @@ from bench import (
     retention,
     ring,
     spanner,
+    tax,
 )
 
 PARTS = {
@@ -36,6 +37,7 @@ PARTS = {
     "resume": resume,
     "retention": retention,
     "ring": ring,
+    "tax": tax,
 }
 
 

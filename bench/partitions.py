@@ -37,7 +37,7 @@ def run(options: argparse.Namespace) -> None:
         report.environment(database)
         database.make_orders(_TABLE, _ROWS)
         database.fetch("SELECT changefeed.watch(%s)", (_TABLE,))
-        sparse, rest = _split(database, "0-255", _SPARSE_BUCKETS)
+        sparse, rest = _split(database, "0-4095", _SPARSE_BUCKETS)
         quarter, _ = _split(database, rest, _SPARSE_BUCKETS + 64)
         with database.ticks(LIVE_TICK_SECONDS):
             database.update_orders(_TABLE, clients=8, rows=_ROWS, transactions=changes)

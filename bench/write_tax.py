@@ -18,7 +18,7 @@ _NOTIFY: Final = """
         FOR EACH STATEMENT EXECUTE FUNCTION public.notify_each_commit();
 """
 _ROWS: Final = 10_000
-_AIMS: Final = {"images": 0.65, "ids only": 0.75}
+_AIMS: Final = {("images", 16): 0.62, ("images", 64): 0.48, ("ids only", 16): 0.66, ("ids only", 64): 0.54}
 
 
 @dataclass(slots=True)
@@ -88,7 +88,7 @@ class WriteTax:
                 f"{median(rates):,.0f}",
                 f"{spread(rates):.0%}",
                 f"{median(rates) / none:.2f}",
-                f"{_AIMS[variant.name]:.2f}" if variant.name in _AIMS else "",
+                f"{_AIMS[variant.name, clients]:.2f}" if (variant.name, clients) in _AIMS else "",
                 f"{median(variant.costs[clients]) * 1e6:.0f}",
             ]
             for variant in self._variants

@@ -11,6 +11,11 @@ COMMENT ON SCHEMA changefeed_log IS 'Change feeds: the logs and ticks themselves
 
 CREATE SCHEMA documents;
 
+CREATE TYPE changefeed.problem AS (
+	code text,
+	detail text
+);
+
 CREATE TABLE changefeed.partitions (
     feed_id integer NOT NULL,
     partition_id text NOT NULL,
@@ -18,7 +23,7 @@ CREATE TABLE changefeed.partitions (
     high smallint NOT NULL,
     start_tick bigint NOT NULL,
     end_tick bigint,
-    CONSTRAINT partitions_check CHECK (((high >= low) AND (high <= 255))),
+    CONSTRAINT partitions_check CHECK (((high >= low) AND (high <= 4095))),
     CONSTRAINT partitions_check1 CHECK ((end_tick > start_tick)),
     CONSTRAINT partitions_low_check CHECK ((low >= 0))
 );
@@ -65,19 +70,18 @@ $$;
 
 COMMENT ON FUNCTION changefeed.adopt_log(feed integer) IS 'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
 
-CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text) RETURNS text
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-    insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (%s) c (created, op, partition_key, key, image);$sql$, feed, changes_sql)
+        insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, %s
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, said_sql, changes_sql)
 $_$;
 
-COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image.';
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an expression of the annotations.';
 
 CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE
@@ -87,6 +91,22 @@ CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_s
         least(pg_snapshot_xmin(seen), xid), pg_snapshot_xmax(seen),
         (select string_agg(u.x::text, ',' order by u.x) from (select pg_snapshot_xip(seen) union select xid) u (x))
     )::pg_snapshot end
+$$;
+
+CREATE FUNCTION changefeed.base_type(type oid) RETURNS oid
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found pg_type;
+begin
+    loop
+        select * into strict found from pg_type t where t.oid = type;
+        exit when found.typtype <> 'd';
+        type := found.typbasetype;
+    end loop;
+    return type;
+end;
 $$;
 
 CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
@@ -99,7 +119,8 @@ begin
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    -- In a database of another encoding it is another one.
+    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key);
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
@@ -114,11 +135,15 @@ $_$;
 
 COMMENT ON FUNCTION changefeed.begin_epoch(feed integer) IS 'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
 
-CREATE FUNCTION changefeed.bucket(key text) RETURNS smallint
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    AS $$ select pg_catalog.get_byte(pg_catalog.decode(pg_catalog.left(pg_catalog.md5(key), 2), 'hex'), 0)::pg_catalog.int2 $$;
+CREATE FUNCTION changefeed.bucket(partition_key text) RETURNS smallint
+    LANGUAGE sql STABLE PARALLEL SAFE
+    AS $$
+    select ('x' operator(pg_catalog.||) pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(
+        pg_catalog.convert_to(partition_key, pg_catalog.getdatabaseencoding())), 1, 2), 'hex')
+    )::pg_catalog.bit(12)::pg_catalog.int4::pg_catalog.int2
+$$;
 
-COMMENT ON FUNCTION changefeed.bucket(key text) IS 'The bucket of a key, 0 to 255: the first byte of its MD5. A physical partition is a range of buckets.';
+COMMENT ON FUNCTION changefeed.bucket(partition_key text) IS 'The bucket of a partition key, 0 to 4095: the first twelve bits of its SHA-256. A physical partition is a range of buckets.';
 
 CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
     LANGUAGE sql
@@ -130,6 +155,27 @@ CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) 
             > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
     from now
 $$;
+
+CREATE FUNCTION changefeed.capture_body(feed integer, statements text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($body$
+declare
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_%s', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
+begin
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
+    end if;%s
+    return null;
+end
+$body$, feed, statements)
+$_$;
 
 CREATE TABLE changefeed.feeds (
     feed_id integer NOT NULL,
@@ -155,6 +201,9 @@ CREATE TABLE changefeed.feeds (
     incarnation uuid DEFAULT gen_random_uuid() NOT NULL,
     home text,
     created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    capture_function text,
+    generator text,
+    renewal_problem text,
     CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
     CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
     CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
@@ -197,44 +246,66 @@ COMMENT ON COLUMN changefeed.feeds.incarnation IS 'A re-created feed has another
 
 COMMENT ON COLUMN changefeed.feeds.home IS 'Where its log was made; elsewhere it is a copy, whose history begins anew.';
 
-CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS text
+COMMENT ON COLUMN changefeed.feeds.capture_function IS 'Takes a feed id and writes its capture functions; null for a watched table, whose are made from its columns.';
+
+COMMENT ON COLUMN changefeed.feeds.generator IS 'Which text of changefeed.generator made the capture functions.';
+
+COMMENT ON COLUMN changefeed.feeds.renewal_problem IS 'Why check_feeds could not write capture anew.';
+
+CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    problem changefeed.problem := changefeed.table_problem(f);
 begin
-    return coalesce(changefeed.table_problem(f), changefeed.trigger_problem(f));
+    return case when problem.code is null then changefeed.trigger_problem(f) else problem end;
 end;
 $$;
 
-COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured; null if they are.';
+COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured, as a code, which never changes, and a sentence; null if they are.';
+
+CREATE FUNCTION changefeed.check_feed(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    problem text := (changefeed.capture_problem(f)).detail;
+begin
+    if problem is distinct from f.stopped then
+        update changefeed.feeds set stopped = problem
+            where feed_id = f.feed_id and stopped is not distinct from f.stopped;
+        if found and problem is not null then
+            execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
+        end if;
+    elsif problem is null
+        and (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
+        perform changefeed.fit_capture(f);
+    end if;
+exception when others then
+    -- Whatever it is, it is this feed's, and the others are looked at all the same.
+    update changefeed.feeds set renewal_problem = sqlstate || ' ' || sqlerrm
+        where feed_id = f.feed_id and renewal_problem is distinct from sqlstate || ' ' || sqlerrm;
+end;
+$$;
 
 CREATE FUNCTION changefeed.check_feeds() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-declare
-    f       changefeed.feeds;
-    problem text;
 begin
-    if pg_is_in_recovery() or not pg_try_advisory_xact_lock(1667655788, 0) then
+    if pg_is_in_recovery() then
         return;
     end if;
-    for f in select * from changefeed.feeds loop
-        problem := changefeed.capture_problem(f);
-        if problem is distinct from f.stopped then
-            update changefeed.feeds set stopped = problem
-                where feed_id = f.feed_id and stopped is not distinct from f.stopped;
-            if found and problem is not null then
-                execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
-            end if;
-        elsif problem is null and changefeed.shape(f) <> f.shape then
-            perform changefeed.fit_capture(f);
-        end if;
-    end loop;
+    -- Two who write a function at once would fail.
+    lock table changefeed.functions in share update exclusive mode nowait;
+    perform changefeed.check_feed(f) from changefeed.feeds f;
+exception when lock_not_available then
+    return;
 end;
 $$;
 
-COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table has changed. Without harm.';
+COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table or its generator has changed. Without harm.';
 
 CREATE FUNCTION changefeed.checked_annotations(annotations text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -331,60 +402,66 @@ CREATE FUNCTION changefeed.column_numbers(source oid, names text[]) RETURNS smal
     left join pg_attribute a on a.attrelid = source and a.attname = c.name and a.attnum > 0 and not a.attisdropped
 $$;
 
-CREATE FUNCTION changefeed.column_text(row_name text, column_name text, type regtype) RETURNS text
+CREATE FUNCTION changefeed.column_text(row_name text, column_name text, type oid) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select case changefeed.key_type(type)
-        when 'binary' then format('encode(%I.%I, ''base64'')', row_name, column_name)
-        else format('%I.%I::text', row_name, column_name)
-    end
+    select format(
+        case
+            when changefeed.key_type(type) = 'binary' then '(pg_catalog.encode(%I.%I, ''base64'') collate pg_catalog."C")'
+            when changefeed.is_built_in(type) then '(%I.%I::pg_catalog.text collate pg_catalog."C")'
+            else '(pg_catalog.concat(%I.%I) collate pg_catalog."C")'
+        end, row_name, column_name)
 $$;
 
 CREATE FUNCTION changefeed.create_capture(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 declare
     f changefeed.feeds;
 begin
-    update changefeed.feeds u set shape = changefeed.shape(u), source_oid = u.source where u.feed_id = feed
-        returning u.* into strict f;
-    perform changefeed.create_capture_function(feed, 'truncate', 'set search_path = pg_catalog, pg_temp',
-        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::text')
-        || changefeed.doorbell_sql(feed, f.doorbell, 'select null::text'));
+    update changefeed.feeds u
+        set shape = changefeed.shape(u), source_oid = u.source, generator = changefeed.generator(), renewal_problem = null
+        where u.feed_id = feed returning u.* into strict f;
+    if f.capture_function is not null then
+        execute format('select %s($1)', f.capture_function) using feed;
+        return;
+    end if;
+    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.capture_body(feed,
+        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        || changefeed.doorbell_sql(feed, f.doorbell, 'null::pg_catalog.text')));
     if f.capture = 'row' then
         perform changefeed.create_row_capture(f);
     else
         perform changefeed.create_statement_capture(f);
     end if;
 end;
-$$;
+$_$;
 
-COMMENT ON FUNCTION changefeed.create_capture(feed integer) IS 'Writes the trigger functions of a watched table, anew if they are there.';
+COMMENT ON FUNCTION changefeed.create_capture(feed integer) IS 'Writes the trigger functions of a feed, anew if they are there.';
 
 CREATE FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-begin
-    execute format($function$
-create or replace function changefeed_log.capture_%1$s_%2$s() returns trigger
-language plpgsql security definer %3$s
-as $body$
+    AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
-begin%4$s
-    return null;
+    name text := format('capture_%s_%s', feed, event);
+begin
+    lock table changefeed.functions in share update exclusive mode;
+    execute format('create or replace function changefeed_log.%I() returns trigger language plpgsql security definer %sas %L',
+                   name, settings, body);
+    if (select proowner from pg_proc where oid = format('changefeed_log.%I()', name)::regprocedure)
+        <> 'changefeed_capture'::regrole then
+        execute format('revoke execute on function changefeed_log.%I() from public', name);
+        grant create on schema changefeed_log to changefeed_capture;
+        execute format('alter function changefeed_log.%I() owner to changefeed_capture', name);
+        revoke create on schema changefeed_log from changefeed_capture;
+    end if;
 end;
-$body$
-    $function$, feed, event, settings, body);
-end;
-$_$;
+$$;
 
-COMMENT ON FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) IS 'Makes a trigger function changefeed_log.capture_<feed>_<event>. It runs as its owner, so that writers of the table need no rights on the log. settings: its SET clauses.';
+COMMENT ON FUNCTION changefeed.create_capture_function(feed integer, event text, settings text, body text) IS 'Makes a trigger function changefeed_log.capture_<feed>_<event>. It runs as changefeed_capture, so that writers of the table need no rights on the log. settings: its SET clauses.';
 
 CREATE FUNCTION changefeed.create_days(parent text, first_day date, days integer) RETURNS void
     LANGUAGE plpgsql
@@ -423,7 +500,7 @@ begin
     perform changefeed.create_tick_function(feed);
     perform changefeed.make_first_tick(feed);
     update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
-    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-255', 0, 255, 1);
+    insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-4095', 0, 4095, 1);
     return feed;
 end;
 $_$;
@@ -450,7 +527,8 @@ CREATE FUNCTION changefeed.create_log(feed integer) RETURNS void
 begin
     execute format($sql$
         create sequence changefeed_log.seq_%1$s as bigint cache 1;
-        create sequence changefeed_log.bell_%1$s as bigint cache 1;
+        create unlogged sequence changefeed_log.bell_%1$s as bigint increment 1000 minvalue 0 start 1000 cache 1;
+        create unlogged sequence changefeed_log.rung_%1$s as bigint minvalue 0 start 1 cache 1;
 
         create table changefeed_log.log_%1$s (
             xid           xid8 not null,
@@ -464,11 +542,10 @@ begin
             image         text,
             annotations   text
         ) partition by range (changed_at);
-        create index on changefeed_log.log_%1$s (seq);
-        create index on changefeed_log.log_%1$s (xid, seq);
-        create index on changefeed_log.log_%1$s (partition_key, seq);
-        create index on changefeed_log.log_%1$s (bucket, seq);
-        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');
+        create index on changefeed_log.log_%1$s (seq);          -- page, page_of_buckets: the first arm; images
+        create index on changefeed_log.log_%1$s (xid, seq);     -- page, page_of_buckets: the second arm; days_needed
+        create index on changefeed_log.log_%1$s (bucket, seq);  -- page_of_few_buckets, range_of_few_buckets, page_of_key, range_of_key
+        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');  -- the marks in each of these
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -479,10 +556,11 @@ begin
             topology bigint not null,
             reached  timestamptz not null
         ) partition by range (at);
-        create index on changefeed_log.tick_%1$s (id);
-        create index on changefeed_log.tick_%1$s (last_seq, id);
-        create index on changefeed_log.tick_%1$s (reached, id);
+        create index on changefeed_log.tick_%1$s (id);             -- make_tick, ticks_between, newest_tick, oldest_tick
+        create index on changefeed_log.tick_%1$s (last_seq, id);   -- make_tick, ticks_of, range_of_few_buckets, range_of_key
+        create index on changefeed_log.tick_%1$s (reached, id);    -- tick_at
     $sql$, feed);
+    perform changefeed.let_capture_append(feed);
     perform changefeed.create_locks(feed);
     perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
     perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
@@ -494,32 +572,21 @@ CREATE FUNCTION changefeed.create_row_capture(f changefeed.feeds) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    image   text := changefeed.image_of(f, 'new');
-    key_new text := changefeed.key_of(f, 'new');
-    key_old text := changefeed.key_of(f, 'old');
-    pk_new  text := changefeed.partition_key_of(f, 'new');
-    pk_old  text := changefeed.partition_key_of(f, 'old');
-    moved   text := format('(%s, %s) is distinct from (%s, %s)', pk_old, key_old, pk_new, key_new);
-    event   text;
-    changes text;
-    old_row text;
-    new_row text;
+    settings text := changefeed.pinned_settings(f);
+    image    text := changefeed.image_of(f, 'new');
+    key_new  text := changefeed.key_of(f, 'new');
+    key_old  text := changefeed.key_of(f, 'old');
+    pk_new   text := changefeed.partition_key_of(f, 'new');
+    pk_old   text := changefeed.partition_key_of(f, 'old');
+    moved    text := format('(%s operator(pg_catalog.<>) %s or %s operator(pg_catalog.<>) %s)', pk_old, pk_new, key_old, key_new);
 begin
-    for event, changes, old_row, new_row in values
-        ('insert', format('select true, ''upsert'', %s, %s, %s', pk_new, key_new, image), null, '(select (new).*)'),
-        ('delete', format('select false, ''delete'', %s, %s, null::text', pk_old, key_old), '(select (old).*)', null),
-        ('update', format('select false, ''delete'', %s, %s, null::text where %s union all '
-                          'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image),
-         '(select (old).*)', '(select (new).*)')
-    loop
-        perform changefeed.create_capture_function(f.feed_id, event, changefeed.pinned_settings(f),
-            changefeed.if_drifted_row_sql(f, event)
-            || changefeed.unless_nested_sql(f, changefeed.append_sql(f.feed_id, changes),
-                changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, old_row, new_row)))
-            || changefeed.mark_nested_sql(f.feed_id)
-            || changefeed.doorbell_sql(f.feed_id, f.doorbell,
-                                       'select ' || case event when 'delete' then pk_old else pk_new end));
-    end loop;
+    perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.table_body(
+        f, 'insert', format('select true, ''upsert'', %s, %s, %s', pk_new, key_new, image), null, 'select ' || pk_new));
+    perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.table_body(
+        f, 'update', format('select false, ''delete'', %s, %s, null::pg_catalog.text where %s union all '
+                            'select %s, ''upsert'', %s, %s, %s', pk_old, key_old, moved, moved, pk_new, key_new, image), null, 'select ' || pk_new));
+    perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
+        f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text', pk_old, key_old), null, 'select ' || pk_old));
 end;
 $$;
 
@@ -534,32 +601,27 @@ declare
     key_old  text := changefeed.key_of(f, 'o');
     pk_new   text := changefeed.partition_key_of(f, 'n');
     pk_old   text := changefeed.partition_key_of(f, 'o');
-    bell_new text := changefeed.if_found(changefeed.mark_nested_sql(f.feed_id)
-        || changefeed.doorbell_sql(f.feed_id, f.doorbell, format('select %s from new_rows n', pk_new)));
-    bell_old text := changefeed.if_found(changefeed.mark_nested_sql(f.feed_id)
-        || changefeed.doorbell_sql(f.feed_id, f.doorbell, format('select %s from old_rows o', pk_old)));
+    paired   text := changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image);
+    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image);
+    unseen   boolean := changefeed.may_rekey_unseen(f.source);
 begin
-    perform changefeed.create_capture_function(f.feed_id, 'insert', settings,
-        changefeed.if_drifted_sql(f, null, 'new_rows') || changefeed.unless_nested_sql(f,
-        changefeed.append_sql(f.feed_id,
-            format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image)),
-        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, null, 'new_rows'))) || bell_new);
-    perform changefeed.create_capture_function(f.feed_id, 'delete', settings,
-        changefeed.if_drifted_sql(f, 'old_rows', null) || changefeed.unless_nested_sql(f,
-        changefeed.append_sql(f.feed_id,
-            format('select false, ''delete'', %s, %s, null::text from old_rows o', pk_old, key_old)),
-        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, 'old_rows', null))) || bell_old);
-    perform changefeed.create_capture_function(f.feed_id, 'rekey', 'set search_path = pg_catalog, pg_temp', format($sql$
-    perform set_config('changefeed.rekeyed_%s', 'on', true);$sql$, f.feed_id));
-    perform changefeed.create_capture_function(f.feed_id, 'update', settings,
-        changefeed.if_drifted_sql(f, 'old_rows', 'new_rows') || changefeed.unless_nested_sql(f, format($sql$
-    if current_setting('changefeed.rekeyed_%s', true) = 'on' then%s
-    else%s
-    end if;$sql$, f.feed_id,
-        changefeed.append_sql(f.feed_id, changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image)),
-        changefeed.append_sql(f.feed_id, format(
-            'select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image))),
-        changefeed.append_sql(f.feed_id, changefeed.settled_sql(f, 'old_rows', 'new_rows'))) || bell_new);
+    perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.table_body(
+        f, 'insert', format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image), null,
+        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+    perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.table_body(
+        f, 'update', case when unseen then paired else updated end, case when not unseen then paired end,
+        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+    perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
+        f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text from old_rows o', pk_old, key_old), null,
+        format('select %s from old_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+    perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
+begin
+    if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
+        perform pg_catalog.set_config('changefeed.mode_%1$s', 'rekeyed', true);
+    end if;
+    return null;
+end
+$body$, f.feed_id));
 end;
 $_$;
 
@@ -568,8 +630,14 @@ CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 begin
+    -- One of other arguments would be a second function.
+    if to_regproc(format('changefeed_log.make_tick_%s', feed)) is distinct from
+        to_regprocedure(format('changefeed_log.make_tick_%s(boolean,boolean,bigint)', feed)) then
+        execute format('drop function changefeed_log.make_tick_%s', feed);
+    end if;
     execute format($function$
-        create or replace function changefeed_log.make_tick_%1$s(force boolean)
+        create or replace function changefeed_log.make_tick_%1$s(
+            force boolean, arm boolean default false, answered bigint default null)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql security definer
         set search_path = pg_catalog, pg_temp
@@ -591,6 +659,14 @@ begin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_%1$s',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
+            end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm then
+                perform nextval('changefeed_log.bell_%1$s');
             end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if changefeed.adopt_log(%1$s) then
@@ -641,7 +717,7 @@ begin
         end;
         $body$
     $function$, feed);
-    execute format('grant execute on function changefeed_log.make_tick_%s(boolean) to changefeed_reader', feed);
+    execute format('grant execute on function changefeed_log.make_tick_%s to changefeed_reader', feed);
 end;
 $_$;
 
@@ -650,11 +726,9 @@ CREATE FUNCTION changefeed.create_triggers(f changefeed.feeds) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    event   text;
-    -- By bytes: 1.0 and 1.00 are equal but are two texts.
-    rekeyed text := (select format('pg_catalog.record_image_ne(row(%s), row(%s))', string_agg(format('old.%I', c), ', '),
-                                   string_agg(format('new.%I', c), ', '))
-                     from unnest(changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (c));
+    event text;
+    keys  text[] := (select array_agg(distinct u.name) from unnest(
+                         changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers)) u (name));
 begin
     foreach event in array array ['insert', 'update', 'delete', 'truncate'] loop
         execute format('create or replace trigger changefeed_%1$s_%2$s after %2$s on %3$s %4$s '
@@ -672,9 +746,14 @@ begin
             execute format('alter table %3$s enable always trigger changefeed_%1$s_%2$s', f.feed_id, event, f.source::regclass);
         end if;
     end loop;
+    -- By bytes: 1.0 and 1.00 are equal but are two texts.
     if f.capture = 'statement' then
-        execute format('create or replace trigger changefeed_%1$s_rekey after update on %2$s for each row when (%3$s) '
-                       'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id, f.source::regclass, rekeyed);
+        execute format('create or replace trigger changefeed_%1$s_rekey after update of %2$s on %3$s for each row '
+                       'when (pg_catalog.record_image_ne(row(%4$s), row(%5$s))) '
+                       'execute function changefeed_log.capture_%1$s_rekey()', f.feed_id,
+                       (select string_agg(quote_ident(k), ', ') from unnest(keys) k), f.source::regclass,
+                       (select string_agg(format('old.%I', k), ', ') from unnest(keys) k),
+                       (select string_agg(format('new.%I', k), ', ') from unnest(keys) k));
     end if;
 end;
 $_$;
@@ -823,20 +902,18 @@ $_$;
 COMMENT ON FUNCTION changefeed.days_needed(feed integer, tick bigint) IS 'The days of a log that hold a change which a tick does not see: one that is read from there on.';
 
 CREATE FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
-    LANGUAGE sql STABLE
+    LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select case doorbell when 'poll' then '' else format($sql$
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_%1$s'::regclass) then
-        perform setval('changefeed_log.bell_%1$s', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', %1$s, 'seq', currval('changefeed_log.seq_%1$s'),
-            'partition_key', (select k from (%2$s limit 1) s (k) where length(k) <= 1000))::text);
-    end if;$sql$, feed, partition_key_sql) end
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_%1$s'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_%1$s'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(%1$s, (%2$s));
+        end if;$sql$, feed, partition_key_sql) end
 $_$;
 
-COMMENT ON FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that rings the doorbell of a feed; needs a variable "beat bigint". partition_key_sql: a query of one text.';
+COMMENT ON FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that rings the doorbell of a feed if somebody sleeps. partition_key_sql: a query of one text.';
 
 CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -869,8 +946,8 @@ begin
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
                    'changefeed_log.lock_retention_%1$s', feed);
-    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
-    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%s', feed);
 end;
 $_$;
 
@@ -893,74 +970,77 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.equality(key_index oid, number smallint) RETURNS text
-    LANGUAGE sql STABLE
+CREATE FUNCTION changefeed.end_migration() RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select format('operator(%I.%s)', s.nspname, o.oprname)
-    from pg_index i
-    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
-    join pg_opclass c on c.oid = k.opclass
-    join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
-        and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
-    join pg_operator o on o.oid = m.amopopr
-    join pg_namespace s on s.oid = o.oprnamespace
-    where i.indexrelid = key_index and k.attnum = number
+begin
+    perform changefeed.create_tick_function(f.feed_id), changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
+    perform changefeed.hand_over();
+    perform changefeed.check_feed(f) from changefeed.feeds f;
+end;
 $$;
 
-COMMENT ON FUNCTION changefeed.equality(key_index oid, number smallint) IS 'The operator by which a unique index says that two values of a column are equal.';
+COMMENT ON FUNCTION changefeed.end_migration() IS 'What `changefeed migrate` calls last: existing feeds get what is made for each of them.';
 
-CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name text, source text, key text[], partition_key text[], image text, image_columns text[], doorbell text, capture text, always boolean, retention interval, state text, problem text, remedy text)
+CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name text, source text, key text[], partition_key text[], image text, image_columns text[], doorbell text, capture text, always boolean, retention interval, state text, problem text, remedy text, code text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select f.feed_id, f.name, c.oid::regclass::text, f.key_columns, f.partition_key_columns, f.image_mode,
         array_remove(changefeed.column_names(f.source, f.image_numbers), null), f.doorbell, f.capture, f.always, f.retention,
-        case when p.problem is not null then 'stopped' when d.drifted or v.name is not null then 'drifted'
-            else 'capturing' end,
-        case when p.problem is not null then p.problem
-            when d.drifted then 'the table was altered: capture follows more slowly'
-            when v.name is not null then format('the images leave out the column %I, which is generated when it is read', v.name)
-        end,
-        case
-            when p.problem is null and d.drifted then 
-                'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
-            when p.problem is null and v.name is not null then
-                'make the column stored, or unwatch the table and name the others as image_columns'
-            when p.problem = 'capture may not read the table' then
-                format('grant select on table %s to changefeed_owner, and usage on its schema; then read the source again and '
-                       'start from now: changes are missing', c.oid::regclass)
-            when p.problem like '% is disabled' then
-                'alter table ... enable ' || case when f.always then 'always ' else '' end || 'trigger, then read the source again and start from now: changes are missing'
-            when p.problem is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
-                'and read it once', f.name)
-        end
+        case when (p.stopped).code is not null then 'stopped' when w.code is not null then 'drifted' else 'capturing' end,
+        coalesce((p.stopped).detail, w.detail),
+        changefeed.remedy(f, coalesce((p.stopped).code, w.code)),
+        coalesce((p.stopped).code, w.code)
     from changefeed.feeds f
     left join pg_class c on c.oid = f.source
-    cross join lateral (select changefeed.capture_problem(f)) p (problem)
-    cross join lateral (select f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)) d (drifted)
+    cross join lateral (select changefeed.capture_problem(f) as stopped, changefeed.read_problem(f) as read) p
     left join lateral (
-        select min(a.attname) from pg_attribute a
+        select min(a.attname) as name from pg_attribute a
         where a.attrelid = f.source and a.attgenerated = 'v' and not a.attisdropped and f.image_mode = 'captured'
-            and (f.image_numbers is null or a.attnum = any (f.image_numbers))) v (name) on true
+            and (f.image_numbers is null or a.attnum = any (f.image_numbers))) v on true
+    left join lateral (
+        select u.code, u.detail from (values
+            (1, 'renewal_failed', 'capture could not be written anew: ' || f.renewal_problem),
+            (2, 'altered', case when f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)
+                then 'the table was altered: capture follows more slowly' end),
+            (3, (p.read).code, (p.read).detail),
+            (4, 'image_incomplete', 'the images leave out the column ' || quote_ident(v.name)
+                                     || ', which is generated when it is read')
+        ) u (place, code, detail)
+        where u.detail is not null and (p.stopped).code is null
+        order by u.place limit 1) w on true
     order by f.name
 $$;
 
-COMMENT ON FUNCTION changefeed.feed_states() IS 'Every feed, its options, and whether it is capturing, drifted (its table was altered; capture follows) or stopped.';
+COMMENT ON FUNCTION changefeed.feed_states() IS 'Every feed, its options, and whether it is capturing, drifted (capture follows, with a problem) or stopped. code: which problem it is; never changes.';
 
 CREATE FUNCTION changefeed.fit_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    execute format('lock table %s in access share mode nowait', f.source::regclass);
-    if changefeed.table_problem(f) is null then
+    if f.source is not null then
+        execute format('lock table %s in access share mode nowait', f.source::regclass);
+    end if;
+    if (changefeed.table_problem(f)).code is null then
         perform changefeed.create_capture(f.feed_id);
     end if;
 exception when lock_not_available or undefined_table then
     return;
 end;
 $$;
+
+CREATE FUNCTION changefeed.generator() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select encode(sha256(string_agg(f.checksum, ' ' order by f.set, f.topic)::bytea), 'hex')
+    from changefeed.functions f where (f.set, f.topic) in (('log', 'capture'), ('log', 'keys'), ('documents', 'feed'))
+$$;
+
+COMMENT ON FUNCTION changefeed.generator() IS 'The text of what makes capture functions, as one number: feeds.generator tells which one made those of a feed.';
 
 CREATE FUNCTION changefeed.hand_over() RETURNS void
     LANGUAGE plpgsql
@@ -983,9 +1063,12 @@ begin
         execute format('alter %s %s owner to changefeed_owner', case item.relkind when 'S' then 'sequence' else 'table' end,
                        item.name);
     end loop;
+    alter type changefeed.problem owner to changefeed_owner;
+    -- Capture functions have an owner of their own.
     for item in
         select p.oid::regprocedure as name, p.prosecdef, p.proowner <> 'changefeed_owner'::regrole as moves from pg_proc p
         where p.pronamespace in ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
+            and p.proowner <> 'changefeed_capture'::regrole
     loop
         if item.moves then
             execute format('alter routine %s owner to changefeed_owner', item.name);
@@ -996,10 +1079,24 @@ begin
     end loop;
     grant select on all tables in schema changefeed, changefeed_log to changefeed_reader;
     grant select on all sequences in schema changefeed_log to changefeed_reader;
+    -- Whoever opens a feed finds out first that it was restored.
+    grant execute on function changefeed.adopt_log(integer), changefeed.check_feeds() to changefeed_reader;
 end;
 $$;
 
 COMMENT ON FUNCTION changefeed.hand_over() IS 'Gives everything in the two schemas to changefeed_owner, keeps the public from what runs as its owner, and lets changefeed_reader read. Again without harm.';
+
+CREATE FUNCTION changefeed.has_built_in_json(type oid) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    base    oid := changefeed.base_type(type);
+    element oid := (select t.typelem from pg_type t where t.oid = base and t.typsubscript = 'array_subscript_handler'::regproc);
+begin
+    return base < 16384 or element is not null and changefeed.has_built_in_json(element);
+end;
+$$;
 
 CREATE FUNCTION changefeed.has_drifted(feed integer, shape text) RETURNS boolean
     LANGUAGE plpgsql IMMUTABLE
@@ -1027,62 +1124,29 @@ $$;
 
 COMMENT ON FUNCTION changefeed.home(feed integer) IS 'Cluster, database and table of a feed''s log as they are now.';
 
-CREATE FUNCTION changefeed.if_drifted_row_sql(f changefeed.feeds, event text) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-    if %1$s then%3$s
-    end if;
-    if %2$s then%3$s
-    end if;$sql$,
-        string_agg(format('(pg_identify_object(1259, %s, %s)).identity is distinct from %L', f.source::oid, u.number,
-                          (pg_identify_object(1259, f.source, u.number)).identity), ' or '),
-        string_agg(format('%I.%I is null', case event when 'delete' then 'old' else 'new' end, a.attname), ' or ')
-            filter (where u.number = any (f.key_numbers || f.partition_key_numbers)),
-        changefeed.settle_sql(f, case when event <> 'insert' then '(select ($1).*)' end,
-                              case when event <> 'delete' then '(select ($2).*)' end, ' using old, new'))
-    from (select distinct unnest(f.key_numbers || f.partition_key_numbers || f.image_numbers)) u (number)
-    left join pg_attribute a on a.attrelid = f.source and a.attnum = u.number and not a.attisdropped
-$_$;
-
-CREATE FUNCTION changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-    if changefeed.has_drifted(%1$s, %2$L) or exists (select from %3$s where false) then%4$s
-    end if;$sql$, f.feed_id, changefeed.shape(f), coalesce(new_rows, old_rows),
-        changefeed.settle_sql(f, old_rows, new_rows, ''))
-$_$;
-
-COMMENT ON FUNCTION changefeed.if_drifted_sql(f changefeed.feeds, old_rows text, new_rows text) IS 'PL/pgSQL that captures, in place of what follows, where the table is not as it was when the function was made.';
-
-CREATE FUNCTION changefeed.if_found(statements text) RETURNS text
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select case statements when '' then '' else format($sql$
-    if not found then
-        return null;
-    end if;%s$sql$, statements) end
-$_$;
-
-COMMENT ON FUNCTION changefeed.if_found(statements text) IS 'PL/pgSQL that goes on only if something was appended: statement triggers fire for statements without rows too.';
-
 CREATE FUNCTION changefeed.image_of(f changefeed.feeds, row_name text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
     select case
-        when f.image_mode = 'none' then 'null::text'
-        when f.image_numbers is null and bool_and(a.attgenerated <> 'v') then format('row_to_json(%I.*)::text', row_name)
-        else format('(select row_to_json(i) from (select %s) i)::text',
-            string_agg(format('%I.%I', row_name, a.attname), ', ' order by a.attnum)
+        when f.image_mode = 'none' then 'null::pg_catalog.text'
+        when f.image_numbers is null and f.capture = 'statement'
+            and bool_and(a.attgenerated <> 'v' and changefeed.has_built_in_json(a.atttypid))
+            then format('pg_catalog.row_to_json(%I.*)::pg_catalog.text', row_name)
+        else format('(select pg_catalog.row_to_json(i.*) from (select %s) i)::pg_catalog.text',
+            string_agg(format(
+                case when changefeed.has_built_in_json(a.atttypid) then '%1$I.%2$I'
+                    else 'case when %1$I.%2$I is distinct from null then pg_catalog.concat(%1$I.%2$I) end as %2$I' end,
+                row_name, a.attname), ', ' order by a.attnum)
                 filter (where a.attgenerated <> 'v' and (f.image_numbers is null or a.attnum = any (f.image_numbers))))
     end
     from pg_attribute a where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
-$$;
+$_$;
+
+CREATE FUNCTION changefeed.is_built_in(type oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select changefeed.base_type(type) < 16384 $$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
     LANGUAGE plpgsql STABLE
@@ -1112,19 +1176,20 @@ CREATE FUNCTION changefeed.key_text(source regclass, row_name text, columns text
     AS $_$
 declare
     texts text[];
-    type  regtype;
+    type  oid;
 begin
     select array_agg(changefeed.column_text(row_name, a.attname, a.atttypid) order by c.place), min(a.atttypid)
         into strict texts, type
         from unnest(columns) with ordinality c (name, place)
         join pg_attribute a on a.attrelid = source and a.attname = c.name and not a.attisdropped;
     if cardinality(texts) > 1 then
-        return format('to_json(array[%s])::text', array_to_string(texts, ', '));
+        return format('pg_catalog.to_json(array[%s])::pg_catalog.text', array_to_string(texts, ', '));
     end if;
     if changefeed.key_type(type) in ('number', 'boolean', 'binary') or type = 'uuid'::regtype then
         return texts[1];
     end if;
-    return format('case when starts_with(%1$s, ''['') then to_json(array[%1$s])::text else %1$s end', texts[1]);
+    return format('case when pg_catalog.starts_with(%1$s, ''['') then pg_catalog.to_json(array[%1$s])::pg_catalog.text '
+                  'else %1$s end', texts[1]);
 end;
 $_$;
 
@@ -1143,26 +1208,37 @@ CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
     from pg_type t where t.oid = type
 $$;
 
+CREATE FUNCTION changefeed.let_capture_append(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    execute format('grant insert on changefeed_log.log_%1$s to changefeed_capture; '
+                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s '
+                   'to changefeed_capture', feed);
+end;
+$_$;
+
 CREATE FUNCTION changefeed.let_capture_read(source regclass) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    owner  constant name := 'changefeed_owner';
+    role constant name := 'changefeed_capture';
     schema text := (select s.nspname from pg_class c join pg_namespace s on s.oid = c.relnamespace where c.oid = source);
 begin
-    if not has_schema_privilege(owner, schema, 'usage') then
-        execute format('grant usage on schema %I to %I', schema, owner);
+    if not has_schema_privilege(role, schema, 'usage') then
+        execute format('grant usage on schema %I to %I', schema, role);
     end if;
-    if not has_table_privilege(owner, source, 'select') then
-        execute format('grant select on table %s to %I', source, owner);
+    if not has_table_privilege(role, source, 'select') then
+        execute format('grant select on table %s to %I', source, role);
     end if;
     -- A role that may grant nothing is told so by a warning only.
-    if not has_schema_privilege(owner, schema, 'usage') or not has_table_privilege(owner, source, 'select') then
+    if not has_schema_privilege(role, schema, 'usage') or not has_table_privilege(role, source, 'select') then
         raise exception 'source: capture may not read %', source
             using errcode = 'insufficient_privilege',
                   hint = format('Have the owners call: grant usage on schema %I to %2$I; grant select on table %3$s to %2$I.',
-                                schema, owner, source);
+                                schema, role, source);
     end if;
 end;
 $_$;
@@ -1247,15 +1323,13 @@ $$;
 
 COMMENT ON FUNCTION changefeed.mark_days(feed integer) IS 'Gives the attached days of a feed the mark of its epoch.';
 
-CREATE FUNCTION changefeed.mark_nested_sql(feed integer) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION changefeed.may_rekey_unseen(source oid) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-    if pg_trigger_depth() > 1 then
-        perform set_config('changefeed.nested_%s', 'on', true);
-    end if;$sql$, feed)
-$_$;
+    AS $$
+    -- 19: for each row, before, update.
+    select exists (select from pg_trigger t where t.tgrelid = source and not t.tgisinternal and t.tgtype & 19 = 19)
+$$;
 
 CREATE FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) RETURNS SETOF changefeed.partitions
     LANGUAGE plpgsql
@@ -1285,16 +1359,16 @@ CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, ke
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-        with pair as (
-            select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
-            from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
-            full join (select %4$s as partition_key, %5$s as key from old_rows o) o
-                on o.key = n.key and o.partition_key = n.partition_key
-        )
-        select false, 'delete', p.old_partition_key, p.old_key, null from pair p where p.key is null
-        union all
-        select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
-    $sql$, pk_new, key_new, image, pk_old, key_old)
+            with pair as (
+                select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
+                from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
+                full join (select %4$s as partition_key, %5$s as key from old_rows o) o
+                    on o.key operator(pg_catalog.=) n.key and o.partition_key operator(pg_catalog.=) n.partition_key
+            )
+            select false, 'delete', p.old_partition_key, p.old_key, null::pg_catalog.text from pair p where p.key is null
+            union all
+            select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
+        $sql$, pk_new, key_new, image, pk_old, key_old)
 $_$;
 
 CREATE FUNCTION changefeed.partition_key_of(f changefeed.feeds, row_name text) RETURNS text
@@ -1307,9 +1381,10 @@ CREATE FUNCTION changefeed.pin_settings() RETURNS text[]
     AS $$
 declare
     were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
-        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'row_security']) s (name));
+        'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'search_path',
+        'row_security']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off']);
     return were;
 end;
 $$;
@@ -1318,13 +1393,32 @@ CREATE FUNCTION changefeed.pinned_settings(f changefeed.feeds) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select 'set search_path = pg_catalog, pg_temp' || case when f.capture = 'row' or exists (
-        select from pg_attribute a join pg_type t on t.oid = a.atttypid
+    select coalesce(string_agg(format('set %s = %s ', p.name, p.value), '' order by p.place), '')
+    from unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary',
+                       'search_path'],
+                array ['''UTC''', '''ISO''', '''postgres''', '''hex''', '1', '''C''', 'pg_catalog'])
+        with ordinality p (name, value, place)
+    where exists (
+        select from pg_attribute a
         where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
-            and (t.typtype = 'd' or t.typcategory not in ('N', 'B', 'S') or t.oid in ('money'::regtype, 'float4'::regtype, 'float8'::regtype))
-            and t.oid not in ('uuid'::regtype, 'json'::regtype, 'jsonb'::regtype)
-    ) then ' set timezone = ''UTC'' set datestyle = ''ISO'' set intervalstyle = ''postgres'''
-           ' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C''' else '' end
+            and (p.name = any (changefeed.settings_of(a.atttypid, true))
+                     and a.attnum = any (f.key_numbers || f.partition_key_numbers)
+                 or p.name = any (changefeed.settings_of(a.atttypid, not changefeed.has_built_in_json(a.atttypid)))
+                     and f.image_mode = 'captured' and (f.image_numbers is null or a.attnum = any (f.image_numbers))))
+$$;
+
+CREATE FUNCTION changefeed.read_problem(f changefeed.feeds) RETURNS changefeed.problem
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when not has_schema_privilege('changefeed_capture', c.relnamespace, 'usage')
+                or not has_table_privilege('changefeed_capture', c.oid, 'select')
+            then row('table_unreadable', 'capture may not read the table')::changefeed.problem
+        when c.relrowsecurity and not (select r.rolbypassrls from pg_roles r where r.rolname = 'changefeed_capture')
+            then row('table_policy', 'a policy may hide rows from capture')::changefeed.problem
+    end
+    from pg_class c where c.oid = f.source
 $$;
 
 CREATE FUNCTION changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) RETURNS void
@@ -1412,7 +1506,7 @@ declare
     problem text;
 begin
     select * into known from changefeed.feeds f where f.source = refuse_stopped.source;
-    problem := changefeed.capture_problem(known);
+    problem := (changefeed.capture_problem(known)).detail;
     if known.feed_id is not null and problem is not null then
         raise exception '% has stopped, changes are missing: %', known.name, problem
             using errcode = 'object_not_in_prerequisite_state',
@@ -1470,6 +1564,26 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.remedy(f changefeed.feeds, code text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when code = 'altered' then
+            'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
+        when code = 'renewal_failed' then 'remove what the message names; a gateway tries again every 10 s'
+        when code = 'image_incomplete' then
+            'make the column stored, or unwatch the table and name the others as image_columns'
+        when code in ('table_unreadable', 'table_policy') then format(
+            'grant select on table %s to changefeed_capture, and usage on its schema; let that role bypass row level security', c.oid::regclass)
+        when code = 'trigger_disabled' then format('alter table ... enable %strigger, then read the source again and start '
+            'from now: changes are missing', case when f.always then 'always ' end)
+        when code is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
+            'and read it once', f.name)
+    end
+    from (select) one left join pg_class c on c.oid = f.source
+$$;
+
 CREATE FUNCTION changefeed.renew_capture(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1479,8 +1593,6 @@ declare
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
-    -- Two who write a function at once would fail.
-    perform pg_advisory_xact_lock(1667655788, 0);
     perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
@@ -1515,10 +1627,25 @@ begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
             pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits',
-                'lc_monetary', 'row_security']),
+                'lc_monetary', 'search_path', 'row_security']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;
+
+CREATE FUNCTION changefeed.ring(feed integer, partition_key text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    perform nextval(format('changefeed_log.rung_%s', feed)::regclass);
+    perform pg_notify('changefeed', json_build_object(
+        'feed', feed, 'seq', currval(format('changefeed_log.seq_%s', feed)::regclass),
+        'partition_key', case when length(partition_key) <= 1000 then partition_key end,
+        'bell', pg_sequence_last_value(format('changefeed_log.bell_%s', feed)::regclass))::text);
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.ring(feed integer, partition_key text) IS 'Wakes the gateways that sleep, when the transaction commits.';
 
 CREATE FUNCTION changefeed.same_feed(wanted changefeed.feeds) RETURNS integer
     LANGUAGE plpgsql STABLE
@@ -1550,6 +1677,26 @@ begin
     end if;
     return known.feed_id;
 end;
+$$;
+
+CREATE FUNCTION changefeed.same_sql(key_index oid, number smallint, one text, other text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case
+        when changefeed.is_built_in(a.atttypid) or changefeed.base_type(a.atttypid) = all (array [o.oprleft, o.oprright])
+            then format('%s operator(%I.%s) %s', one, s.nspname, o.oprname, other)
+        else format('pg_catalog.concat(%s) operator(pg_catalog.=) pg_catalog.concat(%s)', one, other)
+    end
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indclass::oid[]) k (attnum, opclass)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    join pg_opclass c on c.oid = k.opclass
+    join pg_amop m on m.amopfamily = c.opcfamily and m.amopstrategy = 3
+        and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+    join pg_operator o on o.oid = m.amopopr
+    join pg_namespace s on s.oid = o.oprnamespace
+    where i.indexrelid = key_index and k.attnum = number
 $$;
 
 CREATE FUNCTION changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) RETURNS boolean
@@ -1584,74 +1731,92 @@ $$;
 
 COMMENT ON FUNCTION changefeed.set_retention(feed text, retention interval) IS 'How long the history of a feed is kept, 1 to 366 days. A shorter one lets the next retention run drop more.';
 
-CREATE FUNCTION changefeed.settle_sql(f changefeed.feeds, old_rows text, new_rows text, using_sql text) RETURNS text
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-        settings_were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
-        get diagnostics beat = row_count;
-        perform changefeed.restore_settings(settings_were);
-        if beat > 0 then%5$s
-        end if;
-        return null;$sql$, f.feed_id, old_rows, new_rows, using_sql,
-        coalesce(nullif(changefeed.doorbell_sql(f.feed_id, f.doorbell, 'select null::text'), ''), ' null;'))
-$_$;
-
-CREATE FUNCTION changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) RETURNS text
+CREATE FUNCTION changefeed.settings_of(type oid, of_key boolean) RETURNS text[]
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
+    base oid := changefeed.base_type(type);
+    element oid := (select t.typelem from pg_type t where t.oid = base and t.typsubscript = 'array_subscript_handler'::regproc);
+begin
+    if element is not null then
+        return changefeed.settings_of(element, of_key);
+    end if;
+    return case
+        when base in ('bool'::regtype, '"char"'::regtype, 'bpchar'::regtype, 'name'::regtype, 'text'::regtype,
+                      'varchar'::regtype, 'int2'::regtype, 'int4'::regtype, 'int8'::regtype, 'oid'::regtype,
+                      'numeric'::regtype, 'uuid'::regtype, 'json'::regtype, 'jsonb'::regtype, 'bit'::regtype,
+                      'varbit'::regtype, 'inet'::regtype, 'cidr'::regtype, 'macaddr'::regtype, 'macaddr8'::regtype,
+                      'xml'::regtype, 'tsvector'::regtype, 'tsquery'::regtype, 'pg_lsn'::regtype, 'xid'::regtype,
+                      'xid8'::regtype, 'cid'::regtype, 'tid'::regtype)
+            or (select t.typtype = 'e' from pg_type t where t.oid = base) then '{}'
+        when base = 'timestamptz'::regtype then case when of_key then '{timezone,datestyle}' else '{timezone}' end
+        when base in ('date'::regtype, 'timestamp'::regtype) then case when of_key then '{datestyle}' else '{}' end
+        when base in ('float4'::regtype, 'float8'::regtype) then '{extra_float_digits}'
+        when base = 'bytea'::regtype then '{bytea_output}'
+        when base = 'interval'::regtype then '{intervalstyle}'
+        when base = 'money'::regtype then '{lc_monetary}'
+        else '{timezone,datestyle,intervalstyle,bytea_output,extra_float_digits,lc_monetary,search_path}'
+    end;
+end;
+$$;
+
+CREATE FUNCTION changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
     f       changefeed.feeds;
-    problem text;
+    problem changefeed.problem;
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     perform changefeed.refuse_old_snapshot(f);
-    problem := coalesce(changefeed.capture_problem(f), (
-        select 'a policy may hide rows from capture' from pg_class c, pg_roles o
-        where c.oid = f.source and c.relrowsecurity and o.rolname = 'changefeed_owner' and not o.rolbypassrls));
-    if problem is not null then
-        return changefeed.stop_sql(feed, problem,
+    problem := changefeed.capture_problem(f);
+    if problem.code is null then
+        problem := changefeed.read_problem(f);
+    end if;
+    if problem.code is not null then
+        return changefeed.stop_sql(feed, problem.detail,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
-    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows));
+    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows), '$1');
 end;
-$$;
+$_$;
 
 CREATE FUNCTION changefeed.settled_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    unique_index oid := changefeed.key_index(f.source, f.key_numbers);
-    columns text := (select string_agg(format('%I', c), ', ')
-                     from unnest(changefeed.column_names(f.source, f.key_numbers)) c);
-    same    text := (select string_agg(format('n.%1$I %2$s t.%1$I', c.name, changefeed.equality(unique_index, c.number)), ' and ')
-                     from unnest(changefeed.column_names(f.source, f.key_numbers), f.key_numbers) c (name, number));
-    touched text := concat_ws(' union all ',
-        case when old_rows is not null then format('select o.*, %s as partition_key_, %s as key_, true as was_ from %s o',
-            changefeed.partition_key_of(f, 'o'), changefeed.key_of(f, 'o'), old_rows) end,
-        case when new_rows is not null then format('select n.*, %s as partition_key_, %s as key_, false as was_ from %s n',
-            changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), new_rows) end);
+    names   text[] := changefeed.column_names(f.source, f.key_numbers);
+    index   oid := changefeed.key_index(f.source, f.key_numbers);
+    columns text := (select string_agg(format('r.%I as k%s', c.name, c.place), ', ')
+                     from unnest(names) with ordinality c (name, place));
+    groups  text := (select string_agg(format('t.k%s', c.place), ', ') from unnest(names) with ordinality c (name, place));
+    same    text := (select string_agg(changefeed.same_sql(index, c.number, format('n.%I', c.name), format('t.k%s', c.place)), ' and ')
+                     from unnest(names, f.key_numbers) with ordinality c (name, number, place));
+    touched text := (select string_agg(format('select %s, %s as partition_key, %s as key, %L::pg_catalog.bool as was from %s r',
+                                              columns, changefeed.partition_key_of(f, 'r'), changefeed.key_of(f, 'r'), u.was, u.rows),
+                                       ' union all ')
+                     from (values (old_rows, true), (new_rows, false)) u (rows, was) where u.rows is not null);
 begin
     return format($sql$
         with touched as (
-            select %1$s, partition_key_, key_, bool_or(was_) as was_ from (%2$s) t group by %1$s, partition_key_, key_
+            select %1$s, t.partition_key, t.key, pg_catalog.bool_or(t.was) as was
+            from (%2$s) t group by %1$s, t.partition_key, t.key
         ), now as (
-            select t.partition_key_ as touched_partition_key, t.key_ as touched_key, t.was_, n.partition_key, n.key, n.image
+            select t.partition_key as touched_partition_key, t.key as touched_key, t.was, n.partition_key, n.key, n.image,
+                n.partition_key operator(pg_catalog.=) t.partition_key and n.key operator(pg_catalog.=) t.key as stays
             from touched t left join lateral (
                 select %3$s as partition_key, %4$s as key, %5$s as image from %6$s n where %7$s offset 0) n on true
         )
-        select false, 'delete', touched_partition_key, touched_key, null
-        from now where was_ and (partition_key, key) is distinct from (touched_partition_key, touched_key)
+        select false, 'delete', s.touched_partition_key, s.touched_key, null::pg_catalog.text
+        from now s where s.was and s.stays is not true
         union all
-        select not bool_or(was_ and partition_key = touched_partition_key and key = touched_key), 'upsert',
-               partition_key, key, min(image)
-        from now where key is not null group by partition_key, key
-    $sql$, columns, touched, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'),
-        changefeed.image_of(f, 'n'), f.source::regclass, same);
+        select not pg_catalog.bool_or(s.was and s.stays), 'upsert', s.partition_key, s.key, pg_catalog.min(s.image)
+        from now s where s.key is not null group by s.partition_key, s.key
+    $sql$, groups, touched, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        f.source::regclass, same);
 end;
 $_$;
 
@@ -1661,13 +1826,30 @@ CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
     AS $$
 begin
     return (
-        select md5(concat_ws(' ', c.oid, n.nspname, c.relname, changefeed.table_problem(f), (
-            select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
-            from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)))
-        from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = f.source
+        select encode(sha256(convert_to(concat_ws(' ', c.oid, (changefeed.table_problem(f)).detail,
+            changefeed.may_rekey_unseen(c.oid), (
+                select string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, attgenerated), ', ' order by attnum)
+                from pg_attribute where attrelid = f.source and attnum > 0 and not attisdropped)),
+            getdatabaseencoding())), 'hex')
+        from pg_class c where c.oid = f.source
     );
 end;
 $$;
+
+CREATE FUNCTION changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        were := changefeed.pin_settings();
+        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
+        get diagnostics written = row_count;
+        perform changefeed.restore_settings(were);
+        if written operator(pg_catalog.>) 0 then%5$s
+        end if;$sql$, f.feed_id, old_rows, new_rows,
+        case f.capture when 'row' then ' using said, old, new' else ' using said' end,
+        changefeed.written_sql(f.feed_id, f.doorbell, 'null::pg_catalog.text'))
+$_$;
 
 CREATE FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer DEFAULT NULL::integer) RETURNS SETOF changefeed.partitions
     LANGUAGE plpgsql
@@ -1698,11 +1880,37 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::text from (%s limit 1) r',
-                                              problem, rows_sql))
+    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
+                                              problem, rows_sql), 'null::pg_catalog.text')
 $$;
 
-CREATE FUNCTION changefeed.table_problem(f changefeed.feeds) RETURNS text
+CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql text, rekeyed_sql text, partition_key_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select changefeed.capture_body(f.feed_id, format($sql$
+    if mode operator(pg_catalog.=) 'nested'
+        or (case when tg_nargs operator(pg_catalog.=) 0 then '%1$s'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(%2$s, %3$L)
+    then%4$s
+        return null;
+    end if;%5$s%6$s;%7$s
+    if found then%8$s
+    end if;$sql$,
+        f.source::oid, f.feed_id, f.shape,
+        changefeed.slow_way_sql(
+            f,
+            case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
+            case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
+        case when rekeyed_sql is not null then format($sql$
+    if mode operator(pg_catalog.=) 'rekeyed' then%s;
+    else$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql)) end,
+        changefeed.append_sql(f.feed_id, usual_sql),
+        case when rekeyed_sql is not null then E'\n    end if;' end,
+        changefeed.written_sql(f.feed_id, f.doorbell, partition_key_sql)))
+$_$;
+
+CREATE FUNCTION changefeed.table_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -1715,20 +1923,17 @@ begin
     end if;
     select * into c from pg_class where oid = f.source;
     if c.oid is null then
-        return 'the table was dropped';
+        return ('table_dropped', 'the table was dropped')::changefeed.problem;
     elsif c.relpersistence <> 'p' then
-        return 'the table became unlogged: a crash empties it without a change';
+        return ('table_unlogged', 'the table became unlogged: a crash empties it without a change')::changefeed.problem;
     elsif f.capture = 'statement' and c.relispartition then
-        return format('the table became a partition of %s', pg_partition_root(f.source));
+        return ('table_became_partition', format('the table became a partition of %s', pg_partition_root(f.source)))::changefeed.problem;
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
             or c.relhassubclass and exists (select from pg_inherits where inhparent = f.source)) then
-        return 'the table takes part in inheritance, where no key is unique';
-    elsif not has_schema_privilege('changefeed_owner', c.relnamespace, 'usage')
-            or not has_table_privilege('changefeed_owner', c.oid, 'select') then
-        return 'capture may not read the table';
+        return ('table_inherits', 'the table takes part in inheritance, where no key is unique')::changefeed.problem;
     elsif f.source_oid <> f.source and changefeed.column_names(f.source, f.key_numbers || f.partition_key_numbers || f.image_numbers)
             is distinct from f.key_columns || f.partition_key_columns || f.image_columns then
-        return 'the table was restored, and its columns are numbered anew';
+        return ('table_renumbered', 'the table was restored, and its columns are numbered anew')::changefeed.problem;
     end if;
     for k in
         select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
@@ -1739,15 +1944,15 @@ begin
         ) a on true
     loop
         if k.attnum is null then
-            return format('the column %I of its key was dropped', k.name);
+            return ('key_column_dropped', format('the column %I of its key was dropped', k.name))::changefeed.problem;
         elsif not k.attnotnull then
-            return format('the column %I of its key may be null', k.name);
+            return ('key_column_nullable', format('the column %I of its key may be null', k.name))::changefeed.problem;
         elsif changefeed.text_form(k.atttypid) <> k.form then
-            return format('the column %I of its key became %s', k.name, format_type(k.atttypid, null));
+            return ('key_column_retyped', format('the column %I of its key became %s', k.name, format_type(k.atttypid, null)))::changefeed.problem;
         end if;
     end loop;
     if changefeed.key_index(f.source, f.key_numbers) is null then
-        return format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', '));
+        return ('key_not_unique', format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', ')))::changefeed.problem;
     end if;
     return null;
 end;
@@ -1803,15 +2008,16 @@ $$;
 
 COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
 
-CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS text
+CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
     return (
         select case
-            when t.oid is null then format('the trigger %I is missing', replace(p.proname, 'capture_', 'changefeed_'))
-            else format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass)
+            when t.oid is null then row('trigger_missing', format('the trigger %I is missing',
+                replace(p.proname, 'capture_', 'changefeed_')))::changefeed.problem
+            else row('trigger_disabled', format('the trigger %I of %s is disabled', t.tgname, t.tgrelid::regclass))::changefeed.problem
         end
         from pg_proc p
         left join pg_trigger t on t.tgfoid = p.oid
@@ -1824,23 +2030,6 @@ begin
     );
 end;
 $$;
-
-CREATE FUNCTION changefeed.unless_nested_sql(f changefeed.feeds, usual text, settled text) RETURNS text
-    LANGUAGE sql IMMUTABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select format($sql$
-    if current_setting('changefeed.nested_%s', true) = 'on' then
-        row_security_was := current_setting('row_security');
-        perform set_config('row_security', 'off', true);%s
-        beat := case when found then 1 end;
-        perform set_config('row_security', row_security_was, true);
-        if beat is null then
-            return null;
-        end if;
-    else%s
-    end if;$sql$, f.feed_id, settled, usual)
-$_$;
 
 CREATE FUNCTION changefeed.unwatch(source regclass) RETURNS void
     LANGUAGE plpgsql
@@ -1890,7 +2079,8 @@ begin
         wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);
     end if;
     feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
-    if changefeed.has_drifted(feed, (select f.shape from changefeed.feeds f where f.feed_id = feed)) then
+    if (select changefeed.has_drifted(feed, f.shape) or f.generator is distinct from changefeed.generator()
+        from changefeed.feeds f where f.feed_id = feed) then
         perform changefeed.renew_capture(feed);
     end if;
     -- An UPDATE of no row takes a lock all the same.
@@ -1911,458 +2101,742 @@ CREATE FUNCTION changefeed.writers(relation regclass) RETURNS text[]
     from changefeed.lock_holders(relation) h where h.mode = 'RowExclusiveLock'
 $$;
 
+CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_%s', 'nested', true);
+        end if;%s$sql$, feed, changefeed.doorbell_sql(feed, doorbell, partition_key_sql))
+$_$;
+
+COMMENT ON FUNCTION changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that follows where changes were appended.';
+
 CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having count(*) = 1) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_file_versions_delete() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+declare
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
+begin
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
+    end if;
+    return null;
+end
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_file_versions_update() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+declare
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
+begin
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
+    end if;
+    return null;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_files_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-            select false, 'delete', o.workspace_id::text, o.id::text, null::text from old_rows o where o.kind = 'document'
-        ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select o.workspace_id::text from old_rows o limit 1) s (k) where length(k) <= 1000))::text);
+    if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            with now as (
+                select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
+                    f.deleted_at is not null as is_deleted,
+                    f.workspace_id operator(pg_catalog.=) t.workspace_id as stays
+                from (select o.id, o.workspace_id, true as was, o.deleted_at is null as alive from old_rows o where o.kind operator(pg_catalog.=) 'document') t left join lateral (
+                    select f.id, f.workspace_id, f.deleted_at from documents.files f
+                    where f.id operator(pg_catalog.=) t.id and f.kind operator(pg_catalog.=) 'document' offset 0) f on true
+            )
+            select false, 'delete', s.touched_workspace::pg_catalog.text, s.touched_id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.was and s.stays is not true
+            union all
+            select not s.is_deleted and not pg_catalog.bool_or(s.was and s.alive and s.stays),
+                case when s.is_deleted then 'delete' else 'upsert' end,
+                s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
+        ) c (created, op, partition_key, key, image);
+    else
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
+            from old_rows o where o.kind operator(pg_catalog.=) 'document'
+        ) c (created, op, partition_key, key, image);
+    end if;
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_files_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-            select n.deleted_at is null, 'upsert', n.workspace_id::text, n.id::text, null::text
-            from new_rows n where n.kind = 'document'
-        ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select n.workspace_id::text from new_rows n limit 1) s (k) where length(k) <= 1000))::text);
+    if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            with now as (
+                select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
+                    f.deleted_at is not null as is_deleted,
+                    f.workspace_id operator(pg_catalog.=) t.workspace_id as stays
+                from (select n.id, n.workspace_id, false as was, false as alive from new_rows n where n.kind operator(pg_catalog.=) 'document') t left join lateral (
+                    select f.id, f.workspace_id, f.deleted_at from documents.files f
+                    where f.id operator(pg_catalog.=) t.id and f.kind operator(pg_catalog.=) 'document' offset 0) f on true
+            )
+            select false, 'delete', s.touched_workspace::pg_catalog.text, s.touched_id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.was and s.stays is not true
+            union all
+            select not s.is_deleted and not pg_catalog.bool_or(s.was and s.alive and s.stays),
+                case when s.is_deleted then 'delete' else 'upsert' end,
+                s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
+        ) c (created, op, partition_key, key, image);
+    else
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        ) c (created, op, partition_key, key, image);
+    end if;
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_files_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (select false, 'truncate', '', '', null::text) c (created, op, partition_key, key, image);
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select null::text limit 1) s (k) where length(k) <= 1000))::text);
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select null::pg_catalog.text limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_files_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
+    end if;
+    if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            with now as (
+                select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
+                    f.deleted_at is not null as is_deleted,
+                    f.workspace_id operator(pg_catalog.=) t.workspace_id as stays
+                from (select o.id, o.workspace_id, true as was, o.deleted_at is null as alive from old_rows o where o.kind operator(pg_catalog.=) 'document' union all select n.id, n.workspace_id, false as was, false as alive from new_rows n where n.kind operator(pg_catalog.=) 'document') t left join lateral (
+                    select f.id, f.workspace_id, f.deleted_at from documents.files f
+                    where f.id operator(pg_catalog.=) t.id and f.kind operator(pg_catalog.=) 'document' offset 0) f on true
+            )
+            select false, 'delete', s.touched_workspace::pg_catalog.text, s.touched_id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.was and s.stays is not true
+            union all
+            select not s.is_deleted and not pg_catalog.bool_or(s.was and s.alive and s.stays),
+                case when s.is_deleted then 'delete' else 'upsert' end,
+                s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
+        ) c (created, op, partition_key, key, image);
+    else
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
-                       o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
-                       o.id is not distinct from n.id and o.workspace_id = n.workspace_id as stays
-                from (select * from old_rows where kind = 'document') o
-                full join (select * from new_rows where kind = 'document') n on n.id = o.id
+                    o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
+                    o.workspace_id operator(pg_catalog.=) n.workspace_id as stays
+                from (select r.* from old_rows r where r.kind operator(pg_catalog.=) 'document') o
+                full join (select r.* from new_rows r where r.kind operator(pg_catalog.=) 'document') n
+                    on n.id operator(pg_catalog.=) o.id
             )
-            select false, 'delete', p.left_workspace::text, p.left_id::text, null::text
+            select false, 'delete', p.left_workspace::pg_catalog.text, p.left_id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.left_id is not null and p.stays is not true
             union all
             select not p.is_deleted and (p.stays is not true or p.was_deleted),
-                   case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
-                   p.workspace_id::text, p.id::text, null::text
+                case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
+                p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.id is not null
         ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select n.workspace_id::text from new_rows n limit 1) s (k) where length(k) <= 1000))::text);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_runs_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
-    ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    ) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_runs_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
-    ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    ) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_runs_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
-    ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    ) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
 CREATE FUNCTION changefeed_log.capture_1_runs_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    beat bigint;
-    row_security_was text;
-    settings_were text[];
+    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
+    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    written pg_catalog.int8;
+    were    pg_catalog.text[];
 begin
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_current_xact_id(), clock_timestamp(), changefeed.bucket(c.key), c.created, c.op, c.partition_key, c.key, c.image,
-           (select case when current_setting('changefeed.annotations', true) <> ''
-                then changefeed.checked_annotations(current_setting('changefeed.annotations', true)) end)
-    from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (
-            select unnest(array_agg(distinct t.input_file_version_id)) as version_id
-            from (select o.* from old_rows o union all select n.* from new_rows n) t
-            group by t.id
-            having count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at, t.output, t.error)) > 1
-        ) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
-    ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image);
-    if not found then
-        return null;
+    if said operator(pg_catalog.<>) '' then
+        said := changefeed.checked_annotations(said);
+    else
+        said := null;
     end if;
-    beat := (extract(epoch from clock_timestamp()) * 500)::bigint;
-    if beat is distinct from pg_sequence_last_value('changefeed_log.bell_1'::regclass) then
-        perform setval('changefeed_log.bell_1', beat);
-        perform pg_notify('changefeed', json_build_object(
-            'feed', 1, 'seq', currval('changefeed_log.seq_1'),
-            'partition_key', (select k from (select c.partition_key from (
-        select false, 'upsert', f.workspace_id::text, f.id::text, null::text
-        from (select distinct u.file_id from (
-        select v.file_id from (
-            select unnest(array_agg(distinct t.input_file_version_id)) as version_id
-            from (select o.* from old_rows o union all select n.* from new_rows n) t
-            group by t.id
-            having count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at, t.output, t.error)) > 1
-        ) r
-        cross join lateral (select v.file_id from documents.file_versions v where v.id = r.version_id offset 0) v
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
+            c.created, c.op, c.partition_key, c.key, c.image, said
+        from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (
+                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
+                    from (select o.* from old_rows o union all select n.* from new_rows n) t
+                    group by t.id
+                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
+                        t.output, t.error)) operator(pg_catalog.>) 1
+                ) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
-        cross join lateral (select * from documents.files f where f.id = s.file_id offset 0) f where f.kind = 'document'
-    ) c (created, op, partition_key, key, image) limit 1) s (k) where length(k) <= 1000))::text);
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image);
+    if found then
+        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
+        end if;
+        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
+        then
+            perform changefeed.ring(1, (select c.partition_key from (
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (
+                select v.file_id from (
+                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
+                    from (select o.* from old_rows o union all select n.* from new_rows n) t
+                    group by t.id
+                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
+                        t.output, t.error)) operator(pg_catalog.>) 1
+                ) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    ) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        ) c (created, op, partition_key, key, image) limit 1));
+        end if;
     end if;
     return null;
-end;
+end
 $$;
 
-CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
+CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false, answered bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '3s'
@@ -2382,6 +2856,14 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_1',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
+            end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm then
+                perform nextval('changefeed_log.bell_1');
             end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if changefeed.adopt_log(1) then
@@ -2432,6 +2914,100 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean) RETURNS TABLE(id bigin
         end;
         $$;
 
+CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select changefeed.capture_body(feed, format($sql$%s;
+    if found then%s
+    end if;$sql$, changefeed.append_sql(feed, changes_sql), changefeed.written_sql(feed, 'notify', partition_key_sql || ' limit 1')))
+$_$;
+
+CREATE FUNCTION documents.create_capture(feed integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    files_of text;
+    version_files text;
+begin
+    perform changefeed.create_capture_function(feed, 'files_insert', '', documents.files_body(feed, 'insert', $sql$
+            select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        $sql$));
+    perform changefeed.create_capture_function(feed, 'files_delete', '', documents.files_body(feed, 'delete', $sql$
+            select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
+            from old_rows o where o.kind operator(pg_catalog.=) 'document'
+        $sql$));
+    -- Leaving (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is
+    -- undeleted counts as created; deleted_at going from null is a delete, and anything else an update.
+    perform changefeed.create_capture_function(feed, 'files_update', '', documents.files_body(feed, 'update', $sql$
+            with pair as (
+                select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
+                    o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
+                    o.workspace_id operator(pg_catalog.=) n.workspace_id as stays
+                from (select r.* from old_rows r where r.kind operator(pg_catalog.=) 'document') o
+                full join (select r.* from new_rows r where r.kind operator(pg_catalog.=) 'document') n
+                    on n.id operator(pg_catalog.=) o.id
+            )
+            select false, 'delete', p.left_workspace::pg_catalog.text, p.left_id::pg_catalog.text, null::pg_catalog.text
+            from pair p where p.left_id is not null and p.stays is not true
+            union all
+            select not p.is_deleted and (p.stays is not true or p.was_deleted),
+                case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
+                p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
+            from pair p where p.id is not null
+        $sql$));
+    perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
+        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text'));
+
+    -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
+    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
+    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
+    files_of := $sql$
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (%s) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        $sql$;
+    version_files := $sql$
+                select v.file_id from (%s) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    $sql$;
+    perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
+        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids))))
+    from (values
+        ('file_tags_insert', 'select n.file_id from new_rows n'),
+        ('file_tags_delete', 'select o.file_id from old_rows o'),
+        ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
+                             'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
+                             'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
+        ('file_tags_truncate', 'select t.file_id from documents.file_tags t'),
+        -- What its runs showed goes with a version, or to the file that it becomes one of.
+        ('file_versions_delete', 'select o.file_id from old_rows o'),
+        ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
+                                 'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
+                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
+        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n')),
+        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o')),
+        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t')),
+        ('runs_update', format(version_files, $sql$
+                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
+                    from (select o.* from old_rows o union all select n.* from new_rows n) t
+                    group by t.id
+                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
+                        t.output, t.error)) operator(pg_catalog.>) 1
+                $sql$))
+    ) e (event, file_ids);
+end;
+$_$;
+
+COMMENT ON FUNCTION documents.create_capture(feed integer) IS 'Writes the trigger functions of the documents feed, anew if they are there.';
+
 CREATE FUNCTION documents.documents_image(keys text[]) RETURNS TABLE(key text, partition_key text, image text)
     LANGUAGE sql STABLE SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2454,6 +3030,45 @@ $$;
 
 COMMENT ON FUNCTION documents.documents_image(keys text[]) IS 'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
 
+CREATE FUNCTION documents.files_body(feed integer, event text, changes_sql text) RETURNS text
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    newest  text := case event when 'delete' then 'old_rows' else 'new_rows' end;
+    touched text := concat_ws(' union all ',
+        case when event <> 'insert' then 'select o.id, o.workspace_id, true as was, o.deleted_at is null as alive '
+            'from old_rows o where o.kind operator(pg_catalog.=) ''document''' end,
+        case when event <> 'delete' then 'select n.id, n.workspace_id, false as was, false as alive '
+            'from new_rows n where n.kind operator(pg_catalog.=) ''document''' end);
+    settled text := format($sql$
+            with now as (
+                select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
+                    f.deleted_at is not null as is_deleted,
+                    f.workspace_id operator(pg_catalog.=) t.workspace_id as stays
+                from (%s) t left join lateral (
+                    select f.id, f.workspace_id, f.deleted_at from documents.files f
+                    where f.id operator(pg_catalog.=) t.id and f.kind operator(pg_catalog.=) 'document' offset 0) f on true
+            )
+            select false, 'delete', s.touched_workspace::pg_catalog.text, s.touched_id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.was and s.stays is not true
+            union all
+            select not s.is_deleted and not pg_catalog.bool_or(s.was and s.alive and s.stays),
+                case when s.is_deleted then 'delete' else 'upsert' end,
+                s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
+        $sql$, touched);
+begin
+    return changefeed.capture_body(feed, format($sql$
+    if mode operator(pg_catalog.=) 'nested' then%s;
+    else%s;
+    end if;
+    if found then%s
+    end if;$sql$, changefeed.append_sql(feed, settled), changefeed.append_sql(feed, changes_sql),
+        changefeed.written_sql(feed, 'notify', format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest))));
+end;
+$_$;
+
 ALTER TABLE changefeed.feeds ALTER COLUMN feed_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME changefeed.feeds_feed_id_seq
     START WITH 1
@@ -2463,6 +3078,15 @@ ALTER TABLE changefeed.feeds ALTER COLUMN feed_id ADD GENERATED ALWAYS AS IDENTI
     CACHE 1
 );
 
+CREATE TABLE changefeed.functions (
+    set text NOT NULL,
+    topic text NOT NULL,
+    checksum text NOT NULL,
+    applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE changefeed.functions IS 'The files of functions as `changefeed migrate` applied them last, with their sha256.';
+
 CREATE TABLE changefeed.migrations (
     set text NOT NULL,
     version integer NOT NULL,
@@ -2471,7 +3095,7 @@ CREATE TABLE changefeed.migrations (
     applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
 );
 
-COMMENT ON TABLE changefeed.migrations IS 'What `changefeed migrate` applied, and the sha256 of each file.';
+COMMENT ON TABLE changefeed.migrations IS 'The steps that `changefeed migrate` applied, and the sha256 of each file.';
 
 CREATE TABLE changefeed.retention_runs (
     feed_id integer NOT NULL,
@@ -2482,10 +3106,10 @@ CREATE TABLE changefeed.retention_runs (
 
 COMMENT ON TABLE changefeed.retention_runs IS 'The last retention run of each feed; problem is null when all was done.';
 
-CREATE SEQUENCE changefeed_log.bell_1
-    START WITH 1
-    INCREMENT BY 1
-    NO MINVALUE
+CREATE UNLOGGED SEQUENCE changefeed_log.bell_1
+    START WITH 1000
+    INCREMENT BY 1000
+    MINVALUE 0
     NO MAXVALUE
     CACHE 1;
 
@@ -2519,6 +3143,13 @@ CREATE TABLE changefeed_log.log_1 (
     annotations text
 )
 PARTITION BY RANGE (changed_at);
+
+CREATE UNLOGGED SEQUENCE changefeed_log.rung_1
+    START WITH 1
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE TABLE changefeed_log.tick_1 (
     id bigint NOT NULL,
@@ -2606,6 +3237,9 @@ ALTER TABLE ONLY changefeed.feeds
 ALTER TABLE ONLY changefeed.feeds
     ADD CONSTRAINT feeds_pkey PRIMARY KEY (feed_id);
 
+ALTER TABLE ONLY changefeed.functions
+    ADD CONSTRAINT functions_pkey PRIMARY KEY (set, topic);
+
 ALTER TABLE ONLY changefeed.migrations
     ADD CONSTRAINT migrations_pkey PRIMARY KEY (set, version);
 
@@ -2641,8 +3275,6 @@ ALTER TABLE ONLY documents.workspaces
 
 CREATE INDEX log_1_bucket_seq_idx ON ONLY changefeed_log.log_1 USING btree (bucket, seq);
 
-CREATE INDEX log_1_partition_key_seq_idx ON ONLY changefeed_log.log_1 USING btree (partition_key, seq);
-
 CREATE INDEX log_1_seq_idx ON ONLY changefeed_log.log_1 USING btree (seq);
 
 CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE (op = ANY (ARRAY['truncate'::text, 'stopped'::text]));
@@ -2655,11 +3287,15 @@ CREATE INDEX tick_1_last_seq_id_idx ON ONLY changefeed_log.tick_1 USING btree (l
 
 CREATE INDEX tick_1_reached_id_idx ON ONLY changefeed_log.tick_1 USING btree (reached, id);
 
+CREATE UNIQUE INDEX files_id_workspace_id ON documents.files USING btree (id, workspace_id);
+
 CREATE INDEX files_workspace_id_idx ON documents.files USING btree (workspace_id);
 
 CREATE INDEX runs_input_file_version_id_created_at_idx ON documents.runs USING btree (input_file_version_id, created_at);
 
 CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.file_tags REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_delete();
+
+CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.file_versions REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_versions_delete();
 
 CREATE TRIGGER changefeed_delete AFTER DELETE ON documents.files REFERENCING OLD TABLE AS old_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_delete();
 
@@ -2678,6 +3314,8 @@ CREATE TRIGGER changefeed_truncate AFTER TRUNCATE ON documents.files FOR EACH ST
 CREATE TRIGGER changefeed_truncate BEFORE TRUNCATE ON documents.runs FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_truncate();
 
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.file_tags REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_update();
+
+CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.file_versions REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_versions_update();
 
 CREATE TRIGGER changefeed_update AFTER UPDATE ON documents.files REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_update();
 

@@ -172,17 +172,17 @@ async def test_a_watched_table_is_a_collection(gateway: GatewayProcess) -> None:
 async def test_partitions_are_split_and_merged(gateway: GatewayProcess) -> None:
     gateway.execute("CREATE TABLE public.orders (id int PRIMARY KEY)")
     assert (await gateway.cli.run("watch", "public.orders")).code == 0
-    split = await gateway.cli.run("partitions", "split", "public.orders", "0-255", "--first-bucket", "100")
+    split = await gateway.cli.run("partitions", "split", "public.orders", "0-4095", "--first-bucket", "100")
     assert split.code == 0
     children = split.out.split("children are ")[1].split(" and ")
     listed = await gateway.cli.run("partitions", "list", "main/public.orders", "--json")
-    assert [r["partition_id"] for r in listed.records] == ["0-255", *map(str.strip, children)]
-    again = await gateway.cli.run("partitions", "split", "public.orders", "0-255")
+    assert [r["partition_id"] for r in listed.records] == ["0-4095", *map(str.strip, children)]
+    again = await gateway.cli.run("partitions", "split", "public.orders", "0-4095")
     assert again.code == 3
     assert "is retired" in again.err
     merged = await gateway.cli.run("partitions", "merge", "public.orders", *map(str.strip, children))
     assert merged.code == 0
-    assert "child is 0-255@" in merged.out
+    assert "child is 0-4095@" in merged.out
 
 
 async def test_feeds_are_listed_altered_and_ended(gateway: GatewayProcess) -> None:

@@ -193,7 +193,7 @@ ROLES = """
     GRANT USAGE ON SCHEMA public TO changefeed_migrator;
     CREATE TABLE orders (id int PRIMARY KEY);
     GRANT SELECT, TRIGGER, UPDATE ON orders TO changefeed_migrator;
-    GRANT SELECT ON orders TO changefeed_owner;
+    GRANT SELECT ON orders TO changefeed_capture;
 """
 
 

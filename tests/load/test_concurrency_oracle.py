@@ -39,8 +39,8 @@ def readers(gateway: GatewayProcess) -> list[Reader | Crew]:
     mine = FeedScope(logical_partition="3")
     return [
         *entire,
-        Crew("crew of streams", gateway, address, "0-255"),
-        Crew("crew of pages", gateway, address, "0-255", page_size=100),
+        Crew("crew of streams", gateway, address, "0-4095"),
+        Crew("crew of pages", gateway, address, "0-4095", page_size=100),
         Reader("writer 3, stream", gateway, address, mine),
         Reader("writer 3, pages", gateway, address, mine, page_size=20),
     ]

@@ -1,5 +1,6 @@
 """Which change each edit of a document makes, and which edits make none."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
@@ -174,11 +175,10 @@ async def test_the_doorbell_names_feed_workspace_and_number(
     connection: Connection, document: str, workspace: str
 ) -> None:
     await connection.execute("LISTEN changefeed")
+    await connection.execute("SELECT * FROM changefeed_log.make_tick_1(false, arm => true)")
     await connection.execute("UPDATE documents.files SET title = 'c'")
     notification = await anext(connection.notifies(timeout=10, stop_after=1))
-    assert json.loads(notification.payload) == {"feed": 1, "seq": 2, "partition_key": workspace}
-    # As if the bell had not just rung.
-    await connection.execute("SELECT setval('changefeed_log.bell_1', 1)")
+    assert json.loads(notification.payload) == {"feed": 1, "seq": 2, "partition_key": workspace, "bell": 1000}
     await connection.execute("UPDATE documents.files SET title = repeat('x', 100000)")
     notification = await anext(connection.notifies(timeout=10, stop_after=1))
     assert len(notification.payload) < 8000
@@ -228,3 +228,103 @@ async def test_no_writer_of_a_document_waits_for_another_because_of_capture(
                     async with second.transaction(force_rollback=True):
                         done = await second.execute(other.encode(), other_values)
                         assert done.rowcount == 1
+
+
+async def test_a_version_that_goes_or_changes_its_file_takes_its_runs_with_it(
+    connection: Connection, document: str, version: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    other = await one(
+        connection, "INSERT INTO documents.files (workspace_id, title) VALUES (%s, 'b') RETURNING id", workspace
+    )
+    await logged()
+    await connection.execute("UPDATE documents.file_versions SET byte_size = 10")
+    assert await logged() == []
+    await connection.execute("UPDATE documents.file_versions SET file_id = %s", [other])
+    assert sorted(await logged()) == sorted((file, "upsert", False, workspace) for file in (document, other))
+    await connection.execute("DELETE FROM documents.file_versions")
+    assert await logged() == [(other, "upsert", False, workspace)]
+    assert '"last_run":null' in await one(connection, "SELECT image FROM documents.documents_image(%s)", [other])
+
+
+async def test_a_delete_that_a_trigger_takes_back_leaves_the_document_alive(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute("""
+        CREATE FUNCTION documents.takes_back() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            UPDATE documents.files SET deleted_at = NULL WHERE id = new.id AND deleted_at IS NOT NULL;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER takes_back AFTER UPDATE ON documents.files
+            FOR EACH ROW WHEN (new.deleted_at IS NOT NULL) EXECUTE FUNCTION documents.takes_back()
+    """)
+    await connection.execute("UPDATE documents.files SET deleted_at = now()")
+    assert (await logged())[-1] == (document, "upsert", False, workspace)
+
+
+async def until_waiting(connection: Connection, writer: Connection) -> None:
+    """Until a session waits for another one's row lock."""
+    waits = "SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s"
+    async with asyncio.timeout(30):
+        while await one(connection, waits, writer.info.backend_pid) != "True":
+            await connection.execute("SELECT pg_sleep(0.01)")
+
+
+OTHERS = [
+    "INSERT INTO documents.file_tags (file_id, tag) SELECT id, 'new' FROM documents.files",
+    "DELETE FROM documents.file_tags",
+    "INSERT INTO documents.runs (input_file_version_id) SELECT id FROM documents.file_versions",
+    "UPDATE documents.runs SET status = 'done'",
+]
+MOVE = "UPDATE documents.files SET workspace_id = (SELECT id FROM documents.workspaces WHERE name = 'two')"
+
+
+@pytest.mark.parametrize("write", OTHERS)
+@pytest.mark.parametrize("move_first", [True, False])
+@pytest.mark.req("P2", "P5")
+async def test_a_move_and_those_who_write_to_the_document_wait_for_each_other(
+    connection: Connection,
+    database: str,
+    document: str,
+    version: str,
+    logged: Callable[[], Awaitable[Logged]],
+    write: str,
+    move_first: bool,
+) -> None:
+    """So that each change is logged where its document is, and readers of one workspace miss nothing."""
+    two = await one(connection, "INSERT INTO documents.workspaces (name) VALUES ('two') RETURNING id")
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    await logged()
+    first, second = (MOVE, write) if move_first else (write, MOVE)
+    async with (
+        await psycopg.AsyncConnection.connect(database) as one_writer,
+        await psycopg.AsyncConnection.connect(database) as other_writer,
+    ):
+        await one_writer.execute(first.encode())
+        waiting = asyncio.create_task(other_writer.execute(second.encode()))
+        await until_waiting(connection, other_writer)
+        await one_writer.commit()
+        await waiting
+        await other_writer.commit()
+    changes = await logged()
+    assert changes[-1][3] == two
+    if move_first:
+        assert [change[3] for change in changes][-2:] == [two, two]
+
+
+@pytest.mark.parametrize("write", OTHERS)
+@pytest.mark.req("P8")
+async def test_an_ordinary_edit_waits_for_nobody_and_nobody_for_it(
+    connection: Connection, database: str, document: str, version: str, write: str
+) -> None:
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    async with await psycopg.AsyncConnection.connect(database) as editor:
+        await editor.execute("UPDATE documents.files SET title = 'edited'")
+        await connection.execute("SET lock_timeout = '5s'")
+        await connection.execute(write.encode())
+        await connection.execute("SET lock_timeout = 0")
+        await editor.commit()
+        await editor.execute(write.replace("'new'", "'newer'").encode())
+        await connection.execute("UPDATE documents.files SET title = 'edited again'")

@@ -47,9 +47,9 @@ async def state(connection: Connection) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize(
     ("partition_id", "first_bucket", "says"),
     [
-        ("0-255", 0, "first_bucket is 0, outside of the partition '0-255'. It is the first bucket of the upper part"),
-        ("0-255", 256, "choose 1 to 255"),
-        ("0-255", -(2**31), "choose 1 to 255"),
+        ("0-4095", 0, "first_bucket is 0, outside of the partition '0-4095'. It is the first bucket of the upper part"),
+        ("0-4095", 4096, "choose 1 to 4095"),
+        ("0-4095", -(2**31), "choose 1 to 4095"),
         ("0-254", None, "there is no partition '0-254'. `changefeed partitions list` names them"),
         ("", None, "there is no partition ''"),
     ],
@@ -65,9 +65,9 @@ async def test_a_split_that_is_refused_changes_nothing(
 
 
 async def test_a_retired_partition_and_a_single_bucket_are_not_split(shop: Shop) -> None:
-    single, rest = await split(shop, "0-255", 1)
+    single, rest = await split(shop, "0-4095", 1)
     before = await state(shop.connection)
-    for partition_id, says in (("0-255", "is retired"), (single, "has one bucket only")):
+    for partition_id, says in (("0-4095", "is retired"), (single, "has one bucket only")):
         with pytest.raises(OperationError, match=says):
             await split(shop, partition_id)
     with pytest.raises(OperationError, match="there is no feed 'nothing'"):
@@ -76,49 +76,50 @@ async def test_a_retired_partition_and_a_single_bucket_are_not_split(shop: Shop)
 
 
 async def test_only_neighbours_are_merged(shop: Shop) -> None:
-    low, high = await split(shop, "0-255")
+    low, high = await split(shop, "0-4095")
     low, middle = await split(shop, low)
     before = await state(shop.connection)
-    for pair in ((low, high), (low, low), (low, "0-255"), (low, "nothing")):
+    for pair in ((low, high), (low, low), (low, "0-4095"), (low, "nothing")):
         with pytest.raises(OperationError):
             await operations.merge_partitions(shop.dsn, FEED, *pair)
     assert await state(shop.connection) == before
     (merged,) = await operations.merge_partitions(shop.dsn, FEED, high, middle)
-    assert merged.startswith("64-255@")
+    assert merged.startswith("1024-4095@")
 
 
 async def test_a_split_needs_a_transaction_of_its_own(shop: Shop) -> None:
     async with await psycopg.AsyncConnection.connect(shop.dsn) as connection:
         await connection.execute("INSERT INTO orders VALUES (1, 1, 'x')")
         with pytest.raises(errors.ActiveSqlTransaction):
-            await connection.execute("SELECT changefeed.split_partition(%s, '0-255')", (FEED,))
+            await connection.execute("SELECT changefeed.split_partition(%s, '0-4095')", (FEED,))
 
 
 @pytest.mark.req("US3.4", "P1")
 async def test_what_is_under_way_at_a_split_goes_to_the_child(shop: Shop) -> None:
     """A change belongs to the partition of its batch, whatever its number is."""
     async with await psycopg.AsyncConnection.connect(shop.dsn) as writer:
-        await writer.execute("INSERT INTO orders SELECT n, 0, 'late' FROM generate_series(1, 50) n")
-        await shop.insert(*range(51, 101))
-        children = await split(shop, "0-255")
+        await writer.execute("INSERT INTO orders SELECT n, n, 'late' FROM generate_series(1, 50) n")
+        for number in range(51, 101):
+            await shop.insert(number, space=number)
+        children = await split(shop, "0-4095")
         await writer.commit()
     whole, _ = await read_all(shop.provider, shop.feed)
-    assert [change.partition_id for change in whole[:50]] == ["0-255"] * 50
+    assert [change.partition_id for change in whole[:50]] == ["0-4095"] * 50
     assert keys(whole) == [*range(51, 101), *range(1, 51)]
     parts = {}
-    for partition_id in ("0-255", *children):
+    for partition_id in ("0-4095", *children):
         scope = PhysicalPartition(PartitionId(partition_id))
         changes, cursor = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=scope, size=7))
         parts[partition_id] = [change.event_id for change in changes]
         last = await shop.page(After(cursor), scope=scope)
-        assert last.retired == (partition_id == "0-255")
+        assert last.retired == (partition_id == "0-4095")
     for partition_id, found in parts.items():
         assert found == [c.event_id for c in whole if c.partition_id == partition_id]
 
 
 async def test_a_truncation_reaches_every_partition_that_is_active(shop: Shop) -> None:
     await shop.insert(1, 2, 3)
-    parts = [(await split(shop, "0-255", 3))[1]]
+    parts = [(await split(shop, "0-4095", 3))[1]]
     parts = await split(shop, parts[0], 200)
     await shop.connection.execute("TRUNCATE orders")
     for partition_id in parts:
@@ -130,7 +131,7 @@ async def test_a_truncation_reaches_every_partition_that_is_active(shop: Shop) -
 async def test_a_partition_is_read_where_it_is_known_only_to_the_database(shop: Shop) -> None:
     """Another gateway's child: the newest tick that this process knows is older than it."""
     await shop.page(Now())
-    child, _ = await split(shop, "0-255")
+    child, _ = await split(shop, "0-4095")
     page = await shop.page(Now(), scope=PhysicalPartition(PartitionId(child)))
     assert not page.changes
     with pytest.raises(NotFound):
@@ -138,12 +139,12 @@ async def test_a_partition_is_read_where_it_is_known_only_to_the_database(shop: 
 
 
 async def test_a_partition_whose_history_is_gone_is_not_listed(shop: Shop) -> None:
-    low, high = await split(shop, "0-255")
+    low, high = await split(shop, "0-4095")
     listed = await shop.provider.list_partitions(shop.feed)
     assert [(p.partition_id, p.state, p.parents) for p in listed] == [
-        ("0-255", PartitionState.RETIRED, ()),
-        (low, PartitionState.ACTIVE, ("0-255",)),
-        (high, PartitionState.ACTIVE, ("0-255",)),
+        ("0-4095", PartitionState.RETIRED, ()),
+        (low, PartitionState.ACTIVE, ("0-4095",)),
+        (high, PartitionState.ACTIVE, ("0-4095",)),
     ]
     await shop.tick(force=True)
     await shop.forget_ticks("id < 3")
@@ -152,9 +153,11 @@ async def test_a_partition_whose_history_is_gone_is_not_listed(shop: Shop) -> No
 
 
 async def test_a_reader_that_waits_is_told_of_a_split_at_once(shop: Shop) -> None:
-    page = await shop.page(Now(), scope=PhysicalPartition(PartitionId("0-255")))
-    waiting = asyncio.create_task(shop.page(After(page.cursor), scope=PhysicalPartition(PartitionId("0-255")), wait=60))
-    children = await split(shop, "0-255")
+    page = await shop.page(Now(), scope=PhysicalPartition(PartitionId("0-4095")))
+    waiting = asyncio.create_task(
+        shop.page(After(page.cursor), scope=PhysicalPartition(PartitionId("0-4095")), wait=60)
+    )
+    children = await split(shop, "0-4095")
     page = await waiting
     assert page.retired
     assert [child.partition_id for child in page.children] == children
@@ -170,7 +173,7 @@ async def test_what_is_written_after_a_split_in_its_transaction_belongs_to_the_c
     )
     try:
         await shop.insert(1)
-        last = "0-255"
+        last = "0-4095"
         for number in range(1, 41):
             async with await psycopg.AsyncConnection.connect(shop.dsn) as splitter:
                 cursor = await splitter.execute(

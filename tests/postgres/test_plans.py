@@ -48,10 +48,9 @@ DAY_TABLE = re.compile(r"(log|tick)_1_")
 WRITE = """
 CREATE FUNCTION write_changes(low int, high int, days_ago int, every int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image)
-    SELECT pg_current_xact_id(), clock_timestamp() - make_interval(days => days_ago), n % 256, true, 'upsert',
-           CASE WHEN n % every = 0 THEN 'rare' ELSE (n % 5)::text END, n::text,
-           repeat('x', CASE WHEN n % 20 = 0 THEN 9000 ELSE 100 END)
-    FROM generate_series(low, high) n
+    SELECT pg_current_xact_id(), clock_timestamp() - make_interval(days => days_ago), changefeed.bucket(k), true,
+           'upsert', k, n::text, repeat('x', CASE WHEN n % 20 = 0 THEN 9000 ELSE 100 END)
+    FROM generate_series(low, high) n, LATERAL (SELECT CASE WHEN n % every = 0 THEN 'rare' ELSE (n % 5)::text END) p (k)
 $$;
 CREATE PROCEDURE write_batches(low int, high int, days_ago int, every int) LANGUAGE plpgsql AS $$
     BEGIN
@@ -101,8 +100,9 @@ async def write_history(shop: Shop, changes: int) -> History:
     """Four days, in the third of which a transaction is open for ten batches; the first has been dropped since."""
     await live_since(shop.connection, 5)
     await shop.connection.execute(WRITE.encode())
-    cursor = await shop.connection.execute("SELECT * FROM changefeed.split_partition('public.orders', '0-255', 16)")
-    few, many = [PhysicalPartition(PartitionId(row[1])) for row in await cursor.fetchall()]
+    # Of the five partition keys, three lie in the first part, and "1" in the second.
+    many, rest = await split(shop, "0-4095", 1712)
+    few, _ = await split(shop, str(rest.partition_id), 1728)
     quarter, opened = changes // 4, changes * 5 // 8
     await write_batches(shop, 0, quarter, 4, changes)
     await write_batches(shop, quarter, 2 * quarter, 3, changes)
@@ -131,6 +131,13 @@ async def write_history(shop: Shop, changes: int) -> History:
     await retention.set_retention(shop.dsn, "public.orders", 3 * DAY)
     assert [done.problem for done in await retention.run(shop.dsn)] == [""]
     return history
+
+
+async def split(shop: Shop, partition_id: str, first_bucket: int) -> list[PhysicalPartition]:
+    cursor = await shop.connection.execute(
+        "SELECT * FROM changefeed.split_partition('public.orders', %s, %s)", (partition_id, first_bucket)
+    )
+    return [PhysicalPartition(PartitionId(row[1])) for row in await cursor.fetchall()]
 
 
 async def write_batches(shop: Shop, after: int, to: int, days_ago: int, changes: int) -> None:

@@ -56,7 +56,7 @@ async def test_watched_tables(connection: Connection, database: str) -> None:
         assert orders.incarnation != counters.incarnation
         assert orders.warnings == ()
         (partition,) = await provider.list_partitions(orders)
-        assert (partition.partition_id, partition.parents, partition.state) == ("0-255", (), PartitionState.ACTIVE)
+        assert (partition.partition_id, partition.parents, partition.state) == ("0-4095", (), PartitionState.ACTIVE)
 
 
 @pytest.mark.req("E5")

@@ -105,7 +105,7 @@ async def test_every_reader_gets_every_change_once_in_one_order(log_database: st
             changes, _ = await read_all(provider, feed, read, at_most=count)
             assert ids(changes) == ids(whole)[: len(changes)]
             assert len(changes) >= min(count, len(whole))
-        scope = PhysicalPartition(PartitionId("0-255"))
+        scope = PhysicalPartition(PartitionId("0-4095"))
         changes, _ = await read_all(provider, feed, page_read(Beginning(), scope=scope))
         assert ids(changes) == ids(whole)
         for space in range(SPACES):

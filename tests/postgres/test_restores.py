@@ -30,7 +30,7 @@ async def open_big_shop(dsn: str) -> AsyncIterator[Shop]:
     async with open_shop(dsn) as shop:
         await shop.connection.execute("CREATE TABLE lines (id int PRIMARY KEY)")
         await shop.connection.execute("SELECT changefeed.watch('lines', always => true)")
-        await shop.connection.execute("SELECT changefeed.split_partition('public.orders', '0-255')")
+        await shop.connection.execute("SELECT changefeed.split_partition('public.orders', '0-4095')")
         yield shop
 
 

@@ -461,7 +461,7 @@ async def test_a_token_lives_as_long_as_its_page_forecast(shop: Shop) -> None:
     assert expired
 
 
-@pytest.mark.parametrize("scope", [EntireCollection(), LogicalPartition("0"), PhysicalPartition(PartitionId("0-255"))])
+@pytest.mark.parametrize("scope", [EntireCollection(), LogicalPartition("0"), PhysicalPartition(PartitionId("0-4095"))])
 @pytest.mark.req("P6")
 async def test_a_gateway_that_was_asleep_tells_a_reader_that_its_history_was_dropped(shop: Shop, scope: Scope) -> None:
     """Its own clock stood still, and it knows the ticks by heart: only the database can tell it."""

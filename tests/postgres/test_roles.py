@@ -28,6 +28,7 @@ _FOREIGN = """
         UNION ALL
         SELECT 'routine', p.oid::regprocedure::text, p.proowner FROM pg_proc p
         WHERE p.pronamespace IN ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
+            AND NOT (p.prorettype = 'trigger'::regtype AND p.proowner = 'changefeed_capture'::regrole)
         UNION ALL
         SELECT 'schema', n.nspname, n.nspowner FROM pg_namespace n WHERE n.nspname IN ('changefeed', 'changefeed_log')
     ) o (kind, name, owner) WHERE o.owner <> 'changefeed_owner'::regrole
@@ -131,7 +132,7 @@ async def test_a_reader_reads_documents_by_their_function_only(database: str, co
         "SELECT changefeed.unwatch('orders')",
         "SELECT changefeed.drop_feed(1)",
         "SELECT changefeed.set_retention('public.orders', '1 day')",
-        "SELECT changefeed.split_partition('public.orders', '0-255')",
+        "SELECT changefeed.split_partition('public.orders', '0-4095')",
         "SELECT changefeed.create_feed('x', null, 'none', null, '{a}', '{string}', '{a}', 'poll')",
         "SELECT changefeed.create_capture_function(1, 'x', '', '')",
         "SELECT changefeed.hand_over()",
@@ -182,7 +183,7 @@ async def test_an_operator_watches_its_table_and_runs_retention(log_database: st
             await operator.execute("INSERT INTO shop.orders VALUES (1)")
             await make_days(admin, dsn)
             await retention.set_retention(dsn, "shop.orders", timedelta(days=2))
-            await operator.execute("SELECT changefeed.split_partition('shop.orders', '0-255')")
+            await operator.execute("SELECT changefeed.split_partition('shop.orders', '0-4095')")
             assert await texts(admin, _FOREIGN) == []
             assert await texts(admin, _NOT_READABLE) == []
             assert await texts(admin, "SELECT key FROM changefeed_log.log_1") == ["1"]
@@ -251,7 +252,7 @@ async def test_without_the_right_to_make_roles_the_migration_says_who_must(postg
                 await admin.execute(
                     sql.SQL("GRANT CREATE ON DATABASE {} TO weak_login").format(sql.Identifier(admin.info.dbname))
                 )
-            with pytest.raises(MigrationError, match=r"0010_roles\.sql: the roles of the change feeds"):
+            with pytest.raises(MigrationError, match=r"tables/0002_roles\.sql: the roles of the change feeds"):
                 await migrate(weak)
     finally:
         await postgres.drop(dsn)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from changefeed_gateway.providers.postgres.operations.migrations import (
     MigrationError,
@@ -67,5 +68,26 @@ async def test_an_edited_migration_is_refused_by_name(database: str) -> None:
         await connection.execute(
             "UPDATE changefeed.migrations SET checksum = 'other' WHERE set = 'log' AND version = 2"
         )
-    with pytest.raises(MigrationError, match=r"log/0002_ticks\.sql was edited"):
+    with pytest.raises(MigrationError, match=r"log/tables/0002_roles\.sql was edited"):
         await migrate(database)
+
+
+@pytest.mark.req("DB-12")
+async def test_a_file_of_functions_is_applied_again_when_its_text_has_changed(database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        await connection.execute("DROP FUNCTION changefeed.tick(integer, boolean)")
+        await connection.execute("UPDATE changefeed.functions SET checksum = 'older' WHERE topic = 'ticks'")
+        assert [migration.file for migration in await migrate(database)] == ["log/functions/ticks.sql"]
+        assert await migrate(database) == []
+        await connection.execute("SELECT changefeed.tick(1)")
+
+
+@pytest.mark.req("DB-12")
+async def test_no_step_calls_a_function(postgres: PostgresForTests) -> None:
+    name = "steps_alone"
+    await postgres.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    async with await psycopg.AsyncConnection.connect(postgres.dsn(name), autocommit=True) as connection:
+        for step in load_migrations():
+            if step.version is not None:
+                await connection.execute(step.sql.encode())
+    await postgres.drop(postgres.dsn(name))

@@ -11,7 +11,7 @@ from changefeed_gateway.providers.postgres.log.partitions import ALL, BucketPart
 from changefeed_gateway.providers.postgres.mapping import Row
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-_FIRST = BucketPartition(PartitionId("0-255"), ALL, 1, None)
+_FIRST = BucketPartition(PartitionId("0-4095"), ALL, 1, None)
 
 
 @st.composite
@@ -43,8 +43,8 @@ def histories(draw: st.DrawFn) -> list[BucketPartition]:
 def test_every_bucket_is_in_one_partition_at_every_tick(history: list[BucketPartition]) -> None:
     topology = Topology(history)
     for tick in range(2, topology.tick + 3):
-        rows: list[Row] = [(0, "", AT, "", False, "", "", None, None, bucket, None) for bucket in range(256)]
-        found = list(topology.ids_of(rows, [tick] * 256))
+        rows: list[Row] = [(0, "", AT, "", False, "", "", None, None, bucket, None) for bucket in range(4096)]
+        found = list(topology.ids_of(rows, [tick] * 4096))
         for bucket, partition_id in enumerate(found):
             holding = [p for p in history if p.holds(tick) and p.buckets.low <= bucket <= p.buckets.high]
             assert [p.partition_id for p in holding] == [partition_id]

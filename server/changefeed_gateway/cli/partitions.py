@@ -48,7 +48,7 @@ def split(
     feed: Feed,
     partition: Annotated[str, typer.Argument(help="The partition to split, as `partitions list` names it.")],
     first_bucket: Annotated[
-        int | None, typer.Option(help="First bucket of the upper part, 1 to 255. [default: the middle]")
+        int | None, typer.Option(help="First bucket of the upper part, 1 to 4095. [default: the middle]")
     ] = None,
     connection: Connection = None,
     config: Config = None,

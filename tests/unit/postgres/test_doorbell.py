@@ -1,7 +1,7 @@
 """What the doorbell makes of notifications: every login of the database may send some."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import pytest
 from hypothesis import example, given
@@ -21,9 +21,9 @@ class Rung:
         self.feeds: list[set[int]] = []
         self.doorbell = Doorbell(_DSN, Connections(_DSN), self.ring)
 
-    def ring(self, feed_ids: Collection[int] | None) -> None:
-        assert feed_ids is not None
-        self.feeds.append(set(feed_ids))
+    def ring(self, bells: Mapping[int, int] | None) -> None:
+        assert bells is not None
+        self.feeds.append(set(bells))
 
     def hear(self, *payloads: str) -> None:
         self.doorbell._ring_for(payloads)

@@ -25,7 +25,7 @@ from changefeed_gateway.providers.postgres.log.images import (
 from changefeed_gateway.providers.postgres.mapping import ChangeMaker, Items, Row
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
-WHOLE = PartitionId("0-255")
+WHOLE = PartitionId("0-4095")
 
 
 def row(seq: int = 1, **other: Any) -> Row:

@@ -1,7 +1,7 @@
 """PostgreSQL as a provider of change feeds: the log that triggers write, cut into batches by ticks."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -222,10 +222,10 @@ class PostgresProvider:
         if (log := self._logs.pop(incarnation, None)) is not None:
             await log.aclose()
 
-    def _ring(self, feed_ids: Collection[int] | None) -> None:
+    def _ring(self, bells: Mapping[int, int] | None) -> None:
         for feed in self._feeds():
-            if feed_ids is None or feed.definition.feed_id in feed_ids:
-                feed.ticker.ring()
+            if bells is None or feed.definition.feed_id in bells:
+                feed.ticker.ring(bells[feed.definition.feed_id] if bells else 0)
 
     def _feeds(self) -> list[FeedTicks]:
         return [log.ticks for log in self._logs.values()]

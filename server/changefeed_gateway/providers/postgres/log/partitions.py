@@ -1,4 +1,4 @@
-"""Physical partitions: ranges of the 256 buckets of a feed's keys, each between two ticks. Pure."""
+"""Physical partitions: ranges of the 4,096 buckets of a feed's partition keys, each between two ticks. Pure."""
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -28,7 +28,7 @@ class Buckets(NamedTuple):
         return self.low <= other.high and other.low <= self.high
 
 
-ALL: Final = Buckets(0, 255)
+ALL: Final = Buckets(0, 4095)
 
 Part = str | Buckets | None
 """What a reader wants of the log: one partition key, some buckets, or everything."""

@@ -31,7 +31,7 @@ _FIRST_LOOK: Final = 128
 """Ticks looked at first when a range is chosen; twice as many each time they hold less than a page."""
 _DENSE: Final = 1024
 """Longest run of ticks that is loaded to find the batches of rows; beyond it the database finds them."""
-_FEW: Final = 16
+_FEW: Final = 256
 """Buckets that are read through their own index. Beyond a sixteenth of them to look into each for a page's rows costs
 more than to pass over the rows of the others."""
 

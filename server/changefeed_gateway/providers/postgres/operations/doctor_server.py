@@ -41,15 +41,14 @@ _ROLE: Final = """
 """
 
 _CAPTURE: Final = """
-    SELECT o.rolbypassrls, pg_has_role(o.oid, 'pg_read_all_data', 'usage') FROM pg_roles o
-    WHERE o.rolname = 'changefeed_owner'
+    SELECT o.rolbypassrls FROM pg_roles o WHERE o.rolname = 'changefeed_capture'
 """
 
 _HIDDEN: Final = """
     SELECT c.oid::regclass::text, c.relrowsecurity AND NOT o.rolbypassrls,
         has_table_privilege(o.oid, c.oid, 'select') AND has_schema_privilege(o.oid, c.relnamespace, 'usage')
     FROM changefeed.feeds f JOIN pg_class c ON c.oid = f.source, pg_roles o
-    WHERE o.rolname = 'changefeed_owner' ORDER BY 1
+    WHERE o.rolname = 'changefeed_capture' ORDER BY 1
 """
 
 
@@ -115,19 +114,18 @@ async def role(connection: Connection) -> Finding | None:
 async def readable(connection: Connection) -> AsyncIterator[Finding]:
     """What capture may read, and the watched tables that it may not read whole. Raises psycopg.Error."""
     row = await (await connection.execute(_CAPTURE)).fetchone()
-    passes, reads = row or (False, False)
-    policies = "passes by policies" if passes else "is held to policies (no BYPASSRLS)"
-    tables = "reads every table" if reads else "reads only tables that watch let it read (no pg_read_all_data)"
-    yield Finding(subject="role of capture", healthy=True, detail=f"changefeed_owner {policies} and {tables}")
+    policies = "passes by policies" if row and row[0] else "is held to policies (no BYPASSRLS)"
+    detail = f"changefeed_capture appends to logs, reads watched tables, and {policies}"
+    yield Finding(subject="role of capture", healthy=True, detail=detail)
     for table, hidden, may_read in await (await connection.execute(_HIDDEN)).fetchall():
         if hidden:
             detail, remedy = (
                 "a policy may hide rows from capture",
-                "ALTER ROLE changefeed_owner BYPASSRLS, as a superuser",
+                "ALTER ROLE changefeed_capture BYPASSRLS, as a superuser",
             )
         elif not may_read:
             detail = "capture may not read it"
-            remedy = f"GRANT SELECT ON {table} TO changefeed_owner, and USAGE on its schema"
+            remedy = f"GRANT SELECT ON {table} TO changefeed_capture, and USAGE on its schema"
         else:
             continue
         yield Finding(subject=f"role of {table}", healthy=False, detail=detail, remedy=remedy)

@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import Final
 
@@ -33,10 +33,11 @@ _LONGEST_PAYLOAD: Final = 8_000
 
 _RING: Final = re.compile(
     r'\{\s*"feed"\s*:\s*([0-9]{1,10})\s*'
-    r'(?:,\s*"seq"\s*:\s*[0-9]{1,19}\s*,\s*"partition_key"\s*:\s*(?:null|"(?:[^"\\]|\\.)*")\s*)?\}',
+    r'(?:,\s*"seq"\s*:\s*[0-9]{1,19}\s*,\s*"partition_key"\s*:\s*(?:null|"(?:[^"\\]|\\.)*")\s*'
+    r'(?:,\s*"bell"\s*:\s*([0-9]{1,18})\s*)?)?\}',
     re.ASCII,
 )
-"""What the change log sends (`changefeed.doorbell_sql`). No parser of JSON: its numbers and depth have no bound."""
+"""What the change log sends (`changefeed.ring`). No parser of JSON: its numbers and depth have no bound."""
 
 _PROBE: Final = re.compile(r'\{"probe": "[0-9a-f]{16}"\}')
 """What gateways send themselves."""
@@ -47,15 +48,15 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 class Doorbell:
     """One listening connection, replaced when it is lost or has gone deaf.
 
-    `ring` is called with the ids of the feeds that have news, and with None when any feed may have: the connection is
-    new, and what was rung before was not heard.
+    `ring` is called with the ids of the feeds that have news and the highest value of each one's bell (0: none was
+    told), and with None when any feed may have: the connection is new, and what was rung before was not heard.
     """
 
     def __init__(
         self,
         dsn: str,
         connections: Connections,
-        ring: Callable[[Collection[int] | None], None],
+        ring: Callable[[Mapping[int, int] | None], None],
         *,
         probe_interval: timedelta = timedelta(seconds=15),
         probe_timeout: timedelta = timedelta(seconds=5),
@@ -142,14 +143,15 @@ class Doorbell:
         return heard
 
     def _ring_for(self, payloads: Iterable[str]) -> None:
-        feed_ids: set[int] = set()
+        bells: dict[int, int] = {}
         for payload in payloads:
             if len(payload) <= _LONGEST_PAYLOAD and (ring := _RING.fullmatch(payload)):
-                feed_ids.add(int(ring[1]))
+                feed_id = int(ring[1])
+                bells[feed_id] = max(bells.get(feed_id, 0), int(ring[2] or 0))
             elif not _PROBE.fullmatch(payload):
                 self._pass_over()
-        if feed_ids:
-            self._ring(feed_ids)
+        if bells:
+            self._ring(bells)
 
     def _pass_over(self) -> None:
         self.passed_over += 1

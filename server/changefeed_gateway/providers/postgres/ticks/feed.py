@@ -11,6 +11,7 @@ from changefeed_gateway.providers.postgres.connections import Connection, Connec
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition
 from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks.bell import Bell
 from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
 from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
 
@@ -34,7 +35,8 @@ class FeedTicks:
         self.definition = definition
         """As it was looked up last; its incarnation stays the same."""
         self.window = TickWindow(connections, statements)
-        self.ticker = Ticker(self._ask, cadence, supervisor, f"ticks of {definition.name}")
+        self._bell = Bell(self.can_hear)
+        self.ticker = Ticker(self._ask, cadence, supervisor, f"ticks of {definition.name}", self._bell)
         self.generation = 0
         """Grows with every `forget`: what was learnt in an earlier one may not be so any more."""
         self._connections = connections
@@ -44,7 +46,7 @@ class FeedTicks:
 
     def can_hear(self) -> bool:
         """Whether a change rings the doorbell, and the doorbell is heard."""
-        return self.definition.doorbell == "notify" and self._listening()
+        return self.definition.doorbell == "notify" and not self.definition.standby and self._listening()
 
     def forget(self) -> None:
         """Know nothing any more: the database may have other ticks under these numbers, or none."""
@@ -91,9 +93,14 @@ class FeedTicks:
             # Before the tick is known, which it would forget.
             await self.window.renew(None)
 
+        orders = self._bell.orders()
+
         async def work(connection: Connection) -> TickAnswer:
             cursor = connection.cursor(binary=True)
-            await cursor.execute(statements.newest_tick if standby else statements.tick, prepare=True)
+            if standby:
+                await cursor.execute(statements.newest_tick, prepare=True)
+            else:
+                await cursor.execute(statements.tick, {"arm": orders.arm, "answered": orders.answered}, prepare=True)
             row = await cursor.fetchone()
             if row is None:
                 raise expired()
@@ -101,6 +108,7 @@ class FeedTicks:
             return TickAnswer(newest, False) if standby else TickAnswer(newest, row[6] and self.can_hear(), row[7])
 
         answer = await self._connections.run(work, within=FOR_A_TICK)
+        self._bell.obeyed(orders)
         self.notice_other_server()
         known = self.ticker.newest
         if known is not None and answer.newest.id <= known.id and answer.newest != known:

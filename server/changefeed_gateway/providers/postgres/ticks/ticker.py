@@ -15,6 +15,7 @@ from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, Reason, TransientFailure
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.supervision import Done, LongTask, Supervisor
+from changefeed_gateway.providers.postgres.ticks.bell import Bell
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 
 FOR_A_TICK: Final = timedelta(seconds=5)
@@ -57,11 +58,12 @@ class Cadence:
 class Ticker:
     """One a feed and process, shared by all its readers; one question to the database is under way at a time."""
 
-    def __init__(self, ask: Ask, cadence: Cadence, supervisor: Supervisor, name: str) -> None:
-        """`name` is what the task that asks is called by `supervisor`."""
+    def __init__(self, ask: Ask, cadence: Cadence, supervisor: Supervisor, name: str, bell: Bell | None = None) -> None:
+        """`name` is what the task that asks is called by `supervisor`; `bell` is armed by `ask`, as it orders."""
         self.newest: Tick | None = None
         self._complete = (0, datetime.min.replace(tzinfo=UTC))
         self._supervisor, self._name = supervisor, name
+        self._bell = bell or Bell(lambda: False)
         self._closed = False
         self._cadence = cadence
         self._question = SharedQuestion[TickAnswer](goes_on=True)
@@ -75,8 +77,9 @@ class Ticker:
         self._linger_until = 0.0
         self._loop: LongTask | None = None
 
-    def ring(self) -> None:
-        """Say that there may be news: whoever waits is served at once."""
+    def ring(self, value: int = 0) -> None:
+        """Say that there may be news: whoever waits is served at once. `value` is what a bell had that rang."""
+        self._bell.hear(value)
         self._rung.set()
 
     @property
@@ -220,6 +223,7 @@ class Ticker:
     async def _ask_and_rest(self, done: Done) -> None:
         shortest = self._cadence.shortest_poll.total_seconds()
         longest = self._cadence.longest_poll.total_seconds()
+        interval = self._cadence.interval.total_seconds()
         poll = idle_ring = shortest
         while self._waiting or monotonic() < self._linger_until:
             before, rung, begin = self.newest, self._rung.is_set(), monotonic()
@@ -240,7 +244,13 @@ class Ticker:
                 idle_ring = min(2 * idle_ring, longest)
             elif news:
                 idle_ring = shortest
-            await self._rest(self._lone_poll() if answer.quiet else poll)
+            pause = self._lone_poll() if answer.quiet else poll
+            if self._bell.silent and poll <= interval:
+                pause = poll  # awake for a while after news, so that nobody rings under load
+            elif self._bell.silent and pause > interval:
+                self._bell.arm()
+                continue  # looks once more
+            await self._rest(pause)
 
     def _lone_poll(self) -> float:
         """Seconds; drawn, so that feeds that began together do not ask together."""

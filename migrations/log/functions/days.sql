@@ -1,7 +1,7 @@
 -- A feed's tables are its partitions, and those that were or should be some: a detached day is told by its name, and by a
 -- mark of the epoch in which it was made. A dump carries detached days too; those of another epoch never come back.
 
-create function changefeed.day_tables(feed integer)
+create or replace function changefeed.day_tables(feed integer)
 returns table (part text, day oid, name text, state text, bound text, marked boolean)
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -25,7 +25,7 @@ comment on function changefeed.day_tables(integer) is
     'The partitions of a feed''s log and ticks, attached or leaving (a detach that is not finished), and the detached tables '
     'that are named as such. marked: carries the mark of the feed''s epoch.';
 
-create function changefeed.mark_days(feed integer) returns void
+create or replace function changefeed.mark_days(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -65,34 +65,10 @@ begin
     perform changefeed.mark_days(substring(parent from '\d+$')::integer);
 end;
 $$;
+comment on function changefeed.create_days(text, date, integer) is
+    'Gives a new log or tick table its days (UTC) and the two partitions that hold what no day covers.';
 
--- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction. With
--- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers. TRUNCATE empties
--- attached days only; nobody attaches or detaches one while both tables are locked.
-create or replace function changefeed.begin_epoch(feed integer) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '5s'
-as $$
-begin
-    perform changefeed.lock_ticks(feed);
-    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
-    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
-                   'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
-    perform changefeed.drop_loose_days(feed);
-    execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
-    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
-    drop table pg_temp.changefeed_unread;
-    perform changefeed.make_first_tick(feed);
-    delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
-    update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
-    update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
-    perform changefeed.mark_days(feed);
-end;
-$$;
-
-create function changefeed.drop_loose_days(feed integer) returns void
+create or replace function changefeed.drop_loose_days(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -109,46 +85,8 @@ begin
 end;
 $$;
 
--- CASCADE takes the triggers of capture, those of partitions too. All locks first, so that no day is on its way.
-create or replace function changefeed.drop_feed(feed integer) returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-set lock_timeout = '5s'
-set client_min_messages = warning
-as $$
-declare
-    capture regprocedure;
-begin
-    if not exists (select from changefeed.feeds f where f.feed_id = feed) then
-        raise exception 'there is no feed %', feed
-            using errcode = 'undefined_object', hint = 'changefeed feeds lists what there is.';
-    end if;
-    begin
-        execute format('lock table changefeed_log.lock_retention_%s in share update exclusive mode', feed);
-    exception when lock_not_available then
-        raise exception 'retention is at work on feed %', feed
-            using errcode = 'lock_not_available', hint = 'Nothing was changed. Call it again when the run has ended.';
-    end;
-    perform changefeed.lock_ticks(feed);
-    delete from changefeed.feeds where feed_id = feed;
-    for capture in
-        select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
-            and starts_with(proname, format('capture_%s_', feed))
-    loop
-        execute format('drop function %s cascade', capture);
-    end loop;
-    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
-    perform changefeed.drop_loose_days(feed);
-    execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
-                   'changefeed_log.lock_retention_%1$s', feed);
-    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s', feed);
-    execute format('drop function changefeed_log.make_tick_%s(boolean)', feed);
-end;
-$$;
-
--- What retention looks at.
-drop function changefeed.days(integer);
-create function changefeed.days(feed integer)
+-- The partitions of a feed's log and ticks, and tables that were or should be some.
+create or replace function changefeed.days(feed integer)
 returns table (
     part           text,
     name           text,
@@ -246,15 +184,5 @@ begin
     end loop;
 end;
 $$;
-
-do $do$
-declare
-    feed integer;
-begin
-    for feed in select feed_id from changefeed.feeds loop
-        perform changefeed.mark_days(feed);
-    end loop;
-end;
-$do$;
-
-select changefeed.hand_over();
+comment on function changefeed.days_needed(integer, bigint) is
+    'The days of a log that hold a change which a tick does not see: one that is read from there on.';

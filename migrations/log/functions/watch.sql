@@ -1,6 +1,6 @@
 -- watch: makes a feed of a table. Each refusal names the argument, or the table, and what to do instead.
 
-create function changefeed.refuse_unwatchable(source regclass) returns void
+create or replace function changefeed.refuse_unwatchable(source regclass) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -50,7 +50,7 @@ end;
 $$;
 
 -- The columns that an argument names, each checked.
-create function changefeed.chosen_columns(source regclass, argument text, names text[]) returns smallint[]
+create or replace function changefeed.chosen_columns(source regclass, argument text, names text[]) returns smallint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -74,7 +74,7 @@ begin
 end;
 $$;
 
-create function changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) returns void
+create or replace function changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -91,7 +91,7 @@ begin
 end;
 $$;
 
-create function changefeed.chosen_key(source regclass, key text[]) returns smallint[]
+create or replace function changefeed.chosen_key(source regclass, key text[]) returns smallint[]
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -119,7 +119,7 @@ begin
 end;
 $$;
 
-create function changefeed.refuse_options(source regclass, image text, image_columns text[], doorbell text, always boolean)
+create or replace function changefeed.refuse_options(source regclass, image text, image_columns text[], doorbell text, always boolean)
 returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -146,7 +146,7 @@ begin
 end;
 $$;
 
-create function changefeed.refuse_stopped(source regclass) returns void
+create or replace function changefeed.refuse_stopped(source regclass) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -155,7 +155,7 @@ declare
     problem text;
 begin
     select * into known from changefeed.feeds f where f.source = refuse_stopped.source;
-    problem := changefeed.capture_problem(known);
+    problem := (changefeed.capture_problem(known)).detail;
     if known.feed_id is not null and problem is not null then
         raise exception '% has stopped, changes are missing: %', known.name, problem
             using errcode = 'object_not_in_prerequisite_state',
@@ -164,7 +164,7 @@ begin
 end;
 $$;
 
-create function changefeed.watch(
+create or replace function changefeed.watch(
     source        regclass,
     partition_key text[] default null,
     image         text default 'captured',
@@ -203,7 +203,8 @@ begin
         wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);
     end if;
     feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
-    if changefeed.has_drifted(feed, (select f.shape from changefeed.feeds f where f.feed_id = feed)) then
+    if (select changefeed.has_drifted(feed, f.shape) or f.generator is distinct from changefeed.generator()
+        from changefeed.feeds f where f.feed_id = feed) then
         perform changefeed.renew_capture(feed);
     end if;
     -- An UPDATE of no row takes a lock all the same.
@@ -218,7 +219,7 @@ comment on function changefeed.watch(regclass, text[], text, text, text[], text[
     'key unless given. image: captured or none. image_columns: all unless given. doorbell: notify or poll. always: under '
     'session_replication_role = replica too. retention: 7 days unless given.';
 
-create function changefeed.create_watched(wanted changefeed.feeds) returns integer
+create or replace function changefeed.create_watched(wanted changefeed.feeds) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -258,7 +259,7 @@ end;
 $$;
 
 -- For the table as it is now. Whoever writes meanwhile would find a trigger gone that his statement counts on.
-create function changefeed.renew_capture(feed integer) returns void
+create or replace function changefeed.renew_capture(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -267,8 +268,6 @@ declare
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     execute format('lock table %s in share row exclusive mode', f.source::regclass);
-    -- Two who write a function at once would fail.
-    perform pg_advisory_xact_lock(1667655788, 0);
     perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
@@ -276,7 +275,7 @@ end;
 $$;
 
 -- The feed that is there already, or null. Looks only: who watches again at each start must not wait for anybody.
-create function changefeed.same_feed(wanted changefeed.feeds) returns integer
+create or replace function changefeed.same_feed(wanted changefeed.feeds) returns integer
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -308,7 +307,7 @@ begin
 end;
 $$;
 
-create function changefeed.unwatch(source regclass) returns void
+create or replace function changefeed.unwatch(source regclass) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'

@@ -1,9 +1,8 @@
--- The locks of a feed's ticks and of its retention are locks of tables. An advisory lock is anybody's to take, and to
--- keep: any login of the database could stop every feed. SHARE UPDATE EXCLUSIVE needs the right to write to the table,
--- which changefeed_owner alone has; it is in the way of its own kind only, and it takes no transaction id, which a tick
--- must not have before it has read the sequence.
+-- Ticks: stored snapshots that cut the log into batches. Any replica may make one; the lock makes it one at a time.
+-- topology: the last tick, up to this one, at which the physical partitions changed.
+-- reached: the latest time of all ticks up to this one. Clocks step back; this does not, so an index finds a time by it.
 
-create function changefeed.create_locks(feed integer) returns void
+create or replace function changefeed.create_locks(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -16,7 +15,7 @@ begin
 end;
 $$;
 
-create function changefeed.lock_ticks(feed integer) returns void
+create or replace function changefeed.lock_ticks(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -25,9 +24,32 @@ begin
 end;
 $$;
 
+-- Candidates are transactions that may still hold a number up to last_seq. Capture holds its xid before it draws a
+-- number, and a tick allocates its own xid after it has read the sequence: so only ids below the tick's own that its
+-- snapshot does not see.
+-- Below a snapshot's xmax those are in its list. From xmax on, all were under way, so who is missing among those under
+-- way now has ended: counted, not listed, because a transaction with many savepoints holds as many ids.
+create or replace function changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) returns boolean
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+    with now as materialized (select pg_current_snapshot() as snapshot)
+    select exists (select from pg_snapshot_xip(seen) x where x < tick_xid and pg_visible_in_snapshot(x, now.snapshot))
+        or least(tick_xid, pg_snapshot_xmax(now.snapshot))::text::bigint - pg_snapshot_xmax(seen)::text::bigint
+            > (select count(*) from pg_snapshot_xip(now.snapshot) x where x >= pg_snapshot_xmax(seen) and x < tick_xid)
+    from now
+$$;
+
+create or replace function changefeed.sees_candidates(seen pg_snapshot, tick_xid xid8) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select pg_snapshot_xmax(seen) >= tick_xid and not exists (select from pg_snapshot_xip(seen) x where x < tick_xid)
+$$;
+
 -- A snapshot counts its own transaction as ended once a later one has. What is written after a tick in the tick's own
 -- transaction would then belong to the batch before it, and overtake what others committed meanwhile.
-create function changefeed.as_under_way(seen pg_snapshot, xid xid8) returns pg_snapshot
+create or replace function changefeed.as_under_way(seen pg_snapshot, xid xid8) returns pg_snapshot
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -43,8 +65,14 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 begin
+    -- One of other arguments would be a second function.
+    if to_regproc(format('changefeed_log.make_tick_%s', feed)) is distinct from
+        to_regprocedure(format('changefeed_log.make_tick_%s(boolean,boolean,bigint)', feed)) then
+        execute format('drop function changefeed_log.make_tick_%s', feed);
+    end if;
     execute format($function$
-        create or replace function changefeed_log.make_tick_%1$s(force boolean)
+        create or replace function changefeed_log.make_tick_%1$s(
+            force boolean, arm boolean default false, answered bigint default null)
         returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
         language plpgsql security definer
         set search_path = pg_catalog, pg_temp
@@ -66,6 +94,14 @@ begin
                 or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
                 raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
                     using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_%1$s',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
+            end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm then
+                perform nextval('changefeed_log.bell_%1$s');
             end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if changefeed.adopt_log(%1$s) then
@@ -116,101 +152,34 @@ begin
         end;
         $body$
     $function$, feed);
-    execute format('grant execute on function changefeed_log.make_tick_%s(boolean) to changefeed_reader', feed);
+    execute format('grant execute on function changefeed_log.make_tick_%s to changefeed_reader', feed);
 end;
 $create$;
 
-create or replace function changefeed.create_log(feed integer) returns void
+create or replace function changefeed.tick(feed integer, force boolean default false)
+returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    execute format($sql$
-        create sequence changefeed_log.seq_%1$s as bigint cache 1;
-        create sequence changefeed_log.bell_%1$s as bigint cache 1;
-
-        create table changefeed_log.log_%1$s (
-            xid           xid8 not null,
-            seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
-            changed_at    timestamptz not null,
-            bucket        smallint not null,
-            created       boolean not null,
-            op            text not null,
-            partition_key text not null,
-            key           text not null,
-            image         text,
-            annotations   text
-        ) partition by range (changed_at);
-        create index on changefeed_log.log_%1$s (seq);
-        create index on changefeed_log.log_%1$s (xid, seq);
-        create index on changefeed_log.log_%1$s (partition_key, seq);
-        create index on changefeed_log.log_%1$s (bucket, seq);
-        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');
-
-        create table changefeed_log.tick_%1$s (
-            id       bigint not null,
-            at       timestamptz not null,
-            last_seq bigint not null,
-            xid      xid8 not null,
-            snapshot pg_snapshot not null,
-            topology bigint not null,
-            reached  timestamptz not null
-        ) partition by range (at);
-        create index on changefeed_log.tick_%1$s (id);
-        create index on changefeed_log.tick_%1$s (last_seq, id);
-        create index on changefeed_log.tick_%1$s (reached, id);
-    $sql$, feed);
-    perform changefeed.create_locks(feed);
-    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
-    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+    return query execute format('select * from changefeed_log.make_tick_%s($1)', feed) using force;
 end;
 $$;
+comment on function changefeed.tick(integer, boolean) is
+    'Makes a tick if it can bring a change, or if forced, in a transaction of its own; answers the newest tick. '
+    'quiet: only new numbers of the sequence can bring anything.';
 
--- Takes the lock of the feed's ticks, so that nobody else changes its partitions until the transaction ends.
-create or replace function changefeed.lock_feed(name text) returns integer
+-- No SET clause: a procedure with one could not commit, and each tick needs a transaction of its own.
+create or replace procedure changefeed.tick_all()
 language plpgsql
-set search_path = pg_catalog, pg_temp
 as $$
 declare
-    feed integer;
+    feed pg_catalog.int4;
 begin
-    select f.feed_id into feed from changefeed.feeds f where f.name = lock_feed.name;
-    if feed is null then
-        raise exception 'there is no feed %', quote_nullable(name)
-            using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
-    end if;
-    perform changefeed.lock_ticks(feed);
-    return feed;
-end;
-$$;
-
--- Runs as its owner: whoever may make a tick may find out that the log has moved, and nobody can do more with it.
-create or replace function changefeed.adopt_log(feed integer) returns boolean
-language plpgsql security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
-        return false;
-    end if;
-    perform changefeed.lock_ticks(feed);
-    if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
-        return false;
-    end if;
-    perform changefeed.begin_epoch(feed);
-    return true;
-end;
-$$;
-
-do $do$
-declare
-    feed integer;
-begin
-    for feed in select feed_id from changefeed.feeds loop
-        perform changefeed.create_locks(feed);
-        perform changefeed.create_tick_function(feed);
+    for feed in select f.feed_id from changefeed.feeds f loop
+        perform changefeed.tick(feed);
+        commit;
     end loop;
 end;
-$do$;
-
-select changefeed.hand_over();
+$$;
+comment on procedure changefeed.tick_all() is 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';

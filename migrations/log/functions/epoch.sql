@@ -1,7 +1,7 @@
 -- A log means something only in the cluster, database and table that it was written in: its transaction ids and
 -- snapshots are theirs. Restored from a dump, or copied to another database, its feed begins anew.
 
-create function changefeed.home(feed integer) returns text
+create or replace function changefeed.home(feed integer) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -11,18 +11,21 @@ $$;
 comment on function changefeed.home(integer) is 'Cluster, database and table of a feed''s log as they are now.';
 
 -- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction. With
--- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers.
-create function changefeed.begin_epoch(feed integer) returns void
+-- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers. TRUNCATE empties
+-- attached days only; nobody attaches or detaches one while both tables are locked.
+create or replace function changefeed.begin_epoch(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
 as $$
 begin
-    perform pg_advisory_xact_lock(1667655785, feed);
-    execute format('lock table changefeed_log.log_%s in access exclusive mode', feed);
+    perform changefeed.lock_ticks(feed);
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    update pg_temp.changefeed_unread set xid = pg_current_xact_id();
+    -- In a database of another encoding it is another one.
+    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key);
+    perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
@@ -30,6 +33,7 @@ begin
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
+    perform changefeed.mark_days(feed);
 end;
 $$;
 comment on function changefeed.begin_epoch(integer) is
@@ -37,7 +41,7 @@ comment on function changefeed.begin_epoch(integer) is
     'itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
 
 -- Runs as its owner: whoever may make a tick may find out that the log has moved, and nobody can do more with it.
-create function changefeed.adopt_log(feed integer) returns boolean
+create or replace function changefeed.adopt_log(feed integer) returns boolean
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -45,7 +49,7 @@ begin
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;
-    perform pg_advisory_xact_lock(1667655785, feed);
+    perform changefeed.lock_ticks(feed);
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;

@@ -1,7 +1,7 @@
 -- Physical partitions are split and merged between two batches: a tick of their own ends the parents and starts the
 -- children, in one transaction. Who sees that tick sees the new partitions.
 
-create function changefeed.replace_partitions(feed integer, parents text[], bounds smallint[])
+create or replace function changefeed.replace_partitions(feed integer, parents text[], bounds smallint[])
 returns setof changefeed.partitions
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -24,7 +24,7 @@ end;
 $$;
 
 -- Takes the lock of the feed's ticks, so that nobody else changes its partitions until the transaction ends.
-create function changefeed.lock_feed(name text) returns integer
+create or replace function changefeed.lock_feed(name text) returns integer
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -36,12 +36,12 @@ begin
         raise exception 'there is no feed %', quote_nullable(name)
             using errcode = 'undefined_object', hint = 'select name from changefeed.feeds lists them.';
     end if;
-    perform pg_advisory_xact_lock(1667655785, feed);
+    perform changefeed.lock_ticks(feed);
     return feed;
 end;
 $$;
 
-create function changefeed.active_partition(feed integer, partition_id text) returns changefeed.partitions
+create or replace function changefeed.active_partition(feed integer, partition_id text) returns changefeed.partitions
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
@@ -62,7 +62,7 @@ begin
 end;
 $$;
 
-create function changefeed.split_partition(feed text, partition_id text, first_bucket integer default null)
+create or replace function changefeed.split_partition(feed text, partition_id text, first_bucket integer default null)
 returns setof changefeed.partitions
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -89,7 +89,7 @@ comment on function changefeed.split_partition(text, text, integer) is
     'Retires a physical partition and starts two in its place, the upper one from first_bucket on (default: the middle). '
     'Needs a transaction of its own. Answers the new ones.';
 
-create function changefeed.merge_partitions(feed text, first_id text, second_id text)
+create or replace function changefeed.merge_partitions(feed text, first_id text, second_id text)
 returns setof changefeed.partitions
 language plpgsql
 set search_path = pg_catalog, pg_temp

@@ -1,0 +1,172 @@
+"""What capture costs writers: one backend, the parts of its function, bulk, then many clients."""
+
+import argparse
+import contextlib
+import re
+from typing import Final, NamedTuple
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from bench.core import private_directory
+from bench.database import Database
+from bench.gateway import Gateway
+from bench.report import Report
+from bench.write_tax import WriteTax
+
+_ROWS: Final = 2_000
+_SETUP: Final = """
+    INSERT INTO documents.workspaces (id, name) VALUES (md5('w')::uuid, 'w');
+    INSERT INTO documents.files (id, workspace_id, title)
+    SELECT md5('f' || n)::uuid, md5('w')::uuid, 'Contract' FROM generate_series(1, 2000) n;
+    INSERT INTO documents.file_versions (id, file_id, version, byte_size, content_type)
+    SELECT md5('v' || n)::uuid, md5('f' || n)::uuid, 1, 1000, 'application/pdf' FROM generate_series(1, 2000) n;
+    INSERT INTO documents.file_tags (file_id, tag) SELECT md5('f' || n)::uuid, '0' FROM generate_series(1, 2000) n;
+    INSERT INTO documents.runs (id, input_file_version_id, status)
+    SELECT md5('r' || n)::uuid, md5('v' || n)::uuid, 'running' FROM generate_series(1, 2000) n;
+"""
+_ORDERS: Final = "UPDATE {table} SET item_count = item_count + 1, stamp = stamp + 1 WHERE id = i"
+_STATEMENTS: Final = {
+    "a tag": "UPDATE documents.file_tags SET tag = (tag::int + 1)::text WHERE file_id = md5('f' || i)::uuid",
+    "a run's end": "UPDATE documents.runs SET error = clock_timestamp()::text WHERE id = md5('r' || i)::uuid",
+    "a file's update": "UPDATE documents.files SET title = clock_timestamp()::text WHERE id = md5('f' || i)::uuid",
+}
+_TABLES: Final = {"file_tags": "a tag", "runs": "a run's end", "files": "a file's update"}
+
+
+class _Part(NamedTuple):
+    """A part of a capture function, and how its text is taken out."""
+
+    name: str
+    pattern: str
+    instead: str = ""
+
+
+_PARTS: Final = (
+    _Part("annotations", r"\n    if said operator.*?end if;", "\n    said := null;"),
+    _Part("the look at the shape", r"\n        or \(case when tg_nargs.*?has_drifted\([^)]*\)"),
+    _Part(
+        "rekeyed statements",
+        r"\n    if mode operator\(pg_catalog.=\) 'rekeyed' then.*?\n    else",
+        "\n    if true then",
+    ),
+    _Part("nested statements", r"\n        if pg_catalog.pg_trigger_depth.*?end if;"),
+    _Part("the bell", r"\n        if coalesce\(pg_catalog.pg_sequence_last_value.*?end if;"),
+    _Part("the bucket", r"changefeed.bucket\(c.partition_key\)", "0::pg_catalog.int2"),
+    _Part("the image", r"pg_catalog.row_to_json\(n.\*\)::pg_catalog.text", "null::pg_catalog.text"),
+    _Part("all of it", r".*", "begin return null; end"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `python -m bench tax`."""
+    parser.add_argument("--quick", action="store_true", help="short runs: no figures to quote")
+    parser.add_argument("--gateway", action="store_true", help="with a gateway that makes the ticks of all feeds")
+    parser.add_argument("--parts", default="1pbc", help="1: one backend, p: parts, b: bulk, c: 16 and 64 clients")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure the chosen parts."""
+    report = Report("tax", quick=options.quick)
+    rounds = 2 if options.quick else 12
+    with private_directory() as directory, Database(directory) as database, contextlib.ExitStack() as stack:
+        report.environment(database)
+        tax = WriteTax(database, report)
+        tax.prepare()
+        database.fetch(_SETUP)
+        for table in _TABLES:
+            database.fetch(f"CREATE TABLE public.bare_{table} (LIKE documents.{table} INCLUDING ALL)")
+            database.fetch(f"INSERT INTO public.bare_{table} SELECT * FROM documents.{table}")
+        database.settle()
+        if options.gateway:
+            stack.enter_context(Gateway(database.directory, database.dsn))
+        if "1" in options.parts:
+            _one_backend(database, report, rounds)
+        if "p" in options.parts:
+            _parts(database, report, rounds)
+        if "b" in options.parts:
+            _bulk(database, report, rounds)
+        if "c" in options.parts:
+            tax.run([16, 64], 2.0 if options.quick else 10.0, 1 if options.quick else 5)
+    report.say(f"every figure: {report.file}")
+
+
+def _loop(statement: str) -> str:
+    return f"DO $$ BEGIN FOR i IN 1..{_ROWS} LOOP {statement}; COMMIT; END LOOP; END $$"
+
+
+def _least(database: Database, statements: dict[str, str], rows: int, rounds: int) -> dict[str, float]:
+    """Microseconds of one backend's processor time a row; of each statement the least of its interleaved rounds."""
+    least: dict[str, float] = {}
+    with psycopg.connect(database.dsn, autocommit=True) as connection:
+        connection.execute("SET synchronous_commit = off")
+        backend = psutil.Process(connection.info.backend_pid)
+        for number in range(rounds + 1):
+            for name, statement in statements.items():
+                before = sum(backend.cpu_times()[:2])
+                for _ in range(3):
+                    connection.execute(statement.encode())
+                took = (sum(backend.cpu_times()[:2]) - before) / (3 * rows) * 1e6
+                if number:  # the first makes the plans
+                    least[name] = min(took, least.get(name, took))
+            connection.execute("VACUUM")
+    return least
+
+
+def _one_backend(database: Database, report: Report, rounds: int) -> None:
+    statements = {
+        name: _loop(_ORDERS.format(table=f"public.tax_{table}"))
+        for name, table in (("no capture", "none"), ("images", "images"), ("ids only", "ids"))
+    }
+    for table, name in _TABLES.items():
+        statements[f"{name}, no capture"] = _loop(
+            _STATEMENTS[name].replace(f"documents.{table}", f"public.bare_{table}")
+        )
+        statements[name] = _loop(_STATEMENTS[name])
+    found = _least(database, statements, _ROWS, rounds)
+    rows = [
+        [name, f"{us:.1f}", f"{us - found[bare]:+.1f}" if bare != name else ""]
+        for name, us in found.items()
+        for bare in [
+            name if "no capture" in name else f"{name}, no capture" if f"{name}, no capture" in found else "no capture"
+        ]
+    ]
+    title = f"One backend, single rows, least of {rounds} rounds"
+    report.table(title, ["", "us a transaction", "capture"], rows, "Aim: +20 us or less.")
+
+
+def _bulk(database: Database, report: Report, rounds: int) -> None:
+    statements = {
+        name: f"UPDATE public.tax_{table} SET item_count = item_count + 1"
+        for name, table in (("no capture", "none"), ("images", "images"), ("ids only", "ids"))
+    }
+    found = _least(database, statements, 10_000, max(2, rounds // 3))
+    rows = [[name, f"{us:.1f}", f"{us - found['no capture']:+.1f}"] for name, us in found.items()]
+    report.table("10,000 rows in one statement", ["", "us a row", "capture"], rows, "Aim: +5 us a row or less.")
+
+
+def _parts(database: Database, report: Report, rounds: int) -> None:
+    feed = database.log_of("public.tax_images").rpartition("_")[2]
+    name = f"capture_{feed}_update"
+    ((whole, body),) = database.fetch("SELECT pg_get_functiondef(oid), prosrc FROM pg_proc WHERE proname = %s", (name,))
+    statement = {"": _loop(_ORDERS.format(table="public.tax_images"))}
+    try:
+        cost = _least(database, statement, _ROWS, rounds)[""]
+        rows = [["whole", f"{cost:.1f}", ""]]
+        for part in _PARTS:
+            less = re.sub(
+                part.pattern,
+                lambda _, instead=part.instead: instead,
+                body,
+                count=0 if part.name != "all of it" else 1,
+                flags=re.DOTALL,
+            )
+            if less == body:
+                raise ValueError(f"the capture function has no {part.name}: adapt bench/tax.py")
+            database.fetch(whole[: whole.index("AS $")] + sql.Literal(less).as_string().join(("AS ", "")))
+            without = _least(database, statement, _ROWS, rounds)[""]
+            rows.append([f"without {part.name}", f"{without:.1f}", f"{cost - without:+.1f}"])
+    finally:
+        database.fetch(whole)
+    report.table("What each part of capture costs", ["", "us a transaction", "the part"], rows)

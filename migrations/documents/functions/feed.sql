@@ -1,0 +1,206 @@
+-- The feed "documents": an upsert or a delete for every change of a file of kind "document", its tags or its runs.
+-- The log holds ids; the image is read with the page, so that the last image a consumer sees holds everything committed
+-- before it, without a lock among the writers of one document.
+
+create or replace function documents.documents_image(keys text[]) returns table (key text, partition_key text, image text)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+as $$
+    select f.id::text, f.workspace_id::text, row_to_json(d)::text
+    from documents.files f
+    left join lateral (
+        select r.id, r.status, r.started_at, r.completed_at, r.output, r.error
+        from documents.file_versions rv join documents.runs r on r.input_file_version_id = rv.id
+        where rv.file_id = f.id order by r.created_at desc, r.id desc limit 1
+    ) r on true
+    cross join lateral (
+        select f.id, f.workspace_id, f.title, f.metadata, f.created_at, f.updated_at,
+               coalesce((select json_agg(t.tag order by t.tag) from documents.file_tags t where t.file_id = f.id), '[]') as tags,
+               case when r.id is not null then row_to_json(r) end as last_run
+    ) d
+    where f.id = any (keys::uuid[]) and f.kind = 'document' and f.deleted_at is null
+$$;
+comment on function documents.documents_image(text[]) is
+    'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
+
+-- The gateway reads documents by this function only; capture reads the tables. FOR KEY SHARE needs a right to update
+-- something: this column shows when a document was made, and nothing else depends on it.
+revoke execute on function documents.documents_image(text[]) from public;
+grant execute on function documents.documents_image(text[]) to changefeed_reader;
+grant usage on schema documents to changefeed_reader, changefeed_capture;
+grant select on all tables in schema documents to changefeed_capture;
+grant update (created_at) on documents.files to changefeed_capture;
+
+create or replace function documents.capture_body(feed integer, changes_sql text, partition_key_sql text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select changefeed.capture_body(feed, format($sql$%s;
+    if found then%s
+    end if;$sql$, changefeed.append_sql(feed, changes_sql), changefeed.written_sql(feed, 'notify', partition_key_sql || ' limit 1')))
+$$;
+
+-- For files: once a statement ran inside another one's triggers, whose transition rows are older by then, their ids are
+-- logged as the table shows them now.
+create or replace function documents.files_body(feed integer, event text, changes_sql text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $function$
+declare
+    newest  text := case event when 'delete' then 'old_rows' else 'new_rows' end;
+    touched text := concat_ws(' union all ',
+        case when event <> 'insert' then 'select o.id, o.workspace_id, true as was, o.deleted_at is null as alive '
+            'from old_rows o where o.kind operator(pg_catalog.=) ''document''' end,
+        case when event <> 'delete' then 'select n.id, n.workspace_id, false as was, false as alive '
+            'from new_rows n where n.kind operator(pg_catalog.=) ''document''' end);
+    settled text := format($sql$
+            with now as (
+                select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
+                    f.deleted_at is not null as is_deleted,
+                    f.workspace_id operator(pg_catalog.=) t.workspace_id as stays
+                from (%s) t left join lateral (
+                    select f.id, f.workspace_id, f.deleted_at from documents.files f
+                    where f.id operator(pg_catalog.=) t.id and f.kind operator(pg_catalog.=) 'document' offset 0) f on true
+            )
+            select false, 'delete', s.touched_workspace::pg_catalog.text, s.touched_id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.was and s.stays is not true
+            union all
+            select not s.is_deleted and not pg_catalog.bool_or(s.was and s.alive and s.stays),
+                case when s.is_deleted then 'delete' else 'upsert' end,
+                s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
+            from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
+        $sql$, touched);
+begin
+    return changefeed.capture_body(feed, format($sql$
+    if mode operator(pg_catalog.=) 'nested' then%s;
+    else%s;
+    end if;
+    if found then%s
+    end if;$sql$, changefeed.append_sql(feed, settled), changefeed.append_sql(feed, changes_sql),
+        changefeed.written_sql(feed, 'notify', format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest))));
+end;
+$function$;
+
+create or replace function documents.create_capture(feed integer) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $create$
+declare
+    files_of text;
+    version_files text;
+begin
+    perform changefeed.create_capture_function(feed, 'files_insert', '', documents.files_body(feed, 'insert', $sql$
+            select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        $sql$));
+    perform changefeed.create_capture_function(feed, 'files_delete', '', documents.files_body(feed, 'delete', $sql$
+            select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
+            from old_rows o where o.kind operator(pg_catalog.=) 'document'
+        $sql$));
+    -- Leaving (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is
+    -- undeleted counts as created; deleted_at going from null is a delete, and anything else an update.
+    perform changefeed.create_capture_function(feed, 'files_update', '', documents.files_body(feed, 'update', $sql$
+            with pair as (
+                select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
+                    o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
+                    o.workspace_id operator(pg_catalog.=) n.workspace_id as stays
+                from (select r.* from old_rows r where r.kind operator(pg_catalog.=) 'document') o
+                full join (select r.* from new_rows r where r.kind operator(pg_catalog.=) 'document') n
+                    on n.id operator(pg_catalog.=) o.id
+            )
+            select false, 'delete', p.left_workspace::pg_catalog.text, p.left_id::pg_catalog.text, null::pg_catalog.text
+            from pair p where p.left_id is not null and p.stays is not true
+            union all
+            select not p.is_deleted and (p.stays is not true or p.was_deleted),
+                case when p.stays and p.is_deleted and not p.was_deleted then 'delete' else 'upsert' end,
+                p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
+            from pair p where p.id is not null
+        $sql$));
+    perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
+        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text'));
+
+    -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
+    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
+    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
+    files_of := $sql$
+            select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
+            from (select distinct u.file_id from (%s) u) s
+            cross join lateral (
+                select f.id, f.workspace_id from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
+                offset 0 for key share) f
+        $sql$;
+    version_files := $sql$
+                select v.file_id from (%s) r
+                cross join lateral (
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+    $sql$;
+    perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
+        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids))))
+    from (values
+        ('file_tags_insert', 'select n.file_id from new_rows n'),
+        ('file_tags_delete', 'select o.file_id from old_rows o'),
+        ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
+                             'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
+                             'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
+        ('file_tags_truncate', 'select t.file_id from documents.file_tags t'),
+        -- What its runs showed goes with a version, or to the file that it becomes one of.
+        ('file_versions_delete', 'select o.file_id from old_rows o'),
+        ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
+                                 'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
+                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
+        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n')),
+        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o')),
+        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t')),
+        ('runs_update', format(version_files, $sql$
+                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
+                    from (select o.* from old_rows o union all select n.* from new_rows n) t
+                    group by t.id
+                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
+                        t.output, t.error)) operator(pg_catalog.>) 1
+                $sql$))
+    ) e (event, file_ids);
+end;
+$create$;
+comment on function documents.create_capture(integer) is 'Writes the trigger functions of the documents feed, anew if they are there.';
+revoke execute on function documents.create_capture(integer) from public;
+grant execute on function documents.create_capture(integer) to changefeed_owner;
+
+select changefeed.create_feed('documents', null, 'current', 'documents.documents_image',
+                              array ['id'], array ['string'], array ['workspace_id'], 'notify')
+where not exists (select from changefeed.feeds where name = 'documents');
+
+update changefeed.feeds set capture_function = 'documents.create_capture' where name = 'documents';
+select changefeed.create_capture(feed_id) from changefeed.feeds where name = 'documents';
+
+-- Each is made once: CREATE TRIGGER waits for those who write.
+do $do$
+declare
+    feed integer := (select feed_id from changefeed.feeds where name = 'documents');
+    made record;
+begin
+    for made in
+        select t.relation, t.event, format('capture_%s_%s_%s', feed, t.relation, t.event) as function
+        from (values ('files', 'insert'), ('files', 'update'), ('files', 'delete'), ('files', 'truncate'),
+                     ('file_tags', 'insert'), ('file_tags', 'update'), ('file_tags', 'delete'), ('file_tags', 'truncate'),
+                     ('file_versions', 'update'), ('file_versions', 'delete'),
+                     ('runs', 'insert'), ('runs', 'update'), ('runs', 'delete'), ('runs', 'truncate')) t (relation, event)
+        where not exists (
+            select from pg_trigger g join pg_proc p on p.oid = g.tgfoid
+            where g.tgrelid = format('documents.%s', t.relation)::regclass
+                and p.proname = format('capture_%s_%s_%s', feed, t.relation, t.event))
+    loop
+        -- Before the rows of tags and runs are gone: they name their documents.
+        execute format('create trigger changefeed_%1$s %2$s %1$s on documents.%3$I %4$s for each statement '
+                       'execute function changefeed_log.%5$I()',
+                       made.event, case when made.event = 'truncate' and made.relation <> 'files' then 'before' else 'after' end,
+                       made.relation,
+                       case made.event when 'insert' then 'referencing new table as new_rows'
+                           when 'update' then 'referencing old table as old_rows new table as new_rows'
+                           when 'delete' then 'referencing old table as old_rows' else '' end,
+                       made.function);
+    end loop;
+end;
+$do$;

@@ -1,0 +1,59 @@
+"""What one gateway knows of a feed's bell, which rings only for those who sleep. Pure.
+
+P1: nothing is missed between arming it and sleeping. A writer draws its number first and looks at the bell afterwards;
+a gateway arms the bell first and reads the sequence afterwards. So either the writer sees the armed bell, or the
+gateway sees a number that it cannot account for and stays awake. In SQL: `migrations/log/functions/doorbell.sql`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class BellOrders(NamedTuple):
+    """What a question to the database does to the bell, before it reads the sequence."""
+
+    arm: bool
+    answered: int | None
+    """The highest value of the rings that were heard: whoever armed the bell up to there has heard them too."""
+    rings: int
+    """Rings heard before."""
+
+
+class Bell:
+    """Armed while its gateway sleeps; a ring, or whatever else wakes, means that it has to be armed again."""
+
+    def __init__(self, audible: Callable[[], bool]) -> None:
+        """`audible` tells whether a ring would be heard: nobody arms a bell that he does not hear."""
+        self._audible = audible
+        self._wanted = False
+        self._armed = False
+        self._rings = 0
+        self._unanswered = 0
+
+    def hear(self, value: int) -> None:
+        """Take note of a ring, and of the value that the bell had; 0 for whatever else wakes."""
+        self._rings += 1
+        self._armed = False
+        self._unanswered = max(self._unanswered, value)
+
+    @property
+    def silent(self) -> bool:
+        """Whether the bell would be heard, but has to be armed before a sleep."""
+        return self._audible() and not self._armed
+
+    def arm(self) -> None:
+        """Have the next question arm it, and look."""
+        self._wanted = True
+
+    def orders(self) -> BellOrders:
+        """What the question does that is put now."""
+        orders = BellOrders(self._wanted and self._audible(), self._unanswered or None, self._rings)
+        self._unanswered = 0
+        return orders
+
+    def obeyed(self, orders: BellOrders) -> None:
+        """The question was answered."""
+        if orders.arm:
+            self._wanted = False
+            # One that came meanwhile may be a ring for this arming.
+            self._armed = orders.rings == self._rings

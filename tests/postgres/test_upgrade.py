@@ -1,0 +1,141 @@
+"""A database of before, with data in it, and today's migrations and gateway."""
+
+import asyncio
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from changefeed_gateway.core.errors import NotFound
+from changefeed_gateway.core.model import After, Beginning, LogicalPartition, PartitionId, PhysicalPartition
+from changefeed_gateway.providers.postgres.cursor import Position, encode_position
+from changefeed_gateway.providers.postgres.operations.migrations import MigrationState, migrate, migration_status
+from tests.databases import PostgresForTests
+from tests.postgres.conftest import Connection
+from tests.postgres.dumps import run
+from tests.postgres.reading import address, open_provider, page_read, read_all
+from tests.postgres.shop import QUIET, keys
+
+REGROUPED = Path(__file__).parent / "upgrade" / "regrouped.sql"
+"""All steps of before they were regrouped, in the order in which they were applied."""
+
+
+@pytest.fixture
+async def older(postgres: PostgresForTests) -> object:
+    """A database of that time: a watched table, one that rows are captured of, documents, and some history."""
+    name = "older"
+    await postgres.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    dsn = postgres.dsn(name)
+    status, said = await run(postgres, "psql", "-q", "-v", "ON_ERROR_STOP=1", "-1", "-f", str(REGROUPED), dsn)
+    assert status == 0, said
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        for statement in (
+            "CREATE TABLE orders (id int PRIMARY KEY, space int NOT NULL, note text)",
+            "CREATE TABLE lines (id int PRIMARY KEY) PARTITION BY HASH (id)",
+            "CREATE TABLE lines_0 PARTITION OF lines FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+            "SELECT changefeed.watch('orders', partition_key => '{space}')",
+            "SELECT changefeed.watch('lines')",
+            "INSERT INTO orders SELECT n, n % 3, 'old' FROM generate_series(1, 30) n",
+            "INSERT INTO lines VALUES (1)",
+            "INSERT INTO documents.workspaces (name) VALUES ('w')",
+            "INSERT INTO documents.files (workspace_id, title) SELECT id, 'a' FROM documents.workspaces",
+            "CALL changefeed.tick_all()",
+            "INSERT INTO orders VALUES (31, 1, 'old')",
+            "SELECT * FROM changefeed.tick(2)",
+            "SELECT changefeed.split_partition('public.orders', '0-255')",
+        ):
+            await connection.execute(statement.encode())
+    yield dsn
+    await postgres.drop(dsn)
+
+
+async def generators(connection: Connection) -> set[object]:
+    found = await connection.execute("SELECT generator = changefeed.generator() FROM changefeed.feeds")
+    return {same for (same,) in await found.fetchall()}
+
+
+@pytest.mark.req("DB-12", "P1", "P6")
+async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(older: str) -> None:
+    assert await migrate(older)
+    assert {status.state for status in await migration_status(older)} == {MigrationState.APPLIED}
+    assert await migrate(older) == []
+    async with (
+        await psycopg.AsyncConnection.connect(older, autocommit=True) as connection,
+        open_provider(older, QUIET) as provider,
+    ):
+        assert await generators(connection) == {True}
+        await connection.execute("UPDATE orders SET note = 'new' WHERE id = 2")
+        await connection.execute("UPDATE orders SET id = 100 WHERE id = 3")
+        await connection.execute("INSERT INTO lines VALUES (2)")
+        await connection.execute("UPDATE documents.files SET title = 'b'")
+        orders = await provider.open_feed(address("public.orders"))
+        changes, _ = await read_all(provider, orders)
+        assert keys(changes) == [*range(1, 32), 2, 3, 100]
+        one, _ = await read_all(provider, orders, page_read(Beginning(), scope=LogicalPartition("2")))
+        assert keys(one) == [n for n in range(1, 31) if n % 3 == 2] + [2]
+        # A token of then for the whole is good; one for a physical partition is refused.
+        ticks = "SELECT at FROM changefeed_log.tick_2 WHERE id = 2"
+        [(at,)] = await (await connection.execute(ticks)).fetchall()
+        page = await provider.read_page(orders, page_read(After(encode_position(Position(2), at))))
+        assert keys(page)[0] == 31
+        with pytest.raises(NotFound, match="0-255"):
+            await provider.read_page(orders, page_read(Beginning(), scope=PhysicalPartition(PartitionId("0-255"))))
+        (partition,) = await provider.list_partitions(orders)
+        scope = PhysicalPartition(partition.partition_id)
+        assert len((await read_all(provider, orders, page_read(Beginning(), scope=scope)))[0]) == len(changes)
+        for feed, count in (("public.lines", 2), ("documents", 2)):
+            found = await provider.open_feed(address(feed))
+            assert len((await read_all(provider, found))[0]) == count
+
+
+@pytest.mark.req("P1", "P8")
+async def test_capture_is_renewed_under_writers_at_full_speed_without_a_lost_change(log_database: str) -> None:
+    """As after an upgrade of the gateway: another generator, and nobody who writes waits or is missed."""
+    stop = asyncio.Event()
+
+    async def write(number: int) -> int:
+        done = 0
+        async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as writer:
+            await writer.execute("SET lock_timeout = '2s'")
+            while not stop.is_set():
+                await writer.execute("UPDATE orders SET note = note + 1 WHERE id = %s", (number,))
+                done += 1
+        return done
+
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY, note int)")
+        await connection.execute("INSERT INTO orders SELECT n, 0 FROM generate_series(1, 4) n")
+        await connection.execute("SELECT changefeed.watch('orders')")
+        writers = [asyncio.create_task(write(number)) for number in range(1, 5)]
+        for version in range(20):
+            await connection.execute(
+                "UPDATE changefeed.functions SET checksum = %s WHERE topic = 'capture'", (f"version {version}",)
+            )
+            assert await generators(connection) == {False}
+            await connection.execute("SELECT changefeed.check_feeds()")
+            assert await generators(connection) == {True}
+            await asyncio.sleep(0)
+        stop.set()
+        done = await asyncio.gather(*writers)
+        logged = await connection.execute(
+            "SELECT key::int, count(*), max((image::json ->> 'note')::int) FROM changefeed_log.log_1"
+            " GROUP BY 1 ORDER BY 1"
+        )
+        assert await logged.fetchall() == [(number, count, count) for number, count in enumerate(done, start=1)]
+        assert min(done) > 0
+
+
+async def test_tick_functions_of_existing_feeds_are_renewed(log_database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await connection.execute("SELECT changefeed.watch('orders')")
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false,"
+            " answered bigint DEFAULT NULL) RETURNS TABLE (id bigint, at timestamptz, last_seq bigint, xid text,"
+            " snapshot text, topology bigint, made boolean, quiet boolean) LANGUAGE plpgsql"
+            " AS 'BEGIN RAISE EXCEPTION ''of before''; END'"
+        )
+        await connection.execute("UPDATE changefeed.functions SET checksum = 'older' WHERE topic = 'ticks'")
+        await migrate(log_database)
+        await connection.execute("SELECT changefeed.tick(1)")
