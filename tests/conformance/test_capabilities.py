@@ -9,6 +9,7 @@ from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import CapabilityName, ItemState
 from tests.conformance.client import NOW, refused
 from tests.conformance.world import CONNECTION, World
+from tests.docs.pages import DOCS, rows
 from tests.gateway import QUICK
 
 WIRE_STATES = {
@@ -16,6 +17,25 @@ WIRE_STATES = {
     ItemState.INCLUDED_CURRENT: change_event_pb2.ITEM_STATE_INCLUDED_CURRENT,
     ItemState.UNAVAILABLE: change_event_pb2.ITEM_STATE_UNAVAILABLE,
 }
+
+
+def side_by_side(backend_name: str) -> dict[str, str] | None:
+    """What docs/providers/README.md says of a database: cells by their row's heading; None where it has no column."""
+    table = {row[0].strip("`"): row for row in rows(DOCS / "providers" / "README.md")}
+    columns = [number for number, cell in enumerate(table["backends"]) if f"`{backend_name}`" in cell]
+    return {heading: row[columns[0]] for heading, row in table.items() if len(row) > 2} if columns else None
+
+
+@pytest.mark.req("CF-09", "US4.3")
+async def test_the_page_of_all_databases_says_what_the_collection_answers(world: World, backend_name: str) -> None:
+    said = side_by_side(backend_name)
+    if said is None:
+        assert world.backend.provider_id == "memory", "the page has every database"
+        return
+    answer = await world.client.capabilities()
+    for capability in answer.capabilities:
+        assert said[capability.name].partition(":")[0] == ("yes" if capability.supported else "no")
+    assert f"ITEM_STATE_{said['items']}" == change_event_pb2.ItemState.Name(answer.item_state)
 
 
 @pytest.mark.req("CF-09", "US4.2", "US4.3")

@@ -16,6 +16,7 @@ class Link:
         self.name = name
         self.swallow = False
         """What the server says is lost, and neither side notices."""
+        self.gone = asyncio.Event()
         self._ends = (client, server)
 
     def cut(self) -> None:
@@ -60,6 +61,7 @@ class Relay:
                     both.create_task(self._pump(from_server, to_client, link))
             finally:
                 self._links.remove(link)
+                link.gone.set()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link | None) -> None:
         with suppress(OSError):

@@ -125,6 +125,9 @@ async def test_a_captured_transaction_can_be_prepared_without_a_doorbell(shop: S
 async def test_a_captured_transaction_that_rang_cannot_be_prepared(shop: Shop) -> None:
     """PostgreSQL's own rule: the writer's statement fails and nothing is written."""
     async with await connect(shop.dsn) as writer:
+        # As a gateway that goes to sleep.
+        await writer.execute("SELECT nextval(format('changefeed_log.bell_%s', feed_id)) FROM changefeed.feeds")
+        await writer.commit()
         await writer.execute("INSERT INTO orders VALUES (1, 0)")
         with pytest.raises(errors.FeatureNotSupported, match="LISTEN, UNLISTEN, or NOTIFY"):
             await writer.execute("PREPARE TRANSACTION 'rang'")
