@@ -4,6 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,18 @@ def requirements() -> list[Requirement]:
     ]
 
 
-def markers() -> Iterator[tuple[str, str]]:
+@cache
+def markers() -> frozenset[tuple[str, str]]:
     """Every id in a marker, with the file that carries it."""
+    return frozenset(_markers())
+
+
+def _markers() -> Iterator[tuple[str, str]]:
     for file in sorted(TESTS.rglob("test_*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        text = file.read_text(encoding="utf-8")
+        if "mark.req" not in text:
+            continue
+        for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "pytest.mark.req":
                 for argument in node.args:
                     assert isinstance(argument, ast.Constant), f"{file}: write the ids out"
