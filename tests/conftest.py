@@ -1,8 +1,9 @@
 """Fixtures for every kind of test, and which inputs Hypothesis tries."""
 
+import logging
 import os
 import subprocess
-from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import pytest
@@ -54,6 +55,17 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Genera
     yield
     if words := closing_words(terminalreporter.stats):
         terminalreporter.write_line(words, red=True, bold=True)
+
+
+@pytest.fixture
+def restored_logging() -> Iterator[None]:
+    """For who configures the log of the whole process."""
+    root = logging.getLogger()
+    handlers, level, ours = root.handlers[:], root.level, structlog.get_config()
+    yield
+    structlog.configure(**ours)
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 class StartGateway(Protocol):

@@ -152,7 +152,8 @@ def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> CommandLineHere:
     """The command line without processes, where no gateway listens."""
     monkeypatch.chdir(directory)
     # It would hold for the other tests of this process.
-    monkeypatch.setattr(main, "configure_logging", lambda settings: None)
+    for command in ("main", "serve"):
+        monkeypatch.setattr(f"changefeed_gateway.cli.{command}.configure_logging", lambda settings: None)
     return CommandLineHere(directory)
 
 

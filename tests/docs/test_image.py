@@ -63,7 +63,7 @@ def test_what_is_copied_makes_a_gateway_that_finds_its_migrations(image: Path) -
     found = run(image, "--version")
     assert found.returncode == 0, found
     assert found.stdout.startswith("changefeed ")
-    assert list((image / "opt/changefeed/changefeed_gateway/migrations/log").glob("*.sql"))
+    assert list((image / "opt/changefeed/changefeed_gateway/migrations/log").glob("tables/*.sql"))
     checked = run(image, "config", "check", "--json", CHANGEFEED_PORT="tcp://10.0.0.1:50051")
     assert json.loads(checked.stdout)["listen"] == "127.0.0.1:50051"
 

@@ -133,7 +133,7 @@ async def test_use_it_on_your_database(postgres: PostgresForTests, tmp_path: Pat
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute("CREATE TABLE orders (id int PRIMARY KEY, note text)")
         async with shell(commands, directory, environment) as running:
-            await running.line("applied log/0001")
+            await running.line("applied log/tables/0001")
             await running.line("watched: changefeed tail main/public.orders")
             connection.execute("INSERT INTO orders VALUES (1, 'the first')")
             assert "CREATE" in await running.line("the first")

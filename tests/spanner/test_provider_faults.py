@@ -391,13 +391,15 @@ async def test_a_time_in_the_future_is_the_callers_mistake(scene: Scene) -> None
 # --- Secrets
 
 
+@pytest.mark.usefixtures("restored_logging")
 async def test_no_text_of_the_service_is_in_anything_that_was_logged_or_printed(
-    scene: Scene, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    scene: Scene, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level("DEBUG")
     # As the gateway writes it, not as a test's console draws it.
-    request.addfinalizer(structlog.reset_defaults)
     configure_logging(LoggingSettings(format="json"))
+    # A logger that is kept would write so for the tests that follow.
+    structlog.configure(cache_logger_on_first_use=False)
     scene.put(thing(1, "a document of a customer"))
     troubles: list[Callable[[], None]] = [
         lambda: scene.server.fail("*", access_denied(TOKEN)),

@@ -175,8 +175,9 @@ class DocumentsBackend(_PostgresBackend):
             "drop schema documents cascade;"
             "select changefeed.drop_feed(feed_id) from changefeed.feeds where name = 'documents';"
         )
-        for script in sorted((MIGRATIONS / "documents").glob("*.sql")):
-            await self._execute_script(script.read_text())
+        for part in ("tables", "functions"):
+            for script in sorted((MIGRATIONS / "documents" / part).glob("*.sql")):
+                await self._execute_script(script.read_text())
         self._workspaces.clear()
         self._documents.clear()
 
