@@ -118,7 +118,6 @@ class RowStream:
         self.read_time = 0
         self._call, self._channel, self._doing = call, channel, doing
         self._joiner = RowJoiner(columns)
-        self._channel.open += 1
         self._closed = False
 
     async def read(self, patience: float) -> Sequence[Sequence[Value]] | None:
@@ -177,10 +176,10 @@ class Sdk:
         self._credentials: Credentials | None = None
         self._channels: list[_Channel] = []
         self._session = ""
-        self._connecting = asyncio.Lock()
         self._connected = False
         self._closed = False
-        self._nows: SharedQuestion[int] = SharedQuestion(foreseen=ForTheCaller)
+        self._shared: SharedQuestion[Any] = SharedQuestion(at_once=3, foreseen=ForTheCaller)
+        """Of "now", "connect" and "session" each may need the next, so that all three can be under way."""
 
     async def find_credentials(self) -> None:
         """Load the credentials, so that the first call need not. Raises ProviderAuthenticationFailed."""
@@ -189,15 +188,15 @@ class Sdk:
 
     async def connect(self) -> None:
         """Find credentials, make a session and ask for the dialect; once. Raises ProviderAuthenticationFailed."""
-        if self._connected:
-            return
-        async with self._connecting:
-            if self._connected:
-                return
-            await self.find_credentials()
-            found = await self._query(_DIALECT, {}, "information_schema")
-            self.postgresql = bool(found.rows) and found.rows[0][0].string_value == "POSTGRESQL"
-            self._connected = True
+        if not self._connected:
+            # Who waits while the service is away is told with the first, and not each after a time of its own.
+            await self._shared.ask("connect", self._connect, join=True)
+
+    async def _connect(self) -> None:
+        await self.find_credentials()
+        found = await self._query(_DIALECT, {}, "information_schema")
+        self.postgresql = bool(found.rows) and found.rows[0][0].string_value == "POSTGRESQL"
+        self._connected = True
 
     async def query(
         self, sql: str, parameters: Mapping[str, Parameter] = {}, *, columns: int = 1, doing: str = "a query"
@@ -208,7 +207,8 @@ class Sdk:
 
     async def now(self) -> int:
         """The time on Spanner's clock, before which everything committed so far lies, and nothing that follows."""
-        return await self._nows.ask("now", self._now)
+        found: int = await self._shared.ask("now", self._now)
+        return found
 
     async def _now(self) -> int:
         return (await self.query(_NOW, doing="a strong read")).read_time
@@ -223,7 +223,7 @@ class Sdk:
     async def close(self) -> None:
         """End everything; idempotent. Whoever waits is told so."""
         self._closed = True
-        await self._nows.aclose()
+        await self._shared.aclose()
         channels, self._channels = self._channels, []
         for channel in channels:
             await channel.client.transport.close()  # type: ignore[no-untyped-call]
@@ -278,18 +278,29 @@ class Sdk:
         )
         channel = self._channel()
         self.calls += 1
-        call = await self._ask(
-            channel.client.execute_streaming_sql(request=request, timeout=life, **self._routed()), doing
-        )
+        # Before the answer: many that begin at once would all find the same channel free.
+        channel.open += 1
+        try:
+            call = await self._ask(
+                channel.client.execute_streaming_sql(request=request, timeout=life, **self._routed()), doing
+            )
+        except BaseException:
+            channel.open -= 1
+            raise
         return RowStream(call, columns, channel, doing)
 
     async def _find_session(self) -> str:
-        if not self._session:
-            request = {"database": self.endpoint.path, "session": {"multiplexed": True}}
-            channel = self._channel()
-            timeout = self.retries.answer_timeout.total_seconds()
-            making = channel.client.create_session(request=request, retry=None, timeout=timeout, **self._routed())
-            self._session = (await self._ask(making, "spanner.sessions.create")).name
+        if self._session:
+            return self._session
+        made: str = await self._shared.ask("session", self._make_session, join=True)
+        return made
+
+    async def _make_session(self) -> str:
+        request = {"database": self.endpoint.path, "session": {"multiplexed": True}}
+        channel = self._channel()
+        timeout = self.retries.answer_timeout.total_seconds()
+        making = channel.client.create_session(request=request, retry=None, timeout=timeout, **self._routed())
+        self._session = str((await self._ask(making, "spanner.sessions.create")).name)
         return self._session
 
     async def _ask(self, asking: Any, doing: str) -> Any:
