@@ -11,6 +11,7 @@ from typing import NamedTuple, TypeVar, overload
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
@@ -25,7 +26,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.core.page import ChosenCursors, EncodedPage, Reader
+from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.vector import Place, Vector
 
@@ -64,7 +65,7 @@ class _VectorCursors(Sequence[Cursor]):
     def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
     def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
         if isinstance(index, slice):
-            return ChosenCursors(self, range(len(self))[index])
+            return LazyCursors(range(len(self))[index], self.__getitem__)
         index = range(len(self))[index]
         number = bisect_right(self._ends, index)
         vector = self._first.copy()

@@ -4,34 +4,14 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from sys import getsizeof
-from typing import Final, NamedTuple, Protocol, overload
+from typing import Final, NamedTuple, Protocol
 
 from changefeed_gateway.core.answer import Batch, ChangeEncoder, Heartbeat
+from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead, Scope
 
 _MESSAGE_BYTES: Final = 600
 """A message beside its records and its token: its times, its tags, the objects themselves."""
-
-
-class ChosenCursors(Sequence[Cursor]):
-    """Some of a page's cursors, none of them computed before it is asked for."""
-
-    __slots__ = ("_indices", "_source")
-
-    def __init__(self, source: Sequence[Cursor], indices: Sequence[int]) -> None:
-        self._source, self._indices = source, indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, index: int) -> Cursor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
-    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
-        if isinstance(index, slice):
-            return ChosenCursors(self._source, self._indices[index])
-        return self._source[self._indices[index]]
 
 
 class TextBytes(NamedTuple):
@@ -195,7 +175,7 @@ class EncodedPage:
         part = replace(
             page,
             changes=[page.changes[i] for i in chosen],
-            cursors=ChosenCursors(page.cursors, chosen),
+            cursors=LazyCursors(chosen, page.cursors.__getitem__),
         )
 
         def records(items: bool) -> list[bytes]:

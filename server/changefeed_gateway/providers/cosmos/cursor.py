@@ -4,7 +4,7 @@ import struct
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor
@@ -149,25 +149,6 @@ def decode(cursor: Cursor, mode: Mode) -> Position:
             reason=Reason.TOKEN_WRONG_RESOURCE,
         )
     return position
-
-
-class Cursors(Sequence[Cursor]):
-    """Positions as cursors, each written when somebody asks for it: most pages are not cut."""
-
-    def __init__(self, positions: Sequence[Position], mode: Mode) -> None:
-        self._positions, self._mode = positions, mode
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @overload
-    def __getitem__(self, index: int) -> Cursor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
-    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
-        if isinstance(index, slice):
-            return Cursors(self._positions[index], self._mode)
-        return encode(self._positions[index], self._mode)
 
 
 def encode_all(positions: Sequence[Position], mode: Mode) -> Cursor:

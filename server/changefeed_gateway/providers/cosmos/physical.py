@@ -6,10 +6,10 @@ from datetime import timedelta
 from functools import partial
 
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import After, AtTime, Beginning, Child, Now, Page, PageRead, PartitionId
 from changefeed_gateway.providers.cosmos.cursor import (
     RETIRED,
-    Cursors,
     Interval,
     Position,
     at_time,
@@ -164,7 +164,7 @@ class PhysicalRead:
     def _page(self, start: Position, end: Position, found: Gathered, *, more_available: bool) -> Page:
         return Page(
             changes=found.changes,
-            cursors=Cursors(found.positions, self._mode),
+            cursors=LazyCursors(found.positions, partial(encode, mode=self._mode)),
             start=encode(start, self._mode),
             cursor=encode(end, self._mode),
             more_available=more_available,

@@ -2,10 +2,9 @@
 
 import json
 import struct
-from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final, NamedTuple, overload
+from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor
@@ -92,27 +91,6 @@ def _rest(seen: tuple[tuple[str, str], ...], cut: Cut | None) -> bytes:
     if not seen and cut is None:
         return b""
     return json.dumps([seen, cut], separators=(",", ":")).encode()
-
-
-class Cursors(Sequence[Cursor]):
-    """The cursors of some positions, none of them written before it is asked for."""
-
-    __slots__ = ("_positions",)
-
-    def __init__(self, positions: Sequence[Position]) -> None:
-        self._positions = positions
-
-    def __len__(self) -> int:
-        return len(self._positions)
-
-    @overload
-    def __getitem__(self, index: int) -> Cursor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
-    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
-        if isinstance(index, slice):
-            return Cursors(self._positions[index])
-        return encode(self._positions[index])
 
 
 def decode(cursor: Cursor) -> Position:

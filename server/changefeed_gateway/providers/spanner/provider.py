@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Final
 
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
@@ -33,7 +34,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
-from changefeed_gateway.providers.spanner.cursor import Cursors, Position, decode, encode
+from changefeed_gateway.providers.spanner.cursor import Position, decode, encode
 from changefeed_gateway.providers.spanner.errors import (
     ForeignPartition,
     ForTheCaller,
@@ -296,7 +297,7 @@ def _page(stream: Stream, token: PartitionId, start: Position, batch: Batch, rea
         raise unknown("a change record") from error
     return Page(
         changes=changes,
-        cursors=Cursors(batch.positions),
+        cursors=LazyCursors(batch.positions, encode),
         start=read.start.cursor if isinstance(read.start, After) else encode(start),
         cursor=encode(batch.position),
         more_available=batch.more,
