@@ -24,6 +24,7 @@ from changefeed_gateway.core.errors import (
     Throttled,
     TransientFailure,
 )
+from changefeed_gateway.core.refusals import ForTheCaller, Refusal
 
 _LATER: Final = timedelta(seconds=1)
 _LONGEST_RETRY_AFTER: Final = timedelta(hours=1)
@@ -42,10 +43,6 @@ NOT_ENABLED: Final = (
     " takes up to 30 minutes; or set mode: latest_version on the connection, which conflates versions and tells no"
     " deletions"
 )
-
-
-class ForTheCaller(Exception):
-    """What the service said is an error only in the eyes of who asked."""
 
 
 class RangeGone(ForTheCaller):
@@ -96,10 +93,6 @@ def merged() -> HistoryGap:
         "partitions of the container were merged, and all_versions_and_deletes cannot be read across that: restart from"
         " now, and read the container again if you mirror it"
     )
-
-
-class Refusal(Exception):
-    """What may be logged of a refusal: the cause of the error that the caller gets."""
 
 
 def without_text(error: BaseException) -> Refusal:

@@ -7,9 +7,9 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.cosmos.cursor import Interval
-from changefeed_gateway.providers.cosmos.errors import ForTheCaller
 from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
 
 _RECENT: Final = 60.0

@@ -7,10 +7,11 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.pace import Pace
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.cosmos.container import Container
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning
-from changefeed_gateway.providers.cosmos.errors import READ_FEED, ForTheCaller, Refused, expired, unknown
+from changefeed_gateway.providers.cosmos.errors import READ_FEED, Refused, expired, unknown
 from changefeed_gateway.providers.cosmos.mapping import Document
 from changefeed_gateway.providers.cosmos.sdk import Cost, FeedAnswer, Sdk
 

@@ -22,7 +22,6 @@ from tenacity import (
     retry_if_exception,
     stop_after_attempt,
     stop_before_delay,
-    wait_exponential_jitter,
 )
 
 from changefeed_gateway.core.cancellation import cut_short
@@ -30,10 +29,10 @@ from changefeed_gateway.core.errors import (
     ChangeFeedError,
     NotFound,
     ProviderAuthenticationFailed,
-    Reason,
     Throttled,
-    TransientFailure,
 )
+from changefeed_gateway.core.refusals import Refusal
+from changefeed_gateway.core.retries import Attempts, passes_soon
 from changefeed_gateway.providers.cosmos.consumption import Consumption
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
 from changefeed_gateway.providers.cosmos.errors import (
@@ -43,7 +42,6 @@ from changefeed_gateway.providers.cosmos.errors import (
     Answered,
     OtherContainer,
     RangeGone,
-    Refusal,
     translate,
     without_text,
 )
@@ -77,12 +75,9 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
+class Retries(Attempts):
     """How long a failing service is asked."""
 
-    attempts: int = 5
-    first_pause: timedelta = timedelta(milliseconds=100)
-    longest_pause: timedelta = timedelta(seconds=2)
     budget: timedelta = timedelta(seconds=10)
     """No attempt begins later: who is told to come back after more than is left of it is told so."""
     connect_timeout: timedelta = timedelta(seconds=5)
@@ -250,13 +245,9 @@ class Sdk:
         return client.get_database_client(self.database).get_container_client(name)
 
     async def _call(self, operation: str, make: Callable[[], Awaitable[_T]]) -> _T:
-        pause = wait_exponential_jitter(
-            multiplier=self._retries.first_pause.total_seconds(),
-            max=self._retries.longest_pause.total_seconds(),
-            jitter=self._retries.first_pause.total_seconds(),
-        )
+        pause = self._retries.waiting()
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes_soon),
+            retry=retry_if_exception(passes_soon),
             wait=lambda state: max(pause(state), _asked_for(state)),
             stop=stop_after_attempt(self._retries.attempts) | stop_before_delay(self._retries.budget.total_seconds()),
             reraise=True,
@@ -429,12 +420,6 @@ def _check_key(key: str) -> None:
         raise ProviderAuthenticationFailed(
             "the connection's key is no account key, which is base64: copy it from the account's Keys page"
         ) from Refusal("the key is not base64")
-
-
-def _passes_soon(error: BaseException) -> bool:
-    # A call that timed out may still be under way there.
-    final = (Reason.PROVIDER_TIMEOUT.value, Reason.DRAINING.value)
-    return isinstance(error, Throttled | TransientFailure) and error.reason not in final
 
 
 def _asked_for(state: RetryCallState) -> float:

@@ -33,12 +33,9 @@ from changefeed_gateway.core.errors import (
     Throttled,
     TransientFailure,
 )
+from changefeed_gateway.core.refusals import ForTheCaller, Refusal
 
 _LATER: Final = timedelta(seconds=1)
-
-
-class ForTheCaller(Exception):
-    """What the service said is an error only in the eyes of who asked."""
 
 
 class ExpiredIterator(ForTheCaller):
@@ -72,10 +69,6 @@ def recreated() -> InvalidRequest:
         " now",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
-
-
-class Refusal(Exception):
-    """What may be logged of a refusal: the cause of the error that the caller gets."""
 
 
 def without_text(error: ClientError | BotoCoreError) -> Refusal:

@@ -9,10 +9,11 @@ from typing import Any, Final, NamedTuple
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import CheckpointExpired, InvalidRequest, Reason, TransientFailure
 from changefeed_gateway.core.pace import Pace
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.cursor import Kind, Position, after, at_time, before, horizon
 from changefeed_gateway.providers.dynamodb.empty_run import RECENT, EmptyRun
-from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator, ForTheCaller
+from changefeed_gateway.providers.dynamodb.errors import ExpiredIterator
 from changefeed_gateway.providers.dynamodb.iterators import LIFE_SECONDS, Iterators, Spot
 from changefeed_gateway.providers.dynamodb.mapping import Record, created_of, sequence_of
 from changefeed_gateway.providers.dynamodb.sdk import Answer, Sdk

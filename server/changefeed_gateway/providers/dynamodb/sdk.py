@@ -14,10 +14,11 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session as BotocoreSession
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from changefeed_gateway.core.cancellation import cut_short
-from changefeed_gateway.core.errors import ProviderAuthenticationFailed, Reason, Throttled, TransientFailure
+from changefeed_gateway.core.errors import ProviderAuthenticationFailed
+from changefeed_gateway.core.retries import Attempts, passes_soon
 from changefeed_gateway.providers.dynamodb.errors import (
     InvalidCall,
     translate,
@@ -55,12 +56,9 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
+class Retries(Attempts):
     """How long a failing service is asked."""
 
-    attempts: int = 5
-    first_pause: timedelta = timedelta(milliseconds=100)
-    longest_pause: timedelta = timedelta(seconds=2)
     connect_timeout: timedelta = timedelta(seconds=5)
     read_timeout: timedelta = timedelta(seconds=10)
 
@@ -95,12 +93,8 @@ class Sdk:
         """Call one operation, several times if the service throttles or fails."""
         clients = await self._connected()
         retrying = AsyncRetrying(
-            retry=retry_if_exception(_passes_soon),
-            wait=wait_exponential_jitter(
-                multiplier=self._retries.first_pause.total_seconds(),
-                max=self._retries.longest_pause.total_seconds(),
-                jitter=self._retries.first_pause.total_seconds(),
-            ),
+            retry=retry_if_exception(passes_soon),
+            wait=self._retries.waiting(),
             stop=stop_after_attempt(self._retries.attempts),
             reraise=True,
         )
@@ -179,12 +173,6 @@ class Sdk:
         tables = session.client("dynamodb", endpoint_url=endpoint.endpoint_url, config=config)
         streams = session.client("dynamodbstreams", endpoint_url=streams_url, config=config)
         return _Clients(tables, streams, str(tables.meta.region_name))
-
-
-def _passes_soon(error: BaseException) -> bool:
-    # A call that timed out may still be under way there: another one beside it would be a reader too many.
-    final = (Reason.PROVIDER_TIMEOUT.value, Reason.DRAINING.value)
-    return isinstance(error, Throttled | TransientFailure) and error.reason not in final
 
 
 class _Clients(NamedTuple):

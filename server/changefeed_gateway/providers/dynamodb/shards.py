@@ -9,8 +9,9 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
-from changefeed_gateway.providers.dynamodb.errors import ForTheCaller, ShardGone
+from changefeed_gateway.providers.dynamodb.errors import ShardGone
 from changefeed_gateway.providers.dynamodb.sdk import Sdk
 
 _MOST_PAGES: Final = 1_000

@@ -6,7 +6,7 @@ from typing import Final
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound, ProviderAuthorizationFailed
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Examination
-from changefeed_gateway.providers.spanner.errors import ForTheCaller
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.providers.spanner.partitions import Topology
 from changefeed_gateway.providers.spanner.provider import SpannerOptions
 from changefeed_gateway.providers.spanner.query import StreamQueries

@@ -38,6 +38,7 @@ from changefeed_gateway.core.errors import (
     Throttled,
     TransientFailure,
 )
+from changefeed_gateway.core.refusals import ForTheCaller, Refusal
 from changefeed_gateway.providers.spanner import instants
 
 _LATER: Final = timedelta(seconds=1)
@@ -48,10 +49,6 @@ _NO_FUNCTION: Final = re.compile(r"\[ERROR\] function spanner\.read_json_\w+\(.*
 """What the PostgreSQL dialect says of a stream that is not there."""
 _BROKEN_OFF: Final = ("RST_STREAM", "Received unexpected EOS", "stream terminated")
 """What a connection that broke says under the code INTERNAL, which others use for faults."""
-
-
-class ForTheCaller(Exception):
-    """What the service said is an error only in the eyes of who asked."""
 
 
 class TooFarPast(ForTheCaller):
@@ -86,10 +83,6 @@ class StreamGone(ForTheCaller):
 
 class SessionGone(ForTheCaller):
     """The service forgot the session: make another one."""
-
-
-class Refusal(Exception):
-    """What may be logged of a refusal: the cause of the error that the caller gets."""
 
 
 def without_text(error: Exception) -> Refusal:
@@ -233,9 +226,3 @@ def _not_found(text: str, doing: str) -> Exception:
     if text.startswith("Instance not found"):
         return NotFound("there is no such instance in the connection's project", reason=Reason.DATABASE_NOT_FOUND)
     return unknown(doing)
-
-
-def passes_soon(error: BaseException) -> bool:
-    """Whether to try again at once, within the budget of a call."""
-    final = (Reason.PROVIDER_TIMEOUT.value, Reason.DRAINING.value)
-    return isinstance(error, Throttled | TransientFailure) and error.reason not in final

@@ -14,9 +14,10 @@ import structlog
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, TransientFailure
+from changefeed_gateway.core.refusals import ForTheCaller
+from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.providers.spanner.cursor import Position
-from changefeed_gateway.providers.spanner.errors import ForTheCaller, passes_soon
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat, Record
 

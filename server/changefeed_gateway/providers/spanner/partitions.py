@@ -9,15 +9,11 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import ChangeFeedError, ProviderFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
+from changefeed_gateway.core.refusals import ForTheCaller
+from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
-from changefeed_gateway.providers.spanner.errors import (
-    ForTheCaller,
-    OutsidePartition,
-    TooFarPast,
-    passes_soon,
-    unknown,
-)
+from changefeed_gateway.providers.spanner.errors import OutsidePartition, TooFarPast, unknown
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.reading import PartitionReader
 

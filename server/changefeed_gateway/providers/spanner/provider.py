@@ -32,12 +32,12 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
+from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.cursor import Position, decode, encode
 from changefeed_gateway.providers.spanner.errors import (
     ForeignPartition,
-    ForTheCaller,
     OutsidePartition,
     StreamGone,
     TooFarFuture,

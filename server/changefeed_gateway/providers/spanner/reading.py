@@ -14,16 +14,11 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
+from changefeed_gateway.core.refusals import ForTheCaller
+from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner.cursor import Position
-from changefeed_gateway.providers.spanner.errors import (
-    ForTheCaller,
-    OutsidePartition,
-    TooFarPast,
-    endless,
-    passes_soon,
-    unknown,
-)
+from changefeed_gateway.providers.spanner.errors import OutsidePartition, TooFarPast, endless, unknown
 from changefeed_gateway.providers.spanner.following import Follower
 from changefeed_gateway.providers.spanner.gathering import Amount, Gathering
 from changefeed_gateway.providers.spanner.mapping import TakenMod

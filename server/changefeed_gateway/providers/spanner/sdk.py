@@ -26,21 +26,15 @@ from google.cloud.spanner_v1.services.spanner import SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
 from google.cloud.spanner_v1.types import ExecuteSqlRequest, Type, TypeCode
 from google.protobuf.struct_pb2 import NULL_VALUE, Struct
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed, Reason, TransientFailure
+from changefeed_gateway.core.refusals import ForTheCaller
+from changefeed_gateway.core.retries import Attempts, passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
-from changefeed_gateway.providers.spanner.errors import (
-    ForTheCaller,
-    SessionGone,
-    passes_soon,
-    translate,
-    unanswered,
-    unknown,
-    without_text,
-)
+from changefeed_gateway.providers.spanner.errors import SessionGone, translate, unanswered, unknown, without_text
 from changefeed_gateway.providers.spanner.rows import RowJoiner, Value
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/spanner.data",)
@@ -72,22 +66,11 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Retries:
+class Retries(Attempts):
     """How long a failing service is asked."""
 
-    attempts: int = 5
-    first_pause: timedelta = timedelta(milliseconds=100)
-    longest_pause: timedelta = timedelta(seconds=2)
     answer_timeout: timedelta = timedelta(seconds=15)
     """How long a query may say nothing, beyond its heartbeat."""
-
-    def waiting(self) -> wait_exponential_jitter:
-        """The pauses between attempts."""
-        return wait_exponential_jitter(
-            multiplier=self.first_pause.total_seconds(),
-            max=self.longest_pause.total_seconds(),
-            jitter=self.first_pause.total_seconds(),
-        )
 
     async def pause(self, failures: int) -> None:
         """Wait before another attempt, after so many failures in a row."""
