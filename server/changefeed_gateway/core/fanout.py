@@ -2,12 +2,11 @@
 
 import asyncio
 from bisect import bisect_right
-from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate
-from typing import NamedTuple, TypeVar, overload
+from typing import NamedTuple, overload
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
@@ -28,15 +27,11 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.together import A_TURN, gather, give_up
 from changefeed_gateway.core.vector import Place, Vector
-
-_T = TypeVar("_T")
 
 _AT_ONCE = 8
 """Partitions read concurrently for one page."""
-
-_A_TURN = 50
-"""Reads begun or given up within one turn of the loop: a thousand would keep everybody else waiting."""
 
 _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
@@ -175,7 +170,7 @@ class FanOut:
             async with gate:
                 return await self._reader.read(feed, _resolving(read, partition_id, start))
 
-        pages = await _gather(resolve(pid, start) for pid, start in starts.items())
+        pages = await gather(resolve(pid, start) for pid, start in starts.items())
         return dict(zip(starts, pages, strict=True))
 
     async def _fill(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
@@ -189,7 +184,7 @@ class FanOut:
                 _part(read, pid, cursor, max_changes=quota, parts=len(turn), then_waits=bool(read.max_wait))
                 for pid, cursor in zip(turn, cursors, strict=True)
             ]
-            pages = await _gather(self._reader.read(feed, part) for part in parts)
+            pages = await gather(self._reader.read(feed, part) for part in parts)
             for pid, page in zip(turn, pages, strict=True):
                 joining.add(pid, page)
                 if page.content.retired:
@@ -205,7 +200,7 @@ class FanOut:
             for pid, at in joining.vector.open.items():
                 part = _part(read, pid, at.cursor, max_changes=read.max_changes, wait=read.max_wait)
                 tasks[asyncio.create_task(self._reader.read(feed, part))] = pid
-                if len(tasks) % _A_TURN == 0:
+                if len(tasks) % A_TURN == 0:
                     await asyncio.sleep(0)
             pending, news = set(tasks), False
             while pending and not news:
@@ -217,34 +212,7 @@ class FanOut:
                     # Its children were not read.
                     joining.complete = joining.complete and not page.content.retired
         finally:
-            await _give_up(tasks)
-
-
-async def _gather(coroutines: Iterable[Coroutine[None, None, _T]]) -> list[_T]:
-    """Run all at once; the first failure cancels the rest and is raised as it is."""
-    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await _give_up(tasks)
-
-
-async def _give_up(tasks: Iterable[asyncio.Future[_T]]) -> None:
-    """Cancel what is still under way, and leave only when it is gone: none of it outlives the call.
-
-    A failure that came too late to be anybody's is taken, or asyncio reports it as one that was forgotten.
-    """
-    given_up = list(tasks)
-    left = deque(task for task in given_up if not task.done())
-    try:
-        while left:
-            for _ in range(min(_A_TURN, len(left))):
-                left.popleft().cancel()
-            await asyncio.sleep(0)
-    finally:
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*given_up, return_exceptions=True)
+            await give_up(tasks)
 
 
 def _any_changes(segments: Sequence[_Segment]) -> bool:

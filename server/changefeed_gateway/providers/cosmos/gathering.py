@@ -33,6 +33,9 @@ def gather(
     ages = mode is Mode.ALL_VERSIONS_AND_DELETES
     for number, found in enumerate(placed(documents, mode), 1):
         lsn = found.lsn
+        if found.lsn < position.lsn:
+            continue
+        # P3: of a run that was begun all are made, because the ids of those that follow count them.
         change = maker.make(found, read)
         if position.passes(found.lsn, found.inside):
             continue

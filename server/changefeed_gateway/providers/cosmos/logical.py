@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import After, AtTime, Beginning, Cursor, Now, Page, PageRead, PartitionId
 from changefeed_gateway.providers.cosmos.cursor import Position, at_time, beginning, decode_all, encode_all
 from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
@@ -127,9 +128,9 @@ class LogicalRead:
 
     # --- Pages
 
-    def _cursors(self, positions: Sequence[Position], found: Gathered) -> list[Cursor]:
+    def _cursors(self, positions: Sequence[Position], found: Gathered) -> Sequence[Cursor]:
         others = positions[:-1]
-        return [encode_all([*others, position], self._mode) for position in found.positions]
+        return LazyCursors(found.positions, lambda position: encode_all([*others, position], self._mode))
 
     def _page(
         self,

@@ -12,6 +12,7 @@ from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
+from changefeed_gateway.core.together import gather
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.errors import OutsidePartition, TooFarPast, unknown
 from changefeed_gateway.providers.spanner.query import StreamQueries
@@ -132,7 +133,7 @@ class Topology:
                 return await self._descend(token, alive)
 
         while generation:
-            known = await asyncio.gather(*(look(token) for token in generation))
+            known = await gather(look(token) for token in generation)
             found |= dict(zip(generation, known, strict=True))
             if len(found) > _MOST:
                 raise ProviderFailure("the change stream's partitions do not end")
