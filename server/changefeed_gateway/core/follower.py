@@ -166,7 +166,8 @@ class Follower:
             if (waited and deadline <= monotonic()) or self._tails.direct.draining:
                 if cursor == ring.end and place.listener.partition_key is None:
                     return ring.nothing
-                return _nothing(start, cursor, expire_time=ring.expire_time)
+                watermark = ring.watermark if cursor >= ring.end else None
+                return _nothing(start, cursor, expire_time=ring.expire_time, watermark=watermark)
             cursor = max(cursor, await tail.wait(place.listener, deadline) or cursor)
             its_turn, waited = place.listener.told, True
         return None
@@ -212,6 +213,16 @@ def _left(deadline: float) -> timedelta:
     return timedelta(seconds=max(0.0, deadline - monotonic()))
 
 
-def _nothing(start: Cursor, cursor: Cursor, *, expire_time: datetime | None) -> EncodedPage:
-    page = Page(changes=(), cursors=(), start=start, cursor=cursor, more_available=False, expire_time=expire_time)
+def _nothing(
+    start: Cursor, cursor: Cursor, *, expire_time: datetime | None, watermark: datetime | None = None
+) -> EncodedPage:
+    page = Page(
+        changes=(),
+        cursors=(),
+        start=start,
+        cursor=cursor,
+        more_available=False,
+        expire_time=expire_time,
+        watermark=watermark,
+    )
     return EncodedPage(page, lambda items: [], live=True)

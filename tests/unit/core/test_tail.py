@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -93,6 +93,22 @@ def test_a_listener_whose_time_is_over_when_its_page_arrives_does_not_pass_it_ov
             second = await follower.read(FEED, after)
             records = second.records(items=True)
         assert records == [b"0"]
+        await follower.aclose()
+        await tails.aclose()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("scope", [READ.scope, EntireCollection(), LogicalPartition("a")])
+def test_who_waits_at_the_end_in_vain_is_told_the_watermark_whatever_the_scope(scope: Scope) -> None:
+    async def scenario(loop: VirtualTime) -> None:
+        tails = Tails(Log(), encode, Limits(max_wait=timedelta(seconds=1_000)))
+        follower = await live(tails, scope)
+        ring = only_tail(tails).ring
+        assert ring is not None
+        ring.watermark = datetime(2026, 11, 29, tzinfo=UTC)
+        page = await follower.read(FEED, read_at(0, scope, wait=timedelta(0)))
+        assert (page.content.changes, page.content.watermark) == ((), ring.watermark)
         await follower.aclose()
         await tails.aclose()
 
