@@ -47,12 +47,12 @@ class Bell:
 
     def orders(self) -> BellOrders:
         """What the question does that is put now."""
-        orders = BellOrders(self._wanted and self._audible(), self._unanswered or None, self._rings)
-        self._unanswered = 0
-        return orders
+        return BellOrders(self._wanted and self._audible(), self._unanswered or None, self._rings)
 
     def obeyed(self, orders: BellOrders) -> None:
-        """The question was answered."""
+        """The question was answered. One that was not has answered no ring: the next one does."""
+        if self._unanswered == orders.answered:
+            self._unanswered = 0
         if orders.arm:
             self._wanted = False
             # One that came meanwhile may be a ring for this arming.
