@@ -12,8 +12,8 @@ from changefeed_gateway.providers.cosmos.sdk import Endpoint
 from tests.cosmos.gateway import BRIEF, make_options
 from tests.cosmos.scene import THINGS
 from tests.cosmos.server.errors import forbidden, throttled, unavailable, wrong_signature
-from tests.cosmos.server.faults import ALWAYS
 from tests.cosmos.server.wire import WireServer
+from tests.faults import ALWAYS
 
 pytestmark = pytest.mark.req("US4.1")
 

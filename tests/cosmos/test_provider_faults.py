@@ -21,8 +21,9 @@ from tests.cosmos.server.errors import (
     unavailable,
     wrong_signature,
 )
-from tests.cosmos.server.faults import ALWAYS, Kind
+from tests.cosmos.server.faults import Kind
 from tests.cosmos.server.wire import KEY, WireServer
+from tests.faults import ALWAYS
 
 pytestmark = pytest.mark.req("E3", "P6")
 

@@ -12,8 +12,8 @@ from changefeed_gateway.providers.cosmos.sdk import Endpoint
 from tests.cosmos.gateway import BRIEF, make_options, make_provider
 from tests.cosmos.scene import THINGS
 from tests.cosmos.server.errors import forbidden, invalid, throttled, unavailable, wrong_signature
-from tests.cosmos.server.faults import ALWAYS
 from tests.cosmos.server.wire import WireServer
+from tests.faults import ALWAYS
 
 ADDRESS = Address(connection="subject", database="", collection=THINGS)
 MARK = "a text of the service with fake-item-key-8812"

@@ -10,8 +10,8 @@ from tests.conformance.client import BEGINNING, NOW, after, at_time, physical
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import gone, throttled
-from tests.cosmos.server.faults import ALWAYS
 from tests.cosmos.server.wire import WireServer
+from tests.faults import ALWAYS
 
 pytestmark = pytest.mark.req("P1", "P4")
 

@@ -32,8 +32,8 @@ from tests.cosmos.server.errors import (
     throttled,
     unavailable,
 )
-from tests.cosmos.server.faults import ALWAYS
 from tests.cosmos.server.wire import WireServer
+from tests.faults import ALWAYS
 
 
 @pytest.fixture

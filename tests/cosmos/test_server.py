@@ -14,9 +14,10 @@ from tests.cosmos.sdk import AVAD as ALL_VERSIONS
 from tests.cosmos.sdk import container_client, drain, feed_ranges
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import ServiceError, gone, internal, request_timeout, retry_with, throttled, unavailable
-from tests.cosmos.server.faults import ALWAYS, Kind
+from tests.cosmos.server.faults import Kind
 from tests.cosmos.server.partition_key import evenly
 from tests.cosmos.server.wire import DATABASE, WireServer
+from tests.faults import ALWAYS
 
 ITEMS = f"dbs/{DATABASE}/colls/things/docs"
 

@@ -11,9 +11,9 @@ from changefeed_gateway.providers.dynamodb.provider import DynamoDBOptions
 from changefeed_gateway.providers.dynamodb.sdk import Endpoint
 from tests.dynamodb.gateway import RETRIES
 from tests.dynamodb.server.errors import access_denied
-from tests.dynamodb.server.faults import ALWAYS
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE, Shop
+from tests.faults import ALWAYS
 
 
 async def look(server: WireServer, table: str = TABLE) -> Mapping[str, Finding]:

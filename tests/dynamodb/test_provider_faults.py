@@ -13,8 +13,8 @@ from tests.conformance.client import BEGINNING, NOW, Refusal, after, at_time, ph
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, SESSION_TOKEN
 from tests.dynamodb.server.errors import ServiceError, access_denied, internal, invalid, third_reader, throttled
-from tests.dynamodb.server.faults import ALWAYS
 from tests.dynamodb.shop import TABLE
+from tests.faults import ALWAYS
 
 pytestmark = pytest.mark.req("E3", "P6")
 

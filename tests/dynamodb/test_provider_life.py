@@ -21,9 +21,9 @@ from tests.conformance.client import BEGINNING, physical, refused
 from tests.dynamodb.gateway import make_provider
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.errors import throttled
-from tests.dynamodb.server.faults import ALWAYS
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE, Shop
+from tests.faults import ALWAYS
 
 ADDRESS = Address(connection="subject", database="", collection=TABLE)
 

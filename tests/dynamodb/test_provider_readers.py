@@ -11,7 +11,7 @@ from tests.conformance.journal import ids
 from tests.dynamodb.gateway import LONGEST_PAUSE
 from tests.dynamodb.scene import Scene
 from tests.dynamodb.server.errors import throttled
-from tests.dynamodb.server.faults import ALWAYS
+from tests.faults import ALWAYS
 
 ALLOWED = 2
 """Readers that the service allows to a shard, over all consumers together."""

@@ -9,11 +9,11 @@ from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.providers.spanner.doctor import examine
 from changefeed_gateway.providers.spanner.provider import SpannerOptions
 from changefeed_gateway.providers.spanner.sdk import Endpoint
+from tests.faults import ALWAYS
 from tests.spanner.gateway import PACE, RETRIES
 from tests.spanner.scene import CHANGES, MAIN, NEW_ROW, THINGS
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.errors import access_denied, not_found
-from tests.spanner.server.faults import ALWAYS
 from tests.spanner.server.schema import StreamDefinition
 from tests.spanner.server.wire import WireServer
 

@@ -8,9 +8,9 @@ import pytest
 
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.providers.spanner.sdk import Endpoint, Retries, Sdk
+from tests.faults import ALWAYS
 from tests.spanner.gateway import IMPATIENT, RETRIES
 from tests.spanner.server.errors import ServiceError
-from tests.spanner.server.faults import ALWAYS
 from tests.spanner.server.wire import WireServer
 
 MANY = 200

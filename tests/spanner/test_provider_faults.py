@@ -15,6 +15,7 @@ from changefeed_gateway.app.logs import configure_logging
 from changefeed_gateway.settings import LoggingSettings
 from tests.conformance.client import BEGINNING, NOW, Refusal, after, at_time, physical, refused
 from tests.conformance.journal import ids
+from tests.faults import ALWAYS
 from tests.spanner.gateway import IMPATIENT
 from tests.spanner.scene import CHANGES, MAIN, Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
@@ -27,7 +28,6 @@ from tests.spanner.server.errors import (
     unauthenticated,
     unavailable,
 )
-from tests.spanner.server.faults import ALWAYS
 
 pytestmark = pytest.mark.req("E3", "P6")
 

@@ -11,11 +11,11 @@ import pytest
 from changefeed_gateway.providers.spanner.reading import Pace
 from tests.conformance.client import BEGINNING, NOW, after, physical, refusal
 from tests.conformance.journal import ids
+from tests.faults import ALWAYS
 from tests.spanner.scene import Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.calls import Call, Calls
 from tests.spanner.server.errors import throttled
-from tests.spanner.server.faults import ALWAYS
 
 ALLOWED = 10
 """Half of what the service allows to a partition, over all consumers together: two gateways may read it."""

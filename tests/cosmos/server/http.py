@@ -13,12 +13,13 @@ from tests.cosmos.server.account import Account
 from tests.cosmos.server.calls import Call, Calls
 from tests.cosmos.server.container_api import container_operations
 from tests.cosmos.server.errors import ServiceError, invalid, other_container
-from tests.cosmos.server.faults import Faults, Kind
+from tests.cosmos.server.faults import Fault, Kind
 from tests.cosmos.server.feed_api import FeedApi
 from tests.cosmos.server.item_api import item_operations
 from tests.cosmos.server.message import Answer, Request, answer
 from tests.cosmos.server.query_api import query_operations
 from tests.cosmos.server.signature import check_authorization
+from tests.faults import Faults
 from tests.http_server import cut, dropped
 
 Operation = Callable[[Request], Answer]
@@ -36,7 +37,7 @@ class Endpoint:
         self.locations: dict[str, str] = {}
         """The URL of each region, that of the writes first."""
         self.calls = Calls()
-        self.faults = Faults()
+        self.faults = Faults[Fault]()
         self.feed = FeedApi(account)
         self.own_faults: list[str] = []
         """What went wrong in this server."""

@@ -20,9 +20,10 @@ from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.change import Item
 from tests.cosmos.server.container import Container, Transaction
 from tests.cosmos.server.errors import ServiceError, forbidden
-from tests.cosmos.server.faults import ALWAYS, Fault, Kind
+from tests.cosmos.server.faults import Fault, Kind
 from tests.cosmos.server.http import Endpoint
 from tests.cosmos.server.partition_key import Component, Definition
+from tests.faults import ALWAYS
 from tests.http_server import HttpServer
 
 DATABASE = "shop"

@@ -1,15 +1,11 @@
 """Faults that are waiting for a call to happen to."""
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 
+from tests import faults
 from tests.dynamodb.server.calls import Call
 from tests.dynamodb.server.errors import ServiceError
-
-ALWAYS = -1
-"""A number of times that never runs out."""
 
 
 class Kind(Enum):
@@ -21,40 +17,11 @@ class Kind(Enum):
 
 
 @dataclass(eq=False)
-class Fault:
+class Fault(faults.Fault[ServiceError | Kind]):
     """Happens to so many calls of an operation, on one shard or on any."""
 
-    operation: str
-    what: ServiceError | Kind
-    times: int = 1
     shard_id: str = ""
-    released: asyncio.Event = field(default_factory=asyncio.Event)
 
     def fits(self, call: Call) -> bool:
         """Tell whether it happens to a call."""
-        return self.times != 0 and self.operation in (call.operation, "*") and self.shard_id in (call.shard_id, "")
-
-
-class Faults:
-    """First come, first happens."""
-
-    def __init__(self) -> None:
-        self._waiting: list[Fault] = []
-
-    def add(self, fault: Fault) -> None:
-        """Let a fault wait for its calls."""
-        self._waiting.append(fault)
-
-    def take(self, call: Call) -> Fault | None:
-        """The fault that happens to a call."""
-        for fault in self._waiting:
-            if fault.fits(call):
-                if fault.times != ALWAYS:
-                    fault.times -= 1
-                return fault
-        return None
-
-    def clear(self) -> Sequence[Fault]:
-        """Let nothing happen any more; answers what was waiting or is happening."""
-        cleared, self._waiting = self._waiting, []
-        return cleared
+        return super().fits(call) and self.shard_id in (call.shard_id, "")

@@ -14,11 +14,12 @@ from aiohttp import web
 from tests.dynamodb.server.account import Account
 from tests.dynamodb.server.calls import Call, Calls
 from tests.dynamodb.server.errors import ServiceError
-from tests.dynamodb.server.faults import Faults, Kind
+from tests.dynamodb.server.faults import Fault, Kind
 from tests.dynamodb.server.iterators import ShardIterator
 from tests.dynamodb.server.shapes import TARGETS, check_answer, check_error, check_request
 from tests.dynamodb.server.stream_api import StreamApi
 from tests.dynamodb.server.table_api import table_operations
+from tests.faults import Faults
 from tests.http_server import cut, dropped
 
 CONTENT_TYPE = "application/x-amz-json-1.0"
@@ -34,7 +35,7 @@ class Endpoint:
     def __init__(self, account: Account, turn: threading.RLock) -> None:
         self.account = account
         self.calls = Calls()
-        self.faults = Faults()
+        self.faults = Faults[Fault]()
         self.streams = StreamApi(account)
         self.own_faults: list[str] = []
         """What went wrong in this server, such as an answer that the model does not allow."""

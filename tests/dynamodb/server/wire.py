@@ -10,9 +10,10 @@ from tests.dynamodb.server.account import Account
 from tests.dynamodb.server.attributes import Attribute
 from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.errors import ServiceError, access_denied
-from tests.dynamodb.server.faults import ALWAYS, Fault, Kind
+from tests.dynamodb.server.faults import Fault, Kind
 from tests.dynamodb.server.http import Endpoint
 from tests.dynamodb.server.stream import RETENTION, Stream
+from tests.faults import ALWAYS
 from tests.http_server import HttpServer
 
 

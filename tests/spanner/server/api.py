@@ -20,12 +20,13 @@ from google.cloud.spanner_v1 import (
 )
 from google.protobuf import empty_pb2, json_format, struct_pb2
 
+from tests.faults import Faults
 from tests.spanner.server import encoding, errors, metadata
 from tests.spanner.server.account import Account
 from tests.spanner.server.calls import Call, Calls
 from tests.spanner.server.database import Database
 from tests.spanner.server.errors import ServiceError
-from tests.spanner.server.faults import Fault, Faults, Kind
+from tests.spanner.server.faults import Fault, Kind
 from tests.spanner.server.reading import Reading, StreamQuery, check_query, parse_query
 
 Context = Any
@@ -40,7 +41,7 @@ class SpannerApi:
     def __init__(self, account: Account) -> None:
         self.account = account
         self.calls = Calls()
-        self.faults = Faults()
+        self.faults = Faults[Fault]()
         self.own_faults: list[str] = []
         """What went wrong in this server."""
         self._sessions: dict[str, str] = {}

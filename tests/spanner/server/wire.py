@@ -19,12 +19,13 @@ from typing import Self
 
 import grpc
 
+from tests.faults import ALWAYS
 from tests.spanner.server.account import INSTANCE, PROJECT, Account
 from tests.spanner.server.api import SpannerApi
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.database import Database, Mutation
 from tests.spanner.server.errors import ServiceError, access_denied
-from tests.spanner.server.faults import ALWAYS, Fault, Kind
+from tests.spanner.server.faults import Fault, Kind
 from tests.spanner.server.schema import StreamDefinition, Table
 from tests.spanner.server.stream import ChangeStream
 from tests.spanner.server.transaction import Commit
