@@ -92,6 +92,16 @@ async def test_config_check_hides_secrets(detached: CommandLine) -> None:
         assert "pool_size" in result.out
 
 
+@pytest.mark.parametrize("source", ["key_file: missing.key", "key_env: COSMOS_KEY_THAT_NOBODY_SET"])
+async def test_config_check_finds_an_account_key_that_is_not_there(detached: CommandLine, source: str) -> None:
+    (detached.directory / "changefeed.yaml").write_text(
+        f"connections: {{shop: {{provider: cosmos, endpoint: 'http://127.0.0.1:1', database: shop, {source}}}}}\n"
+    )
+    result = await detached.run("config", "check")
+    assert result.code == 10
+    assert f"connections.shop.{source.partition(':')[0]}" in result.err
+
+
 async def test_a_taken_port(detached: CommandLine, memory_gateway: MemoryGateway) -> None:
     (detached.directory / "changefeed.yaml").write_text(
         f"listen: {memory_gateway.target}\nconnections: {{mem: {{provider: memory}}}}\n"

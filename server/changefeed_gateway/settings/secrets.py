@@ -40,9 +40,11 @@ def check_secrets(settings: Settings) -> None:
     """Read every secret that the settings name, and make none. Raises SettingsError with all that is wrong."""
     problems: list[SettingsProblem] = []
     for name, connection in settings.connections.items():
-        if isinstance(connection, PostgresConnection) and connection.dsn_file is not None:
-            with _noted(problems):
+        with _noted(problems):
+            if isinstance(connection, PostgresConnection) and connection.dsn_file is not None:
                 dsn(name, connection)
+            elif isinstance(connection, CosmosConnection):
+                account_key(name, connection)
     for index, key in enumerate(settings.tokens.keys):
         with _noted(problems):
             _token_key(index, key)
