@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from changefeed_client.checkpoint import replace_file
 from changefeed_gateway.cli.demo.mirror import Mirror
+from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.cli.place import Place, PlaceError, kept_place
-from changefeed_gateway.cli.whole_file import exclusive, save_whole
 from tests.cli.conftest import CommandLine, MemoryGateway, finished
 from tests.cli.test_reading import DOCUMENTS, names, next_record, write
 
@@ -61,7 +62,7 @@ def test_a_draft_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.write_text("precious")
     (tmp_path / "place.new").symlink_to(precious)
-    save_whole(tmp_path / "place", "text")
+    replace_file(tmp_path / "place", "text")
     (tmp_path / "place.lock").symlink_to(precious)
     with pytest.raises(PlaceError), kept_place(tmp_path / "place"):
         pass
@@ -73,9 +74,9 @@ def test_a_file_keeps_its_mode_and_a_failed_write_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "file"
-    save_whole(file, "one")
+    replace_file(file, "one")
     file.chmod(0o600)
-    save_whole(file, "two")
+    replace_file(file, "two")
     assert file.stat().st_mode & 0o777 == 0o600
 
     def full(_: int) -> None:
@@ -83,7 +84,7 @@ def test_a_file_keeps_its_mode_and_a_failed_write_leaves_nothing(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        save_whole(file, "three")
+        replace_file(file, "three")
     with pytest.raises(OSError, match="No space"), exclusive(tmp_path / "lock"):
         pass
     assert file.read_text() == "two"
@@ -99,7 +100,7 @@ def test_a_new_file_survives_a_crash_of_the_machine(tmp_path: Path, monkeypatch:
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
-    save_whole(tmp_path / "file", "one")
+    replace_file(tmp_path / "file", "one")
     assert synced == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
 
 

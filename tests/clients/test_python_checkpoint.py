@@ -49,6 +49,16 @@ async def test_some_positions_change_and_an_empty_token_removes_one(kind: str, t
         assert os.listdir(tmp_path) == ["positions.json"]
 
 
+async def test_a_checkpoint_is_never_written_through_a_link_of_somebody_else(tmp_path: Path) -> None:
+    """In a directory for everybody, somebody could have our positions written over a file of ours."""
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "positions.json.new").symlink_to(precious)
+    await FileCheckpoint(tmp_path / "positions.json").save({WHOLE: "t"})
+    assert precious.read_text() == "precious"
+    assert dict(await FileCheckpoint(tmp_path / "positions.json").load()) == {WHOLE: "t"}
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"*": 1}', "null"])
 async def test_a_damaged_file_is_no_missing_one(content: str, tmp_path: Path) -> None:
     file = tmp_path / "positions.json"

@@ -1,41 +1,10 @@
-"""Files that are always whole, and of one process at a time."""
+"""Files of one process at a time."""
 
 import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from changefeed_gateway.settings.files import make_durable
-
-
-def save_whole(file: Path, text: str) -> None:
-    """Replace a file. After a crash, also of the machine, it holds the old text or the new one, never a part.
-
-    One process at a time: see `exclusive`. Raises OSError.
-    """
-    draft = file.with_name(f"{file.name}.new")
-    try:
-        mode = file.stat().st_mode & 0o777
-        is_new = False
-    except FileNotFoundError:
-        mode, is_new = 0o644, True
-    # What a killed process left, or somebody else put there to have it overwritten.
-    draft.unlink(missing_ok=True)
-    try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with open(descriptor, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(descriptor)
-        draft.replace(file)
-    except OSError:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
-    if is_new:
-        # A new text may come again as the old one, but a file that is gone would have its reader begin elsewhere.
-        make_durable(file.parent)
 
 
 @contextmanager

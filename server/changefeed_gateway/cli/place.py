@@ -7,7 +7,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from changefeed_gateway.cli.whole_file import exclusive, save_whole
+from changefeed_client.checkpoint import replace_file
+from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.settings.files import read_bytes
 
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_=-]{40,}")
@@ -46,11 +47,11 @@ class Place:
         return text
 
     def save(self, token: str) -> None:
-        """Replace the token; see `save_whole`. Raises PlaceError."""
+        """Replace the token; see `replace_file`. Raises PlaceError."""
         if token == self._saved:
             return
         try:
-            save_whole(self.file, token + "\n")
+            replace_file(self.file, token + "\n")
         except OSError as error:
             raise _failure(self.file, error) from None
         self._saved = token

@@ -1,10 +1,12 @@
 """Where saved tokens are kept, for a consumer without a database of its own."""
 
 import asyncio
+import errno
 import json
 import os
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -13,6 +15,8 @@ Positions = Mapping[str, str]
 
 WHOLE: Final = "*"
 """Names the position of a reader of an entire collection or of a logical partition."""
+
+_NOT_OFFERED: Final = frozenset({errno.EINVAL, errno.EBADF, errno.ENOTSUP})
 
 
 class Checkpoint(Protocol):
@@ -85,15 +89,49 @@ def changed(positions: Positions, changes: Positions) -> dict[str, str]:
     return {name: token for name, token in {**positions, **changes}.items() if token}
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Leave the old content or the new one, whenever the machine stops. Raises OSError."""
+def replace_file(file: Path, text: str) -> None:
+    """Replace a file. After a crash, also of the machine, it holds the old text or the new one, never a part.
+
+    One process at a time. Raises OSError.
+    """
     # Always the same name, so that those who are killed leave one at most.
-    draft = path.with_name(f"{path.name}.new")
-    with draft.open("w", encoding="utf-8") as out:
-        out.write(text)
-        out.flush()
-        os.fsync(out.fileno())
-    draft.replace(path)
+    draft = file.with_name(f"{file.name}.new")
+    try:
+        mode = file.stat().st_mode & 0o777
+        is_new = False
+    except FileNotFoundError:
+        mode, is_new = 0o644, True
+    # What a killed process left, or somebody else put there to have it overwritten.
+    draft.unlink(missing_ok=True)
+    try:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with open(descriptor, "w", encoding="utf-8") as out:
+            out.write(text)
+            out.flush()
+            os.fsync(descriptor)
+        draft.replace(file)
+    except OSError:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise
+    if is_new:
+        # A new text may come again as the old one, but a file that is gone would have its reader begin elsewhere.
+        _make_durable(file.parent)
+
+
+def _make_durable(directory: Path) -> None:
+    """Have the names in a directory survive a crash of the machine, where directories can be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot, and keep names in another way.
+        if error.errno not in _NOT_OFFERED:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class Place:

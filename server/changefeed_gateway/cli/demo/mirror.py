@@ -10,7 +10,7 @@ import psycopg
 
 from changefeed.v1.change_event_pb2 import CHANGE_TYPE_TRUNCATE, ChangeEvent
 from changefeed_client import Delivery
-from changefeed_gateway.cli.whole_file import save_whole
+from changefeed_client.checkpoint import replace_file
 
 _REMEMBERED: Final = 20_000
 """Event ids in which a duplicate is looked for."""
@@ -100,7 +100,7 @@ class Mirror:
     def save(self) -> None:
         """Keep place and documents together, whole or not at all."""
         items = [[*key, text] for key, text in self._items.items()]
-        save_whole(self._file, json.dumps({"token": self.token, "items": items}))
+        replace_file(self._file, json.dumps({"token": self.token, "items": items}))
         self._counted = (Counter(self.received), self.duplicates)
 
     def die(self) -> None:
