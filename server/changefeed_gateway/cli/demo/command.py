@@ -11,9 +11,9 @@ import typer
 
 from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.demo.session import Outcome, Session
+from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.output import complain, out, print_json
-from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
 
 
