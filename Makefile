@@ -5,6 +5,8 @@ PYTHON ?= python3
 GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
 # Seconds that demo and soak run.
 FOR ?=
+# On which database the demo runs: postgres, dynamodb, cosmos or spanner.
+PROVIDER ?= postgres
 # More options for pytest, such as PYTEST_ARGS="-k token -x", and how many processes share the tests.
 PYTEST_ARGS ?=
 WORKERS ?= auto
@@ -34,8 +36,13 @@ PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=load
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
-demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself after 20 s
+demo: .venv/.stamp ## Show changes of real rows arriving; FOR=20 ends by itself after 20 s, PROVIDER=dynamodb|cosmos|spanner shows others
+ifeq ($(PROVIDER),postgres)
 	@$(BIN)/changefeed demo $(if $(FOR),--for $(FOR))
+else
+	@$(MAKE) --no-print-directory .venv/.stamp-dev $(if $(filter dynamodb,$(PROVIDER)),.dynamodb-local/.stamp)
+	@$(BIN)/python -m tests.demo $(PROVIDER) $(if $(FOR),--for $(FOR))
+endif
 
 serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded PostgreSQL without it
 	@$(BIN)/changefeed serve

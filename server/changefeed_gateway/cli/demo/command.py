@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.cli.arguments import Config, Json
+from changefeed_gateway.cli.demo.postgres import EmbeddedPostgres
 from changefeed_gateway.cli.demo.session import Outcome, Session
+from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.output import complain, out, print_json
@@ -30,18 +32,22 @@ def demo(
     At its end it compares what was committed with what was received. It keeps its data and its place, and resumes.
     """
     with exits():
-        # What they would tell is said in a line each.
-        for name in ("changefeed_client", "changefeed_gateway", "grpc"):
-            logging.getLogger(name).setLevel(logging.ERROR)
-        settings = _on_embedded(load_settings(config))
-        with _exclusively(settings):
-            outcome = asyncio.run(Session(settings, seconds, json=json).run())
-        if json:
-            print_json("outcome", asdict(outcome) | {"equal": outcome.equal})
-        else:
-            _report(outcome)
-        if not outcome.equal:
-            raise Failed(ExitCode.UNHEALTHY, "committed and received differ")
+        present(EmbeddedPostgres(), _on_embedded(load_settings(config)), seconds, json=json)
+
+
+def present(stage: Stage, settings: Settings, seconds: float | None, *, json: bool = False) -> None:
+    """Run the demo on a stage and report. Raises Failed when both sides differ, or another demo runs on this data."""
+    # What they would tell is said in a line each.
+    for name in ("changefeed_client", "changefeed_gateway", "grpc"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _exclusively(settings):
+        outcome = asyncio.run(Session(stage, settings, seconds, json=json).run())
+    if json:
+        print_json("outcome", asdict(outcome) | {"equal": outcome.equal})
+    else:
+        _report(outcome, with_orders=stage.orders is not None)
+    if not outcome.equal:
+        raise Failed(ExitCode.UNHEALTHY, "committed and received differ")
 
 
 def _on_embedded(settings: Settings) -> Settings:
@@ -69,14 +75,15 @@ def _exclusively(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _report(outcome: Outcome) -> None:
+def _report(outcome: Outcome, *, with_orders: bool) -> None:
     out.print(f"committed  {outcome.committed:,} changes in {outcome.transactions:,} transactions", end="")
     out.print(f" ({outcome.rolled_back:,} more rolled back)")
     out.print(f"received   {outcome.received:,} changes, {outcome.duplicates:,} twice")
     out.print(
         f"mirror     {outcome.documents:,} documents, {'equal to' if outcome.equal else 'compared with'} the source"
     )
-    out.print(f"orders     {outcome.orders:,} changes committed, {outcome.orders_received:,} received")
+    if with_orders:
+        out.print(f"orders     {outcome.orders:,} changes committed, {outcome.orders_received:,} received")
     lost = max(0, outcome.committed - outcome.received) + max(0, outcome.orders - outcome.orders_received)
     out.print(f"lost       {'nothing' if outcome.equal else f'{lost:,} changes'}")
     for document in outcome.differing[:10]:

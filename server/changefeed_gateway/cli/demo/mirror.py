@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-import psycopg
-
 from changefeed.v1.change_event_pb2 import CHANGE_TYPE_TRUNCATE, ChangeEvent
 from changefeed_client import Delivery
 from changefeed_client.checkpoint import replace_file
@@ -83,7 +81,7 @@ class Mirror:
 
     def documents(self) -> dict[str, Document]:
         """The documents as the mirror has them."""
-        return {document: _parsed(workspace, text) for (workspace, document), text in self._items.items()}
+        return {document: parsed(json.loads(text), key) for (key, document), text in self._items.items()}
 
     def load(self) -> bool:
         """Take up what was saved; answers whether there was anything. Raises ValueError when it is damaged."""
@@ -122,33 +120,22 @@ class Mirror:
 
 
 def document_of(event: ChangeEvent) -> str:
-    """The id of the document that changed; empty for a truncate."""
-    return event.key.components[0].value if event.key.components else ""
+    """The id of the document that changed, the last part of its key; empty for a truncate."""
+    return event.key.components[-1].value if event.key.components else ""
 
 
-def _parsed(workspace: str, text: str) -> Document:
-    image: dict[str, Any] = json.loads(text)
-    run = image["last_run"]
+def parsed(image: Mapping[str, Any], partition_key: str = "") -> Document:
+    """What is compared of an image. Where it does not name its workspace, that is its partition key."""
     return Document(
-        workspace=workspace,
+        workspace=image.get("workspace", partition_key),
         title=image["title"],
         tags=tuple(image["tags"]),
-        last_run=run["status"] if run else None,
+        last_run=last_run(image),
     )
 
 
-async def source_documents(dsn: str) -> Mapping[str, Document]:
-    """The documents as the source tables have them, asked for without the feed."""
-    query = """
-        SELECT f.id::text, f.workspace_id::text, f.title,
-               ARRAY(SELECT t.tag FROM documents.file_tags t WHERE t.file_id = f.id ORDER BY t.tag),
-               (SELECT r.status FROM documents.runs r JOIN documents.file_versions v ON v.id = r.input_file_version_id
-                WHERE v.file_id = f.id ORDER BY r.created_at DESC, r.id DESC LIMIT 1)
-        FROM documents.files f WHERE f.deleted_at IS NULL AND f.kind = 'document'
-    """
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-        rows = await connection.execute(query)
-        return {
-            document: Document(workspace, title, tuple(tags), last_run)
-            async for document, workspace, title, tags, last_run in rows
-        }
+def last_run(image: Mapping[str, Any]) -> str | None:
+    """Status of the last run, if there is one. A column of Spanner that holds JSON comes as its text."""
+    run = image["last_run"]
+    found: dict[str, str] | None = json.loads(run) if isinstance(run, str) else run
+    return found["status"] if found else None

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from changefeed_client import BEGINNING, NOW, ChangeFeedClient, after, collection, connect
-from changefeed_gateway.app import operations
+from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed_client import NOW, ChangeFeedClient, after, collection, connect
 from changefeed_gateway.app.gateway import Gateway, open_gateway
-from changefeed_gateway.cli.demo.mirror import Mirror, document_of, source_documents
+from changefeed_gateway.cli.demo.mirror import Mirror, document_of
 from changefeed_gateway.cli.demo.orders import TABLE, Orders
+from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.demo.view import View
-from changefeed_gateway.cli.demo.workload import Workload
 from changefeed_gateway.cli.output import complain, err
 from changefeed_gateway.settings import Settings
 from changefeed_gateway.settings.values import HostPort
@@ -57,12 +57,11 @@ class Outcome:
 
 
 class Session:
-    """Runs PostgreSQL, gateway, editors and consumer in this process."""
+    """Runs gateway, editors and consumer in this process, and the database of the stage."""
 
-    def __init__(self, settings: Settings, seconds: float | None, *, json: bool = False) -> None:
-        self._settings, self._seconds, self._json = settings, seconds, json
+    def __init__(self, stage: Stage, settings: Settings, seconds: float | None, *, json: bool = False) -> None:
+        self._stage, self._settings, self._seconds, self._json = stage, settings, seconds, json
         self._serving = AsyncExitStack()
-        self._orders = Orders()
         self._killed = False
         self._gateway: Gateway
         self._view: View
@@ -80,33 +79,32 @@ class Session:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
         async with AsyncExitStack() as stack:
-            with err.status("starting PostgreSQL and the gateway"):
-                dsn = await stack.enter_async_context(operations.database(self._settings, "main"))
-                await self._orders.prepare(dsn)
-                await operations.watch(self._settings, "main", TABLE)
+            with err.status(f"starting {self._stage.database} and the gateway"):
+                self._settings = await stack.enter_async_context(self._stage.opened(self._settings))
                 stack.push_async_callback(self._kill_gateway)
                 target = await self._start_gateway()
                 client = await stack.enter_async_context(connect(target))
-                workload = Workload(dsn)
-                await workload.prepare()
-                self._view = View(target, workload.ledger, self._mirror, json=self._json)
-                await self._find_place(client, workload)
-                orders = (await client.resolve(_ORDERS, NOW)).continuation_token
+                self._view = View(target, self._stage.ledger, self._mirror, json=self._json)
+                await self._find_place(client)
             async with asyncio.TaskGroup() as tasks:
-                following = tasks.create_task(self._follow_orders(client, orders))
-                self._consumer = tasks.create_task(self._read(client, workload))
+                following = [
+                    tasks.create_task(self._follow_orders(client, orders, await self._now(client, _ORDERS)))
+                    for orders in (self._stage.orders,)
+                    if orders
+                ]
+                self._consumer = tasks.create_task(self._read(client))
                 with err.status("catching up"):
                     await self._unless_stopped(self._caught_up.wait())
                 caught_up = self._mirror.take_count()
                 if caught_up:
                     self._view.say(f"resumed: {caught_up:,} changes were made since the last run")
                 with self._view:
-                    await self._work(workload, client, tasks)
+                    await self._work(client, tasks)
                 with err.status("waiting for the last changes"):
-                    await self._settle(workload)
-                self._consumer.cancel()
-                following.cancel()
-            return await self._compare(dsn, workload, caught_up)
+                    await self._settle()
+                for task in (self._consumer, *following):
+                    task.cancel()
+            return await self._compare(caught_up)
 
     # --- What goes wrong
 
@@ -124,13 +122,11 @@ class Session:
         await self._gateway.server.abort()
         await self._serving.aclose()
 
-    async def _incidents(self, workload: Workload, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
+    async def _incidents(self, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
         """What happens to every installation some day, one after the other."""
         pause = min(self._seconds or _INCIDENTS_WITHIN, _INCIDENTS_WITHIN) / 4
         await asyncio.sleep(pause)
-        self._view.say("PostgreSQL is restarted under the gateway")
-        async with workload.held():
-            await operations.restart_embedded(self._settings, "main")
+        await self._stage.disturb(self._view.say)
         await asyncio.sleep(pause)
         self._view.say("the gateway is killed and started again, while documents are edited")
         await self._kill_gateway()
@@ -142,20 +138,20 @@ class Session:
         await asyncio.wait({self._consumer})
         self._killed = False
         self._mirror.die()
-        self._consumer = tasks.create_task(self._read(client, workload))
+        self._consumer = tasks.create_task(self._read(client))
 
-    async def _follow_orders(self, client: ChangeFeedClient, token: str) -> None:
+    async def _follow_orders(self, client: ChangeFeedClient, orders: Orders, token: str) -> None:
         async with client.tail(_ORDERS, after(token), heartbeat_interval=_HEARTBEAT) as tail:
             async for delivery in tail:
-                self._orders.take(delivery.events)
+                orders.take(delivery.events)
                 self._view.take(delivery.events)
                 self._arrived.set()
 
-    async def _find_place(self, client: ChangeFeedClient, workload: Workload) -> None:
+    async def _find_place(self, client: ChangeFeedClient) -> None:
         """Go on where the last run stopped; where that is not possible, have every document sent anew."""
         try:
             if not self._mirror.load():
-                self._mirror.token = (await client.resolve(_FEED, BEGINNING)).continuation_token
+                self._mirror.token = (await client.resolve(_FEED, self._stage.first_position)).continuation_token
                 return
             inspected = await client.inspect(_FEED, self._mirror.token)
             problem = "" if inspected.usable else inspected.problem.message
@@ -164,10 +160,10 @@ class Session:
         if problem:
             complain(f"cannot resume ({problem}): starting over")
             self._mirror.forget()
-            self._mirror.token = (await client.resolve(_FEED, NOW)).continuation_token
-            await workload.touch_all()
+            self._mirror.token = await self._now(client, _FEED)
+            await self._stage.touch_all()
 
-    async def _read(self, client: ChangeFeedClient, workload: Workload) -> None:
+    async def _read(self, client: ChangeFeedClient) -> None:
         saved = time.monotonic()
         tail = client.tail(_FEED, after(self._mirror.token), heartbeat_interval=_HEARTBEAT)
         try:
@@ -176,7 +172,7 @@ class Session:
                     self._view.take(delivery.events)
                     self._mirror.take(delivery)
                     for event in delivery.events:
-                        workload.ledger.arrived(document_of(event))
+                        self._stage.ledger.arrived(document_of(event))
                     if delivery.live:
                         self._caught_up.set()
                     self._heartbeats = 0 if delivery.events or not delivery.live else self._heartbeats + 1
@@ -188,14 +184,14 @@ class Session:
             if not self._killed:
                 self._mirror.save()
 
-    async def _work(self, workload: Workload, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
+    async def _work(self, client: ChangeFeedClient, tasks: asyncio.TaskGroup) -> None:
         if self._stop.is_set():
             return
         # Before anything can be killed.
         self._mirror.save()
         async with asyncio.TaskGroup() as running:
-            running.create_task(workload.run(self._stop, self._orders.write))
-            incidents = running.create_task(self._incidents(workload, client, tasks))
+            running.create_task(self._stage.edit(self._stop))
+            incidents = running.create_task(self._incidents(client, tasks))
             ended = running.create_task(self._stop.wait())
             await asyncio.wait({ended}, timeout=self._seconds)
             if not self._stop.is_set():
@@ -205,21 +201,27 @@ class Session:
             await asyncio.wait({incidents}, timeout=_SETTLE_SECONDS)
             incidents.cancel()
 
-    async def _settle(self, workload: Workload) -> None:
+    async def _settle(self) -> None:
         """Wait until as much has arrived as was committed, or heartbeats say that nothing more will."""
         self._heartbeats = 0
         with suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
                 while self._heartbeats < _HEARTBEATS_OF_SILENCE:
-                    orders = len(self._orders.received) >= self._orders.committed
-                    if orders and self._mirror.received.total() >= workload.ledger.changes.total():
+                    committed, received = self._orders_told()
+                    if received >= committed and self._mirror.received.total() >= self._stage.ledger.changes.total():
                         return
                     self._arrived.clear()
                     await self._arrived.wait()
 
-    async def _compare(self, dsn: str, workload: Workload, caught_up: int) -> Outcome:
-        ledger, mirror = workload.ledger, self._mirror
-        source, copy = await source_documents(dsn), mirror.documents()
+    def _orders_told(self) -> tuple[int, int]:
+        """How many changes of orders were committed, how many received."""
+        orders = self._stage.orders
+        return (orders.committed, len(orders.received)) if orders else (0, 0)
+
+    async def _compare(self, caught_up: int) -> Outcome:
+        ledger, mirror = self._stage.ledger, self._mirror
+        source, copy = await self._stage.documents(), mirror.documents()
+        orders, orders_received = self._orders_told()
         differing = {
             *(document for document in ledger.changes if ledger.changes[document] != mirror.received[document]),
             *(document for document in mirror.received if ledger.changes[document] != mirror.received[document]),
@@ -234,9 +236,13 @@ class Session:
             duplicates=mirror.duplicates,
             documents=len(source),
             differing=tuple(sorted(differing)),
-            orders=self._orders.committed,
-            orders_received=len(self._orders.received),
+            orders=orders,
+            orders_received=orders_received,
         )
+
+    @staticmethod
+    async def _now(client: ChangeFeedClient, address: ResourceAddress) -> str:
+        return (await client.resolve(address, NOW)).continuation_token
 
     async def _unless_stopped(self, waiting: Coroutine[object, object, object]) -> None:
         tasks = {asyncio.ensure_future(waiting), asyncio.ensure_future(self._stop.wait())}

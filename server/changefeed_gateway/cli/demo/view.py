@@ -23,9 +23,9 @@ from changefeed.v1.change_event_pb2 import (
     CHANGE_TYPE_UPDATE,
     ChangeEvent,
 )
-from changefeed_gateway.cli.demo.mirror import Mirror
+from changefeed_gateway.cli.demo.ledger import Ledger
+from changefeed_gateway.cli.demo.mirror import Mirror, last_run
 from changefeed_gateway.cli.demo.orders import TABLE
-from changefeed_gateway.cli.demo.workload import Ledger
 from changefeed_gateway.cli.output import complain, out, print_change, print_json
 
 _LINES: Final = 12
@@ -195,8 +195,8 @@ def _sentence(event: ChangeEvent, mirror: Mirror) -> Text:
         # A change whose document is removed by now says what counts: that it is gone.
         line.append(f" {said if image else 'removed'}", style if image else "red")
         line.append("".join(f" #{tag}" for tag in image["tags"]) if image else "", "cyan")
-        run = image["last_run"] if image else None
-        line.append(f", its last run {run['status']}" if run else "", "dim")
+        run = last_run(image) if image else None
+        line.append(f", its last run {run}" if run else "", "dim")
     line.no_wrap = True
     line.overflow = "ellipsis"
     return line

@@ -2,17 +2,17 @@
 
 import asyncio
 import random
-import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
 import psycopg
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
+
+from changefeed_gateway.cli.demo.ledger import Ledger
 
 _WORKSPACES: Final = ("Research", "Legal", "Finance")
 _TOPICS: Final = ("budget", "contract", "field notes", "forecast", "interview", "invoice", "minutes", "survey")
@@ -31,39 +31,11 @@ Connection = psycopg.AsyncConnection[TupleRow]
 _Action = Callable[["_Edit", str], Awaitable[None]]
 
 
-@dataclass(slots=True, kw_only=True)
-class Ledger:
-    """What was committed, as the writers know it."""
-
-    changes: Counter[str] = field(default_factory=Counter)
-    """Changes a document, by its id."""
-    transactions: int = 0
-    rolled_back: int = 0
-    delays: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
-    """Seconds from COMMIT to arrival of the last changes."""
-    _under_way: dict[str, deque[float]] = field(default_factory=dict)
-
-    def committing(self, changes: Counter[str]) -> None:
-        """Note the moment: changes may arrive before their writer hears that they are committed."""
-        for document, count in changes.items():
-            self._under_way.setdefault(document, deque()).extend([time.monotonic()] * count)
-
-    def committed(self, changes: Counter[str]) -> None:
-        """Enter the changes of one committed transaction."""
-        self.changes.update(changes)
-        self.transactions += 1
-
-    def arrived(self, document: str) -> None:
-        """Note the arrival of a change."""
-        if under_way := self._under_way.get(document):
-            self.delays.append(time.monotonic() - under_way.popleft())
-
-
 class Workload:
     """Several editors at once, one of them slow, on a small set of documents."""
 
-    def __init__(self, dsn: str) -> None:
-        self.ledger = Ledger()
+    def __init__(self, dsn: str, ledger: Ledger) -> None:
+        self.ledger = ledger
         self._dsn = dsn
         self._workspaces: list[str] = []
         self._documents: set[str] = set()
