@@ -35,6 +35,7 @@ Page = read_changes_pb2.ReadChangesResponse
 
 BEGINNING = Start(beginning=position_pb2.Beginning())
 NOW = Start(now=position_pb2.Now())
+SNAPSHOT = Start(snapshot=position_pb2.Snapshot())
 ENTIRE = Scope(entire_collection=resource_pb2.EntireCollection())
 INCLUDE = read_changes_pb2.NEW_ITEM_STATE_MODE_INCLUDE_IF_AVAILABLE
 OMIT = read_changes_pb2.NEW_ITEM_STATE_MODE_OMIT

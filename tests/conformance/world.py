@@ -92,6 +92,11 @@ class World:
         """Ask, as portable code does, whether the collection has a capability."""
         return capability in await self.client.supported()
 
+    @property
+    def can_delete(self) -> bool:
+        """Whether a delete is told."""
+        return tells_every_change(self.backend)
+
     async def learn(self, item: Item) -> Event:
         """Write an item once; answers the event, which names its partitions."""
         token = (await self.client.resolve(NOW)).continuation_token

@@ -17,6 +17,7 @@ from changefeed_gateway.core.answer import (
     Heartbeat,
     Opened,
     Retired,
+    SnapshotFinished,
     StateChanged,
     StreamItem,
     SubscriptionState,
@@ -163,6 +164,8 @@ class Consumer:
         match item:
             case Opened(token=token):
                 assert int(token) == self.at
+            case SnapshotFinished():
+                raise AssertionError("no snapshot was asked for")
             case StateChanged(state=state):
                 assert state is not self.state
                 if state is SubscriptionState.LIVE:

@@ -13,8 +13,10 @@ from changefeed_gateway.core.model import (
     Feed,
     NewItemStateMode,
     PartitionId,
+    PortabilityWarning,
     RequestedStart,
     Scope,
+    SnapshotProgress,
 )
 
 
@@ -80,6 +82,8 @@ class ReadAnswer:
     watermark: datetime | None = None
     provider_calls: int = 0
     request_charge: float = 0.0
+    snapshot: SnapshotProgress | None = None
+    warnings: tuple[PortabilityWarning, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +110,7 @@ class TokenReport:
 class SubscriptionState(Enum):
     """The pace of a stream."""
 
+    SNAPSHOT = "snapshot"
     CATCHING_UP = "catching_up"
     LIVE = "live"
 
@@ -128,6 +133,7 @@ class Opened:
     token: str
     heartbeat: timedelta
     expire_time: datetime | None
+    warnings: tuple[PortabilityWarning, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -138,6 +144,7 @@ class Batch:
     token: str
     expire_time: datetime | None
     watermark: datetime | None
+    snapshot: SnapshotProgress | None = None
     shared: bool = False
     """Whether other streams send it too."""
     encoded: bytes = field(default=b"", compare=False, repr=False)
@@ -166,6 +173,15 @@ class Retired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotFinished:
+    """Every item that was there has been delivered."""
+
+    token: str
+    expire_time: datetime | None
+    snapshot: SnapshotProgress
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StateChanged:
     """The stream changed its pace."""
 
@@ -181,4 +197,4 @@ class Closing:
     reconnect_after: timedelta
 
 
-StreamItem = Opened | Batch | Heartbeat | Retired | StateChanged | Closing
+StreamItem = Opened | Batch | Heartbeat | Retired | SnapshotFinished | StateChanged | Closing

@@ -28,6 +28,8 @@ class ChangeType(Enum):
     UPDATE = "update"
     DELETE = "delete"
     TRUNCATE = "truncate"
+    SNAPSHOT = "snapshot"
+    """It was there when it was read."""
 
 
 class ItemState(Enum):
@@ -76,6 +78,9 @@ class CapabilityName(Enum):
     LOGICAL_PARTITION_SCOPE = "CHANGE_FEED_LOGICAL_PARTITION_SCOPE"
     NEW_ITEM_STATE = "CHANGE_FEED_NEW_ITEM_STATE"
     DELETES = "CHANGE_FEED_DELETES"
+    SNAPSHOT = "CHANGE_FEED_SNAPSHOT"
+    SNAPSHOT_PHYSICAL_PARTITION_SCOPE = "CHANGE_FEED_SNAPSHOT_PHYSICAL_PARTITION_SCOPE"
+    SNAPSHOT_LOGICAL_PARTITION_SCOPE = "CHANGE_FEED_SNAPSHOT_LOGICAL_PARTITION_SCOPE"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,16 +148,28 @@ class After:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Start: the items that exist, then the changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """Start: the items that exist, after a place among them, without changes; `None` is before the first."""
+
+    after: Cursor | None
+
+
+@dataclass(frozen=True, slots=True)
 class FromToken:
     """Start, as a caller gives it: after the position of a token."""
 
     token: str
 
 
-Start = Beginning | Now | AtTime | After
-"""What a provider can start from."""
+Start = Beginning | Now | AtTime | After | Snapshot | Scan
+"""What a provider can start from: `Snapshot` where `Feed.single_order` holds, `Scan` elsewhere."""
 
-RequestedStart = Beginning | Now | AtTime | FromToken
+RequestedStart = Beginning | Now | AtTime | Snapshot | FromToken
 """What a caller can start from."""
 
 
@@ -273,7 +290,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PageRead:
-    """One read of one scope. `EntireCollection` is passed only where `Feed.single_order` holds."""
+    """One read of one scope. `EntireCollection` is passed only where `Feed.single_order` holds, and for a `Scan`."""
 
     scope: Scope
     start: Start
@@ -291,6 +308,18 @@ class PageRead:
     """Wait no longer where an empty page could then show a later watermark; None: the whole of `max_wait`."""
     then_waits: bool = False
     """Who reads goes on to wait at the same place: what came in the last moments may be left to that wait."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotProgress:
+    """How far a snapshot has come."""
+
+    items: int
+    """Delivered up to the end of the page."""
+    estimate: int | None = None
+    """About how many there are in all; None where that is not known cheaply."""
+    finished: bool = False
+    """The snapshot ends with this page, which has no changes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,3 +348,7 @@ class Page:
     provider_calls: int = 0
     request_charge: float = 0.0
     """What the database charged for these calls, in its own unit."""
+    snapshot: SnapshotProgress | None = None
+    """None for a page that is none of a snapshot's. A page of a `Scan` says `finished` when nothing lies behind it."""
+    warnings: tuple[PortabilityWarning, ...] = ()
+    """What holds for this page beside the feed's own."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple, Protocol
 
 from changefeed_gateway.core.answer import Batch, ChangeEncoder, Heartbeat
 from changefeed_gateway.core.cursors import LazyCursors
-from changefeed_gateway.core.model import ChangeType, Cursor, Feed, Page, PageRead, Scope
+from changefeed_gateway.core.model import Change, ChangeType, Cursor, Feed, Page, PageRead, Scope, SnapshotProgress
 
 _MESSAGE_BYTES: Final = 600
 """A message beside its records and its token: its times, its tags, the objects themselves."""
@@ -105,6 +105,7 @@ class EncodedPage:
             token=token,
             expire_time=page.expire_time,
             watermark=page.watermark,
+            snapshot=page.snapshot,
             shared=shared,
         )
 
@@ -148,6 +149,7 @@ class EncodedPage:
             children=page.children if whole else (),
             expire_time=page.expire_time if whole else page.start_expire_time,
             watermark=page.watermark if whole else None,
+            snapshot=page.snapshot if whole else _without(page.snapshot, page.changes[high:]),
         )
         return EncodedPage(
             part, lambda items: self.records(items=items)[low:high], live=self.live, origins=self.origins
@@ -183,6 +185,14 @@ class EncodedPage:
             return [encoded[i] for i in chosen]
 
         return EncodedPage(part, records, live=self.live, origins=self.origins)
+
+
+def _without(progress: SnapshotProgress | None, cut_off: Sequence[Change]) -> SnapshotProgress | None:
+    """How far a snapshot has come before the end of a page."""
+    if progress is None:
+        return None
+    items = sum(change.change_type is ChangeType.SNAPSHOT for change in cut_off)
+    return replace(progress, items=progress.items - items, finished=False)
 
 
 class Reader(Protocol):

@@ -62,6 +62,12 @@ class Provider(Protocol):
         answer: whatever commits after the answer is delivered after `Page.start`. With no change to give it waits up
         to `read.max_wait` and answers an empty page, whose cursor may have moved.
 
+        Where `Feed.single_order` holds, `Snapshot` begins with the items that exist: pages of snapshots say
+        `Page.snapshot`, none of their cursors is comparable, and the last of them has no changes and is `finished`.
+        Elsewhere `Scan` reads items only, in some order of the provider's own in which none is missed that is there all
+        the while: each as a change of type SNAPSHOT. Its cursors start a `Scan` only, it never waits, and it says
+        `finished` on the page behind which there is nothing, also when that page holds items.
+
         Expiry is found by the read itself: CheckpointExpired. Other errors: NotFound when the partition or, since
         `open_feed`, the collection is gone; UnsupportedCapability; HistoryGap; TransientFailure; Throttled.
         """

@@ -21,6 +21,7 @@ from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
+    CheckpointExpired,
     FeedNotProvisioned,
     NotFound,
     ProviderAccessFailed,
@@ -51,12 +52,14 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     RequestedStart,
     Scope,
+    Snapshot,
     Start,
 )
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.requirement import ItemRequirement
 from changefeed_gateway.core.ring_budget import RingBudget
+from changefeed_gateway.core.snapshot import Scanning
 from changefeed_gateway.core.subscription import Plan, stream
 from changefeed_gateway.core.tail import Tails
 from changefeed_gateway.core.token import TokenCodec
@@ -225,7 +228,9 @@ class Router:
                 # Before anything is waited for: what a stranger sends is not kept.
                 self._tokens.verify(start.token)
             tails = self._tails[address.connection]
-            yield tails, await (tails if shared else provider).open_feed(address)
+            feed = await (tails if shared else provider).open_feed(address)
+            with _pointing_to_snapshots(feed):
+                yield tails, feed
 
     def _position(self, feed: Feed, scope: Scope | None, start: RequestedStart) -> tuple[Scope, Start]:
         """Check a scope and a start against the capabilities, and open a token."""
@@ -239,6 +244,8 @@ class Router:
                 _need(feed, CapabilityName.BEGINNING)
             case AtTime():
                 _need(feed, CapabilityName.POINT_IN_TIME)
+            case Snapshot():
+                _need_snapshot(feed, scope)
             case Now():
                 pass
             case _:
@@ -258,9 +265,10 @@ class Router:
         )
 
     def _reader(self, feed: Feed, scope: Scope, reader: Reader, address: Address) -> Reader:
-        if isinstance(scope, EntireCollection) and not feed.single_order:
-            return FanOut(reader, self._provider(address))
-        return reader
+        if feed.single_order:
+            return reader
+        whole = isinstance(scope, EntireCollection)
+        return Scanning(reader, FanOut(reader, self._provider(address)) if whole else reader)
 
     def _requirement(self, feed: Feed, scope: Scope, mode: NewItemStateMode) -> ItemRequirement:
         return ItemRequirement(mode, lambda cursor: self._tokens.issue(feed, scope, cursor))
@@ -304,7 +312,17 @@ class Router:
             watermark=part.content.watermark,
             provider_calls=sum(each.provider_calls for each in (earlier, part.content) if each),
             request_charge=sum(each.request_charge for each in (earlier, part.content) if each),
+            snapshot=part.content.snapshot,
+            warnings=part.content.warnings,
         )
+
+
+def _need_snapshot(feed: Feed, scope: Scope | None) -> None:
+    _need(feed, CapabilityName.SNAPSHOT)
+    if isinstance(scope, PhysicalPartition):
+        _need(feed, CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE)
+    elif isinstance(scope, LogicalPartition):
+        _need(feed, CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE)
 
 
 def _need(feed: Feed, name: CapabilityName) -> None:
@@ -315,6 +333,18 @@ def _need(feed: Feed, name: CapabilityName) -> None:
             f"this collection does not support {name.value}" + (f": {detail}" if detail else ""),
             reason=name.value,
         )
+
+
+@contextmanager
+def _pointing_to_snapshots(feed: Feed) -> Iterator[None]:
+    """Name the start that brings everything again, where history is gone and the collection has it."""
+    try:
+        yield
+    except CheckpointExpired as error:
+        remedy = "; a start from snapshot brings the items that exist, and the changes after them"
+        if feed.supports(CapabilityName.SNAPSHOT) and remedy not in str(error):
+            error.args = (f"{error}{remedy}",)
+        raise
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from changefeed_gateway.core.answer import (
     ClosingReason,
     Opened,
     Retired,
+    SnapshotFinished,
     StateChanged,
     StreamItem,
     SubscriptionState,
@@ -71,10 +72,11 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
             token=plan.token(plan.read.scope, resolved.cursor),
             heartbeat=plan.heartbeat,
             expire_time=resolved.expire_time,
+            warnings=resolved.warnings,
         )
         run = _Run(plan, reader, limits, share, resolved.cursor)
         try:
-            yield run.begin()
+            yield run.begin(in_snapshot=resolved.snapshot is not None)
             while not run.ended:
                 # No name here keeps a page or a batch: the next one may be long in coming.
                 for item in run.deliver(await run.next_page()):
@@ -112,9 +114,9 @@ class _Run:
         self.ended = False
         """Whether `Closing` was said."""
 
-    def begin(self) -> StreamItem:
+    def begin(self, *, in_snapshot: bool) -> StreamItem:
         """What comes after `Opened`."""
-        return self._set_state(SubscriptionState.CATCHING_UP)
+        return self._set_state(SubscriptionState.SNAPSHOT if in_snapshot else SubscriptionState.CATCHING_UP)
 
     async def stop(self) -> None:
         """Give up the page being read ahead, and what is in hand; nothing of the stream outlives it."""
@@ -239,6 +241,9 @@ class _Run:
         elif not page.retired and self.now >= self._heartbeat_due:
             self._heard_at = self.now
             yield self._message(part)
+        if page.snapshot is not None and page.snapshot.finished:
+            yield SnapshotFinished(token=self._token(), expire_time=page.expire_time, snapshot=page.snapshot)
+            yield self._set_state(SubscriptionState.CATCHING_UP)
         if not page.more_available and self._state is SubscriptionState.CATCHING_UP:
             yield self._set_state(SubscriptionState.LIVE)
         if page.retired and not self._full and isinstance(self._plan.read.scope, PhysicalPartition):

@@ -11,6 +11,7 @@ from types_boto3_dynamodb.type_defs import AttributeValueTypeDef, StreamSpecific
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
+from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from tests.conformance.backend import Hook, Item
 from tests.dynamodb.gateway import make_provider
 from tests.dynamodb.sdk import table_client
@@ -31,6 +32,7 @@ class _DynamoBackend:
     capabilities = frozenset(CapabilityName) - {
         CapabilityName.POINT_IN_TIME,
         CapabilityName.LOGICAL_PARTITION_SCOPE,
+        *NO_SNAPSHOTS,
     }
     item_state = ItemState.INCLUDED
     largest_content = 390_000
@@ -131,7 +133,7 @@ class WireBackend(_DynamoBackend):
     """A wire-level server of the test's own, where time passes with every write."""
 
     hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.FORGET})
-    capabilities = frozenset(CapabilityName) - {CapabilityName.LOGICAL_PARTITION_SCOPE}
+    capabilities = frozenset(CapabilityName) - {CapabilityName.LOGICAL_PARTITION_SCOPE, *NO_SNAPSHOTS}
     at_timestamp = True
 
     def __init__(self) -> None:

@@ -43,6 +43,8 @@ class MemoryBackend:
         missing = options.unsupported
         if options.item_state is ItemState.UNAVAILABLE:
             missing |= {CapabilityName.NEW_ITEM_STATE}
+        if CapabilityName.LOGICAL_PARTITION_SCOPE in missing:
+            missing |= {CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE}
         self.capabilities = frozenset(CapabilityName) - missing
 
     async def start(self) -> None:

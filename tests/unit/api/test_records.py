@@ -58,7 +58,7 @@ CHANGES = st.builds(
 
 def ordinary(change: Change, *, items: bool = True) -> change_event_pb2.ChangeEvent:
     """The event as it is built without any haste."""
-    omitted = not items and change.change_type in (ChangeType.CREATE, ChangeType.UPDATE)
+    omitted = not items and change.change_type in (ChangeType.CREATE, ChangeType.UPDATE, ChangeType.SNAPSHOT)
     state = ItemState.OMITTED if omitted else change.item_state
     event = change_event_pb2.ChangeEvent(
         event_id=change.event_id,
@@ -172,7 +172,7 @@ def test_nothing_of_one_change_stays_in_the_next() -> None:
 def test_left_out_items_say_omitted_unless_there_was_none(change_type: ChangeType, state: ItemState) -> None:
     [event] = parsed(encode_changes(FEED, [change(change_type=change_type, item_state=state)], items=False))
     assert event.new_item_json == ""
-    if change_type in (ChangeType.CREATE, ChangeType.UPDATE):
+    if change_type in (ChangeType.CREATE, ChangeType.UPDATE, ChangeType.SNAPSHOT):
         assert event.item_state == change_event_pb2.ITEM_STATE_OMITTED
     else:
         assert change_event_pb2.ItemState.Name(event.item_state) == f"ITEM_STATE_{state.name}"

@@ -26,6 +26,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     RequestedStart,
     Scope,
+    Snapshot,
 )
 from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 
@@ -121,6 +122,8 @@ def start(
             return Now()
         case "at_time":
             return AtTime(_past_time("start_position.at_time", position.at_time, now))
+        case "snapshot":
+            return Snapshot()
         case "continuation_token":
             return FromToken(token("start_position.continuation_token", position.continuation_token))
         case _:
@@ -161,7 +164,7 @@ def _partition_page_token(value: str) -> PartitionId | None:
 
 
 def _start_required(position: position_pb2.StartPosition) -> InvalidRequest:
-    known = "beginning, now, at_time or continuation_token"
+    known = "beginning, now, at_time, snapshot or continuation_token"
     unknown = "this gateway does not know the chosen start; " if len(UnknownFieldSet(position)) else ""
     return InvalidRequest.field("start_position", f"{unknown}choose {known}", reason=Reason.START_REQUIRED)
 

@@ -29,6 +29,7 @@ from changefeed_gateway.core.answer import (
     ReadAnswer,
     ResolvedStart,
     Retired,
+    SnapshotFinished,
     StateChanged,
     StreamItem,
     TokenReport,
@@ -43,6 +44,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     PortabilityWarning,
     Scope,
+    SnapshotProgress,
 )
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -93,7 +95,8 @@ def read_changes_response(answer: ReadAnswer, circumstances: Circumstances) -> b
         more_available=answer.more_available,
         token_expire_time=timestamp(answer.expire_time),
         watermark=timestamp(answer.watermark),
-        warnings=_warnings(answer.feed.warnings),
+        warnings=_warnings((*answer.feed.warnings, *answer.warnings)),
+        snapshot=_progress(answer.snapshot),
     )
     return b"".join((*answer.records, rest.SerializeToString()))
 
@@ -116,6 +119,7 @@ def _batch(item: Batch) -> list[bytes]:
         continuation_token=item.token,
         token_expire_time=timestamp(item.expire_time),
         watermark=timestamp(item.watermark),
+        snapshot=_progress(item.snapshot),
     ).SerializeToString()
     size = sum(map(len, item.records)) + len(rest)
     return [_BATCH_TAG, varint(size), *item.records, rest]
@@ -131,7 +135,7 @@ def _heartbeat(item: Heartbeat) -> list[bytes]:
 
 
 def _stream_message(
-    item: Opened | Retired | StateChanged | Closing, request_id: str
+    item: Opened | Retired | SnapshotFinished | StateChanged | Closing, request_id: str
 ) -> subscribe_pb2.SubscribeResponse:
     match item:
         case Opened():
@@ -143,6 +147,13 @@ def _stream_message(
                 continuation_token=item.token,
             )
             return subscribe_pb2.SubscribeResponse(partition_retired=retired)
+        case SnapshotFinished():
+            finished = subscribe_pb2.SnapshotFinished(
+                continuation_token=item.token,
+                token_expire_time=timestamp(item.expire_time),
+                snapshot=_progress(item.snapshot),
+            )
+            return subscribe_pb2.SubscribeResponse(snapshot_finished=finished)
         case StateChanged():
             changed = subscribe_pb2.StateChanged(state=SUBSCRIPTION_STATES[item.state])
             return subscribe_pb2.SubscribeResponse(state_changed=changed)
@@ -163,7 +174,7 @@ def _opened(item: Opened, request_id: str) -> subscribe_pb2.SubscriptionOpened:
         request_id=request_id,
         heartbeat_interval=duration(item.heartbeat),
         provider=item.feed.provider_id,
-        warnings=_warnings(item.feed.warnings),
+        warnings=_warnings((*item.feed.warnings, *item.warnings)),
         token_expire_time=timestamp(item.expire_time),
     )
 
@@ -254,6 +265,14 @@ def _children(children: Sequence[ChildToken]) -> list[partition_pb2.ChildPartiti
         )
         for child in children
     ]
+
+
+def _progress(progress: SnapshotProgress | None) -> read_changes_pb2.SnapshotProgress | None:
+    if progress is None:
+        return None
+    return read_changes_pb2.SnapshotProgress(
+        items=progress.items, estimated_items=progress.estimate, finished=progress.finished
+    )
 
 
 def _warnings(warnings: Sequence[PortabilityWarning]) -> list[read_changes_pb2.PortabilityWarning]:

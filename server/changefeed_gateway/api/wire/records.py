@@ -47,7 +47,7 @@ _VARINTS = tuple(varint(number) for number in range(1 << 14))
 def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> list[bytes]:
     """Encode every change as a record; a `ChangeEncoder`.
 
-    `items=False` leaves items out: every create and update says OMITTED, whatever its own state.
+    `items=False` leaves items out: every create, update and item of a snapshot says OMITTED, whatever its own state.
     Raises TypeError for a naive commit time.
     """
     # One message serves all changes, and a field is set when it differs from the change before. What the feed decides
@@ -65,7 +65,7 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
         partition_key, components, sort_key = the_key
         if not items:
             item = None
-            if change_type is ChangeType.CREATE or change_type is ChangeType.UPDATE:
+            if change_type is not ChangeType.DELETE and change_type is not ChangeType.TRUNCATE:
                 state = ItemState.OMITTED
         event.event_id = event_id
         event.sequence = sequence

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.model import Capability, CapabilityName, PortabilityWarning
+from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.cosmos.cursor import Mode
 from changefeed_gateway.providers.cosmos.mapping import KeyPath, key_paths
 
@@ -57,6 +58,7 @@ def capabilities(mode: Mode, backup_window: timedelta | None) -> tuple[Capabilit
     else:
         only = "all_versions_and_deletes is read from now or from a token only: the service refuses every other start"
         missing = {CapabilityName.BEGINNING: only, CapabilityName.POINT_IN_TIME: only}
+    missing |= NO_SNAPSHOTS
     window = "within the account's backup window" if backup_window is None else f"the last {backup_window.days} days"
     details = {
         CapabilityName.CHANGE_FEED: (

@@ -5,7 +5,19 @@ from datetime import timedelta
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.cursors import LazyCursors
-from changefeed_gateway.core.model import After, AtTime, Beginning, Cursor, Now, Page, PageRead, PartitionId
+from changefeed_gateway.core.errors import InternalFailure
+from changefeed_gateway.core.model import (
+    After,
+    AtTime,
+    Beginning,
+    Cursor,
+    Now,
+    Page,
+    PageRead,
+    PartitionId,
+    Scan,
+    Snapshot,
+)
 from changefeed_gateway.providers.cosmos.cursor import Position, at_time, beginning, decode_all, encode_all
 from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered
@@ -49,6 +61,8 @@ class LogicalRead:
                 return [at_time(interval, int(time.timestamp()))]
             case Now():
                 return await self._now(beginning(interval))
+            case Snapshot() | Scan():
+                raise InternalFailure("a snapshot has no position among the changes")
 
     async def _now(self, whole: Position) -> list[Position]:
         """Now in each range that has a part of the key, all of them fixed before the answer."""

@@ -7,7 +7,19 @@ from functools import partial
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.cursors import LazyCursors
-from changefeed_gateway.core.model import After, AtTime, Beginning, Child, Now, Page, PageRead, PartitionId
+from changefeed_gateway.core.errors import InternalFailure
+from changefeed_gateway.core.model import (
+    After,
+    AtTime,
+    Beginning,
+    Child,
+    Now,
+    Page,
+    PageRead,
+    PartitionId,
+    Scan,
+    Snapshot,
+)
 from changefeed_gateway.providers.cosmos.cursor import (
     RETIRED,
     Interval,
@@ -51,6 +63,8 @@ class PhysicalRead:
                 return await self._from_origin(beginning)
             case AtTime(time):
                 return await self._from_origin(partial(at_time, second=int(time.timestamp())))
+            case Snapshot() | Scan():
+                raise InternalFailure("a snapshot has no position among the changes")
 
     # --- Where to start
 

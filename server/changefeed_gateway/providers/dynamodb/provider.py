@@ -10,6 +10,7 @@ from typing import Final
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     FeedNotProvisioned,
+    InternalFailure,
     NotFound,
     ProviderAuthorizationFailed,
     Reason,
@@ -29,6 +30,8 @@ from changefeed_gateway.core.model import (
     Partition,
     PartitionId,
     PhysicalPartition,
+    Scan,
+    Snapshot,
     Start,
 )
 from changefeed_gateway.core.pace import Pace
@@ -201,6 +204,8 @@ class DynamoDBProvider:
                 return await reader.at_time(time)
             case After(cursor):
                 return decode(cursor)
+            case Snapshot() | Scan():
+                raise InternalFailure("a snapshot has no position among the changes")
 
     async def _beginning(self, stream: Stream, shard_id: str, reader: ShardReader) -> Position:
         """Before the oldest record of a shard, or of what goes on where it ended and holds nothing."""

@@ -6,6 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState
+from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.dynamodb.errors import recreated
 from changefeed_gateway.providers.dynamodb.mapping import KeySchema, key_schema
 from changefeed_gateway.providers.dynamodb.sdk import Sdk
@@ -60,6 +61,7 @@ def capabilities(stream: Stream, *, at_timestamp: bool) -> tuple[Capability, ...
     """What a table's stream can do."""
     missing = {
         CapabilityName.LOGICAL_PARTITION_SCOPE: "a shard holds many partition keys, and no index leads to one of them",
+        **NO_SNAPSHOTS,
     }
     if not at_timestamp:
         missing[CapabilityName.POINT_IN_TIME] = (

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -50,6 +50,7 @@ class MemoryCollection:
         self._clock = clock
         self._last_time = clock()
         self._items: dict[Key, str] = {}
+        self._versions: dict[Key, int] = {}
         self._logs: dict[PartitionId, PartitionLog] = {}
         self._forgotten: set[PartitionId] = set()
         self._changed = asyncio.Event()
@@ -73,6 +74,7 @@ class MemoryCollection:
         text = json.dumps(item, ensure_ascii=False, separators=(",", ":"))
         self._items[key] = text
         self._record(change_type, key, text, origin, annotations)
+        self._versions[key] = self.last_sequence
 
     def delete(self, partition: str, item_id: str, *, origin: Origin = Origin.APPLICATION) -> bool:
         """Remove an item; without one nothing happens and the answer is False."""
@@ -164,6 +166,19 @@ class MemoryCollection:
         """The item as it is now."""
         return self._items.get(key)
 
+    def present(self) -> KeysView[Key]:
+        """The keys of all items that there are."""
+        return self._items.keys()
+
+    def item(self, key: Key) -> tuple[str, int]:
+        """An item that there is, and the sequence number of its last change."""
+        return self._items[key], self._versions[key]
+
+    def partition_of(self, key: Key) -> PartitionId:
+        """The active partition in which changes of a key are logged."""
+        bucket = bucket_of(key.partition_key)
+        return next(log.partition_id for log in self._active() if bucket in log.buckets)
+
     def now(self) -> datetime:
         """The time of the collection: never before its last commit, whatever the clock does."""
         self._last_time = max(self._last_time, self._clock())
@@ -188,8 +203,7 @@ class MemoryCollection:
 
     def _record(self, change_type: ChangeType, key: Key, item: str | None, origin: Origin, annotations: str) -> None:
         self.expire()
-        bucket = bucket_of(key.partition_key)
-        log = next(log for log in self._active() if bucket in log.buckets)
+        log = self._logs[self.partition_of(key)]
         self._append(log, change_type, key, item, origin, annotations)
         self._announce()
 

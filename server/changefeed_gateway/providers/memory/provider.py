@@ -20,6 +20,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     PartitionState,
+    Scan,
     Scope,
     Start,
 )
@@ -33,9 +34,12 @@ from changefeed_gateway.providers.memory.reading import (
     require_capabilities,
     resolve,
 )
+from changefeed_gateway.providers.memory.scanning import SNAPSHOT_CONVERGES, scan
 from changefeed_gateway.providers.memory.store import MemoryStore
 
 PROVIDER_ID = "memory"
+
+_DETAILS = {CapabilityName.SNAPSHOT: f"converges: {SNAPSHOT_CONVERGES.message}"}
 
 
 class MemoryProvider:
@@ -93,6 +97,8 @@ class MemoryProvider:
         await self.faults.before_read()
         collection = self._opened(feed)
         require_capabilities(feed, read)
+        if isinstance(read.start, Scan):
+            return scan(collection, read, read.start)
         position = resolve(collection, find_history(collection, read.scope, read.start), read.start)
         if read.max_changes and read.max_wait:
             with suppress(TimeoutError):
@@ -142,5 +148,7 @@ def _capability(name: CapabilityName, collection: MemoryCollection) -> Capabilit
     missing = name in options.unsupported or (
         name is CapabilityName.NEW_ITEM_STATE and options.item_state is ItemState.UNAVAILABLE
     )
-    detail = "switched off for this collection" if missing else ""
+    if name is CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE:
+        missing = missing or CapabilityName.LOGICAL_PARTITION_SCOPE in options.unsupported
+    detail = "switched off for this collection" if missing else _DETAILS.get(name, "")
     return Capability(name=name, supported=not missing, detail=detail)

@@ -26,7 +26,9 @@ from changefeed_gateway.core.model import (
     Page,
     PageRead,
     PhysicalPartition,
+    Scan,
     Scope,
+    Snapshot,
     Start,
 )
 from changefeed_gateway.providers.memory.collection import MemoryCollection
@@ -42,6 +44,8 @@ def require_capabilities(feed: Feed, read: PageRead) -> None:
         wanted.append(CapabilityName.BEGINNING)
     if isinstance(read.start, AtTime):
         wanted.append(CapabilityName.POINT_IN_TIME)
+    if isinstance(read.start, Scan):
+        wanted.append(CapabilityName.SNAPSHOT)
     if isinstance(read.scope, LogicalPartition):
         wanted.append(CapabilityName.LOGICAL_PARTITION_SCOPE)
     for name in wanted:
@@ -93,6 +97,8 @@ def resolve(collection: MemoryCollection, history: History, start: Start) -> int
             if position < history.floor:
                 raise expired()
             return position
+        case Snapshot() | Scan():
+            raise TypeError("a snapshot has no position among the changes")
         case _:
             assert_never(start)
 

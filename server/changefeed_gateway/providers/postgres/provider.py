@@ -25,6 +25,7 @@ from changefeed_gateway.core.model import (
     PortabilityWarning,
     Start,
 )
+from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
@@ -262,11 +263,10 @@ def _capabilities(definition: FeedDefinition) -> tuple[Capability, ...]:
         }[definition.image_mode],
         CapabilityName.BEGINNING: "the oldest retained change",
     }
+    missing = dict(NO_SNAPSHOTS)
+    if definition.image_mode is ImageMode.NONE:
+        missing[CapabilityName.NEW_ITEM_STATE] = details[CapabilityName.NEW_ITEM_STATE]
     return tuple(
-        Capability(
-            name=name,
-            supported=name is not CapabilityName.NEW_ITEM_STATE or definition.image_mode is not ImageMode.NONE,
-            detail=details.get(name, ""),
-        )
+        Capability(name=name, supported=name not in missing, detail=missing.get(name, details.get(name, "")))
         for name in CapabilityName
     )

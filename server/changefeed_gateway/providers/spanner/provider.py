@@ -10,6 +10,7 @@ from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     FeedNotProvisioned,
+    InternalFailure,
     InvalidRequest,
     NotFound,
     Reason,
@@ -30,6 +31,8 @@ from changefeed_gateway.core.model import (
     PartitionId,
     PartitionState,
     PhysicalPartition,
+    Scan,
+    Snapshot,
     Start,
 )
 from changefeed_gateway.core.refusals import ForTheCaller
@@ -214,6 +217,8 @@ class SpannerProvider:
             case AtTime(time):
                 moment = await self._check_time(instants.of_datetime(time))
                 return await self._within(Census(moment, ()), token, reader, Position(moment))
+            case Snapshot() | Scan():
+                raise InternalFailure("a snapshot has no position among the changes")
 
     async def _within(self, census: Census, token: str, reader: PartitionReader, position: Position) -> Position:
         """A position that lies within the partition, or at its end where it ended before."""

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState, KeyType, PortabilityWarning
+from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.spanner.mapping import WHOLE_ROWS, KeyColumn
 from changefeed_gateway.providers.spanner.sdk import Found, Parameter, Sdk
 
@@ -223,6 +224,7 @@ def capabilities(stream: Stream) -> tuple[Capability, ...]:
         CapabilityName.LOGICAL_PARTITION_SCOPE: (
             "a change-stream partition holds many keys, and its token does not say which"
         ),
+        **NO_SNAPSHOTS,
     }
     details: Mapping[CapabilityName, str] = {
         CapabilityName.CHANGE_FEED: f"the change stream {stream.name}" + "".join(f"; {w}" for w in omissions(stream)),

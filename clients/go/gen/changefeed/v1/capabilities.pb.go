@@ -174,11 +174,13 @@ func (x *GetCapabilitiesResponse) GetLimits() *Limits {
 type Capability struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its name: CHANGE_FEED, CHANGE_FEED_BEGINNING, CHANGE_FEED_POINT_IN_TIME, CHANGE_FEED_LOGICAL_PARTITION_SCOPE,
-	// CHANGE_FEED_NEW_ITEM_STATE or CHANGE_FEED_DELETES. An open vocabulary: accept names you do not know.
+	// CHANGE_FEED_NEW_ITEM_STATE, CHANGE_FEED_DELETES, CHANGE_FEED_SNAPSHOT,
+	// CHANGE_FEED_SNAPSHOT_PHYSICAL_PARTITION_SCOPE or CHANGE_FEED_SNAPSHOT_LOGICAL_PARTITION_SCOPE. An open vocabulary:
+	// accept names you do not know.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Whether the collection has it.
 	Supported bool `protobuf:"varint,2,opt,name=supported,proto3" json:"supported,omitempty"`
-	// Why not, or under which conditions.
+	// Why not, or under which conditions; of CHANGE_FEED_SNAPSHOT, how exact it is.
 	Detail        string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -36,6 +36,10 @@ const (
 	ChangeType_CHANGE_TYPE_DELETE ChangeType = 3
 	// Every item of the collection was removed at once (SQL TRUNCATE); the key is empty and single deletes do not follow.
 	ChangeType_CHANGE_TYPE_TRUNCATE ChangeType = 4
+	// The item was there when it was read (StartPosition.snapshot): put it, whatever was known of its key. It carries the
+	// item where the collection has items, no sequence, and a time only where the provider knows it. Its event_id is the
+	// same when the page is read again, for as long as the item is.
+	ChangeType_CHANGE_TYPE_SNAPSHOT ChangeType = 5
 )
 
 // Enum value maps for ChangeType.
@@ -46,6 +50,7 @@ var (
 		2: "CHANGE_TYPE_UPDATE",
 		3: "CHANGE_TYPE_DELETE",
 		4: "CHANGE_TYPE_TRUNCATE",
+		5: "CHANGE_TYPE_SNAPSHOT",
 	}
 	ChangeType_value = map[string]int32{
 		"CHANGE_TYPE_UNSPECIFIED": 0,
@@ -53,6 +58,7 @@ var (
 		"CHANGE_TYPE_UPDATE":      2,
 		"CHANGE_TYPE_DELETE":      3,
 		"CHANGE_TYPE_TRUNCATE":    4,
+		"CHANGE_TYPE_SNAPSHOT":    5,
 	}
 )
 
@@ -293,10 +299,10 @@ type ChangeEvent struct {
 	// When the change was made, where the provider knows (GetCapabilitiesResponse.commit_time states how exactly).
 	// Not a position: never resume by it.
 	CommitTimestamp *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=commit_timestamp,json=commitTimestamp,proto3" json:"commit_timestamp,omitempty"`
-	// The physical partition that holds the change. Opaque.
+	// The physical partition that holds the change. Opaque. Empty for CHANGE_TYPE_SNAPSHOT where it is not known.
 	PartitionId string `protobuf:"bytes,7,opt,name=partition_id,json=partitionId,proto3" json:"partition_id,omitempty"`
 	// The provider's own sequence number of the change, as text. Changes of one key carry growing numbers;
-	// numbers of different keys are not comparable in delivery order.
+	// numbers of different keys are not comparable in delivery order. Empty for CHANGE_TYPE_SNAPSHOT.
 	Sequence string `protobuf:"bytes,8,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Who made the change.
 	Origin Origin `protobuf:"varint,9,opt,name=origin,proto3,enum=changefeed.v1.Origin" json:"origin,omitempty"`
@@ -585,14 +591,15 @@ const file_changefeed_v1_change_event_proto_rawDesc = "" +
 	"\fKeyComponent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12*\n" +
-	"\x04type\x18\x03 \x01(\x0e2\x16.changefeed.v1.KeyTypeR\x04type*\x8b\x01\n" +
+	"\x04type\x18\x03 \x01(\x0e2\x16.changefeed.v1.KeyTypeR\x04type*\xa5\x01\n" +
 	"\n" +
 	"ChangeType\x12\x1b\n" +
 	"\x17CHANGE_TYPE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CHANGE_TYPE_CREATE\x10\x01\x12\x16\n" +
 	"\x12CHANGE_TYPE_UPDATE\x10\x02\x12\x16\n" +
 	"\x12CHANGE_TYPE_DELETE\x10\x03\x12\x18\n" +
-	"\x14CHANGE_TYPE_TRUNCATE\x10\x04*\x8b\x01\n" +
+	"\x14CHANGE_TYPE_TRUNCATE\x10\x04\x12\x18\n" +
+	"\x14CHANGE_TYPE_SNAPSHOT\x10\x05*\x8b\x01\n" +
 	"\aKeyType\x12\x18\n" +
 	"\x14KEY_TYPE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fKEY_TYPE_STRING\x10\x01\x12\x13\n" +

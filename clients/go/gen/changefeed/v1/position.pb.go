@@ -33,6 +33,7 @@ type StartPosition struct {
 	//	*StartPosition_Now
 	//	*StartPosition_AtTime
 	//	*StartPosition_ContinuationToken
+	//	*StartPosition_Snapshot
 	Start         isStartPosition_Start `protobuf_oneof:"start"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -111,6 +112,15 @@ func (x *StartPosition) GetContinuationToken() string {
 	return ""
 }
 
+func (x *StartPosition) GetSnapshot() *Snapshot {
+	if x != nil {
+		if x, ok := x.Start.(*StartPosition_Snapshot); ok {
+			return x.Snapshot
+		}
+	}
+	return nil
+}
+
 type isStartPosition_Start interface {
 	isStartPosition_Start()
 }
@@ -139,6 +149,15 @@ type StartPosition_ContinuationToken struct {
 	ContinuationToken string `protobuf:"bytes,4,opt,name=continuation_token,json=continuationToken,proto3,oneof"`
 }
 
+type StartPosition_Snapshot struct {
+	// The items that exist, each as an event of CHANGE_TYPE_SNAPSHOT, then the changes, without a gap between the two.
+	// Every token on the way resumes, on any replica, and keeps its meaning for as long as the history does.
+	// Gated by CHANGE_FEED_SNAPSHOT, whose detail says how exact it is; one physical partition by
+	// CHANGE_FEED_SNAPSHOT_PHYSICAL_PARTITION_SCOPE, one logical partition by
+	// CHANGE_FEED_SNAPSHOT_LOGICAL_PARTITION_SCOPE.
+	Snapshot *Snapshot `protobuf:"bytes,5,opt,name=snapshot,proto3,oneof"`
+}
+
 func (*StartPosition_Beginning) isStartPosition_Start() {}
 
 func (*StartPosition_Now) isStartPosition_Start() {}
@@ -146,6 +165,8 @@ func (*StartPosition_Now) isStartPosition_Start() {}
 func (*StartPosition_AtTime) isStartPosition_Start() {}
 
 func (*StartPosition_ContinuationToken) isStartPosition_Start() {}
+
+func (*StartPosition_Snapshot) isStartPosition_Start() {}
 
 // Start: the oldest retained change.
 type Beginning struct {
@@ -221,19 +242,59 @@ func (*Now) Descriptor() ([]byte, []int) {
 	return file_changefeed_v1_position_proto_rawDescGZIP(), []int{2}
 }
 
+// Start: the items that exist, then the changes.
+type Snapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Snapshot) Reset() {
+	*x = Snapshot{}
+	mi := &file_changefeed_v1_position_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Snapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Snapshot) ProtoMessage() {}
+
+func (x *Snapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_changefeed_v1_position_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Snapshot.ProtoReflect.Descriptor instead.
+func (*Snapshot) Descriptor() ([]byte, []int) {
+	return file_changefeed_v1_position_proto_rawDescGZIP(), []int{3}
+}
+
 var File_changefeed_v1_position_proto protoreflect.FileDescriptor
 
 const file_changefeed_v1_position_proto_rawDesc = "" +
 	"\n" +
-	"\x1cchangefeed/v1/position.proto\x12\rchangefeed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe2\x01\n" +
+	"\x1cchangefeed/v1/position.proto\x12\rchangefeed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x02\n" +
 	"\rStartPosition\x128\n" +
 	"\tbeginning\x18\x01 \x01(\v2\x18.changefeed.v1.BeginningH\x00R\tbeginning\x12&\n" +
 	"\x03now\x18\x02 \x01(\v2\x12.changefeed.v1.NowH\x00R\x03now\x125\n" +
 	"\aat_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampH\x00R\x06atTime\x12/\n" +
-	"\x12continuation_token\x18\x04 \x01(\tH\x00R\x11continuationTokenB\a\n" +
+	"\x12continuation_token\x18\x04 \x01(\tH\x00R\x11continuationToken\x125\n" +
+	"\bsnapshot\x18\x05 \x01(\v2\x17.changefeed.v1.SnapshotH\x00R\bsnapshotB\a\n" +
 	"\x05start\"\v\n" +
 	"\tBeginning\"\x05\n" +
-	"\x03NowBh\n" +
+	"\x03Now\"\n" +
+	"\n" +
+	"\bSnapshotBh\n" +
 	"\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3"
 
 var (
@@ -248,22 +309,24 @@ func file_changefeed_v1_position_proto_rawDescGZIP() []byte {
 	return file_changefeed_v1_position_proto_rawDescData
 }
 
-var file_changefeed_v1_position_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_changefeed_v1_position_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_changefeed_v1_position_proto_goTypes = []any{
 	(*StartPosition)(nil),         // 0: changefeed.v1.StartPosition
 	(*Beginning)(nil),             // 1: changefeed.v1.Beginning
 	(*Now)(nil),                   // 2: changefeed.v1.Now
-	(*timestamppb.Timestamp)(nil), // 3: google.protobuf.Timestamp
+	(*Snapshot)(nil),              // 3: changefeed.v1.Snapshot
+	(*timestamppb.Timestamp)(nil), // 4: google.protobuf.Timestamp
 }
 var file_changefeed_v1_position_proto_depIdxs = []int32{
 	1, // 0: changefeed.v1.StartPosition.beginning:type_name -> changefeed.v1.Beginning
 	2, // 1: changefeed.v1.StartPosition.now:type_name -> changefeed.v1.Now
-	3, // 2: changefeed.v1.StartPosition.at_time:type_name -> google.protobuf.Timestamp
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 2: changefeed.v1.StartPosition.at_time:type_name -> google.protobuf.Timestamp
+	3, // 3: changefeed.v1.StartPosition.snapshot:type_name -> changefeed.v1.Snapshot
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_changefeed_v1_position_proto_init() }
@@ -276,6 +339,7 @@ func file_changefeed_v1_position_proto_init() {
 		(*StartPosition_Now)(nil),
 		(*StartPosition_AtTime)(nil),
 		(*StartPosition_ContinuationToken)(nil),
+		(*StartPosition_Snapshot)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -283,7 +347,7 @@ func file_changefeed_v1_position_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_changefeed_v1_position_proto_rawDesc), len(file_changefeed_v1_position_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -194,7 +194,9 @@ type ReadChangesResponse struct {
 	// Everything committed before this time has been delivered up to this page, where the provider can tell.
 	Watermark *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=watermark,proto3" json:"watermark,omitempty"`
 	// Where this collection differs from what portable code expects.
-	Warnings      []*PortabilityWarning `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	Warnings []*PortabilityWarning `protobuf:"bytes,9,rep,name=warnings,proto3" json:"warnings,omitempty"`
+	// How far the snapshot has come; unset where the page is none of a snapshot's.
+	Snapshot      *SnapshotProgress `protobuf:"bytes,10,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,6 +294,79 @@ func (x *ReadChangesResponse) GetWarnings() []*PortabilityWarning {
 	return nil
 }
 
+func (x *ReadChangesResponse) GetSnapshot() *SnapshotProgress {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+// How far a snapshot has come (StartPosition.snapshot).
+type SnapshotProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Items that were delivered up to this page or batch.
+	Items int64 `protobuf:"varint,1,opt,name=items,proto3" json:"items,omitempty"`
+	// About how many there are in all, where that is known cheaply. It may differ from what comes.
+	EstimatedItems *int64 `protobuf:"varint,2,opt,name=estimated_items,json=estimatedItems,proto3,oneof" json:"estimated_items,omitempty"`
+	// True on the one page that ends the snapshot, which has no events: every item that was there has come, and changes
+	// follow. Who mirrors may now remove what an earlier reading left and this one did not bring. A page that is read again
+	// from the token before says so again.
+	Finished      bool `protobuf:"varint,3,opt,name=finished,proto3" json:"finished,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotProgress) Reset() {
+	*x = SnapshotProgress{}
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotProgress) ProtoMessage() {}
+
+func (x *SnapshotProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotProgress.ProtoReflect.Descriptor instead.
+func (*SnapshotProgress) Descriptor() ([]byte, []int) {
+	return file_changefeed_v1_read_changes_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SnapshotProgress) GetItems() int64 {
+	if x != nil {
+		return x.Items
+	}
+	return 0
+}
+
+func (x *SnapshotProgress) GetEstimatedItems() int64 {
+	if x != nil && x.EstimatedItems != nil {
+		return *x.EstimatedItems
+	}
+	return 0
+}
+
+func (x *SnapshotProgress) GetFinished() bool {
+	if x != nil {
+		return x.Finished
+	}
+	return false
+}
+
 // How an answer came about, for people and logs.
 type Diagnostics struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -313,7 +388,7 @@ type Diagnostics struct {
 
 func (x *Diagnostics) Reset() {
 	*x = Diagnostics{}
-	mi := &file_changefeed_v1_read_changes_proto_msgTypes[2]
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -325,7 +400,7 @@ func (x *Diagnostics) String() string {
 func (*Diagnostics) ProtoMessage() {}
 
 func (x *Diagnostics) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_read_changes_proto_msgTypes[2]
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -338,7 +413,7 @@ func (x *Diagnostics) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Diagnostics.ProtoReflect.Descriptor instead.
 func (*Diagnostics) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_read_changes_proto_rawDescGZIP(), []int{2}
+	return file_changefeed_v1_read_changes_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Diagnostics) GetProvider() string {
@@ -396,7 +471,7 @@ type PortabilityWarning struct {
 
 func (x *PortabilityWarning) Reset() {
 	*x = PortabilityWarning{}
-	mi := &file_changefeed_v1_read_changes_proto_msgTypes[3]
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +483,7 @@ func (x *PortabilityWarning) String() string {
 func (*PortabilityWarning) ProtoMessage() {}
 
 func (x *PortabilityWarning) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_read_changes_proto_msgTypes[3]
+	mi := &file_changefeed_v1_read_changes_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +496,7 @@ func (x *PortabilityWarning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PortabilityWarning.ProtoReflect.Descriptor instead.
 func (*PortabilityWarning) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_read_changes_proto_rawDescGZIP(), []int{3}
+	return file_changefeed_v1_read_changes_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *PortabilityWarning) GetCode() string {
@@ -449,7 +524,7 @@ const file_changefeed_v1_read_changes_proto_rawDesc = "" +
 	"\x0estart_position\x18\x03 \x01(\v2\x1c.changefeed.v1.StartPositionR\rstartPosition\x12N\n" +
 	"\x13new_item_state_mode\x18\x04 \x01(\x0e2\x1f.changefeed.v1.NewItemStateModeR\x10newItemStateMode\x12\"\n" +
 	"\rmax_page_size\x18\x05 \x01(\x05R\vmaxPageSize\x124\n" +
-	"\bmax_wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\x95\x04\n" +
+	"\bmax_wait\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\amaxWait\"\xd2\x04\n" +
 	"\x13ReadChangesResponse\x122\n" +
 	"\x06events\x18\x01 \x03(\v2\x1a.changefeed.v1.ChangeEventR\x06events\x12-\n" +
 	"\x12continuation_token\x18\x02 \x01(\tR\x11continuationToken\x12+\n" +
@@ -459,7 +534,14 @@ const file_changefeed_v1_read_changes_proto_rawDesc = "" +
 	"\x0emore_available\x18\x06 \x01(\bR\rmoreAvailable\x12F\n" +
 	"\x11token_expire_time\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\x128\n" +
 	"\twatermark\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\twatermark\x12=\n" +
-	"\bwarnings\x18\t \x03(\v2!.changefeed.v1.PortabilityWarningR\bwarnings\"\xeb\x01\n" +
+	"\bwarnings\x18\t \x03(\v2!.changefeed.v1.PortabilityWarningR\bwarnings\x12;\n" +
+	"\bsnapshot\x18\n" +
+	" \x01(\v2\x1f.changefeed.v1.SnapshotProgressR\bsnapshot\"\x86\x01\n" +
+	"\x10SnapshotProgress\x12\x14\n" +
+	"\x05items\x18\x01 \x01(\x03R\x05items\x12,\n" +
+	"\x0festimated_items\x18\x02 \x01(\x03H\x00R\x0eestimatedItems\x88\x01\x01\x12\x1a\n" +
+	"\bfinished\x18\x03 \x01(\bR\bfinishedB\x12\n" +
+	"\x10_estimated_items\"\xeb\x01\n" +
 	"\vDiagnostics\x12\x1a\n" +
 	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x1c\n" +
 	"\toperation\x18\x02 \x01(\tR\toperation\x125\n" +
@@ -491,39 +573,41 @@ func file_changefeed_v1_read_changes_proto_rawDescGZIP() []byte {
 }
 
 var file_changefeed_v1_read_changes_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_changefeed_v1_read_changes_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_changefeed_v1_read_changes_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_changefeed_v1_read_changes_proto_goTypes = []any{
 	(NewItemStateMode)(0),         // 0: changefeed.v1.NewItemStateMode
 	(*ReadChangesRequest)(nil),    // 1: changefeed.v1.ReadChangesRequest
 	(*ReadChangesResponse)(nil),   // 2: changefeed.v1.ReadChangesResponse
-	(*Diagnostics)(nil),           // 3: changefeed.v1.Diagnostics
-	(*PortabilityWarning)(nil),    // 4: changefeed.v1.PortabilityWarning
-	(*ResourceAddress)(nil),       // 5: changefeed.v1.ResourceAddress
-	(*FeedScope)(nil),             // 6: changefeed.v1.FeedScope
-	(*StartPosition)(nil),         // 7: changefeed.v1.StartPosition
-	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
-	(*ChangeEvent)(nil),           // 9: changefeed.v1.ChangeEvent
-	(*ChildPartition)(nil),        // 10: changefeed.v1.ChildPartition
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*SnapshotProgress)(nil),      // 3: changefeed.v1.SnapshotProgress
+	(*Diagnostics)(nil),           // 4: changefeed.v1.Diagnostics
+	(*PortabilityWarning)(nil),    // 5: changefeed.v1.PortabilityWarning
+	(*ResourceAddress)(nil),       // 6: changefeed.v1.ResourceAddress
+	(*FeedScope)(nil),             // 7: changefeed.v1.FeedScope
+	(*StartPosition)(nil),         // 8: changefeed.v1.StartPosition
+	(*durationpb.Duration)(nil),   // 9: google.protobuf.Duration
+	(*ChangeEvent)(nil),           // 10: changefeed.v1.ChangeEvent
+	(*ChildPartition)(nil),        // 11: changefeed.v1.ChildPartition
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_changefeed_v1_read_changes_proto_depIdxs = []int32{
-	5,  // 0: changefeed.v1.ReadChangesRequest.address:type_name -> changefeed.v1.ResourceAddress
-	6,  // 1: changefeed.v1.ReadChangesRequest.scope:type_name -> changefeed.v1.FeedScope
-	7,  // 2: changefeed.v1.ReadChangesRequest.start_position:type_name -> changefeed.v1.StartPosition
+	6,  // 0: changefeed.v1.ReadChangesRequest.address:type_name -> changefeed.v1.ResourceAddress
+	7,  // 1: changefeed.v1.ReadChangesRequest.scope:type_name -> changefeed.v1.FeedScope
+	8,  // 2: changefeed.v1.ReadChangesRequest.start_position:type_name -> changefeed.v1.StartPosition
 	0,  // 3: changefeed.v1.ReadChangesRequest.new_item_state_mode:type_name -> changefeed.v1.NewItemStateMode
-	8,  // 4: changefeed.v1.ReadChangesRequest.max_wait:type_name -> google.protobuf.Duration
-	9,  // 5: changefeed.v1.ReadChangesResponse.events:type_name -> changefeed.v1.ChangeEvent
-	10, // 6: changefeed.v1.ReadChangesResponse.child_partitions:type_name -> changefeed.v1.ChildPartition
-	3,  // 7: changefeed.v1.ReadChangesResponse.diagnostics:type_name -> changefeed.v1.Diagnostics
-	11, // 8: changefeed.v1.ReadChangesResponse.token_expire_time:type_name -> google.protobuf.Timestamp
-	11, // 9: changefeed.v1.ReadChangesResponse.watermark:type_name -> google.protobuf.Timestamp
-	4,  // 10: changefeed.v1.ReadChangesResponse.warnings:type_name -> changefeed.v1.PortabilityWarning
-	8,  // 11: changefeed.v1.Diagnostics.duration:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	9,  // 4: changefeed.v1.ReadChangesRequest.max_wait:type_name -> google.protobuf.Duration
+	10, // 5: changefeed.v1.ReadChangesResponse.events:type_name -> changefeed.v1.ChangeEvent
+	11, // 6: changefeed.v1.ReadChangesResponse.child_partitions:type_name -> changefeed.v1.ChildPartition
+	4,  // 7: changefeed.v1.ReadChangesResponse.diagnostics:type_name -> changefeed.v1.Diagnostics
+	12, // 8: changefeed.v1.ReadChangesResponse.token_expire_time:type_name -> google.protobuf.Timestamp
+	12, // 9: changefeed.v1.ReadChangesResponse.watermark:type_name -> google.protobuf.Timestamp
+	5,  // 10: changefeed.v1.ReadChangesResponse.warnings:type_name -> changefeed.v1.PortabilityWarning
+	3,  // 11: changefeed.v1.ReadChangesResponse.snapshot:type_name -> changefeed.v1.SnapshotProgress
+	9,  // 12: changefeed.v1.Diagnostics.duration:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_changefeed_v1_read_changes_proto_init() }
@@ -535,13 +619,14 @@ func file_changefeed_v1_read_changes_proto_init() {
 	file_changefeed_v1_partition_proto_init()
 	file_changefeed_v1_position_proto_init()
 	file_changefeed_v1_resource_proto_init()
+	file_changefeed_v1_read_changes_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_changefeed_v1_read_changes_proto_rawDesc), len(file_changefeed_v1_read_changes_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

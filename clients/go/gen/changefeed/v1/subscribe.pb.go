@@ -33,6 +33,8 @@ const (
 	SubscriptionState_SUBSCRIPTION_STATE_CATCHING_UP SubscriptionState = 1
 	// Everything that was there has been delivered; changes follow as they are committed.
 	SubscriptionState_SUBSCRIPTION_STATE_LIVE SubscriptionState = 2
+	// Items that were already there are being delivered, and meanwhile changes of those that came.
+	SubscriptionState_SUBSCRIPTION_STATE_SNAPSHOT SubscriptionState = 3
 )
 
 // Enum value maps for SubscriptionState.
@@ -41,11 +43,13 @@ var (
 		0: "SUBSCRIPTION_STATE_UNSPECIFIED",
 		1: "SUBSCRIPTION_STATE_CATCHING_UP",
 		2: "SUBSCRIPTION_STATE_LIVE",
+		3: "SUBSCRIPTION_STATE_SNAPSHOT",
 	}
 	SubscriptionState_value = map[string]int32{
 		"SUBSCRIPTION_STATE_UNSPECIFIED": 0,
 		"SUBSCRIPTION_STATE_CATCHING_UP": 1,
 		"SUBSCRIPTION_STATE_LIVE":        2,
+		"SUBSCRIPTION_STATE_SNAPSHOT":    3,
 	}
 )
 
@@ -141,7 +145,7 @@ func (ClosingReason) EnumDescriptor() ([]byte, []int) {
 	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{1}
 }
 
-// Asks for a stream of changes, first those already there, then live ones.
+// Asks for a stream of changes, first those already there, then live ones; after a snapshot if it starts with one.
 type SubscribeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The collection. Required.
@@ -255,6 +259,7 @@ type SubscribeResponse struct {
 	//	*SubscribeResponse_PartitionRetired
 	//	*SubscribeResponse_StateChanged
 	//	*SubscribeResponse_Closing
+	//	*SubscribeResponse_SnapshotFinished
 	Content isSubscribeResponse_Content `protobuf_oneof:"content"`
 	// Counts the messages of this stream from 1 without gaps.
 	DeliverySequence int64 `protobuf:"varint,7,opt,name=delivery_sequence,json=deliverySequence,proto3" json:"delivery_sequence,omitempty"`
@@ -353,6 +358,15 @@ func (x *SubscribeResponse) GetClosing() *Closing {
 	return nil
 }
 
+func (x *SubscribeResponse) GetSnapshotFinished() *SnapshotFinished {
+	if x != nil {
+		if x, ok := x.Content.(*SubscribeResponse_SnapshotFinished); ok {
+			return x.SnapshotFinished
+		}
+	}
+	return nil
+}
+
 func (x *SubscribeResponse) GetDeliverySequence() int64 {
 	if x != nil {
 		return x.DeliverySequence
@@ -394,6 +408,11 @@ type SubscribeResponse_Closing struct {
 	Closing *Closing `protobuf:"bytes,6,opt,name=closing,proto3,oneof"`
 }
 
+type SubscribeResponse_SnapshotFinished struct {
+	// The snapshot has ended; changes follow.
+	SnapshotFinished *SnapshotFinished `protobuf:"bytes,8,opt,name=snapshot_finished,json=snapshotFinished,proto3,oneof"`
+}
+
 func (*SubscribeResponse_Opened) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_Batch) isSubscribeResponse_Content() {}
@@ -405,6 +424,8 @@ func (*SubscribeResponse_PartitionRetired) isSubscribeResponse_Content() {}
 func (*SubscribeResponse_StateChanged) isSubscribeResponse_Content() {}
 
 func (*SubscribeResponse_Closing) isSubscribeResponse_Content() {}
+
+func (*SubscribeResponse_SnapshotFinished) isSubscribeResponse_Content() {}
 
 // The stream is anchored: every change committed after this message was sent will be delivered, whatever the start.
 type SubscriptionOpened struct {
@@ -507,7 +528,9 @@ type ChangeBatch struct {
 	// When the token is expected to lose its history, where the retention is known.
 	TokenExpireTime *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=token_expire_time,json=tokenExpireTime,proto3" json:"token_expire_time,omitempty"`
 	// Everything committed before this time has been delivered up to this batch, where the provider can tell.
-	Watermark     *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	Watermark *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=watermark,proto3" json:"watermark,omitempty"`
+	// How far the snapshot has come; unset where the batch is none of a snapshot's.
+	Snapshot      *SnapshotProgress `protobuf:"bytes,5,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -570,6 +593,77 @@ func (x *ChangeBatch) GetWatermark() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ChangeBatch) GetSnapshot() *SnapshotProgress {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
+// Every item that was there has been delivered. A stream that resumes from a token before this message says it again.
+type SnapshotFinished struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The position, from which only changes follow.
+	ContinuationToken string `protobuf:"bytes,1,opt,name=continuation_token,json=continuationToken,proto3" json:"continuation_token,omitempty"`
+	// When the token is expected to lose its history, where the retention is known.
+	TokenExpireTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=token_expire_time,json=tokenExpireTime,proto3" json:"token_expire_time,omitempty"`
+	// The items that were delivered; finished is true.
+	Snapshot      *SnapshotProgress `protobuf:"bytes,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotFinished) Reset() {
+	*x = SnapshotFinished{}
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotFinished) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotFinished) ProtoMessage() {}
+
+func (x *SnapshotFinished) ProtoReflect() protoreflect.Message {
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotFinished.ProtoReflect.Descriptor instead.
+func (*SnapshotFinished) Descriptor() ([]byte, []int) {
+	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SnapshotFinished) GetContinuationToken() string {
+	if x != nil {
+		return x.ContinuationToken
+	}
+	return ""
+}
+
+func (x *SnapshotFinished) GetTokenExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.TokenExpireTime
+	}
+	return nil
+}
+
+func (x *SnapshotFinished) GetSnapshot() *SnapshotProgress {
+	if x != nil {
+		return x.Snapshot
+	}
+	return nil
+}
+
 // Nothing new within the heartbeat interval; the token may have moved on all the same.
 type Heartbeat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -585,7 +679,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[4]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -597,7 +691,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[4]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -610,7 +704,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{4}
+	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Heartbeat) GetContinuationToken() string {
@@ -649,7 +743,7 @@ type PartitionRetired struct {
 
 func (x *PartitionRetired) Reset() {
 	*x = PartitionRetired{}
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[5]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +755,7 @@ func (x *PartitionRetired) String() string {
 func (*PartitionRetired) ProtoMessage() {}
 
 func (x *PartitionRetired) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[5]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +768,7 @@ func (x *PartitionRetired) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRetired.ProtoReflect.Descriptor instead.
 func (*PartitionRetired) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{5}
+	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PartitionRetired) GetPartitionId() string {
@@ -709,7 +803,7 @@ type StateChanged struct {
 
 func (x *StateChanged) Reset() {
 	*x = StateChanged{}
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[6]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +815,7 @@ func (x *StateChanged) String() string {
 func (*StateChanged) ProtoMessage() {}
 
 func (x *StateChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[6]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +828,7 @@ func (x *StateChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateChanged.ProtoReflect.Descriptor instead.
 func (*StateChanged) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{6}
+	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StateChanged) GetState() SubscriptionState {
@@ -759,7 +853,7 @@ type Closing struct {
 
 func (x *Closing) Reset() {
 	*x = Closing{}
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[7]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +865,7 @@ func (x *Closing) String() string {
 func (*Closing) ProtoMessage() {}
 
 func (x *Closing) ProtoReflect() protoreflect.Message {
-	mi := &file_changefeed_v1_subscribe_proto_msgTypes[7]
+	mi := &file_changefeed_v1_subscribe_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +878,7 @@ func (x *Closing) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closing.ProtoReflect.Descriptor instead.
 func (*Closing) Descriptor() ([]byte, []int) {
-	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{7}
+	return file_changefeed_v1_subscribe_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Closing) GetReason() ClosingReason {
@@ -821,14 +915,15 @@ const file_changefeed_v1_subscribe_proto_rawDesc = "" +
 	"\x0emax_batch_size\x18\x05 \x01(\x05R\fmaxBatchSize\x12H\n" +
 	"\x12heartbeat_interval\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x1d\n" +
 	"\n" +
-	"max_events\x18\a \x01(\x03R\tmaxEvents\"\xbe\x03\n" +
+	"max_events\x18\a \x01(\x03R\tmaxEvents\"\x8e\x04\n" +
 	"\x11SubscribeResponse\x12;\n" +
 	"\x06opened\x18\x01 \x01(\v2!.changefeed.v1.SubscriptionOpenedH\x00R\x06opened\x122\n" +
 	"\x05batch\x18\x02 \x01(\v2\x1a.changefeed.v1.ChangeBatchH\x00R\x05batch\x128\n" +
 	"\theartbeat\x18\x03 \x01(\v2\x18.changefeed.v1.HeartbeatH\x00R\theartbeat\x12N\n" +
 	"\x11partition_retired\x18\x04 \x01(\v2\x1f.changefeed.v1.PartitionRetiredH\x00R\x10partitionRetired\x12B\n" +
 	"\rstate_changed\x18\x05 \x01(\v2\x1b.changefeed.v1.StateChangedH\x00R\fstateChanged\x122\n" +
-	"\aclosing\x18\x06 \x01(\v2\x16.changefeed.v1.ClosingH\x00R\aclosing\x12+\n" +
+	"\aclosing\x18\x06 \x01(\v2\x16.changefeed.v1.ClosingH\x00R\aclosing\x12N\n" +
+	"\x11snapshot_finished\x18\b \x01(\v2\x1f.changefeed.v1.SnapshotFinishedH\x00R\x10snapshotFinished\x12+\n" +
 	"\x11delivery_sequence\x18\a \x01(\x03R\x10deliverySequenceB\t\n" +
 	"\acontent\"\xcf\x02\n" +
 	"\x12SubscriptionOpened\x12-\n" +
@@ -838,12 +933,17 @@ const file_changefeed_v1_subscribe_proto_rawDesc = "" +
 	"\x12heartbeat_interval\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12\x1a\n" +
 	"\bprovider\x18\x04 \x01(\tR\bprovider\x12=\n" +
 	"\bwarnings\x18\x05 \x03(\v2!.changefeed.v1.PortabilityWarningR\bwarnings\x12F\n" +
-	"\x11token_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\"\xf2\x01\n" +
+	"\x11token_expire_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\"\xaf\x02\n" +
 	"\vChangeBatch\x122\n" +
 	"\x06events\x18\x01 \x03(\v2\x1a.changefeed.v1.ChangeEventR\x06events\x12-\n" +
 	"\x12continuation_token\x18\x02 \x01(\tR\x11continuationToken\x12F\n" +
 	"\x11token_expire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\x128\n" +
-	"\twatermark\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\twatermark\"\xbc\x01\n" +
+	"\twatermark\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\twatermark\x12;\n" +
+	"\bsnapshot\x18\x05 \x01(\v2\x1f.changefeed.v1.SnapshotProgressR\bsnapshot\"\xc6\x01\n" +
+	"\x10SnapshotFinished\x12-\n" +
+	"\x12continuation_token\x18\x01 \x01(\tR\x11continuationToken\x12F\n" +
+	"\x11token_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\x12;\n" +
+	"\bsnapshot\x18\x03 \x01(\v2\x1f.changefeed.v1.SnapshotProgressR\bsnapshot\"\xbc\x01\n" +
 	"\tHeartbeat\x12-\n" +
 	"\x12continuation_token\x18\x01 \x01(\tR\x11continuationToken\x12F\n" +
 	"\x11token_expire_time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x0ftokenExpireTime\x128\n" +
@@ -857,11 +957,12 @@ const file_changefeed_v1_subscribe_proto_rawDesc = "" +
 	"\aClosing\x124\n" +
 	"\x06reason\x18\x01 \x01(\x0e2\x1c.changefeed.v1.ClosingReasonR\x06reason\x12-\n" +
 	"\x12continuation_token\x18\x02 \x01(\tR\x11continuationToken\x12B\n" +
-	"\x0freconnect_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0ereconnectAfter*x\n" +
+	"\x0freconnect_after\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x0ereconnectAfter*\x99\x01\n" +
 	"\x11SubscriptionState\x12\"\n" +
 	"\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\"\n" +
 	"\x1eSUBSCRIPTION_STATE_CATCHING_UP\x10\x01\x12\x1b\n" +
-	"\x17SUBSCRIPTION_STATE_LIVE\x10\x02*\xce\x01\n" +
+	"\x17SUBSCRIPTION_STATE_LIVE\x10\x02\x12\x1f\n" +
+	"\x1bSUBSCRIPTION_STATE_SNAPSHOT\x10\x03*\xce\x01\n" +
 	"\rClosingReason\x12\x1e\n" +
 	"\x1aCLOSING_REASON_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17CLOSING_REASON_DRAINING\x10\x01\x12\x1a\n" +
@@ -884,7 +985,7 @@ func file_changefeed_v1_subscribe_proto_rawDescGZIP() []byte {
 }
 
 var file_changefeed_v1_subscribe_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_changefeed_v1_subscribe_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_changefeed_v1_subscribe_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_changefeed_v1_subscribe_proto_goTypes = []any{
 	(SubscriptionState)(0),        // 0: changefeed.v1.SubscriptionState
 	(ClosingReason)(0),            // 1: changefeed.v1.ClosingReason
@@ -892,49 +993,55 @@ var file_changefeed_v1_subscribe_proto_goTypes = []any{
 	(*SubscribeResponse)(nil),     // 3: changefeed.v1.SubscribeResponse
 	(*SubscriptionOpened)(nil),    // 4: changefeed.v1.SubscriptionOpened
 	(*ChangeBatch)(nil),           // 5: changefeed.v1.ChangeBatch
-	(*Heartbeat)(nil),             // 6: changefeed.v1.Heartbeat
-	(*PartitionRetired)(nil),      // 7: changefeed.v1.PartitionRetired
-	(*StateChanged)(nil),          // 8: changefeed.v1.StateChanged
-	(*Closing)(nil),               // 9: changefeed.v1.Closing
-	(*ResourceAddress)(nil),       // 10: changefeed.v1.ResourceAddress
-	(*FeedScope)(nil),             // 11: changefeed.v1.FeedScope
-	(*StartPosition)(nil),         // 12: changefeed.v1.StartPosition
-	(NewItemStateMode)(0),         // 13: changefeed.v1.NewItemStateMode
-	(*durationpb.Duration)(nil),   // 14: google.protobuf.Duration
-	(*PortabilityWarning)(nil),    // 15: changefeed.v1.PortabilityWarning
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*ChangeEvent)(nil),           // 17: changefeed.v1.ChangeEvent
-	(*ChildPartition)(nil),        // 18: changefeed.v1.ChildPartition
+	(*SnapshotFinished)(nil),      // 6: changefeed.v1.SnapshotFinished
+	(*Heartbeat)(nil),             // 7: changefeed.v1.Heartbeat
+	(*PartitionRetired)(nil),      // 8: changefeed.v1.PartitionRetired
+	(*StateChanged)(nil),          // 9: changefeed.v1.StateChanged
+	(*Closing)(nil),               // 10: changefeed.v1.Closing
+	(*ResourceAddress)(nil),       // 11: changefeed.v1.ResourceAddress
+	(*FeedScope)(nil),             // 12: changefeed.v1.FeedScope
+	(*StartPosition)(nil),         // 13: changefeed.v1.StartPosition
+	(NewItemStateMode)(0),         // 14: changefeed.v1.NewItemStateMode
+	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*PortabilityWarning)(nil),    // 16: changefeed.v1.PortabilityWarning
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*ChangeEvent)(nil),           // 18: changefeed.v1.ChangeEvent
+	(*SnapshotProgress)(nil),      // 19: changefeed.v1.SnapshotProgress
+	(*ChildPartition)(nil),        // 20: changefeed.v1.ChildPartition
 }
 var file_changefeed_v1_subscribe_proto_depIdxs = []int32{
-	10, // 0: changefeed.v1.SubscribeRequest.address:type_name -> changefeed.v1.ResourceAddress
-	11, // 1: changefeed.v1.SubscribeRequest.scope:type_name -> changefeed.v1.FeedScope
-	12, // 2: changefeed.v1.SubscribeRequest.start_position:type_name -> changefeed.v1.StartPosition
-	13, // 3: changefeed.v1.SubscribeRequest.new_item_state_mode:type_name -> changefeed.v1.NewItemStateMode
-	14, // 4: changefeed.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
+	11, // 0: changefeed.v1.SubscribeRequest.address:type_name -> changefeed.v1.ResourceAddress
+	12, // 1: changefeed.v1.SubscribeRequest.scope:type_name -> changefeed.v1.FeedScope
+	13, // 2: changefeed.v1.SubscribeRequest.start_position:type_name -> changefeed.v1.StartPosition
+	14, // 3: changefeed.v1.SubscribeRequest.new_item_state_mode:type_name -> changefeed.v1.NewItemStateMode
+	15, // 4: changefeed.v1.SubscribeRequest.heartbeat_interval:type_name -> google.protobuf.Duration
 	4,  // 5: changefeed.v1.SubscribeResponse.opened:type_name -> changefeed.v1.SubscriptionOpened
 	5,  // 6: changefeed.v1.SubscribeResponse.batch:type_name -> changefeed.v1.ChangeBatch
-	6,  // 7: changefeed.v1.SubscribeResponse.heartbeat:type_name -> changefeed.v1.Heartbeat
-	7,  // 8: changefeed.v1.SubscribeResponse.partition_retired:type_name -> changefeed.v1.PartitionRetired
-	8,  // 9: changefeed.v1.SubscribeResponse.state_changed:type_name -> changefeed.v1.StateChanged
-	9,  // 10: changefeed.v1.SubscribeResponse.closing:type_name -> changefeed.v1.Closing
-	14, // 11: changefeed.v1.SubscriptionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
-	15, // 12: changefeed.v1.SubscriptionOpened.warnings:type_name -> changefeed.v1.PortabilityWarning
-	16, // 13: changefeed.v1.SubscriptionOpened.token_expire_time:type_name -> google.protobuf.Timestamp
-	17, // 14: changefeed.v1.ChangeBatch.events:type_name -> changefeed.v1.ChangeEvent
-	16, // 15: changefeed.v1.ChangeBatch.token_expire_time:type_name -> google.protobuf.Timestamp
-	16, // 16: changefeed.v1.ChangeBatch.watermark:type_name -> google.protobuf.Timestamp
-	16, // 17: changefeed.v1.Heartbeat.token_expire_time:type_name -> google.protobuf.Timestamp
-	16, // 18: changefeed.v1.Heartbeat.watermark:type_name -> google.protobuf.Timestamp
-	18, // 19: changefeed.v1.PartitionRetired.child_partitions:type_name -> changefeed.v1.ChildPartition
-	0,  // 20: changefeed.v1.StateChanged.state:type_name -> changefeed.v1.SubscriptionState
-	1,  // 21: changefeed.v1.Closing.reason:type_name -> changefeed.v1.ClosingReason
-	14, // 22: changefeed.v1.Closing.reconnect_after:type_name -> google.protobuf.Duration
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	7,  // 7: changefeed.v1.SubscribeResponse.heartbeat:type_name -> changefeed.v1.Heartbeat
+	8,  // 8: changefeed.v1.SubscribeResponse.partition_retired:type_name -> changefeed.v1.PartitionRetired
+	9,  // 9: changefeed.v1.SubscribeResponse.state_changed:type_name -> changefeed.v1.StateChanged
+	10, // 10: changefeed.v1.SubscribeResponse.closing:type_name -> changefeed.v1.Closing
+	6,  // 11: changefeed.v1.SubscribeResponse.snapshot_finished:type_name -> changefeed.v1.SnapshotFinished
+	15, // 12: changefeed.v1.SubscriptionOpened.heartbeat_interval:type_name -> google.protobuf.Duration
+	16, // 13: changefeed.v1.SubscriptionOpened.warnings:type_name -> changefeed.v1.PortabilityWarning
+	17, // 14: changefeed.v1.SubscriptionOpened.token_expire_time:type_name -> google.protobuf.Timestamp
+	18, // 15: changefeed.v1.ChangeBatch.events:type_name -> changefeed.v1.ChangeEvent
+	17, // 16: changefeed.v1.ChangeBatch.token_expire_time:type_name -> google.protobuf.Timestamp
+	17, // 17: changefeed.v1.ChangeBatch.watermark:type_name -> google.protobuf.Timestamp
+	19, // 18: changefeed.v1.ChangeBatch.snapshot:type_name -> changefeed.v1.SnapshotProgress
+	17, // 19: changefeed.v1.SnapshotFinished.token_expire_time:type_name -> google.protobuf.Timestamp
+	19, // 20: changefeed.v1.SnapshotFinished.snapshot:type_name -> changefeed.v1.SnapshotProgress
+	17, // 21: changefeed.v1.Heartbeat.token_expire_time:type_name -> google.protobuf.Timestamp
+	17, // 22: changefeed.v1.Heartbeat.watermark:type_name -> google.protobuf.Timestamp
+	20, // 23: changefeed.v1.PartitionRetired.child_partitions:type_name -> changefeed.v1.ChildPartition
+	0,  // 24: changefeed.v1.StateChanged.state:type_name -> changefeed.v1.SubscriptionState
+	1,  // 25: changefeed.v1.Closing.reason:type_name -> changefeed.v1.ClosingReason
+	15, // 26: changefeed.v1.Closing.reconnect_after:type_name -> google.protobuf.Duration
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_changefeed_v1_subscribe_proto_init() }
@@ -954,6 +1061,7 @@ func file_changefeed_v1_subscribe_proto_init() {
 		(*SubscribeResponse_PartitionRetired)(nil),
 		(*SubscribeResponse_StateChanged)(nil),
 		(*SubscribeResponse_Closing)(nil),
+		(*SubscribeResponse_SnapshotFinished)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -961,7 +1069,7 @@ func file_changefeed_v1_subscribe_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_changefeed_v1_subscribe_proto_rawDesc), len(file_changefeed_v1_subscribe_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -15,6 +15,7 @@ class ChangeType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CHANGE_TYPE_UPDATE: _ClassVar[ChangeType]
     CHANGE_TYPE_DELETE: _ClassVar[ChangeType]
     CHANGE_TYPE_TRUNCATE: _ClassVar[ChangeType]
+    CHANGE_TYPE_SNAPSHOT: _ClassVar[ChangeType]
 
 class KeyType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -46,6 +47,7 @@ CHANGE_TYPE_CREATE: ChangeType
 CHANGE_TYPE_UPDATE: ChangeType
 CHANGE_TYPE_DELETE: ChangeType
 CHANGE_TYPE_TRUNCATE: ChangeType
+CHANGE_TYPE_SNAPSHOT: ChangeType
 KEY_TYPE_UNSPECIFIED: KeyType
 KEY_TYPE_STRING: KeyType
 KEY_TYPE_NUMBER: KeyType

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63hangefeed/v1/position.proto\x12\rchangefeed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb7\x01\n\rStartPosition\x12-\n\tbeginning\x18\x01 \x01(\x0b\x32\x18.changefeed.v1.BeginningH\x00\x12!\n\x03now\x18\x02 \x01(\x0b\x32\x12.changefeed.v1.NowH\x00\x12-\n\x07\x61t_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x1c\n\x12\x63ontinuation_token\x18\x04 \x01(\tH\x00\x42\x07\n\x05start\"\x0b\n\tBeginning\"\x05\n\x03NowBh\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x63hangefeed/v1/position.proto\x12\rchangefeed.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe4\x01\n\rStartPosition\x12-\n\tbeginning\x18\x01 \x01(\x0b\x32\x18.changefeed.v1.BeginningH\x00\x12!\n\x03now\x18\x02 \x01(\x0b\x32\x12.changefeed.v1.NowH\x00\x12-\n\x07\x61t_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x12\x1c\n\x12\x63ontinuation_token\x18\x04 \x01(\tH\x00\x12+\n\x08snapshot\x18\x05 \x01(\x0b\x32\x17.changefeed.v1.SnapshotH\x00\x42\x07\n\x05start\"\x0b\n\tBeginning\"\x05\n\x03Now\"\n\n\x08SnapshotBh\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
   _globals['_STARTPOSITION']._serialized_start=81
-  _globals['_STARTPOSITION']._serialized_end=264
-  _globals['_BEGINNING']._serialized_start=266
-  _globals['_BEGINNING']._serialized_end=277
-  _globals['_NOW']._serialized_start=279
-  _globals['_NOW']._serialized_end=284
+  _globals['_STARTPOSITION']._serialized_end=309
+  _globals['_BEGINNING']._serialized_start=311
+  _globals['_BEGINNING']._serialized_end=322
+  _globals['_NOW']._serialized_start=324
+  _globals['_NOW']._serialized_end=329
+  _globals['_SNAPSHOT']._serialized_start=331
+  _globals['_SNAPSHOT']._serialized_end=341
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n changefeed/v1/read_changes.proto\x12\rchangefeed.v1\x1a changefeed/v1/change_event.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a\x1c\x63hangefeed/v1/position.proto\x1a\x1c\x63hangefeed/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x02\n\x12ReadChangesRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\'\n\x05scope\x18\x02 \x01(\x0b\x32\x18.changefeed.v1.FeedScope\x12\x34\n\x0estart_position\x18\x03 \x01(\x0b\x32\x1c.changefeed.v1.StartPosition\x12<\n\x13new_item_state_mode\x18\x04 \x01(\x0e\x32\x1f.changefeed.v1.NewItemStateMode\x12\x15\n\rmax_page_size\x18\x05 \x01(\x05\x12+\n\x08max_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x95\x03\n\x13ReadChangesResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.changefeed.v1.ChangeEvent\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x19\n\x11partition_retired\x18\x03 \x01(\x08\x12\x37\n\x10\x63hild_partitions\x18\x04 \x03(\x0b\x32\x1d.changefeed.v1.ChildPartition\x12/\n\x0b\x64iagnostics\x18\x05 \x01(\x0b\x32\x1a.changefeed.v1.Diagnostics\x12\x16\n\x0emore_available\x18\x06 \x01(\x08\x12\x35\n\x11token_expire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08warnings\x18\t \x03(\x0b\x32!.changefeed.v1.PortabilityWarning\"\xa3\x01\n\x0b\x44iagnostics\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x11\n\toperation\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x16\n\x0eprovider_calls\x18\x05 \x01(\x05\x12\x16\n\x0erequest_charge\x18\x06 \x01(\x01\"3\n\x12PortabilityWarning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xa4\x01\n\x10NewItemStateMode\x12#\n\x1fNEW_ITEM_STATE_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18NEW_ITEM_STATE_MODE_OMIT\x10\x01\x12,\n(NEW_ITEM_STATE_MODE_INCLUDE_IF_AVAILABLE\x10\x02\x12\x1f\n\x1bNEW_ITEM_STATE_MODE_REQUIRE\x10\x03\x42h\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n changefeed/v1/read_changes.proto\x12\rchangefeed.v1\x1a changefeed/v1/change_event.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a\x1c\x63hangefeed/v1/position.proto\x1a\x1c\x63hangefeed/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x02\n\x12ReadChangesRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\'\n\x05scope\x18\x02 \x01(\x0b\x32\x18.changefeed.v1.FeedScope\x12\x34\n\x0estart_position\x18\x03 \x01(\x0b\x32\x1c.changefeed.v1.StartPosition\x12<\n\x13new_item_state_mode\x18\x04 \x01(\x0e\x32\x1f.changefeed.v1.NewItemStateMode\x12\x15\n\rmax_page_size\x18\x05 \x01(\x05\x12+\n\x08max_wait\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xc8\x03\n\x13ReadChangesResponse\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.changefeed.v1.ChangeEvent\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x19\n\x11partition_retired\x18\x03 \x01(\x08\x12\x37\n\x10\x63hild_partitions\x18\x04 \x03(\x0b\x32\x1d.changefeed.v1.ChildPartition\x12/\n\x0b\x64iagnostics\x18\x05 \x01(\x0b\x32\x1a.changefeed.v1.Diagnostics\x12\x16\n\x0emore_available\x18\x06 \x01(\x08\x12\x35\n\x11token_expire_time\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x33\n\x08warnings\x18\t \x03(\x0b\x32!.changefeed.v1.PortabilityWarning\x12\x31\n\x08snapshot\x18\n \x01(\x0b\x32\x1f.changefeed.v1.SnapshotProgress\"e\n\x10SnapshotProgress\x12\r\n\x05items\x18\x01 \x01(\x03\x12\x1c\n\x0f\x65stimated_items\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\x42\x12\n\x10_estimated_items\"\xa3\x01\n\x0b\x44iagnostics\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x11\n\toperation\x18\x02 \x01(\t\x12+\n\x08\x64uration\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nrequest_id\x18\x04 \x01(\t\x12\x16\n\x0eprovider_calls\x18\x05 \x01(\x05\x12\x16\n\x0erequest_charge\x18\x06 \x01(\x01\"3\n\x12PortabilityWarning\x12\x0c\n\x04\x63ode\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t*\xa4\x01\n\x10NewItemStateMode\x12#\n\x1fNEW_ITEM_STATE_MODE_UNSPECIFIED\x10\x00\x12\x1c\n\x18NEW_ITEM_STATE_MODE_OMIT\x10\x01\x12,\n(NEW_ITEM_STATE_MODE_INCLUDE_IF_AVAILABLE\x10\x02\x12\x1f\n\x1bNEW_ITEM_STATE_MODE_REQUIRE\x10\x03\x42h\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,14 +38,16 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'changefeed.v1.read_changes_
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
-  _globals['_NEWITEMSTATEMODE']._serialized_start=1166
-  _globals['_NEWITEMSTATEMODE']._serialized_end=1330
+  _globals['_NEWITEMSTATEMODE']._serialized_start=1320
+  _globals['_NEWITEMSTATEMODE']._serialized_end=1484
   _globals['_READCHANGESREQUEST']._serialized_start=242
   _globals['_READCHANGESREQUEST']._serialized_end=536
   _globals['_READCHANGESRESPONSE']._serialized_start=539
-  _globals['_READCHANGESRESPONSE']._serialized_end=944
-  _globals['_DIAGNOSTICS']._serialized_start=947
-  _globals['_DIAGNOSTICS']._serialized_end=1110
-  _globals['_PORTABILITYWARNING']._serialized_start=1112
-  _globals['_PORTABILITYWARNING']._serialized_end=1163
+  _globals['_READCHANGESRESPONSE']._serialized_end=995
+  _globals['_SNAPSHOTPROGRESS']._serialized_start=997
+  _globals['_SNAPSHOTPROGRESS']._serialized_end=1098
+  _globals['_DIAGNOSTICS']._serialized_start=1101
+  _globals['_DIAGNOSTICS']._serialized_end=1264
+  _globals['_PORTABILITYWARNING']._serialized_start=1266
+  _globals['_PORTABILITYWARNING']._serialized_end=1317
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ class ReadChangesRequest(_message.Message):
     def __init__(self, address: _Optional[_Union[_resource_pb2.ResourceAddress, _Mapping]] = ..., scope: _Optional[_Union[_resource_pb2.FeedScope, _Mapping]] = ..., start_position: _Optional[_Union[_position_pb2.StartPosition, _Mapping]] = ..., new_item_state_mode: _Optional[_Union[NewItemStateMode, str]] = ..., max_page_size: _Optional[int] = ..., max_wait: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ReadChangesResponse(_message.Message):
-    __slots__ = ("events", "continuation_token", "partition_retired", "child_partitions", "diagnostics", "more_available", "token_expire_time", "watermark", "warnings")
+    __slots__ = ("events", "continuation_token", "partition_retired", "child_partitions", "diagnostics", "more_available", "token_expire_time", "watermark", "warnings", "snapshot")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     CONTINUATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     PARTITION_RETIRED_FIELD_NUMBER: _ClassVar[int]
@@ -50,6 +50,7 @@ class ReadChangesResponse(_message.Message):
     TOKEN_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[_change_event_pb2.ChangeEvent]
     continuation_token: str
     partition_retired: bool
@@ -59,7 +60,18 @@ class ReadChangesResponse(_message.Message):
     token_expire_time: _timestamp_pb2.Timestamp
     watermark: _timestamp_pb2.Timestamp
     warnings: _containers.RepeatedCompositeFieldContainer[PortabilityWarning]
-    def __init__(self, events: _Optional[_Iterable[_Union[_change_event_pb2.ChangeEvent, _Mapping]]] = ..., continuation_token: _Optional[str] = ..., partition_retired: bool = ..., child_partitions: _Optional[_Iterable[_Union[_partition_pb2.ChildPartition, _Mapping]]] = ..., diagnostics: _Optional[_Union[Diagnostics, _Mapping]] = ..., more_available: bool = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., watermark: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[PortabilityWarning, _Mapping]]] = ...) -> None: ...
+    snapshot: SnapshotProgress
+    def __init__(self, events: _Optional[_Iterable[_Union[_change_event_pb2.ChangeEvent, _Mapping]]] = ..., continuation_token: _Optional[str] = ..., partition_retired: bool = ..., child_partitions: _Optional[_Iterable[_Union[_partition_pb2.ChildPartition, _Mapping]]] = ..., diagnostics: _Optional[_Union[Diagnostics, _Mapping]] = ..., more_available: bool = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., watermark: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., warnings: _Optional[_Iterable[_Union[PortabilityWarning, _Mapping]]] = ..., snapshot: _Optional[_Union[SnapshotProgress, _Mapping]] = ...) -> None: ...
+
+class SnapshotProgress(_message.Message):
+    __slots__ = ("items", "estimated_items", "finished")
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATED_ITEMS_FIELD_NUMBER: _ClassVar[int]
+    FINISHED_FIELD_NUMBER: _ClassVar[int]
+    items: int
+    estimated_items: int
+    finished: bool
+    def __init__(self, items: _Optional[int] = ..., estimated_items: _Optional[int] = ..., finished: bool = ...) -> None: ...
 
 class Diagnostics(_message.Message):
     __slots__ = ("provider", "operation", "duration", "request_id", "provider_calls", "request_charge")

@@ -31,7 +31,7 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hangefeed/v1/subscribe.proto\x12\rchangefeed.v1\x1a changefeed/v1/change_event.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a\x1c\x63hangefeed/v1/position.proto\x1a changefeed/v1/read_changes.proto\x1a\x1c\x63hangefeed/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n\x10SubscribeRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\'\n\x05scope\x18\x02 \x01(\x0b\x32\x18.changefeed.v1.FeedScope\x12\x34\n\x0estart_position\x18\x03 \x01(\x0b\x32\x1c.changefeed.v1.StartPosition\x12<\n\x13new_item_state_mode\x18\x04 \x01(\x0e\x32\x1f.changefeed.v1.NewItemStateMode\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nmax_events\x18\x07 \x01(\x03\"\xe9\x02\n\x11SubscribeResponse\x12\x33\n\x06opened\x18\x01 \x01(\x0b\x32!.changefeed.v1.SubscriptionOpenedH\x00\x12+\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.changefeed.v1.ChangeBatchH\x00\x12-\n\theartbeat\x18\x03 \x01(\x0b\x32\x18.changefeed.v1.HeartbeatH\x00\x12<\n\x11partition_retired\x18\x04 \x01(\x0b\x32\x1f.changefeed.v1.PartitionRetiredH\x00\x12\x34\n\rstate_changed\x18\x05 \x01(\x0b\x32\x1b.changefeed.v1.StateChangedH\x00\x12)\n\x07\x63losing\x18\x06 \x01(\x0b\x32\x16.changefeed.v1.ClosingH\x00\x12\x19\n\x11\x64\x65livery_sequence\x18\x07 \x01(\x03\x42\t\n\x07\x63ontent\"\xf9\x01\n\x12SubscriptionOpened\x12\x1a\n\x12\x63ontinuation_token\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x33\n\x08warnings\x18\x05 \x03(\x0b\x32!.changefeed.v1.PortabilityWarning\x12\x35\n\x11token_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xbb\x01\n\x0b\x43hangeBatch\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.changefeed.v1.ChangeEvent\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x35\n\x11token_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x8d\x01\n\tHeartbeat\x12\x1a\n\x12\x63ontinuation_token\x18\x01 \x01(\t\x12\x35\n\x11token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x10PartitionRetired\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x37\n\x10\x63hild_partitions\x18\x02 \x03(\x0b\x32\x1d.changefeed.v1.ChildPartition\x12\x1a\n\x12\x63ontinuation_token\x18\x03 \x01(\t\"?\n\x0cStateChanged\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .changefeed.v1.SubscriptionState\"\x87\x01\n\x07\x43losing\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.changefeed.v1.ClosingReason\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x32\n\x0freconnect_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*x\n\x11SubscriptionState\x12\"\n\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\"\n\x1eSUBSCRIPTION_STATE_CATCHING_UP\x10\x01\x12\x1b\n\x17SUBSCRIPTION_STATE_LIVE\x10\x02*\xce\x01\n\rClosingReason\x12\x1e\n\x1a\x43LOSING_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43LOSING_REASON_DRAINING\x10\x01\x12\x1a\n\x16\x43LOSING_REASON_MAX_AGE\x10\x02\x12\x1d\n\x19\x43LOSING_REASON_MAX_EVENTS\x10\x03\x12$\n CLOSING_REASON_PARTITION_RETIRED\x10\x04\x12\x1f\n\x1b\x43LOSING_REASON_FEED_DROPPED\x10\x05\x42h\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1d\x63hangefeed/v1/subscribe.proto\x12\rchangefeed.v1\x1a changefeed/v1/change_event.proto\x1a\x1d\x63hangefeed/v1/partition.proto\x1a\x1c\x63hangefeed/v1/position.proto\x1a changefeed/v1/read_changes.proto\x1a\x1c\x63hangefeed/v1/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc3\x02\n\x10SubscribeRequest\x12/\n\x07\x61\x64\x64ress\x18\x01 \x01(\x0b\x32\x1e.changefeed.v1.ResourceAddress\x12\'\n\x05scope\x18\x02 \x01(\x0b\x32\x18.changefeed.v1.FeedScope\x12\x34\n\x0estart_position\x18\x03 \x01(\x0b\x32\x1c.changefeed.v1.StartPosition\x12<\n\x13new_item_state_mode\x18\x04 \x01(\x0e\x32\x1f.changefeed.v1.NewItemStateMode\x12\x16\n\x0emax_batch_size\x18\x05 \x01(\x05\x12\x35\n\x12heartbeat_interval\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x12\n\nmax_events\x18\x07 \x01(\x03\"\xa7\x03\n\x11SubscribeResponse\x12\x33\n\x06opened\x18\x01 \x01(\x0b\x32!.changefeed.v1.SubscriptionOpenedH\x00\x12+\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x1a.changefeed.v1.ChangeBatchH\x00\x12-\n\theartbeat\x18\x03 \x01(\x0b\x32\x18.changefeed.v1.HeartbeatH\x00\x12<\n\x11partition_retired\x18\x04 \x01(\x0b\x32\x1f.changefeed.v1.PartitionRetiredH\x00\x12\x34\n\rstate_changed\x18\x05 \x01(\x0b\x32\x1b.changefeed.v1.StateChangedH\x00\x12)\n\x07\x63losing\x18\x06 \x01(\x0b\x32\x16.changefeed.v1.ClosingH\x00\x12<\n\x11snapshot_finished\x18\x08 \x01(\x0b\x32\x1f.changefeed.v1.SnapshotFinishedH\x00\x12\x19\n\x11\x64\x65livery_sequence\x18\x07 \x01(\x03\x42\t\n\x07\x63ontent\"\xf9\x01\n\x12SubscriptionOpened\x12\x1a\n\x12\x63ontinuation_token\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x35\n\x12heartbeat_interval\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x33\n\x08warnings\x18\x05 \x03(\x0b\x32!.changefeed.v1.PortabilityWarning\x12\x35\n\x11token_expire_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xee\x01\n\x0b\x43hangeBatch\x12*\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1a.changefeed.v1.ChangeEvent\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x35\n\x11token_expire_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08snapshot\x18\x05 \x01(\x0b\x32\x1f.changefeed.v1.SnapshotProgress\"\x98\x01\n\x10SnapshotFinished\x12\x1a\n\x12\x63ontinuation_token\x18\x01 \x01(\t\x12\x35\n\x11token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\x08snapshot\x18\x03 \x01(\x0b\x32\x1f.changefeed.v1.SnapshotProgress\"\x8d\x01\n\tHeartbeat\x12\x1a\n\x12\x63ontinuation_token\x18\x01 \x01(\t\x12\x35\n\x11token_expire_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\twatermark\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"}\n\x10PartitionRetired\x12\x14\n\x0cpartition_id\x18\x01 \x01(\t\x12\x37\n\x10\x63hild_partitions\x18\x02 \x03(\x0b\x32\x1d.changefeed.v1.ChildPartition\x12\x1a\n\x12\x63ontinuation_token\x18\x03 \x01(\t\"?\n\x0cStateChanged\x12/\n\x05state\x18\x01 \x01(\x0e\x32 .changefeed.v1.SubscriptionState\"\x87\x01\n\x07\x43losing\x12,\n\x06reason\x18\x01 \x01(\x0e\x32\x1c.changefeed.v1.ClosingReason\x12\x1a\n\x12\x63ontinuation_token\x18\x02 \x01(\t\x12\x32\n\x0freconnect_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration*\x99\x01\n\x11SubscriptionState\x12\"\n\x1eSUBSCRIPTION_STATE_UNSPECIFIED\x10\x00\x12\"\n\x1eSUBSCRIPTION_STATE_CATCHING_UP\x10\x01\x12\x1b\n\x17SUBSCRIPTION_STATE_LIVE\x10\x02\x12\x1f\n\x1bSUBSCRIPTION_STATE_SNAPSHOT\x10\x03*\xce\x01\n\rClosingReason\x12\x1e\n\x1a\x43LOSING_REASON_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x43LOSING_REASON_DRAINING\x10\x01\x12\x1a\n\x16\x43LOSING_REASON_MAX_AGE\x10\x02\x12\x1d\n\x19\x43LOSING_REASON_MAX_EVENTS\x10\x03\x12$\n CLOSING_REASON_PARTITION_RETIRED\x10\x04\x12\x1f\n\x1b\x43LOSING_REASON_FEED_DROPPED\x10\x05\x42h\n\x10io.changefeed.v1P\x01ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +39,26 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'changefeed.v1.subscribe_pb2
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\020io.changefeed.v1P\001ZRgithub.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1;changefeedv1'
-  _globals['_SUBSCRIPTIONSTATE']._serialized_start=1878
-  _globals['_SUBSCRIPTIONSTATE']._serialized_end=1998
-  _globals['_CLOSINGREASON']._serialized_start=2001
-  _globals['_CLOSINGREASON']._serialized_end=2207
+  _globals['_SUBSCRIPTIONSTATE']._serialized_start=2147
+  _globals['_SUBSCRIPTIONSTATE']._serialized_end=2300
+  _globals['_CLOSINGREASON']._serialized_start=2303
+  _globals['_CLOSINGREASON']._serialized_end=2509
   _globals['_SUBSCRIBEREQUEST']._serialized_start=273
   _globals['_SUBSCRIBEREQUEST']._serialized_end=596
   _globals['_SUBSCRIBERESPONSE']._serialized_start=599
-  _globals['_SUBSCRIBERESPONSE']._serialized_end=960
-  _globals['_SUBSCRIPTIONOPENED']._serialized_start=963
-  _globals['_SUBSCRIPTIONOPENED']._serialized_end=1212
-  _globals['_CHANGEBATCH']._serialized_start=1215
-  _globals['_CHANGEBATCH']._serialized_end=1402
-  _globals['_HEARTBEAT']._serialized_start=1405
-  _globals['_HEARTBEAT']._serialized_end=1546
-  _globals['_PARTITIONRETIRED']._serialized_start=1548
-  _globals['_PARTITIONRETIRED']._serialized_end=1673
-  _globals['_STATECHANGED']._serialized_start=1675
-  _globals['_STATECHANGED']._serialized_end=1738
-  _globals['_CLOSING']._serialized_start=1741
-  _globals['_CLOSING']._serialized_end=1876
+  _globals['_SUBSCRIBERESPONSE']._serialized_end=1022
+  _globals['_SUBSCRIPTIONOPENED']._serialized_start=1025
+  _globals['_SUBSCRIPTIONOPENED']._serialized_end=1274
+  _globals['_CHANGEBATCH']._serialized_start=1277
+  _globals['_CHANGEBATCH']._serialized_end=1515
+  _globals['_SNAPSHOTFINISHED']._serialized_start=1518
+  _globals['_SNAPSHOTFINISHED']._serialized_end=1670
+  _globals['_HEARTBEAT']._serialized_start=1673
+  _globals['_HEARTBEAT']._serialized_end=1814
+  _globals['_PARTITIONRETIRED']._serialized_start=1816
+  _globals['_PARTITIONRETIRED']._serialized_end=1941
+  _globals['_STATECHANGED']._serialized_start=1943
+  _globals['_STATECHANGED']._serialized_end=2006
+  _globals['_CLOSING']._serialized_start=2009
+  _globals['_CLOSING']._serialized_end=2144
 # @@protoc_insertion_point(module_scope)

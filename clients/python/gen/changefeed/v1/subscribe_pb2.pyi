@@ -18,6 +18,7 @@ class SubscriptionState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SUBSCRIPTION_STATE_UNSPECIFIED: _ClassVar[SubscriptionState]
     SUBSCRIPTION_STATE_CATCHING_UP: _ClassVar[SubscriptionState]
     SUBSCRIPTION_STATE_LIVE: _ClassVar[SubscriptionState]
+    SUBSCRIPTION_STATE_SNAPSHOT: _ClassVar[SubscriptionState]
 
 class ClosingReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -30,6 +31,7 @@ class ClosingReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 SUBSCRIPTION_STATE_UNSPECIFIED: SubscriptionState
 SUBSCRIPTION_STATE_CATCHING_UP: SubscriptionState
 SUBSCRIPTION_STATE_LIVE: SubscriptionState
+SUBSCRIPTION_STATE_SNAPSHOT: SubscriptionState
 CLOSING_REASON_UNSPECIFIED: ClosingReason
 CLOSING_REASON_DRAINING: ClosingReason
 CLOSING_REASON_MAX_AGE: ClosingReason
@@ -56,13 +58,14 @@ class SubscribeRequest(_message.Message):
     def __init__(self, address: _Optional[_Union[_resource_pb2.ResourceAddress, _Mapping]] = ..., scope: _Optional[_Union[_resource_pb2.FeedScope, _Mapping]] = ..., start_position: _Optional[_Union[_position_pb2.StartPosition, _Mapping]] = ..., new_item_state_mode: _Optional[_Union[_read_changes_pb2.NewItemStateMode, str]] = ..., max_batch_size: _Optional[int] = ..., heartbeat_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_events: _Optional[int] = ...) -> None: ...
 
 class SubscribeResponse(_message.Message):
-    __slots__ = ("opened", "batch", "heartbeat", "partition_retired", "state_changed", "closing", "delivery_sequence")
+    __slots__ = ("opened", "batch", "heartbeat", "partition_retired", "state_changed", "closing", "snapshot_finished", "delivery_sequence")
     OPENED_FIELD_NUMBER: _ClassVar[int]
     BATCH_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     PARTITION_RETIRED_FIELD_NUMBER: _ClassVar[int]
     STATE_CHANGED_FIELD_NUMBER: _ClassVar[int]
     CLOSING_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FINISHED_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     opened: SubscriptionOpened
     batch: ChangeBatch
@@ -70,8 +73,9 @@ class SubscribeResponse(_message.Message):
     partition_retired: PartitionRetired
     state_changed: StateChanged
     closing: Closing
+    snapshot_finished: SnapshotFinished
     delivery_sequence: int
-    def __init__(self, opened: _Optional[_Union[SubscriptionOpened, _Mapping]] = ..., batch: _Optional[_Union[ChangeBatch, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., partition_retired: _Optional[_Union[PartitionRetired, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., delivery_sequence: _Optional[int] = ...) -> None: ...
+    def __init__(self, opened: _Optional[_Union[SubscriptionOpened, _Mapping]] = ..., batch: _Optional[_Union[ChangeBatch, _Mapping]] = ..., heartbeat: _Optional[_Union[Heartbeat, _Mapping]] = ..., partition_retired: _Optional[_Union[PartitionRetired, _Mapping]] = ..., state_changed: _Optional[_Union[StateChanged, _Mapping]] = ..., closing: _Optional[_Union[Closing, _Mapping]] = ..., snapshot_finished: _Optional[_Union[SnapshotFinished, _Mapping]] = ..., delivery_sequence: _Optional[int] = ...) -> None: ...
 
 class SubscriptionOpened(_message.Message):
     __slots__ = ("continuation_token", "request_id", "heartbeat_interval", "provider", "warnings", "token_expire_time")
@@ -90,16 +94,28 @@ class SubscriptionOpened(_message.Message):
     def __init__(self, continuation_token: _Optional[str] = ..., request_id: _Optional[str] = ..., heartbeat_interval: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., provider: _Optional[str] = ..., warnings: _Optional[_Iterable[_Union[_read_changes_pb2.PortabilityWarning, _Mapping]]] = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class ChangeBatch(_message.Message):
-    __slots__ = ("events", "continuation_token", "token_expire_time", "watermark")
+    __slots__ = ("events", "continuation_token", "token_expire_time", "watermark", "snapshot")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
     CONTINUATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
     TOKEN_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
     WATERMARK_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[_change_event_pb2.ChangeEvent]
     continuation_token: str
     token_expire_time: _timestamp_pb2.Timestamp
     watermark: _timestamp_pb2.Timestamp
-    def __init__(self, events: _Optional[_Iterable[_Union[_change_event_pb2.ChangeEvent, _Mapping]]] = ..., continuation_token: _Optional[str] = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., watermark: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    snapshot: _read_changes_pb2.SnapshotProgress
+    def __init__(self, events: _Optional[_Iterable[_Union[_change_event_pb2.ChangeEvent, _Mapping]]] = ..., continuation_token: _Optional[str] = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., watermark: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., snapshot: _Optional[_Union[_read_changes_pb2.SnapshotProgress, _Mapping]] = ...) -> None: ...
+
+class SnapshotFinished(_message.Message):
+    __slots__ = ("continuation_token", "token_expire_time", "snapshot")
+    CONTINUATION_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_EXPIRE_TIME_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    continuation_token: str
+    token_expire_time: _timestamp_pb2.Timestamp
+    snapshot: _read_changes_pb2.SnapshotProgress
+    def __init__(self, continuation_token: _Optional[str] = ..., token_expire_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., snapshot: _Optional[_Union[_read_changes_pb2.SnapshotProgress, _Mapping]] = ...) -> None: ...
 
 class Heartbeat(_message.Message):
     __slots__ = ("continuation_token", "token_expire_time", "watermark")

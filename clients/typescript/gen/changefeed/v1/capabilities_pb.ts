@@ -114,7 +114,9 @@ export const GetCapabilitiesResponseSchema: GenMessage<GetCapabilitiesResponse> 
 export type Capability = Message<"changefeed.v1.Capability"> & {
   /**
    * Its name: CHANGE_FEED, CHANGE_FEED_BEGINNING, CHANGE_FEED_POINT_IN_TIME, CHANGE_FEED_LOGICAL_PARTITION_SCOPE,
-   * CHANGE_FEED_NEW_ITEM_STATE or CHANGE_FEED_DELETES. An open vocabulary: accept names you do not know.
+   * CHANGE_FEED_NEW_ITEM_STATE, CHANGE_FEED_DELETES, CHANGE_FEED_SNAPSHOT,
+   * CHANGE_FEED_SNAPSHOT_PHYSICAL_PARTITION_SCOPE or CHANGE_FEED_SNAPSHOT_LOGICAL_PARTITION_SCOPE. An open vocabulary:
+   * accept names you do not know.
    *
    * @generated from field: string name = 1;
    */
@@ -128,7 +130,7 @@ export type Capability = Message<"changefeed.v1.Capability"> & {
   supported: boolean;
 
   /**
-   * Why not, or under which conditions.
+   * Why not, or under which conditions; of CHANGE_FEED_SNAPSHOT, how exact it is.
    *
    * @generated from field: string detail = 3;
    */

@@ -12,7 +12,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file changefeed/v1/position.proto.
  */
 export const file_changefeed_v1_position: GenFile = /*@__PURE__*/
-  fileDesc("ChxjaGFuZ2VmZWVkL3YxL3Bvc2l0aW9uLnByb3RvEg1jaGFuZ2VmZWVkLnYxIrcBCg1TdGFydFBvc2l0aW9uEi0KCWJlZ2lubmluZxgBIAEoCzIYLmNoYW5nZWZlZWQudjEuQmVnaW5uaW5nSAASIQoDbm93GAIgASgLMhIuY2hhbmdlZmVlZC52MS5Ob3dIABItCgdhdF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAEhwKEmNvbnRpbnVhdGlvbl90b2tlbhgEIAEoCUgAQgcKBXN0YXJ0IgsKCUJlZ2lubmluZyIFCgNOb3dCaAoQaW8uY2hhbmdlZmVlZC52MVABWlJnaXRodWIuY29tL2NoYW5nZWZlZWQtZ2F0ZXdheS9jaGFuZ2VmZWVkL2NsaWVudHMvZ28vZ2VuL2NoYW5nZWZlZWQvdjE7Y2hhbmdlZmVlZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
+  fileDesc("ChxjaGFuZ2VmZWVkL3YxL3Bvc2l0aW9uLnByb3RvEg1jaGFuZ2VmZWVkLnYxIuQBCg1TdGFydFBvc2l0aW9uEi0KCWJlZ2lubmluZxgBIAEoCzIYLmNoYW5nZWZlZWQudjEuQmVnaW5uaW5nSAASIQoDbm93GAIgASgLMhIuY2hhbmdlZmVlZC52MS5Ob3dIABItCgdhdF90aW1lGAMgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcEgAEhwKEmNvbnRpbnVhdGlvbl90b2tlbhgEIAEoCUgAEisKCHNuYXBzaG90GAUgASgLMhcuY2hhbmdlZmVlZC52MS5TbmFwc2hvdEgAQgcKBXN0YXJ0IgsKCUJlZ2lubmluZyIFCgNOb3ciCgoIU25hcHNob3RCaAoQaW8uY2hhbmdlZmVlZC52MVABWlJnaXRodWIuY29tL2NoYW5nZWZlZWQtZ2F0ZXdheS9jaGFuZ2VmZWVkL2NsaWVudHMvZ28vZ2VuL2NoYW5nZWZlZWQvdjE7Y2hhbmdlZmVlZHYxYgZwcm90bzM", [file_google_protobuf_timestamp]);
 
 /**
  * Where reading starts. Exactly one choice is required: there is no hidden default.
@@ -61,6 +61,18 @@ export type StartPosition = Message<"changefeed.v1.StartPosition"> & {
      */
     value: string;
     case: "continuationToken";
+  } | {
+    /**
+     * The items that exist, each as an event of CHANGE_TYPE_SNAPSHOT, then the changes, without a gap between the two.
+     * Every token on the way resumes, on any replica, and keeps its meaning for as long as the history does.
+     * Gated by CHANGE_FEED_SNAPSHOT, whose detail says how exact it is; one physical partition by
+     * CHANGE_FEED_SNAPSHOT_PHYSICAL_PARTITION_SCOPE, one logical partition by
+     * CHANGE_FEED_SNAPSHOT_LOGICAL_PARTITION_SCOPE.
+     *
+     * @generated from field: changefeed.v1.Snapshot snapshot = 5;
+     */
+    value: Snapshot;
+    case: "snapshot";
   } | { case: undefined; value?: undefined };
 };
 
@@ -100,4 +112,19 @@ export type Now = Message<"changefeed.v1.Now"> & {
  */
 export const NowSchema: GenMessage<Now> = /*@__PURE__*/
   messageDesc(file_changefeed_v1_position, 2);
+
+/**
+ * Start: the items that exist, then the changes.
+ *
+ * @generated from message changefeed.v1.Snapshot
+ */
+export type Snapshot = Message<"changefeed.v1.Snapshot"> & {
+};
+
+/**
+ * Describes the message changefeed.v1.Snapshot.
+ * Use `create(SnapshotSchema)` to create a new message.
+ */
+export const SnapshotSchema: GenMessage<Snapshot> = /*@__PURE__*/
+  messageDesc(file_changefeed_v1_position, 3);
 

@@ -20,7 +20,7 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file changefeed/v1/read_changes.proto.
  */
 export const file_changefeed_v1_read_changes: GenFile = /*@__PURE__*/
-  fileDesc("CiBjaGFuZ2VmZWVkL3YxL3JlYWRfY2hhbmdlcy5wcm90bxINY2hhbmdlZmVlZC52MSKmAgoSUmVhZENoYW5nZXNSZXF1ZXN0Ei8KB2FkZHJlc3MYASABKAsyHi5jaGFuZ2VmZWVkLnYxLlJlc291cmNlQWRkcmVzcxInCgVzY29wZRgCIAEoCzIYLmNoYW5nZWZlZWQudjEuRmVlZFNjb3BlEjQKDnN0YXJ0X3Bvc2l0aW9uGAMgASgLMhwuY2hhbmdlZmVlZC52MS5TdGFydFBvc2l0aW9uEjwKE25ld19pdGVtX3N0YXRlX21vZGUYBCABKA4yHy5jaGFuZ2VmZWVkLnYxLk5ld0l0ZW1TdGF0ZU1vZGUSFQoNbWF4X3BhZ2Vfc2l6ZRgFIAEoBRIrCghtYXhfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiKVAwoTUmVhZENoYW5nZXNSZXNwb25zZRIqCgZldmVudHMYASADKAsyGi5jaGFuZ2VmZWVkLnYxLkNoYW5nZUV2ZW50EhoKEmNvbnRpbnVhdGlvbl90b2tlbhgCIAEoCRIZChFwYXJ0aXRpb25fcmV0aXJlZBgDIAEoCBI3ChBjaGlsZF9wYXJ0aXRpb25zGAQgAygLMh0uY2hhbmdlZmVlZC52MS5DaGlsZFBhcnRpdGlvbhIvCgtkaWFnbm9zdGljcxgFIAEoCzIaLmNoYW5nZWZlZWQudjEuRGlhZ25vc3RpY3MSFgoObW9yZV9hdmFpbGFibGUYBiABKAgSNQoRdG9rZW5fZXhwaXJlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCXdhdGVybWFyaxgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoId2FybmluZ3MYCSADKAsyIS5jaGFuZ2VmZWVkLnYxLlBvcnRhYmlsaXR5V2FybmluZyKjAQoLRGlhZ25vc3RpY3MSEAoIcHJvdmlkZXIYASABKAkSEQoJb3BlcmF0aW9uGAIgASgJEisKCGR1cmF0aW9uGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhIKCnJlcXVlc3RfaWQYBCABKAkSFgoOcHJvdmlkZXJfY2FsbHMYBSABKAUSFgoOcmVxdWVzdF9jaGFyZ2UYBiABKAEiMwoSUG9ydGFiaWxpdHlXYXJuaW5nEgwKBGNvZGUYASABKAkSDwoHbWVzc2FnZRgCIAEoCSqkAQoQTmV3SXRlbVN0YXRlTW9kZRIjCh9ORVdfSVRFTV9TVEFURV9NT0RFX1VOU1BFQ0lGSUVEEAASHAoYTkVXX0lURU1fU1RBVEVfTU9ERV9PTUlUEAESLAooTkVXX0lURU1fU1RBVEVfTU9ERV9JTkNMVURFX0lGX0FWQUlMQUJMRRACEh8KG05FV19JVEVNX1NUQVRFX01PREVfUkVRVUlSRRADQmgKEGlvLmNoYW5nZWZlZWQudjFQAVpSZ2l0aHViLmNvbS9jaGFuZ2VmZWVkLWdhdGV3YXkvY2hhbmdlZmVlZC9jbGllbnRzL2dvL2dlbi9jaGFuZ2VmZWVkL3YxO2NoYW5nZWZlZWR2MWIGcHJvdG8z", [file_changefeed_v1_change_event, file_changefeed_v1_partition, file_changefeed_v1_position, file_changefeed_v1_resource, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("CiBjaGFuZ2VmZWVkL3YxL3JlYWRfY2hhbmdlcy5wcm90bxINY2hhbmdlZmVlZC52MSKmAgoSUmVhZENoYW5nZXNSZXF1ZXN0Ei8KB2FkZHJlc3MYASABKAsyHi5jaGFuZ2VmZWVkLnYxLlJlc291cmNlQWRkcmVzcxInCgVzY29wZRgCIAEoCzIYLmNoYW5nZWZlZWQudjEuRmVlZFNjb3BlEjQKDnN0YXJ0X3Bvc2l0aW9uGAMgASgLMhwuY2hhbmdlZmVlZC52MS5TdGFydFBvc2l0aW9uEjwKE25ld19pdGVtX3N0YXRlX21vZGUYBCABKA4yHy5jaGFuZ2VmZWVkLnYxLk5ld0l0ZW1TdGF0ZU1vZGUSFQoNbWF4X3BhZ2Vfc2l6ZRgFIAEoBRIrCghtYXhfd2FpdBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbiLIAwoTUmVhZENoYW5nZXNSZXNwb25zZRIqCgZldmVudHMYASADKAsyGi5jaGFuZ2VmZWVkLnYxLkNoYW5nZUV2ZW50EhoKEmNvbnRpbnVhdGlvbl90b2tlbhgCIAEoCRIZChFwYXJ0aXRpb25fcmV0aXJlZBgDIAEoCBI3ChBjaGlsZF9wYXJ0aXRpb25zGAQgAygLMh0uY2hhbmdlZmVlZC52MS5DaGlsZFBhcnRpdGlvbhIvCgtkaWFnbm9zdGljcxgFIAEoCzIaLmNoYW5nZWZlZWQudjEuRGlhZ25vc3RpY3MSFgoObW9yZV9hdmFpbGFibGUYBiABKAgSNQoRdG9rZW5fZXhwaXJlX3RpbWUYByABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCXdhdGVybWFyaxgIIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASMwoId2FybmluZ3MYCSADKAsyIS5jaGFuZ2VmZWVkLnYxLlBvcnRhYmlsaXR5V2FybmluZxIxCghzbmFwc2hvdBgKIAEoCzIfLmNoYW5nZWZlZWQudjEuU25hcHNob3RQcm9ncmVzcyJlChBTbmFwc2hvdFByb2dyZXNzEg0KBWl0ZW1zGAEgASgDEhwKD2VzdGltYXRlZF9pdGVtcxgCIAEoA0gAiAEBEhAKCGZpbmlzaGVkGAMgASgIQhIKEF9lc3RpbWF0ZWRfaXRlbXMiowEKC0RpYWdub3N0aWNzEhAKCHByb3ZpZGVyGAEgASgJEhEKCW9wZXJhdGlvbhgCIAEoCRIrCghkdXJhdGlvbhgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgpyZXF1ZXN0X2lkGAQgASgJEhYKDnByb3ZpZGVyX2NhbGxzGAUgASgFEhYKDnJlcXVlc3RfY2hhcmdlGAYgASgBIjMKElBvcnRhYmlsaXR5V2FybmluZxIMCgRjb2RlGAEgASgJEg8KB21lc3NhZ2UYAiABKAkqpAEKEE5ld0l0ZW1TdGF0ZU1vZGUSIwofTkVXX0lURU1fU1RBVEVfTU9ERV9VTlNQRUNJRklFRBAAEhwKGE5FV19JVEVNX1NUQVRFX01PREVfT01JVBABEiwKKE5FV19JVEVNX1NUQVRFX01PREVfSU5DTFVERV9JRl9BVkFJTEFCTEUQAhIfChtORVdfSVRFTV9TVEFURV9NT0RFX1JFUVVJUkUQA0JoChBpby5jaGFuZ2VmZWVkLnYxUAFaUmdpdGh1Yi5jb20vY2hhbmdlZmVlZC1nYXRld2F5L2NoYW5nZWZlZWQvY2xpZW50cy9nby9nZW4vY2hhbmdlZmVlZC92MTtjaGFuZ2VmZWVkdjFiBnByb3RvMw", [file_changefeed_v1_change_event, file_changefeed_v1_partition, file_changefeed_v1_position, file_changefeed_v1_resource, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
  * Asks for one page of changes.
@@ -148,6 +148,13 @@ export type ReadChangesResponse = Message<"changefeed.v1.ReadChangesResponse"> &
    * @generated from field: repeated changefeed.v1.PortabilityWarning warnings = 9;
    */
   warnings: PortabilityWarning[];
+
+  /**
+   * How far the snapshot has come; unset where the page is none of a snapshot's.
+   *
+   * @generated from field: changefeed.v1.SnapshotProgress snapshot = 10;
+   */
+  snapshot?: SnapshotProgress | undefined;
 };
 
 /**
@@ -156,6 +163,43 @@ export type ReadChangesResponse = Message<"changefeed.v1.ReadChangesResponse"> &
  */
 export const ReadChangesResponseSchema: GenMessage<ReadChangesResponse> = /*@__PURE__*/
   messageDesc(file_changefeed_v1_read_changes, 1);
+
+/**
+ * How far a snapshot has come (StartPosition.snapshot).
+ *
+ * @generated from message changefeed.v1.SnapshotProgress
+ */
+export type SnapshotProgress = Message<"changefeed.v1.SnapshotProgress"> & {
+  /**
+   * Items that were delivered up to this page or batch.
+   *
+   * @generated from field: int64 items = 1;
+   */
+  items: bigint;
+
+  /**
+   * About how many there are in all, where that is known cheaply. It may differ from what comes.
+   *
+   * @generated from field: optional int64 estimated_items = 2;
+   */
+  estimatedItems?: bigint | undefined;
+
+  /**
+   * True on the one page that ends the snapshot, which has no events: every item that was there has come, and changes
+   * follow. Who mirrors may now remove what an earlier reading left and this one did not bring. A page that is read again
+   * from the token before says so again.
+   *
+   * @generated from field: bool finished = 3;
+   */
+  finished: boolean;
+};
+
+/**
+ * Describes the message changefeed.v1.SnapshotProgress.
+ * Use `create(SnapshotProgressSchema)` to create a new message.
+ */
+export const SnapshotProgressSchema: GenMessage<SnapshotProgress> = /*@__PURE__*/
+  messageDesc(file_changefeed_v1_read_changes, 2);
 
 /**
  * How an answer came about, for people and logs.
@@ -211,7 +255,7 @@ export type Diagnostics = Message<"changefeed.v1.Diagnostics"> & {
  * Use `create(DiagnosticsSchema)` to create a new message.
  */
 export const DiagnosticsSchema: GenMessage<Diagnostics> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_read_changes, 2);
+  messageDesc(file_changefeed_v1_read_changes, 3);
 
 /**
  * Says where a collection differs from what portable code expects.
@@ -239,7 +283,7 @@ export type PortabilityWarning = Message<"changefeed.v1.PortabilityWarning"> & {
  * Use `create(PortabilityWarningSchema)` to create a new message.
  */
 export const PortabilityWarningSchema: GenMessage<PortabilityWarning> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_read_changes, 3);
+  messageDesc(file_changefeed_v1_read_changes, 4);
 
 /**
  * Whether events carry the item after the change.

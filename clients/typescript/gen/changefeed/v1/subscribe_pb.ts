@@ -10,7 +10,7 @@ import type { ChildPartition } from "./partition_pb.js";
 import { file_changefeed_v1_partition } from "./partition_pb.js";
 import type { StartPosition } from "./position_pb.js";
 import { file_changefeed_v1_position } from "./position_pb.js";
-import type { NewItemStateMode, PortabilityWarning } from "./read_changes_pb.js";
+import type { NewItemStateMode, PortabilityWarning, SnapshotProgress } from "./read_changes_pb.js";
 import { file_changefeed_v1_read_changes } from "./read_changes_pb.js";
 import type { FeedScope, ResourceAddress } from "./resource_pb.js";
 import { file_changefeed_v1_resource } from "./resource_pb.js";
@@ -22,10 +22,10 @@ import type { Message } from "@bufbuild/protobuf";
  * Describes the file changefeed/v1/subscribe.proto.
  */
 export const file_changefeed_v1_subscribe: GenFile = /*@__PURE__*/
-  fileDesc("Ch1jaGFuZ2VmZWVkL3YxL3N1YnNjcmliZS5wcm90bxINY2hhbmdlZmVlZC52MSLDAgoQU3Vic2NyaWJlUmVxdWVzdBIvCgdhZGRyZXNzGAEgASgLMh4uY2hhbmdlZmVlZC52MS5SZXNvdXJjZUFkZHJlc3MSJwoFc2NvcGUYAiABKAsyGC5jaGFuZ2VmZWVkLnYxLkZlZWRTY29wZRI0Cg5zdGFydF9wb3NpdGlvbhgDIAEoCzIcLmNoYW5nZWZlZWQudjEuU3RhcnRQb3NpdGlvbhI8ChNuZXdfaXRlbV9zdGF0ZV9tb2RlGAQgASgOMh8uY2hhbmdlZmVlZC52MS5OZXdJdGVtU3RhdGVNb2RlEhYKDm1heF9iYXRjaF9zaXplGAUgASgFEjUKEmhlYXJ0YmVhdF9pbnRlcnZhbBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptYXhfZXZlbnRzGAcgASgDIukCChFTdWJzY3JpYmVSZXNwb25zZRIzCgZvcGVuZWQYASABKAsyIS5jaGFuZ2VmZWVkLnYxLlN1YnNjcmlwdGlvbk9wZW5lZEgAEisKBWJhdGNoGAIgASgLMhouY2hhbmdlZmVlZC52MS5DaGFuZ2VCYXRjaEgAEi0KCWhlYXJ0YmVhdBgDIAEoCzIYLmNoYW5nZWZlZWQudjEuSGVhcnRiZWF0SAASPAoRcGFydGl0aW9uX3JldGlyZWQYBCABKAsyHy5jaGFuZ2VmZWVkLnYxLlBhcnRpdGlvblJldGlyZWRIABI0Cg1zdGF0ZV9jaGFuZ2VkGAUgASgLMhsuY2hhbmdlZmVlZC52MS5TdGF0ZUNoYW5nZWRIABIpCgdjbG9zaW5nGAYgASgLMhYuY2hhbmdlZmVlZC52MS5DbG9zaW5nSAASGQoRZGVsaXZlcnlfc2VxdWVuY2UYByABKANCCQoHY29udGVudCL5AQoSU3Vic2NyaXB0aW9uT3BlbmVkEhoKEmNvbnRpbnVhdGlvbl90b2tlbhgBIAEoCRISCgpyZXF1ZXN0X2lkGAIgASgJEjUKEmhlYXJ0YmVhdF9pbnRlcnZhbBgDIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhIQCghwcm92aWRlchgEIAEoCRIzCgh3YXJuaW5ncxgFIAMoCzIhLmNoYW5nZWZlZWQudjEuUG9ydGFiaWxpdHlXYXJuaW5nEjUKEXRva2VuX2V4cGlyZV90aW1lGAYgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcCK7AQoLQ2hhbmdlQmF0Y2gSKgoGZXZlbnRzGAEgAygLMhouY2hhbmdlZmVlZC52MS5DaGFuZ2VFdmVudBIaChJjb250aW51YXRpb25fdG9rZW4YAiABKAkSNQoRdG9rZW5fZXhwaXJlX3RpbWUYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCXdhdGVybWFyaxgEIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAijQEKCUhlYXJ0YmVhdBIaChJjb250aW51YXRpb25fdG9rZW4YASABKAkSNQoRdG9rZW5fZXhwaXJlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEi0KCXdhdGVybWFyaxgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXAifQoQUGFydGl0aW9uUmV0aXJlZBIUCgxwYXJ0aXRpb25faWQYASABKAkSNwoQY2hpbGRfcGFydGl0aW9ucxgCIAMoCzIdLmNoYW5nZWZlZWQudjEuQ2hpbGRQYXJ0aXRpb24SGgoSY29udGludWF0aW9uX3Rva2VuGAMgASgJIj8KDFN0YXRlQ2hhbmdlZBIvCgVzdGF0ZRgBIAEoDjIgLmNoYW5nZWZlZWQudjEuU3Vic2NyaXB0aW9uU3RhdGUihwEKB0Nsb3NpbmcSLAoGcmVhc29uGAEgASgOMhwuY2hhbmdlZmVlZC52MS5DbG9zaW5nUmVhc29uEhoKEmNvbnRpbnVhdGlvbl90b2tlbhgCIAEoCRIyCg9yZWNvbm5lY3RfYWZ0ZXIYAyABKAsyGS5nb29nbGUucHJvdG9idWYuRHVyYXRpb24qeAoRU3Vic2NyaXB0aW9uU3RhdGUSIgoeU1VCU0NSSVBUSU9OX1NUQVRFX1VOU1BFQ0lGSUVEEAASIgoeU1VCU0NSSVBUSU9OX1NUQVRFX0NBVENISU5HX1VQEAESGwoXU1VCU0NSSVBUSU9OX1NUQVRFX0xJVkUQAirOAQoNQ2xvc2luZ1JlYXNvbhIeChpDTE9TSU5HX1JFQVNPTl9VTlNQRUNJRklFRBAAEhsKF0NMT1NJTkdfUkVBU09OX0RSQUlOSU5HEAESGgoWQ0xPU0lOR19SRUFTT05fTUFYX0FHRRACEh0KGUNMT1NJTkdfUkVBU09OX01BWF9FVkVOVFMQAxIkCiBDTE9TSU5HX1JFQVNPTl9QQVJUSVRJT05fUkVUSVJFRBAEEh8KG0NMT1NJTkdfUkVBU09OX0ZFRURfRFJPUFBFRBAFQmgKEGlvLmNoYW5nZWZlZWQudjFQAVpSZ2l0aHViLmNvbS9jaGFuZ2VmZWVkLWdhdGV3YXkvY2hhbmdlZmVlZC9jbGllbnRzL2dvL2dlbi9jaGFuZ2VmZWVkL3YxO2NoYW5nZWZlZWR2MWIGcHJvdG8z", [file_changefeed_v1_change_event, file_changefeed_v1_partition, file_changefeed_v1_position, file_changefeed_v1_read_changes, file_changefeed_v1_resource, file_google_protobuf_duration, file_google_protobuf_timestamp]);
+  fileDesc("Ch1jaGFuZ2VmZWVkL3YxL3N1YnNjcmliZS5wcm90bxINY2hhbmdlZmVlZC52MSLDAgoQU3Vic2NyaWJlUmVxdWVzdBIvCgdhZGRyZXNzGAEgASgLMh4uY2hhbmdlZmVlZC52MS5SZXNvdXJjZUFkZHJlc3MSJwoFc2NvcGUYAiABKAsyGC5jaGFuZ2VmZWVkLnYxLkZlZWRTY29wZRI0Cg5zdGFydF9wb3NpdGlvbhgDIAEoCzIcLmNoYW5nZWZlZWQudjEuU3RhcnRQb3NpdGlvbhI8ChNuZXdfaXRlbV9zdGF0ZV9tb2RlGAQgASgOMh8uY2hhbmdlZmVlZC52MS5OZXdJdGVtU3RhdGVNb2RlEhYKDm1heF9iYXRjaF9zaXplGAUgASgFEjUKEmhlYXJ0YmVhdF9pbnRlcnZhbBgGIAEoCzIZLmdvb2dsZS5wcm90b2J1Zi5EdXJhdGlvbhISCgptYXhfZXZlbnRzGAcgASgDIqcDChFTdWJzY3JpYmVSZXNwb25zZRIzCgZvcGVuZWQYASABKAsyIS5jaGFuZ2VmZWVkLnYxLlN1YnNjcmlwdGlvbk9wZW5lZEgAEisKBWJhdGNoGAIgASgLMhouY2hhbmdlZmVlZC52MS5DaGFuZ2VCYXRjaEgAEi0KCWhlYXJ0YmVhdBgDIAEoCzIYLmNoYW5nZWZlZWQudjEuSGVhcnRiZWF0SAASPAoRcGFydGl0aW9uX3JldGlyZWQYBCABKAsyHy5jaGFuZ2VmZWVkLnYxLlBhcnRpdGlvblJldGlyZWRIABI0Cg1zdGF0ZV9jaGFuZ2VkGAUgASgLMhsuY2hhbmdlZmVlZC52MS5TdGF0ZUNoYW5nZWRIABIpCgdjbG9zaW5nGAYgASgLMhYuY2hhbmdlZmVlZC52MS5DbG9zaW5nSAASPAoRc25hcHNob3RfZmluaXNoZWQYCCABKAsyHy5jaGFuZ2VmZWVkLnYxLlNuYXBzaG90RmluaXNoZWRIABIZChFkZWxpdmVyeV9zZXF1ZW5jZRgHIAEoA0IJCgdjb250ZW50IvkBChJTdWJzY3JpcHRpb25PcGVuZWQSGgoSY29udGludWF0aW9uX3Rva2VuGAEgASgJEhIKCnJlcXVlc3RfaWQYAiABKAkSNQoSaGVhcnRiZWF0X2ludGVydmFsGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uEhAKCHByb3ZpZGVyGAQgASgJEjMKCHdhcm5pbmdzGAUgAygLMiEuY2hhbmdlZmVlZC52MS5Qb3J0YWJpbGl0eVdhcm5pbmcSNQoRdG9rZW5fZXhwaXJlX3RpbWUYBiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIu4BCgtDaGFuZ2VCYXRjaBIqCgZldmVudHMYASADKAsyGi5jaGFuZ2VmZWVkLnYxLkNoYW5nZUV2ZW50EhoKEmNvbnRpbnVhdGlvbl90b2tlbhgCIAEoCRI1ChF0b2tlbl9leHBpcmVfdGltZRgDIAEoCzIaLmdvb2dsZS5wcm90b2J1Zi5UaW1lc3RhbXASLQoJd2F0ZXJtYXJrGAQgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBIxCghzbmFwc2hvdBgFIAEoCzIfLmNoYW5nZWZlZWQudjEuU25hcHNob3RQcm9ncmVzcyKYAQoQU25hcHNob3RGaW5pc2hlZBIaChJjb250aW51YXRpb25fdG9rZW4YASABKAkSNQoRdG9rZW5fZXhwaXJlX3RpbWUYAiABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wEjEKCHNuYXBzaG90GAMgASgLMh8uY2hhbmdlZmVlZC52MS5TbmFwc2hvdFByb2dyZXNzIo0BCglIZWFydGJlYXQSGgoSY29udGludWF0aW9uX3Rva2VuGAEgASgJEjUKEXRva2VuX2V4cGlyZV90aW1lGAIgASgLMhouZ29vZ2xlLnByb3RvYnVmLlRpbWVzdGFtcBItCgl3YXRlcm1hcmsYAyABKAsyGi5nb29nbGUucHJvdG9idWYuVGltZXN0YW1wIn0KEFBhcnRpdGlvblJldGlyZWQSFAoMcGFydGl0aW9uX2lkGAEgASgJEjcKEGNoaWxkX3BhcnRpdGlvbnMYAiADKAsyHS5jaGFuZ2VmZWVkLnYxLkNoaWxkUGFydGl0aW9uEhoKEmNvbnRpbnVhdGlvbl90b2tlbhgDIAEoCSI/CgxTdGF0ZUNoYW5nZWQSLwoFc3RhdGUYASABKA4yIC5jaGFuZ2VmZWVkLnYxLlN1YnNjcmlwdGlvblN0YXRlIocBCgdDbG9zaW5nEiwKBnJlYXNvbhgBIAEoDjIcLmNoYW5nZWZlZWQudjEuQ2xvc2luZ1JlYXNvbhIaChJjb250aW51YXRpb25fdG9rZW4YAiABKAkSMgoPcmVjb25uZWN0X2FmdGVyGAMgASgLMhkuZ29vZ2xlLnByb3RvYnVmLkR1cmF0aW9uKpkBChFTdWJzY3JpcHRpb25TdGF0ZRIiCh5TVUJTQ1JJUFRJT05fU1RBVEVfVU5TUEVDSUZJRUQQABIiCh5TVUJTQ1JJUFRJT05fU1RBVEVfQ0FUQ0hJTkdfVVAQARIbChdTVUJTQ1JJUFRJT05fU1RBVEVfTElWRRACEh8KG1NVQlNDUklQVElPTl9TVEFURV9TTkFQU0hPVBADKs4BCg1DbG9zaW5nUmVhc29uEh4KGkNMT1NJTkdfUkVBU09OX1VOU1BFQ0lGSUVEEAASGwoXQ0xPU0lOR19SRUFTT05fRFJBSU5JTkcQARIaChZDTE9TSU5HX1JFQVNPTl9NQVhfQUdFEAISHQoZQ0xPU0lOR19SRUFTT05fTUFYX0VWRU5UUxADEiQKIENMT1NJTkdfUkVBU09OX1BBUlRJVElPTl9SRVRJUkVEEAQSHwobQ0xPU0lOR19SRUFTT05fRkVFRF9EUk9QUEVEEAVCaAoQaW8uY2hhbmdlZmVlZC52MVABWlJnaXRodWIuY29tL2NoYW5nZWZlZWQtZ2F0ZXdheS9jaGFuZ2VmZWVkL2NsaWVudHMvZ28vZ2VuL2NoYW5nZWZlZWQvdjE7Y2hhbmdlZmVlZHYxYgZwcm90bzM", [file_changefeed_v1_change_event, file_changefeed_v1_partition, file_changefeed_v1_position, file_changefeed_v1_read_changes, file_changefeed_v1_resource, file_google_protobuf_duration, file_google_protobuf_timestamp]);
 
 /**
- * Asks for a stream of changes, first those already there, then live ones.
+ * Asks for a stream of changes, first those already there, then live ones; after a snapshot if it starts with one.
  *
  * @generated from message changefeed.v1.SubscribeRequest
  */
@@ -147,6 +147,14 @@ export type SubscribeResponse = Message<"changefeed.v1.SubscribeResponse"> & {
      */
     value: Closing;
     case: "closing";
+  } | {
+    /**
+     * The snapshot has ended; changes follow.
+     *
+     * @generated from field: changefeed.v1.SnapshotFinished snapshot_finished = 8;
+     */
+    value: SnapshotFinished;
+    case: "snapshotFinished";
   } | { case: undefined; value?: undefined };
 
   /**
@@ -253,6 +261,13 @@ export type ChangeBatch = Message<"changefeed.v1.ChangeBatch"> & {
    * @generated from field: google.protobuf.Timestamp watermark = 4;
    */
   watermark?: Timestamp | undefined;
+
+  /**
+   * How far the snapshot has come; unset where the batch is none of a snapshot's.
+   *
+   * @generated from field: changefeed.v1.SnapshotProgress snapshot = 5;
+   */
+  snapshot?: SnapshotProgress | undefined;
 };
 
 /**
@@ -261,6 +276,41 @@ export type ChangeBatch = Message<"changefeed.v1.ChangeBatch"> & {
  */
 export const ChangeBatchSchema: GenMessage<ChangeBatch> = /*@__PURE__*/
   messageDesc(file_changefeed_v1_subscribe, 3);
+
+/**
+ * Every item that was there has been delivered. A stream that resumes from a token before this message says it again.
+ *
+ * @generated from message changefeed.v1.SnapshotFinished
+ */
+export type SnapshotFinished = Message<"changefeed.v1.SnapshotFinished"> & {
+  /**
+   * The position, from which only changes follow.
+   *
+   * @generated from field: string continuation_token = 1;
+   */
+  continuationToken: string;
+
+  /**
+   * When the token is expected to lose its history, where the retention is known.
+   *
+   * @generated from field: google.protobuf.Timestamp token_expire_time = 2;
+   */
+  tokenExpireTime?: Timestamp | undefined;
+
+  /**
+   * The items that were delivered; finished is true.
+   *
+   * @generated from field: changefeed.v1.SnapshotProgress snapshot = 3;
+   */
+  snapshot?: SnapshotProgress | undefined;
+};
+
+/**
+ * Describes the message changefeed.v1.SnapshotFinished.
+ * Use `create(SnapshotFinishedSchema)` to create a new message.
+ */
+export const SnapshotFinishedSchema: GenMessage<SnapshotFinished> = /*@__PURE__*/
+  messageDesc(file_changefeed_v1_subscribe, 4);
 
 /**
  * Nothing new within the heartbeat interval; the token may have moved on all the same.
@@ -295,7 +345,7 @@ export type Heartbeat = Message<"changefeed.v1.Heartbeat"> & {
  * Use `create(HeartbeatSchema)` to create a new message.
  */
 export const HeartbeatSchema: GenMessage<Heartbeat> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_subscribe, 4);
+  messageDesc(file_changefeed_v1_subscribe, 5);
 
 /**
  * The physical partition of this stream is retired and fully read; closing follows.
@@ -330,7 +380,7 @@ export type PartitionRetired = Message<"changefeed.v1.PartitionRetired"> & {
  * Use `create(PartitionRetiredSchema)` to create a new message.
  */
 export const PartitionRetiredSchema: GenMessage<PartitionRetired> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_subscribe, 5);
+  messageDesc(file_changefeed_v1_subscribe, 6);
 
 /**
  * The stream changed its pace.
@@ -351,7 +401,7 @@ export type StateChanged = Message<"changefeed.v1.StateChanged"> & {
  * Use `create(StateChangedSchema)` to create a new message.
  */
 export const StateChangedSchema: GenMessage<StateChanged> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_subscribe, 6);
+  messageDesc(file_changefeed_v1_subscribe, 7);
 
 /**
  * The gateway ends the stream in good order.
@@ -386,7 +436,7 @@ export type Closing = Message<"changefeed.v1.Closing"> & {
  * Use `create(ClosingSchema)` to create a new message.
  */
 export const ClosingSchema: GenMessage<Closing> = /*@__PURE__*/
-  messageDesc(file_changefeed_v1_subscribe, 7);
+  messageDesc(file_changefeed_v1_subscribe, 8);
 
 /**
  * The pace of a stream. Clients must accept values they do not know.
@@ -414,6 +464,13 @@ export enum SubscriptionState {
    * @generated from enum value: SUBSCRIPTION_STATE_LIVE = 2;
    */
   LIVE = 2,
+
+  /**
+   * Items that were already there are being delivered, and meanwhile changes of those that came.
+   *
+   * @generated from enum value: SUBSCRIPTION_STATE_SNAPSHOT = 3;
+   */
+  SNAPSHOT = 3,
 }
 
 /**

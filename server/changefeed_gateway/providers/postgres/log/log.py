@@ -7,6 +7,7 @@ from typing import Final
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import (
     CheckpointExpired,
+    InternalFailure,
     NotFound,
     Reason,
 )
@@ -21,6 +22,8 @@ from changefeed_gateway.core.model import (
     Partition,
     PartitionId,
     PhysicalPartition,
+    Scan,
+    Snapshot,
 )
 from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.connections import Connections
@@ -131,6 +134,8 @@ class FeedLog:
                 position, newest = Position((await self.ticks.window.oldest()).id), await self.ticks.ticker.recent()
             case AtTime(time):
                 position, newest = await self._position_at(time), await self.ticks.ticker.recent()
+            case Snapshot() | Scan():
+                raise InternalFailure("a snapshot has no position among the changes")
             case After(cursor):
                 position, mark = decode_position(cursor)
                 newest = await self.ticks.ticker.recent()
