@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from changefeed_gateway.core.budget import PageBudget
+from changefeed_gateway.core.errors import InvalidRequest
 from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import Cursor, EntireCollection, Feed, LogicalPartition, PhysicalPartition, Scope
@@ -125,6 +126,13 @@ class Meter:
         feed, scope, cursor = progress.feed, progress.scope, progress.cursor
         if feed is None or scope is None or cursor is None:
             return Standing()
+        try:
+            return self._place(progress, feed, scope, cursor, follower)
+        except InvalidRequest:
+            # In a snapshot it is a place among items, and not among changes.
+            return Standing()
+
+    def _place(self, progress: Progress, feed: Feed, scope: Scope, cursor: Cursor, follower: Follower) -> Standing:
         rings = _rings(feed, scope, cursor, follower)
         if rings is None:
             provider = self._providers[feed.address.connection].provider

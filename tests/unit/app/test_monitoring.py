@@ -85,6 +85,7 @@ async def test_every_number_is_counted_as_it_was_delivered(providers: list[Memor
         assert page.continuation_token not in text
 
 
+@pytest.mark.req("BX-9")
 async def test_what_a_stream_holds_is_shown_while_it_is_open(providers: list[MemoryProvider]) -> None:
     async with monitored(CONNECTIONS) as gateway:
         documents = providers[0].store.find("documents")
