@@ -28,7 +28,9 @@ from changefeed_gateway.core.model import (
     RequestedStart,
     Scope,
 )
+from changefeed_gateway.core.observation import Observation
 from changefeed_gateway.core.router import Router
+from changefeed_gateway.core.streams import Progress, Streams
 
 FEED = Feed(
     address=Address(connection="main", database="app", collection="documents"),
@@ -64,6 +66,8 @@ class RouterDouble(Router):
 
     def __init__(self, limits: Limits | None = None, connections: Sequence[str] = ("main",)) -> None:
         self.limits = limits or Limits()
+        self.observation = Observation()
+        self.streams = Streams(self.observation)
         self.names = connections
         self.draining = asyncio.Event()
         self.held: Held | None = None
@@ -107,7 +111,7 @@ class RouterDouble(Router):
         return self.report
 
     async def subscribe(
-        self, request: SubscribeRequest, *, end_write: Callable[[], None]
+        self, request: SubscribeRequest, *, end_write: Callable[[], None], progress: Progress | None = None
     ) -> AsyncGenerator[StreamItem]:
         self.asked.append(request)
         self.end_write = end_write

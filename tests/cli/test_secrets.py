@@ -39,7 +39,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "retention set": ("documents", "7d"),
     "token inspect": ("main/documents", "x" * 60),
 }
-CLIENTS = {"read", "tail", "capabilities", "partitions list", "token inspect"}
+CLIENTS = {"read", "tail", "streams", "capabilities", "partitions list", "token inspect"}
 """They know no database."""
 RUN_ELSEWHERE = {"serve", "demo"}
 """They do not end by themselves once a connection string is one: below."""

@@ -12,10 +12,25 @@ import pytest
 _ROOT: Final = Path(__file__).parents[2]
 _GATEWAY: Final = "changefeed_gateway"
 _BREACHES: Final = {
-    "api/intruder.py": ("psycopg", "boto3", "azure", "yaml", f"{_GATEWAY}.providers.memory.provider"),
-    "app/intruder.py": ("psycopg", "boto3", "azure", "grpc", "google.protobuf", "changefeed.v1"),
+    "api/intruder.py": (
+        "prometheus_client",
+        "psycopg",
+        "boto3",
+        "azure",
+        "yaml",
+        f"{_GATEWAY}.providers.memory.provider",
+    ),
+    "app/intruder.py": ("prometheus_client", "psycopg", "boto3", "azure", "grpc", "google.protobuf", "changefeed.v1"),
     "cli/intruder.py": ("psycopg", "boto3", "azure", f"{_GATEWAY}.core.model", f"{_GATEWAY}.api.status"),
-    "core/intruder.py": ("psycopg", "boto3", "azure", "grpc", "google.protobuf", f"{_GATEWAY}.settings"),
+    "core/intruder.py": (
+        "prometheus_client",
+        "psycopg",
+        "boto3",
+        "azure",
+        "grpc",
+        "google.protobuf",
+        f"{_GATEWAY}.settings",
+    ),
     "providers/cosmos/intruder.py": ("psycopg", "boto3", "google.cloud", f"{_GATEWAY}.providers.memory.provider"),
     "providers/dynamodb/intruder.py": ("psycopg", "azure", "grpc", f"{_GATEWAY}.providers.memory.provider"),
     "providers/memory/intruder.py": ("psycopg", "boto3", "azure", "google.cloud", f"{_GATEWAY}.api.status"),

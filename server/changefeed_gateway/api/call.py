@@ -15,6 +15,7 @@ from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
+from changefeed_gateway.core.observation import LONG_WRITE, Observation
 
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key: a caller may choose the id, and gets it back in the trailing metadata in any case."""
@@ -30,8 +31,11 @@ _CLEAN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 class Call:
     """One call under way. Belongs to the task that made it."""
 
-    def __init__(self, method: str, context: Context, log: CallLog) -> None:
+    def __init__(
+        self, method: str, context: Context, log: CallLog, observation: Observation, *, answers_once: bool = False
+    ) -> None:
         self.method = method
+        self._observation, self._answers_once = observation, answers_once
         self.request_id = _request_id(context)
         self.peer = context.peer()
         self.facts: dict[str, object] = {}
@@ -43,7 +47,7 @@ class Call:
         self._headers_sent = False
         self._headers_stuck = False
         self._writing = self._write_is_over = False
-        self._write_until = 0.0
+        self._write_began = self._write_until = 0.0
         self._write_timer: asyncio.TimerHandle | None = None
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
 
@@ -79,7 +83,7 @@ class Call:
         Raises Throttled (CONSUMER_TOO_SLOW) when the consumer has not made room for it in that time.
         """
         # P7: what a consumer does not take is held for so long, and no longer.
-        began = monotonic()
+        began = self._write_began = monotonic()
         self._write_until, self._writing, self._write_is_over = began + within.total_seconds(), True, False
         if self._write_timer is None or self._write_timer.when() > self._write_until:
             self._set_write_timer()
@@ -98,6 +102,12 @@ class Call:
         finally:
             self._writing = False
         self._headers_sent = True
+        if (waited := monotonic() - began) >= LONG_WRITE:
+            self._observation.write_seconds.observe(waited)
+
+    def writing_since(self) -> float | None:
+        """On the loop's clock, since when a message waits for the consumer; None when none does."""
+        return self._write_began if self._writing else None
 
     def end_write(self) -> None:
         """Let the write that is under way, if there is one, fail as if its time were over."""
@@ -131,7 +141,7 @@ class Call:
         Not by `context.abort`: gRPC keeps the exception that it raises in the call, and so every frame that the
         exception passed holds itself, with the request in it, until the garbage collector comes by.
         """
-        self._log.failed(error, self._facts(status_code(error)))
+        self._log.failed(error, self._facts(status_code(error), error.reason))
         status = rpc_status.to_status(to_status(error, request_id=self.request_id))
         if self._headers_stuck:
             # gRPC sends the headers of a first message that is under way once more with the status, and fails.
@@ -157,7 +167,10 @@ class Call:
         """Write the call's log line: the caller went away or its deadline passed."""
         self._log.cancelled(self._facts(grpc.StatusCode.CANCELLED))
 
-    def _facts(self, code: grpc.StatusCode) -> dict[str, object]:
+    def _facts(self, code: grpc.StatusCode, reason: str = "") -> dict[str, object]:
+        """For the call's one log line; it is counted here."""
+        seconds = self.elapsed.total_seconds() if self._answers_once else None
+        self._observation.call_ended(self.method, code.name, seconds, reason)
         milliseconds = round(self.elapsed / timedelta(milliseconds=1), 3)
         return {"code": code.name, "duration_ms": milliseconds, **self.facts}
 

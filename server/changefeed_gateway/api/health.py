@@ -52,6 +52,11 @@ class Health:
         self._statuses[connection] = status
         self._tell()
 
+    @property
+    def serving(self) -> dict[str, bool]:
+        """Which connections serve now."""
+        return {name: status == _SERVING for name, status in self._statuses.items() if name != OVERALL}
+
     def begin_drain(self) -> None:
         """Make every status NOT_SERVING, for good."""
         self._draining = True

@@ -28,6 +28,7 @@ from changefeed_gateway.core.errors import (
     TransientFailure,
 )
 from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.observation import Observation
 
 MAX_BYSTANDERS: Final = 1_000
 """Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
@@ -65,13 +66,17 @@ class CallGuard:
     The gRPC handlers take and give bytes: there is no serializer that could build a joined page or batch again.
     """
 
-    def __init__(self, limits: Limits, *, last_words: timedelta = _LAST_WORDS) -> None:
+    def __init__(
+        self, limits: Limits, *, last_words: timedelta = _LAST_WORDS, observation: Observation | None = None
+    ) -> None:
+        """`observation` counts the calls."""
         share = limits.peer_stream_share
         self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS)
         self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, peer_share=share)
         self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, peer_share=share)
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()
+        self._observation = observation or Observation()
         self._arriving: set[Call] = set()
         self._draining = False
 
@@ -84,7 +89,7 @@ class CallGuard:
             del request
             await call.write(answer, within=self._write_timeout)
 
-        return self._method(method, self._calls, body)
+        return self._method(method, self._calls, body, answers_once=True)
 
     def stream(self, method: str, parse: _Parse[_Request], handler: _Handler[_Request, None]) -> _MethodHandler:
         """Wrap a handler that sends serialised messages with `Call.write`."""
@@ -129,9 +134,9 @@ class CallGuard:
         await self._calls.idle.wait()
         await self._streams.idle.wait()
 
-    def _method(self, method: str, admission: Admission, body: _Body) -> _MethodHandler:
+    def _method(self, method: str, admission: Admission, body: _Body, *, answers_once: bool = False) -> _MethodHandler:
         async def guarded(_: object, context: Context) -> None:
-            call = Call(method, context, self._log)
+            call = Call(method, context, self._log, self._observation, answers_once=answers_once)
             with structlog.contextvars.bound_contextvars(request_id=call.request_id, method=method, peer=call.peer):
                 await self._run(call, admission, body)
 

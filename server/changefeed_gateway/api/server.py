@@ -12,10 +12,11 @@ import grpc
 from google.rpc import error_details_pb2 as error_details_pb2
 from grpc_reflection.v1alpha import reflection
 
-from changefeed_gateway.api import health
+from changefeed_gateway.api import health, operator
 from changefeed_gateway.api.completions import taken_at_once
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
+from changefeed_gateway.api.operator import OperatorService
 from changefeed_gateway.api.reflection import reflection_handlers
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.limits import Limits
@@ -25,11 +26,16 @@ from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 MAX_REQUEST_BYTES: Final = MAX_TOKEN_CHARS + 65_536
 """Room beside the longest token: one that is a little too long gets our answer, not the transport's."""
 
+CHECK_INTERVAL: Final = timedelta(seconds=1)
+"""Between two checks of a connection; with the time for one it leaves health wrong for less than five seconds."""
+CHECK_TIMEOUT: Final = timedelta(seconds=2.5)
+
 _CONNECTIONS_AT_ONCE: Final = 4
 """How many may come full of calls before the event loop has looked at one of them."""
 
 _REFLECTED: Final = (
     SERVICE_NAME,
+    operator.SERVICE_NAME,
     health.SERVICE_NAME,
     reflection.SERVICE_NAME,
 )
@@ -43,10 +49,11 @@ class GatewayServer:
         router: Router,
         *,
         checks: Mapping[str, HealthCheck] | None = None,
-        check_interval: timedelta = timedelta(seconds=10),
-        check_timeout: timedelta = timedelta(seconds=5),
+        check_interval: timedelta = CHECK_INTERVAL,
+        check_timeout: timedelta = CHECK_TIMEOUT,
         last_words: timedelta = timedelta(seconds=10),
         reuse_port: bool = False,
+        name: str = "",
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
         """Build the server.
@@ -59,11 +66,13 @@ class GatewayServer:
             last_words: How long a client may take to read the end of its call; then the call is reset, and what it was
                 sent is no longer held.
             reuse_port: Lets several processes listen on the same port. Otherwise a taken port is an error.
+            name: This process among replicas, as it is told to operators.
             options: More channel arguments, which win over those set here.
         """
         self._router = router
         self._options = _server_options(router.limits, reuse_port=reuse_port) | dict(options)
-        self._guard = CallGuard(router.limits, last_words=last_words)
+        self._guard = CallGuard(router.limits, last_words=last_words, observation=router.observation)
+        self._operator = OperatorService(router.streams, name)
         self._health = Health(router.connections)
         checks = checks or {}
         for connection in set(router.connections) - checks.keys():
@@ -80,6 +89,7 @@ class GatewayServer:
         with taken_at_once():
             server = grpc.aio.server(options=list(self._options.items()))
         server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
+        server.add_generic_rpc_handlers((self._operator.generic_handler(self._guard),))
         server.add_generic_rpc_handlers((self._health.generic_handler(self._guard),))
         server.add_generic_rpc_handlers(tuple(reflection_handlers(_REFLECTED, self._guard)))
         port = _listen(server, address, credentials)
@@ -88,6 +98,11 @@ class GatewayServer:
         if not self._draining:
             self._health_monitor.start()
         return port
+
+    @property
+    def serving(self) -> dict[str, bool]:
+        """Which connections serve now; none does once the drain has begun."""
+        return self._health.serving
 
     async def drain(self, grace: timedelta, *, notice: timedelta = timedelta(0)) -> None:
         """Stop serving in good order.

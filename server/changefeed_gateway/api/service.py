@@ -14,6 +14,7 @@ from changefeed.v1 import (
     subscribe_pb2,
     token_pb2,
 )
+from changefeed_gateway.api.admission import host_of
 from changefeed_gateway.api.call import Call
 from changefeed_gateway.api.interceptors import CallGuard
 from changefeed_gateway.api.status import to_status
@@ -68,7 +69,11 @@ class ChangeFeedService:
         answer = await self._router.read_changes(request)
         call.facts["events"] = len(answer.records)
         circumstances = encode.Circumstances(operation=call.method, request_id=call.request_id, duration=call.elapsed)
-        return encode.read_changes_response(answer, circumstances)
+        response = encode.read_changes_response(answer, circumstances)
+        observation = self._router.observation
+        delivered = observation.delivered_of(observation.feed(answer.feed.address), call.method)
+        delivered.count(len(answer.records), len(response))
+        return response
 
     async def list_physical_partitions(self, message: partition_pb2.ListPhysicalPartitionsRequest, call: Call) -> bytes:
         """Answer a page of the partitions."""
@@ -93,15 +98,19 @@ class ChangeFeedService:
         request = decode.subscribe_request(message, now=_now())
         within = self._router.limits.write_timeout
         sequence = 0
-        async with aclosing(self._router.subscribe(request, end_write=call.end_write)) as items:
-            async for item in items:
-                sequence += 1
-                response = encode.subscribe_response(item, sequence=sequence, request_id=call.request_id)
-                await call.write(response, within=within)
-                call.facts["messages"] = sequence
-                if isinstance(item, Closing):
-                    call.facts["closing"] = item.reason.value
-                del item, response  # they would be held for as long as nothing follows
+        with self._router.streams.opening(call.request_id, host_of(call.peer)) as progress:
+            progress.writing_since = call.writing_since
+            subscription = self._router.subscribe(request, end_write=call.end_write, progress=progress)
+            async with aclosing(subscription) as items:
+                async for item in items:
+                    sequence += 1
+                    response = encode.subscribe_response(item, sequence=sequence, request_id=call.request_id)
+                    await call.write(response, within=within)
+                    progress.took(item, len(response))
+                    call.facts["messages"] = sequence
+                    if isinstance(item, Closing):
+                        call.facts["closing"] = item.reason.value
+                    del item, response  # they would be held for as long as nothing follows
 
     async def get_capabilities(self, message: capabilities_pb2.GetCapabilitiesRequest, call: Call) -> bytes:
         """Answer what a collection can do."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import gc
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +23,7 @@ from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
 from changefeed_gateway.settings import Settings, SettingsError, SettingsProblem
 from changefeed_gateway.settings.secrets import kept_key_file, token_keys
+from changefeed_gateway.settings.values import HostPort
 
 _LAST_GRACE: Final = timedelta(seconds=1)
 """For what is still open when the gateway is taken down without a drain before."""
@@ -34,6 +37,8 @@ class Gateway:
 
     target: str
     """host:port that it listens on."""
+    monitoring: str | None
+    """host:port where it shows metrics and health; None where the settings name none."""
     server: GatewayServer
 
 
@@ -56,15 +61,43 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
             encoder=encode_changes,
         )
         stack.push_async_callback(_in_time, router.aclose)
-        checks = {name: provider.ping for name, provider in providers.items()}
-        server = GatewayServer(router, checks=checks)
+        checks = {name: partial(router.ping, name) for name in providers}
+        server = GatewayServer(router, checks=checks, name=f"{socket.gethostname()}:{os.getpid()}")
+        monitoring = await _monitored(settings, router, server, stack)
         try:
             port = await server.start(str(settings.listen))
         except OSError as error:
-            taken = "an address of this machine that no other process listens on"
-            raise SettingsError([SettingsProblem(path="listen", given=str(settings.listen), allowed=taken)]) from error
+            raise _taken("listen", settings.listen) from error
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
-        yield Gateway(target=str(settings.listen._replace(port=port)), server=server)
+        target = str(settings.listen._replace(port=port))
+        yield Gateway(target=target, monitoring=monitoring, server=server)
+
+
+async def _monitored(settings: Settings, router: Router, server: GatewayServer, stack: AsyncExitStack) -> str | None:
+    """Show metrics and health where the settings say; answers host:port."""
+    if (address := settings.monitoring.listen) is None:
+        return None
+    # Here, and no earlier: whoever shows none does not load what writes them.
+    from changefeed_gateway.app.monitoring.http import MonitoringServer
+    from changefeed_gateway.app.monitoring.loop import LoopWatch
+    from changefeed_gateway.app.monitoring.metrics import metrics_application
+
+    def serving() -> dict[str, bool]:
+        return server.serving
+
+    metrics = partial(metrics_application, router.observation, router.meter, serving)
+    try:
+        monitoring = MonitoringServer(address, serving=serving, metrics=metrics)
+    except OSError as error:
+        raise _taken("monitoring.listen", address) from error
+    stack.push_async_callback(monitoring.aclose)
+    stack.callback(LoopWatch(router.observation.stalls).close)
+    return str(address._replace(port=monitoring.port))
+
+
+def _taken(path: str, address: HostPort) -> SettingsError:
+    allowed = "an address of this machine that no other process listens on"
+    return SettingsError([SettingsProblem(path=path, given=str(address), allowed=allowed)])
 
 
 async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None:

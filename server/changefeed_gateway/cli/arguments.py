@@ -49,7 +49,8 @@ class ItemsChoice(StrEnum):
                 return NewItemStateMode.NEW_ITEM_STATE_MODE_REQUIRE
 
 
-def _address(text: str) -> ResourceAddress:
+def address_of(text: str) -> ResourceAddress:
+    """Read connection/collection."""
     try:
         return collection(text)
     except ValueError:
@@ -104,7 +105,7 @@ def start_of(chosen: StartPosition | None, place: Place | None, default: StartPo
 
 Collection = Annotated[
     ResourceAddress,
-    typer.Argument(metavar="CONNECTION/COLLECTION", parser=_address, help="Whose changes, such as main/documents."),
+    typer.Argument(metavar="CONNECTION/COLLECTION", parser=address_of, help="Whose changes, such as main/documents."),
 ]
 From = Annotated[
     StartPosition | None,

@@ -14,6 +14,7 @@ from changefeed_gateway.cli.feeds import feeds
 from changefeed_gateway.cli.migrate import migrate
 from changefeed_gateway.cli.read import read
 from changefeed_gateway.cli.serve import serve
+from changefeed_gateway.cli.streams import streams
 from changefeed_gateway.cli.tail import tail
 from changefeed_gateway.cli.watch import unwatch, watch
 from changefeed_gateway.settings import LoggingSettings
@@ -44,7 +45,7 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, capabilities, doctor):
+for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, streams, capabilities, doctor):
     app.command()(command)
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(retention.app, name="retention")

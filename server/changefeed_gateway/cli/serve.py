@@ -18,7 +18,8 @@ def serve(config: Config = None, json: Json = False) -> None:
     """Run the gateway until SIGTERM or Ctrl-C, which end open streams in good order first."""
 
     def ready(gateway: Gateway) -> None:
-        _log.info("serving", target=gateway.target, connections=list(settings.connections))
+        shown = {} if gateway.monitoring is None else {"monitoring": gateway.monitoring}
+        _log.info("serving", target=gateway.target, connections=list(settings.connections), **shown)
 
     with exits():
         settings = load_settings(config)

@@ -18,6 +18,7 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.core.page import EncodedPage
+from changefeed_gateway.core.ring import Ring
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.core.tail import Listener, Tail, TailKey, Tails
 from changefeed_gateway.core.token import fingerprint
@@ -188,6 +189,12 @@ class Follower:
             if tail.ring is not None:
                 tail.ring.leave(self)
             self._tails.leave(tail)
+
+    def ring_of(self, scope: Scope, cursor: Cursor) -> Ring | None:
+        """The ring that holds all that follows a cursor in a scope, if there is one."""
+        place = self._places.get(scope)
+        tail = place.tail if place is not None and place.compares else None
+        return tail.ring if tail is not None and tail.error is None and tail.holds(cursor) else None
 
     async def aclose(self) -> None:
         """Leave every tail, at once; and wait until those that nobody else follows have ended."""

@@ -95,6 +95,8 @@ class SharedReader:
     """
 
     def __init__(self, direct: DirectReader, limits: Limits) -> None:
+        self.count = 0
+        """Reads so far."""
         self._direct = direct
         self._question: SharedQuestion[EncodedPage] = SharedQuestion(at_once=limits.max_catch_up_reads)
 
@@ -105,7 +107,18 @@ class SharedReader:
             return await self._direct.unless_draining(asking, nothing_after(read.start, more_available=True))
         return await asking
 
+    @property
+    def under_way(self) -> int:
+        """Reads that the provider is asked now."""
+        return self._question.under_way
+
+    @property
+    def waiting(self) -> int:
+        """Reads that wait for their turn."""
+        return self._question.waiting
+
     async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
+        self.count += 1
         page = await self._direct.read(feed, read)
         # Encoded in its turn: what several catch up with takes no more of the loop at once than of the provider.
         page.records(items=read.items)

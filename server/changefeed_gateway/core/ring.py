@@ -197,6 +197,31 @@ class Ring:
         return cursor >= self.start
 
     @property
+    def pages(self) -> int:
+        """How many pages it holds."""
+        return len(self._pages)
+
+    @property
+    def changes(self) -> int:
+        """How many changes they have."""
+        return sum(len(kept.page.content.changes) for kept in self._pages)
+
+    def changes_after(self, cursor: Cursor, partition_key: str | None = None) -> int:
+        """How many of its changes follow a cursor, of one partition key or of all."""
+        if cursor >= self.end:
+            return 0
+        total = 0
+        for index in range(bisect_right(self._ends, cursor), len(self._pages)):
+            page = self._pages[index].page
+            if partition_key is not None:
+                # Its index is there: those that wait for one partition key are woken by it.
+                keys = page.partition_keys
+                total += len(keys.get(partition_key, ())) + len(keys.get(None, ()))
+            else:
+                total += len(page.content.changes)
+        return total
+
+    @property
     def nothing(self) -> EncodedPage:
         """The empty page at the end."""
         if self._nothing is None:

@@ -4,6 +4,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, M
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import assert_never
 
 from changefeed_gateway.core.answer import (
@@ -31,6 +32,7 @@ from changefeed_gateway.core.errors import (
 from changefeed_gateway.core.fanout import FanOut
 from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.meter import Meter
 from changefeed_gateway.core.model import (
     Address,
     After,
@@ -55,11 +57,14 @@ from changefeed_gateway.core.model import (
     Snapshot,
     Start,
 )
+from changefeed_gateway.core.observation import Observation, ReadTrace
+from changefeed_gateway.core.observed_provider import ObservedProvider
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.requirement import ItemRequirement
 from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.snapshot import Scanning
+from changefeed_gateway.core.streams import Progress, Streams
 from changefeed_gateway.core.subscription import Plan, stream
 from changefeed_gateway.core.tail import Tails
 from changefeed_gateway.core.token import TokenCodec
@@ -78,19 +83,39 @@ class Router:
         tokens: TokenCodec,
         limits: Limits,
         encoder: ChangeEncoder,
+        trace: ReadTrace | None = None,
     ) -> None:
+        """`trace` is told of each question to a provider, after it."""
         self.limits = limits
-        self._providers = dict(providers)
+        self.observation = Observation()
+        self.streams = Streams(self.observation)
+        self._providers = {
+            name: ObservedProvider(provider, name, self.observation.connection(name), trace)
+            for name, provider in providers.items()
+        }
         self._tokens = tokens
-        budget = RingBudget(limits.ring_bytes)
-        self._tails = {name: Tails(provider, encoder, limits, budget) for name, provider in providers.items()}
+        rings = RingBudget(limits.ring_bytes)
+        self._tails = {name: Tails(provider, encoder, limits, rings) for name, provider in self._providers.items()}
         self._budget = PageBudget(limits.page_budget_bytes)
+        self.meter = Meter(
+            limits=limits,
+            observation=self.observation,
+            streams=self.streams,
+            providers=self._providers,
+            tails=self._tails,
+            rings=rings,
+            pages=self._budget,
+        )
         self._draining = False
 
     @property
     def connections(self) -> Sequence[str]:
         """Names of the connections."""
         return tuple(self._providers)
+
+    async def ping(self, connection: str) -> None:
+        """Ask a connection whether it can serve. Raises ChangeFeedError if it cannot."""
+        await self._providers[connection].ping()
 
     async def read_changes(self, request: ReadRequest) -> ReadAnswer:
         """One page: at once if there is a change, after `max_wait` at the latest."""
@@ -167,12 +192,12 @@ class Router:
             return replace(report, problem=problem)
 
     async def subscribe(
-        self, request: SubscribeRequest, *, end_write: Callable[[], None]
+        self, request: SubscribeRequest, *, end_write: Callable[[], None], progress: Progress | None = None
     ) -> AsyncGenerator[StreamItem]:
         """What a stream is sent, in order; close the iterator to end it.
 
         `end_write` is called when others need the memory of what this stream's consumer keeps waiting longest: the
-        write of the last item is to fail as one that took too long.
+        write of the last item is to fail as one that took too long. `progress` is told how far it has come.
         """
         async with self._opened(request.address, request.start, shared=True) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
@@ -186,7 +211,11 @@ class Router:
                 token=lambda token_scope, cursor: self._tokens.issue(feed, token_scope, cursor),
                 draining=lambda: self._draining,
                 turns=tails.turns,
+                progress=progress,
             )
+            if progress is not None:
+                progress.scope = scope
+                progress.standing = partial(self.meter.standing, progress, follower)
             try:
                 reader = self._reader(feed, scope, follower, request.address)
                 async with aclosing(stream(plan, reader, self.limits, self._budget.share(end_write))) as items:

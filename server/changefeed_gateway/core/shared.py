@@ -38,6 +38,16 @@ class SharedQuestion(Generic[_Answer]):
         self._under_way: dict[Hashable, asyncio.Task[_Answer]] = {}
         self._tasks: set[asyncio.Task[_Answer]] = set()
 
+    @property
+    def under_way(self) -> int:
+        """Questions that are put and not answered yet."""
+        return len(self._under_way)
+
+    @property
+    def waiting(self) -> int:
+        """Questions that are not put yet."""
+        return len(self._next)
+
     async def ask(self, question: Hashable, put: Callable[[], Awaitable[_Answer]], *, join: bool = False) -> _Answer:
         """The answer of a question that is put after this call; `put` is how, the same for equal questions.
 

@@ -35,6 +35,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.requirement import ItemRequirement
+from changefeed_gateway.core.streams import Progress
 from changefeed_gateway.core.turns import Turns
 
 _RECONNECT_SPREAD = timedelta(seconds=5)
@@ -58,6 +59,8 @@ class Plan:
     draining: Callable[[], bool]
     turns: Turns = field(default_factory=Turns)
     """In which streams that are not live go on; at a tail they do so in its own."""
+    progress: Progress | None = None
+    """Told how far the consumer has come."""
 
 
 async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> AsyncGenerator[StreamItem]:
@@ -85,7 +88,9 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
                         yield item
                     finally:
                         share.taken()
+                    run.note_progress()
                     del item
+                run.note_progress()
         finally:
             await run.stop()
 
@@ -126,6 +131,11 @@ class _Run:
                 await asyncio.wait({self._ahead})
         finally:
             self._share.close()
+
+    def note_progress(self) -> None:
+        """What was said so far has been taken."""
+        if self._plan.progress is not None:
+            self._plan.progress.cursor = self._cursor
 
     def next_page(self) -> Awaitable[_InHand | None]:
         """What was read ahead, or what follows; None when the feed is gone."""

@@ -98,6 +98,7 @@ class LongTask:
     def _failed(self, error: BaseException) -> None:
         self._stop_settling()
         self.failures += 1
+        self._supervisor.failures += 1
         self._streak += 1
         foreseen = isinstance(error, ChangeFeedError)
         # What others raise may repeat what they were given.
@@ -144,6 +145,8 @@ class Supervisor:
         self.settled_after = settled_after.total_seconds()
         self._first_pause = first_pause.total_seconds()
         self._longest_pause = longest_pause.total_seconds()
+        self.failures = 0
+        """Of all its tasks so far."""
         self._tasks: set[LongTask] = set()
         self._closed = False
 

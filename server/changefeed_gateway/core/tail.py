@@ -1,6 +1,7 @@
 """One tail per feed and process: each live page is read once and shared by every stream that follows it."""
 
 import asyncio
+from collections.abc import Sequence
 from contextvars import Context
 from datetime import timedelta
 from typing import Final, NamedTuple
@@ -91,7 +92,7 @@ class Tail:
         self.error: ChangeFeedError | None = None
         """What ended it."""
         self.followers = 0
-        self.key = key
+        self.key, self.address = key, feed.address
         self._reader, self._limits, self._budget, self._feed = reader, limits, budget, feed
         self._turns = turns
         self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
@@ -260,6 +261,16 @@ class Tails:
     async def open_feed(self, address: Address) -> Feed:
         """As the provider does; those who ask at the same time share an answer that is no older than the question."""
         return await self._opening.ask(address, lambda: self._provider.open_feed(address))
+
+    @property
+    def under_way(self) -> Sequence[Tail]:
+        """The tails that somebody follows."""
+        return tuple(self._tails.values())
+
+    @property
+    def catch_up(self) -> SharedReader:
+        """What reads for streams that are not at a tail."""
+        return self._shared
 
     def find(self, key: TailKey) -> Tail | None:
         """The tail that a stream may join; one that has finished is none."""

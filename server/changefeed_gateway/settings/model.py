@@ -16,6 +16,7 @@ from changefeed_gateway.settings.values import (
     Filled,
     HostPort,
     ListenAddress,
+    MonitoringAddress,
     duration_between,
     name_like,
     not_allowed,
@@ -282,6 +283,13 @@ class LoggingSettings(_Section):
     """auto: console on a terminal, json otherwise."""
 
 
+class MonitoringSettings(_Section):
+    """What the gateway shows of itself over HTTP: `/metrics` for Prometheus, `/livez` and `/readyz`."""
+
+    listen: MonitoringAddress | None = None
+    """Where; nowhere unless given, so that two gateways start on one machine without a word."""
+
+
 def _embedded_only() -> dict[str, Connection]:
     return {"main": PostgresConnection(embedded=EmbeddedServer())}
 
@@ -308,6 +316,7 @@ class Settings(BaseSettings):
     tokens: TokenSettings = TokenSettings()
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
+    monitoring: MonitoringSettings = MonitoringSettings()
 
     @classmethod
     def settings_customise_sources(

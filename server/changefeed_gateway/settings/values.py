@@ -188,13 +188,17 @@ def _is_unicode(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _parse_listen(value: object) -> object:
+def _parse_host_port(value: object) -> HostPort:
     if isinstance(value, HostPort):
         return value
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", _text(value))
     if match is None or int(match[2]) > 65535:
         raise not_allowed('host:port, such as "127.0.0.1:50051" or "[::1]:50051"')
-    address = HostPort(match[1].strip("[]"), int(match[2]))
+    return HostPort(match[1].strip("[]"), int(match[2]))
+
+
+def _parse_listen(value: object) -> object:
+    address = _parse_host_port(value)
     if not address.is_loopback:
         # Plaintext beyond this machine would show documents and tokens to the network.
         raise not_allowed(
@@ -218,4 +222,6 @@ Filled = BeforeValidator(_parse_filled)
 DsnText = BeforeValidator(_parse_dsn)
 """A connection string, kept as `canonical_dsn` writes it."""
 ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_listen), _as_text(str)]
+MonitoringAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_host_port), _as_text(str)]
+"""Any address: what is shown there holds no document, key or token."""
 DurationText = _as_text(format_duration)

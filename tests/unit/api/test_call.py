@@ -10,6 +10,7 @@ import pytest
 from changefeed_gateway.api.call import Call
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.core.errors import Reason, Throttled
+from changefeed_gateway.core.observation import Observation
 from tests.virtual_time import VirtualTime
 
 _LIMIT = timedelta(seconds=60)
@@ -42,7 +43,7 @@ class Scene:
 
     async def write_all(self, within: timedelta) -> None:
         context: Any = self.context
-        self.call = Call("Subscribe", context, CallLog())
+        self.call = Call("Subscribe", context, CallLog(), Observation())
         try:
             while True:
                 await self.call.write(b"message", within=within)
@@ -89,7 +90,7 @@ def test_a_write_that_does_not_end_fails_when_its_own_time_is_over_whatever_was_
 def test_a_stream_that_waits_for_news_is_not_ended_by_the_time_of_its_last_message() -> None:
     async def scenario(scene: Scene) -> None:
         context: Any = scene.context
-        call = Call("Subscribe", context, CallLog())
+        call = Call("Subscribe", context, CallLog(), Observation())
         scene.context.takes.set()
         for seconds in (0.0, 59.0, 300.0):
             await scene.at(seconds)
@@ -105,7 +106,7 @@ def test_a_stream_that_waits_for_news_is_not_ended_by_the_time_of_its_last_messa
 def test_a_shorter_limit_counts_from_its_own_message() -> None:
     async def scenario(scene: Scene) -> None:
         context: Any = scene.context
-        call = Call("Subscribe", context, CallLog())
+        call = Call("Subscribe", context, CallLog(), Observation())
         scene.context.takes.set()
         await call.write(b"message", within=_LIMIT)
         scene.context.takes.clear()

@@ -1,4 +1,4 @@
-"""The six calls of the gateway, with the retries that are safe."""
+"""The calls of the gateway, with the retries that are safe."""
 
 import asyncio
 import json
@@ -14,6 +14,8 @@ from google.protobuf.message import Message
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesRequest, GetCapabilitiesResponse
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
+from changefeed.v1.operator_service_pb2 import ListStreamsRequest, ListStreamsResponse
+from changefeed.v1.operator_service_pb2_grpc import OperatorServiceStub
 from changefeed.v1.partition_pb2 import ListPhysicalPartitionsRequest, PhysicalPartition
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed.v1.read_changes_pb2 import (
@@ -38,6 +40,7 @@ from changefeed_client.tail import Tail
 
 if TYPE_CHECKING:
     from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceAsyncStub
+    from changefeed.v1.operator_service_pb2_grpc import OperatorServiceAsyncStub
 
 T = TypeVar("T")
 
@@ -99,6 +102,7 @@ class ChangeFeedClient:
         self._dial = dial
         self._channel = dial()
         self._stub: ChangeFeedServiceAsyncStub = ChangeFeedServiceStub(self._channel)
+        self._operator: OperatorServiceAsyncStub = OperatorServiceStub(self._channel)
         # A tail that is dropped takes its stream with it, so it need not be kept for the end.
         self._tails: WeakSet[Tail] = WeakSet()
         self._closed = False
@@ -290,6 +294,16 @@ class ChangeFeedClient:
         """What a token is, and whether it can be used; one that cannot is an answer, not an error."""
         request = InspectContinuationTokenRequest(address=address, continuation_token=continuation_token)
         return await self._call(self._stub.InspectContinuationToken, request)
+
+    async def streams(self, *, connection: str = "", collection: str = "") -> AsyncIterator[ListStreamsResponse]:
+        """For operators: the open streams of the gateway process that answers, page by page; empty names mean all."""
+        request = ListStreamsRequest(connection=connection, collection=collection)
+        while True:
+            answer = await self._call(self._operator.ListStreams, request)
+            yield answer
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
 
     async def _call(
         self,

@@ -204,6 +204,10 @@ class Connections:
             raise asyncio.CancelledError
         return connection
 
+    def pool_stats(self) -> Mapping[str, int]:
+        """The pool's own figures (psycopg_pool's statistics)."""
+        return self._pool.get_stats()
+
     @property
     def _failures(self) -> int:
         """How often the pool failed to connect."""

@@ -1,7 +1,7 @@
 """PostgreSQL as a provider of change feeds: the log that triggers write, cut into batches by ticks."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -17,6 +17,7 @@ from changefeed_gateway.core.model import (
     Address,
     Capability,
     CapabilityName,
+    Cursor,
     Feed,
     ItemState,
     Page,
@@ -25,13 +26,15 @@ from changefeed_gateway.core.model import (
     PortabilityWarning,
     Start,
 )
+from changefeed_gateway.core.observation import Measure
 from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log.log import FeedLog
+from changefeed_gateway.providers.postgres.measures import changes_after, check_ticks, measures
 from changefeed_gateway.providers.postgres.outage import Outage
-from changefeed_gateway.providers.postgres.retention.run import keep_running
+from changefeed_gateway.providers.postgres.retention.run import RetentionRuns, keep_running
 from changefeed_gateway.providers.postgres.ticks.doorbell import Doorbell
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
 from changefeed_gateway.providers.postgres.ticks.sequences import SequenceWatch
@@ -99,6 +102,8 @@ class PostgresProvider:
         )
         self._logs: dict[str, FeedLog] = {}
         self._supervisor = Supervisor()
+        self._watch: SequenceWatch | None = None
+        self._retention: RetentionRuns | None = None
         self._starting = asyncio.Lock()
         self._started = False
         self._closed = False
@@ -131,13 +136,12 @@ class PostgresProvider:
         if options.doorbell == "notify":
             # Without it everything is polled, and nothing lost.
             keep("doorbell", self.doorbell.run, optional=True)
-        keep(
-            "watch of the sequences",
-            SequenceWatch(self._connections, self._feeds, options.cadence, options.idle_cadence).run,
-        )
+        self._watch = SequenceWatch(self._connections, self._feeds, options.cadence, options.idle_cadence)
+        keep("watch of the sequences", self._watch.run)
         keep("check of capture", self._check_capture)
         if (interval := options.retention_interval) is not None:
-            keep("retention", partial(keep_running, self._dsn, interval))
+            self._retention = RetentionRuns()
+            keep("retention", partial(keep_running, self._dsn, interval, self._retention))
 
     async def open_feed(self, address: Address) -> Feed:
         """Look the collection up by its name in changefeed.feeds: "documents", "public.orders"."""
@@ -176,6 +180,23 @@ class PostgresProvider:
         await self.start()
         await self._connections.fetch("SELECT FROM changefeed.feeds LIMIT 1", {})
         self._supervisor.check()
+        check_ticks(self._feeds())
+
+    def measures(self) -> Iterable[Measure]:
+        """See `Measured.measures`."""
+        return measures(
+            self._feeds(),
+            connections=self._connections,
+            supervisor=self._supervisor,
+            retention=self._retention,
+            doorbell=self.doorbell if self._options.doorbell == "notify" else None,
+            watch=self._watch,
+        )
+
+    def changes_after(self, feed: Feed, cursor: Cursor) -> int | None:
+        """See `Measured.changes_after`."""
+        log = self._logs.get(feed.incarnation)
+        return None if log is None else changes_after(log.ticks, cursor)
 
     def forget(self) -> None:
         """Know nothing of the feeds' ticks and partitions any more; the next reads look at the database."""

@@ -12,6 +12,7 @@ import psycopg
 import structlog
 from psycopg import sql
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
@@ -49,6 +50,27 @@ class FeedRetention:
     def days_ahead(self) -> int:
         """Whole days after today that have a table, both of the log and of the ticks."""
         return min(days_ahead(self.facts, part) for part in Part) if self.facts else 0
+
+
+class RetentionRuns:
+    """What the runs of one gateway came to. Made inside the loop that it serves."""
+
+    def __init__(self) -> None:
+        self.succeeded = self.failed = 0
+        self._since = monotonic()
+
+    @property
+    def age(self) -> float:
+        """Seconds since the last run that ended well, or since the first could begin."""
+        return monotonic() - self._since
+
+    def note(self, *, well: bool) -> None:
+        """Count a run."""
+        if well:
+            self.succeeded += 1
+            self._since = monotonic()
+        else:
+            self.failed += 1
 
 
 async def run(dsn: str) -> list[FeedRetention]:
@@ -91,7 +113,7 @@ async def set_retention(dsn: str, feed: str, retention: timedelta) -> None:
         await connection.execute("SELECT changefeed.set_retention(%s, %s)", (feed, retention))
 
 
-async def keep_running(dsn: str, interval: timedelta, done: Done) -> None:
+async def keep_running(dsn: str, interval: timedelta, runs: RetentionRuns, done: Done) -> None:
     """Run again and again, at times that replicas do not share; ends by being cancelled.
 
     What is in a run's way is said by the log and by doctor, so `done` is called after every run.
@@ -105,10 +127,11 @@ async def keep_running(dsn: str, interval: timedelta, done: Done) -> None:
         except OperationError as error:
             if not of_outage(error):
                 _log.warning("no retention run for now", problem=str(error))
-            pause = min(pause, 60.0)
+            well = False
         else:
-            if any(feed.problem for feed in found):
-                pause = min(pause, 60.0)
+            well = not any(feed.problem for feed in found)
+        runs.note(well=well)
+        pause = pause if well else min(pause, 60.0)
         done()
 
 

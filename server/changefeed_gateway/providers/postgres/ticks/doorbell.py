@@ -64,6 +64,8 @@ class Doorbell:
         """After `probe_interval` of silence the connection is tried out by a notification of our own."""
         self.listening = asyncio.Event()
         """Set while a connection listens that has heard a notification of our own."""
+        self.rings = 0
+        """Rings so far, several that came together counted once."""
         self.passed_over = 0
         """Notifications so far that were not the change log's."""
         self._dsn = dsn
@@ -151,6 +153,7 @@ class Doorbell:
             elif not _PROBE.fullmatch(payload):
                 self._pass_over()
         if bells:
+            self.rings += 1
             self._ring(bells)
 
     def _pass_over(self) -> None:

@@ -43,6 +43,11 @@ class SequenceWatch:
         self._failing: dict[int, None] = {}
         """Feeds whose last tick failed; the one that was tried last stands last."""
 
+    @property
+    def failing(self) -> int:
+        """Feeds that nobody reads here and whose last tick failed."""
+        return len(self._failing)
+
     async def run(self, done: Done) -> None:
         """Look for ever. Raises ChangeFeedError when the sequences cannot be seen."""
         idle_due = monotonic() + self._idle

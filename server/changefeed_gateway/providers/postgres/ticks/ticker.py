@@ -24,6 +24,9 @@ FOR_A_TICK: Final = timedelta(seconds=5)
 _LINGER: Final = 0.05
 """Seconds for which ticks go on after the last waiter left: it is usually reading and soon back."""
 
+_FORGOTTEN_AFTER: Final = 3.0
+"""Seconds without anybody who wants an answer."""
+
 
 class TickAnswer(NamedTuple):
     """What asking for a tick brought."""
@@ -61,6 +64,12 @@ class Ticker:
     def __init__(self, ask: Ask, cadence: Cadence, supervisor: Supervisor, name: str, bell: Bell | None = None) -> None:
         """`name` is what the task that asks is called by `supervisor`; `bell` is armed by `ask`, as it orders."""
         self.newest: Tick | None = None
+        self.questions = self.ticks = 0
+        """Questions so far, and ticks that they brought."""
+        self._asking = 0
+        """Those who want a new answer, and do not wait for news."""
+        self._unanswered_since: float | None = None
+        self._left_at = 0.0
         self._complete = (0, datetime.min.replace(tzinfo=UTC))
         self._supervisor, self._name = supervisor, name
         self._bell = bell or Bell(lambda: False)
@@ -86,6 +95,17 @@ class Ticker:
     def waiting(self) -> bool:
         """Whether anybody waits for news."""
         return self._waiting > 0
+
+    @property
+    def silence(self) -> float:
+        """Seconds for which somebody wants an answer and the database has given none; 0 when nobody does."""
+        since = self._unanswered_since
+        return monotonic() - since if since is not None and (self._waiting or self._asking) else 0.0
+
+    @property
+    def stalled(self) -> bool:
+        """Whether that is longer than any feed is left alone: even a quiet one is looked at in every `quiet_poll`."""
+        return self.silence >= 2.5 * self._cadence.quiet_poll.total_seconds()
 
     def complete_to(self, tick: int) -> datetime | None:
         """A time before which everything committed belongs to a tick or an earlier one; None where none is known."""
@@ -114,7 +134,18 @@ class Ticker:
 
         Raises the errors of `ask`; passing ones only when the outage's patience is over.
         """
-        return (await self._ask_patiently()).newest
+        self._come()
+        self._asking += 1
+        try:
+            return (await self._ask_patiently()).newest
+        finally:
+            self._asking -= 1
+            self._left_at = monotonic()
+
+    def _come(self) -> None:
+        """Whoever comes after a while knows nothing of a question that failed before."""
+        if not (self._waiting or self._asking) and monotonic() - self._left_at > _FORGOTTEN_AFTER:
+            self._unanswered_since = None
 
     async def recent(self, seconds: float = 2.0) -> Tick:
         """The newest tick as of some seconds ago at most."""
@@ -129,6 +160,7 @@ class Ticker:
         the ticker is closed, and at once what will not pass.
         """
         begin = monotonic()
+        self._come()
         self._waiting += 1
         try:
             while self.newest is None or self.newest.id <= seen:
@@ -143,7 +175,8 @@ class Ticker:
             return self.newest
         finally:
             self._waiting -= 1
-            self._linger_until = monotonic() + _LINGER
+            self._left_at = monotonic()
+            self._linger_until = self._left_at + _LINGER
 
     async def aclose(self) -> None:
         """Stop asking, and send away whoever waits; idempotent."""
@@ -160,13 +193,17 @@ class Ticker:
     async def _ask_and_tell(self) -> TickAnswer:
         await asyncio.sleep(max(0.0, self._not_before - monotonic()))
         begin = monotonic()
+        self.questions += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = begin
         answer = await self._ask()
-        self._answered_at, self._quiet = monotonic(), answer.quiet
+        self._answered_at, self._quiet, self._unanswered_since = monotonic(), answer.quiet, None
         if answer.complete_to is not None:
             self._complete = (answer.newest.id, answer.complete_to)
         if answer.newest != self.newest:
             self._not_before = begin + self._cadence.interval.total_seconds()
             self.newest = answer.newest
+            self.ticks += 1
             self._tell(None)
         return answer
 

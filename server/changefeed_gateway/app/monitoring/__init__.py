@@ -1,0 +1,1 @@
+"""What a gateway shows of itself: metrics, health over HTTP, traces. It alone knows their libraries."""

@@ -1,0 +1,100 @@
+"""`changefeed streams`: who reads what, since when, how far behind, how fast."""
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from changefeed.v1.operator_service_pb2 import ListStreamsResponse, StreamScope, StreamStatus
+from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed.v1.subscribe_pb2 import SubscriptionState
+from changefeed_gateway.cli.arguments import Json, address_of, spelled
+from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.output import as_dict, print_json, print_table, short
+
+_COLUMNS: Final = [
+    "GATEWAY", "STREAM", "WHO", "READS", "STATE", "SINCE", "EVENTS", "A SECOND", "LAG", "BEHIND", "BLOCKED",
+]  # fmt: skip
+
+Wanted = Annotated[
+    ResourceAddress | None,
+    typer.Argument(metavar="[CONNECTION/COLLECTION]", parser=address_of, help="Only its streams."),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="HOST:PORT",
+        help="The gateway; more than once, to ask several replicas."
+        " [default: CHANGEFEED_TARGET, or listen of the settings]",
+    ),
+]
+
+
+def streams(collection: Wanted = None, json: Json = False, target: Targets = None) -> None:
+    """List the open streams: who reads what, since when, how far behind, how fast."""
+
+    async def collect(one: str | None) -> list[ListStreamsResponse]:
+        async with client_of(one) as client:
+            address = collection or ResourceAddress()
+            pages = client.streams(connection=address.connection, collection=address.collection)
+            return [page async for page in pages]
+
+    async def collect_all() -> list[tuple[str, StreamStatus]]:
+        targets: list[str | None] = [*target] if target else [None]
+        found = [page for one in targets for page in await collect(one)]
+        return [(page.gateway, stream) for page in found for stream in page.streams]
+
+    with exits():
+        found = asyncio.run(collect_all())
+        if json:
+            for gateway, stream in found:
+                print_json("stream", {"gateway": gateway, **as_dict(stream)})
+            return
+        now = datetime.now(UTC)
+        print_table(_COLUMNS, [_row(gateway, stream, now) for gateway, stream in found])
+
+
+def _row(gateway: str, stream: StreamStatus, now: datetime) -> list[str]:
+    return [
+        gateway,
+        str(stream.stream_id),
+        stream.principal or stream.host,
+        _reads(stream),
+        "opening" if not stream.state else short(SubscriptionState, stream.state).lower().replace("_", " "),
+        _time(now - stream.start_time.ToDatetime(UTC)),
+        str(stream.events),
+        f"{stream.events_per_second:.1f}",
+        _time(stream.lag.ToTimedelta()) if stream.HasField("lag") else "",
+        str(stream.changes_behind) if stream.HasField("changes_behind") else "",
+        _time(stream.blocked.ToTimedelta()) if stream.HasField("blocked") else "",
+    ]
+
+
+def _reads(stream: StreamStatus) -> str:
+    if not stream.HasField("address"):
+        return ""
+    address = spelled(stream.address.connection, stream.address.collection)
+    match stream.scope:
+        case StreamScope.STREAM_SCOPE_PHYSICAL_PARTITION:
+            return f"{address} (partition {stream.physical_partition_id})"
+        case StreamScope.STREAM_SCOPE_LOGICAL_PARTITION:
+            return f"{address} (a logical partition)"
+        case _:
+            return address
+
+
+def _time(length: timedelta) -> str:
+    """For people: two places, the larger ones."""
+    seconds = max(length.total_seconds(), 0.0)
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = int(seconds)
+    days, hours, minutes = whole // 86_400, whole // 3_600 % 24, whole // 60 % 60
+    if days:
+        return f"{days}d{hours}h"
+    if hours:
+        return f"{hours}h{minutes}m"
+    return f"{minutes}m{whole % 60}s" if minutes else f"{whole}s"
