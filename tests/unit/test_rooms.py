@@ -12,10 +12,19 @@ import pytest
 _ROOT: Final = Path(__file__).parents[2]
 _GATEWAY: Final = "changefeed_gateway"
 _BREACHES: Final = {
-    "api/intruder.py": ("psycopg", "boto3", "azure", "yaml", f"{_GATEWAY}.providers.memory.provider"),
+    "api/intruder.py": (
+        "psycopg",
+        "boto3",
+        "azure",
+        "yaml",
+        "jwt",
+        "cryptography",
+        f"{_GATEWAY}.providers.memory.provider",
+    ),
     "app/intruder.py": ("psycopg", "boto3", "azure", "grpc", "google.protobuf", "changefeed.v1"),
     "cli/intruder.py": ("psycopg", "boto3", "azure", f"{_GATEWAY}.core.model", f"{_GATEWAY}.api.status"),
-    "core/intruder.py": ("psycopg", "boto3", "azure", "grpc", "google.protobuf", f"{_GATEWAY}.settings"),
+    "app/second_intruder.py": ("jwt", "cryptography"),
+    "core/intruder.py": ("jwt", "psycopg", "boto3", "azure", "grpc", "google.protobuf", f"{_GATEWAY}.settings"),
     "providers/cosmos/intruder.py": ("psycopg", "boto3", "google.cloud", f"{_GATEWAY}.providers.memory.provider"),
     "providers/dynamodb/intruder.py": ("psycopg", "azure", "grpc", f"{_GATEWAY}.providers.memory.provider"),
     "providers/memory/intruder.py": ("psycopg", "boto3", "azure", "google.cloud", f"{_GATEWAY}.api.status"),
@@ -27,6 +36,7 @@ _BREACHES: Final = {
 """Files, and what each imports that it must not."""
 
 _ALLOWED: Final = {
+    "api/identity/neighbour.py": ("jwt", "cryptography"),
     "providers/cosmos/provider.py": ("azure.cosmos",),
     "providers/spanner/provider.py": ("google.cloud.spanner",),
     "app/opening/neighbour.py": (f"{_GATEWAY}.providers.memory.provider", f"{_GATEWAY}.settings"),

@@ -97,6 +97,7 @@ class ChangeFeedService:
             async for item in items:
                 sequence += 1
                 response = encode.subscribe_response(item, sequence=sequence, request_id=call.request_id)
+                call.account.check_bytes()
                 await call.write(response, within=within)
                 call.facts["messages"] = sequence
                 if isinstance(item, Closing):

@@ -47,6 +47,14 @@ class HostPort(NamedTuple):
         except ValueError:
             return False
 
+    @property
+    def is_every_address(self) -> bool:
+        """Whether it means all of this machine's, which nobody can connect to by that name."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -194,14 +202,7 @@ def _parse_listen(value: object) -> object:
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9.-]+):([0-9]{1,5})", _text(value))
     if match is None or int(match[2]) > 65535:
         raise not_allowed('host:port, such as "127.0.0.1:50051" or "[::1]:50051"')
-    address = HostPort(match[1].strip("[]"), int(match[2]))
-    if not address.is_loopback:
-        # Plaintext beyond this machine would show documents and tokens to the network.
-        raise not_allowed(
-            "a loopback host (127.0.0.1, [::1] or localhost): another one needs TLS, "
-            "which this version does not have yet; put a TLS proxy on this machine in front"
-        )
-    return address
+    return HostPort(match[1].strip("[]"), int(match[2]))
 
 
 def _as_text(convert: Callable[..., str]) -> WrapSerializer:
