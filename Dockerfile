@@ -28,8 +28,8 @@ ENV PATH=/opt/changefeed/bin:$PATH \
 USER 10001
 # Mount changefeed.yaml here, with tokens.keys: without, tokens end with the key in .changefeed, which ends with the container.
 WORKDIR /var/lib/changefeed
-# No EXPOSE: until it has TLS the gateway listens on loopback (port 50051), where no published port leads. Its callers share
-# its network: the host's (--network host), or a pod's.
+# No EXPOSE: without settings the gateway listens on loopback (port 50051), where no published port leads. Its callers share
+# its network (--network host, a pod's), or it listens elsewhere with TLS (docs/security.md).
 # SIGTERM drains: streams get a token to resume from, then the process ends.
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=15s --retries=3 \

@@ -1,11 +1,12 @@
 """A whole gateway in this process: providers, router and server on a loopback port, and a channel to it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 
 import grpc
 
 from changefeed.v1 import change_feed_service_pb2_grpc
+from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
 from changefeed_gateway.core.limits import Limits
@@ -26,18 +27,29 @@ QUICK = Limits(
 class RunningGateway:
     """One gateway process, as far as its callers can tell; owns its providers."""
 
-    def __init__(self, providers: Mapping[str, Provider], limits: Limits, keys: Sequence[TokenKey]) -> None:
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        limits: Limits,
+        keys: Sequence[TokenKey],
+        door: Callable[[Router], Door] | None = None,
+    ) -> None:
         self.router = Router(providers=providers, tokens=TokenCodec(keys), limits=limits, encoder=encode_changes)
-        self.server = GatewayServer(self.router)
+        self.server = GatewayServer(self.router, door=None if door is None else door(self.router))
         self.target = ""
         self._channel: grpc.aio.Channel | None = None
 
     @classmethod
     async def start(
-        cls, providers: Mapping[str, Provider], *, limits: Limits = QUICK, keys: Sequence[TokenKey] = (TOKEN_KEY,)
+        cls,
+        providers: Mapping[str, Provider],
+        *,
+        limits: Limits = QUICK,
+        keys: Sequence[TokenKey] = (TOKEN_KEY,),
+        door: Callable[[Router], Door] | None = None,
     ) -> "RunningGateway":
         """Listen on a free loopback port."""
-        gateway = cls(providers, limits, keys)
+        gateway = cls(providers, limits, keys, door)
         gateway.target = f"127.0.0.1:{await gateway.server.start('127.0.0.1:0')}"
         gateway._channel = grpc.aio.insecure_channel(gateway.target)
         return gateway

@@ -112,7 +112,7 @@ async def test_what_was_sent_to_readers_that_do_not_read_is_not_kept() -> None:
 
 @pytest.mark.req("P7")
 async def test_pages_that_are_not_read_are_not_kept_and_hold_no_place() -> None:
-    router = RouterDouble(Limits(max_calls=2, write_timeout=SHORT))
+    router = RouterDouble(Limits(max_calls=2, peer_call_share=1, write_timeout=SHORT))
     router.answer = ReadAnswer(feed=FEED, records=[RECORD] * 50, token="t", more_available=False)
     async with serving(router, last_words=SHORT) as gateway, reader_without_windows(gateway) as stalled:
         for _ in range(2):
@@ -163,7 +163,7 @@ async def test_one_host_holds_its_share_of_the_streams_only() -> None:
 
 
 async def test_thousands_of_calls_at_once_all_hear_from_us(log: list[LogLine]) -> None:
-    router = RouterDouble(Limits(max_calls=10))
+    router = RouterDouble(Limits(max_calls=10, peer_call_share=1))
     router.held = Held()
 
     async def ask(gateway: Gateway) -> str:

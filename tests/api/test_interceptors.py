@@ -260,7 +260,7 @@ async def test_who_is_kept_waiting_hears_why_before_the_deadline(
 
 
 async def test_calls_above_the_limit_are_told_to_come_back(log: list[LogLine]) -> None:
-    router = RouterDouble(Limits(max_calls=2, max_streams=1))
+    router = RouterDouble(Limits(max_calls=2, peer_call_share=1, max_streams=1))
     router.held = Held()
     async with serving(router) as gateway:
         under_way = [asyncio.create_task(_read(gateway)) for _ in range(2)]

@@ -18,6 +18,7 @@ from changefeed.v1 import (
     subscribe_pb2,
     token_pb2,
 )
+from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.interceptors import CallGuard
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.answer import (
@@ -81,7 +82,7 @@ async def test_subscribe_sends_records_as_they_are(gateway: Gateway, router: Rou
 
 @pytest.mark.req("A1")
 def test_every_method_has_a_handler_that_takes_and_gives_bytes(router: RouterDouble) -> None:
-    table = ChangeFeedService(router, CallGuard(Limits())).generic_handler()
+    table = ChangeFeedService(router, CallGuard(Limits(), Door(scope_of=router.scope_of))).generic_handler()
     for method in change_feed_service_pb2.DESCRIPTOR.services_by_name["ChangeFeedService"].methods:
         handler = table.service(_Details(f"/{SERVICE_NAME}/{method.name}"))
         assert handler is not None, method.name

@@ -1,5 +1,6 @@
 """docs/configuration.md names every setting as the code has it, and its examples work."""
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -18,7 +19,17 @@ from pydantic_core import PydanticUndefined
 from changefeed_gateway.core.model import Beginning
 from changefeed_gateway.providers.postgres.operations.feeds import watch
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
-from changefeed_gateway.settings import ClientSettings, PostgresConnection, Settings, SettingsError, load_settings
+from changefeed_gateway.settings import (
+    ClientSettings,
+    GrantSettings,
+    JwtSettings,
+    PostgresConnection,
+    QuotaSettings,
+    Settings,
+    SettingsError,
+    TlsSettings,
+    load_settings,
+)
 from changefeed_gateway.settings.model import (
     CosmosConnection,
     DynamoDBConnection,
@@ -75,6 +86,10 @@ def settings() -> dict[str, FieldInfo]:
         **dict(below("connections.<name>.", MemoryConnection)),
         **dict(below("connections.<name>.embedded.", EmbeddedServer)),
         **dict(below("tokens.keys.<n>.", TokenKeySettings)),
+        **dict(below("security.tls.", TlsSettings)),
+        **dict(below("security.jwt.", JwtSettings)),
+        **dict(below("security.policy.<n>.", GrantSettings)),
+        **dict(below("security.quotas.<n>.", QuotaSettings)),
     }
 
 
@@ -124,10 +139,13 @@ def refusal(path: str, monkeypatch: pytest.MonkeyPatch) -> str:
     setting = path.removeprefix("connections.<name>.")
     provider = next((name for name, kind in kinds.items() if setting in kind.model_fields), "postgres")
     monkeypatch.setenv("CHANGEFEED_CONNECTIONS__MAIN__PROVIDER", provider)
-    monkeypatch.setenv("CHANGEFEED_" + path.replace("<name>", "main").upper().replace(".", "__"), "?")
+    path = path.replace("<name>", "main").replace("<n>", "0")
+    above, _, name = path.partition(".0.")
+    value = json.dumps([{name: "?"}]) if name else "?"
+    monkeypatch.setenv("CHANGEFEED_" + above.upper().replace(".", "__"), value)
     with pytest.raises(SettingsError) as caught:
         load_settings()
-    return next(p.allowed for p in caught.value.problems if p.path == path.replace("<name>", "main"))
+    return next(p.allowed for p in caught.value.problems if p.path == path)
 
 
 BOUNDED = re.compile(r"a duration from|a whole number from|one of |a database name")
@@ -165,7 +183,7 @@ def test_the_example_loads_and_says_everything(monkeypatch: pytest.MonkeyPatch, 
     assert dsn("main", main) == "user=changefeed host=db dbname=app"
     assert [key.key_id for key in token_keys(loaded)] == ["2026-11", "2026-05"]
     assert loaded.limits.to_limits() == Settings().limits.to_limits(), "the example shows the defaults"
-    left_out = {"dsn", "key", "key_env", "secret", "connections", "keys", "limits", "logging", "tokens"}
+    left_out = {"dsn", "key", "key_env", "secret", "jwks_file", "connections", "keys", "limits", "logging", "tokens"}
     last_parts = {path.rpartition(".")[2] for path in settings()} - left_out
     assert {name for name in last_parts if not re.search(rf"\b{name}:", example.text)} == set()
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from changefeed_gateway.settings import load_settings
 from tests.databases import LOG, PostgresForTests
 from tests.docs.pages import DOCS, ROOT, blocks, pages
 
@@ -79,3 +80,17 @@ def test_every_edge_of_postgres_names_tests_that_exist() -> None:
     code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "postgres").glob("test_*.py"))
     assert named
     assert named <= set(re.findall(r"^async def (test_\w+)", code, re.MULTILINE))
+
+
+def test_every_promise_of_the_security_page_names_tests_that_exist() -> None:
+    named = set(re.findall(r"`(test_\w+)`", (DOCS / "security.md").read_text(encoding="utf-8")))
+    code = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 15
+    assert [name for name in named if f"def {name}(" not in code] == []
+
+
+def test_the_settings_of_the_security_page_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (example,) = blocks(DOCS / "security.md", "yaml")
+    monkeypatch.chdir(tmp_path)
+    Path("changefeed.yaml").write_text(example.text, encoding="utf-8")
+    assert load_settings().security.asks_who_calls

@@ -1,4 +1,4 @@
-"""How many calls are under way, in all and of one peer."""
+"""How many calls are under way, in all and of one host, and on how many connections of it."""
 
 import asyncio
 import ipaddress
@@ -15,11 +15,11 @@ _IPV6_NETWORK_BITS: Final = 64
 class Admission:
     """Counts what is under way and refuses what is too much."""
 
-    def __init__(self, limit: int, reason: Reason, *, peer_share: float = 1.0) -> None:
+    def __init__(self, limit: int, reason: Reason, share_setting: str, peer_share: float) -> None:
         """Begin with nothing under way; one peer may hold a share of the limit, one place at least."""
         self.idle = asyncio.Event()
         self.idle.set()
-        self._limit, self._reason = limit, reason
+        self._limit, self._reason, self._share_setting = limit, reason, share_setting
         self._peer_limit = max(1, int(limit * peer_share))
         self._held: Counter[str] = Counter()
         self._under_way = 0
@@ -31,7 +31,7 @@ class Admission:
         if self._held[host] >= self._peer_limit:
             raise Throttled(
                 f"this peer holds {self._peer_limit} already, its share: close some, or let the gateway's operator "
-                "raise limits.peer_stream_share",
+                f"raise limits.{self._share_setting}",
                 reason=self._reason,
             )
         self._held[host] += 1
@@ -46,6 +46,34 @@ class Admission:
         self._under_way -= 1
         if not self._under_way:
             self.idle.set()
+
+
+class Connections:
+    """Counts the connections of each host on which calls are under way; gRPC tells of no others."""
+
+    def __init__(self, peer_limit: int) -> None:
+        self._peer_limit = peer_limit
+        self._calls: dict[str, Counter[str]] = {}
+
+    def enter(self, host: str, peer: str) -> None:
+        """Count a call of a peer, which is one connection; `leave` ends it. Raises Throttled."""
+        calls = self._calls.setdefault(host, Counter())
+        if peer not in calls and len(calls) >= self._peer_limit:
+            raise Throttled(
+                f"this host calls on {len(calls)} connections already: share connections, or let the gateway's "
+                "operator raise limits.peer_connections",
+                reason=Reason.TOO_MANY_CONNECTIONS,
+            )
+        calls[peer] += 1
+
+    def leave(self, host: str, peer: str) -> None:
+        """A call is over."""
+        calls = self._calls[host]
+        calls[peer] -= 1
+        if not calls[peer]:
+            del calls[peer]
+        if not calls:
+            del self._calls[host]
 
 
 def host_of(peer: str) -> str:

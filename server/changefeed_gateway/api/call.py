@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any, Final, cast
 
 import grpc
+import structlog
 from grpc_status import rpc_status
 
 from changefeed_gateway.api.call_log import CallLog
@@ -16,6 +17,8 @@ from changefeed_gateway.api.status import status_code, to_status
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
 from changefeed_gateway.core.observation import LONG_WRITE, Observation
+from changefeed_gateway.core.policy import ANONYMOUS, NOBODY, Principal
+from changefeed_gateway.core.quota import UNLIMITED, Account
 
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key: a caller may choose the id, and gets it back in the trailing metadata in any case."""
@@ -40,6 +43,10 @@ class Call:
         self.peer = context.peer()
         self.facts: dict[str, object] = {}
         """More for the call's log line; never a token or a document."""
+        self.principal: Principal = NOBODY
+        """Who calls, once it is known."""
+        self.account = UNLIMITED
+        """What they have taken of their quota."""
         self._context, self._log = context, log
         self.task = cast("asyncio.Task[object]", asyncio.current_task())
         """Done when the client has taken the end of the call, or is gone."""
@@ -50,6 +57,12 @@ class Call:
         self._write_began = self._write_until = 0.0
         self._write_timer: asyncio.TimerHandle | None = None
         context.set_trailing_metadata(((REQUEST_ID_KEY, self.request_id),))
+
+    def is_from(self, principal: Principal, account: Account) -> None:
+        """Say who calls, and whose quota its answers are of."""
+        self.principal, self.account = principal, account
+        if principal is not ANONYMOUS:
+            structlog.contextvars.bind_contextvars(principal=principal.name)
 
     @property
     def elapsed(self) -> timedelta:
@@ -91,9 +104,9 @@ class Call:
         try:
             await self._context.write(message)
         except asyncio.CancelledError:
+            self._headers_stuck = not self._headers_sent
             if not self._write_is_over or self.task.uncancel() > cancellations:
                 raise
-            self._headers_stuck = not self._headers_sent
             raise Throttled(
                 f"the stream was not read for {monotonic() - began:.1f} s: resume from the last token, and read "
                 "faster or ask for smaller batches",
@@ -102,6 +115,7 @@ class Call:
         finally:
             self._writing = False
         self._headers_sent = True
+        self.account.sent(len(message))
         if (waited := monotonic() - began) >= LONG_WRITE:
             self._observation.write_seconds.observe(waited)
 
@@ -141,7 +155,7 @@ class Call:
         Not by `context.abort`: gRPC keeps the exception that it raises in the call, and so every frame that the
         exception passed holds itself, with the request in it, until the garbage collector comes by.
         """
-        self._log.failed(error, self._facts(status_code(error), error.reason))
+        self._log.failed(error, self._facts(status_code(error), error.reason), self.principal.name)
         status = rpc_status.to_status(to_status(error, request_id=self.request_id))
         if self._headers_stuck:
             # gRPC sends the headers of a first message that is under way once more with the status, and fails.

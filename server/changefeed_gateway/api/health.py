@@ -19,6 +19,7 @@ from structlog.typing import FilteringBoundLogger
 from changefeed_gateway.api.call import Call
 from changefeed_gateway.api.interceptors import CallGuard
 from changefeed_gateway.core.errors import ChangeFeedError, NotFound, Reason
+from changefeed_gateway.core.policy import Principal
 from changefeed_gateway.core.supervision import Done, Supervisor
 
 SERVICE_NAME: Final = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -38,7 +39,9 @@ _SERVICE_UNKNOWN: Final[int] = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class Health:
     """What each name's status is, told to whoever asks or watches."""
 
-    def __init__(self, connections: Iterable[str]) -> None:
+    def __init__(self, connections: Iterable[str], knows: Callable[[Principal, str], bool] = lambda *_: True) -> None:
+        """Begin with nothing known of the connections; `knows` says which of them a caller may hear of."""
+        self._knows = knows
         self._statuses: dict[str, int] = {OVERALL: _SERVING} | dict.fromkeys(connections, _UNKNOWN)
         self._changed = asyncio.Event()
         self._draining = False
@@ -72,15 +75,15 @@ class Health:
         """The method table of `grpc.health.v1.Health`."""
         request, everything = health_pb2.HealthCheckRequest.FromString, health_pb2.HealthListRequest.FromString  # type: ignore[attr-defined]
         table = {
-            "Check": guard.bystander("Check", request, self.check),
-            "List": guard.bystander("List", everything, self.list),
-            "Watch": guard.bystander("Watch", request, self.watch),
+            "Check": guard.bystander("Check", request, self.check, is_health=True),
+            "List": guard.bystander("List", everything, self.list, is_health=True),
+            "Watch": guard.bystander("Watch", request, self.watch, is_health=True),
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, table)
 
     async def check(self, request: health_pb2.HealthCheckRequest, call: Call) -> AsyncGenerator[bytes]:
         """Answer the status of one name."""
-        status = self._statuses.get(request.service)
+        status = self._status(request.service, call.principal)
         if status is None:
             raise NotFound("no such name; names are the connections, and empty", reason=Reason.CONNECTION_NOT_FOUND)
         yield _answer(status)
@@ -88,8 +91,9 @@ class Health:
     async def list(self, request: Message, call: Call) -> AsyncGenerator[bytes]:
         """Answer the status of every name."""
         answer = health_pb2.HealthListResponse()  # type: ignore[attr-defined]  # newer than the published types
-        for name, status in self._statuses.items():
-            answer.statuses[name].status = status
+        for name in self._statuses:
+            if (status := self._status(name, call.principal)) is not None:
+                answer.statuses[name].status = status
         yield answer.SerializeToString()
 
     async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> AsyncGenerator[bytes]:
@@ -97,7 +101,8 @@ class Health:
         sent = None
         while True:
             changed = self._changed
-            status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
+            status = self._status(request.service, call.principal)
+            status = _SERVICE_UNKNOWN if status is None else status
             if status != sent:
                 yield _answer(status)
                 sent = status
@@ -105,6 +110,10 @@ class Health:
                 return
             if changed is self._changed:
                 await changed.wait()
+
+    def _status(self, name: str, principal: Principal) -> int | None:
+        """As far as a caller may know: a connection where it has no right is none."""
+        return self._statuses.get(name) if name == OVERALL or self._knows(principal, name) else None
 
     def _tell(self) -> None:
         self._changed.set()

@@ -9,19 +9,22 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from datetime import timedelta
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from changefeed.v1 import resource_pb2
-from changefeed_gateway.api.admission import Admission, host_of
+from changefeed_gateway.api.admission import Admission, Connections, host_of
 from changefeed_gateway.api.call import Call, Context
 from changefeed_gateway.api.call_log import CallLog
+from changefeed_gateway.api.identity.caller import Identity
+from changefeed_gateway.api.identity.demand import AddressedRequest
+from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.wire.decode import MAX_NAME_CHARS
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
+    CredentialsExpired,
     InternalFailure,
     InvalidRequest,
     Reason,
@@ -34,21 +37,14 @@ MAX_BYSTANDERS: Final = 1_000
 """Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
 
 
-class AddressedRequest(Protocol):
-    """Any request of the service."""
-
-    @property
-    def address(self) -> resource_pb2.ResourceAddress:
-        """The collection that is meant."""
-        ...
-
-
 _ANSWER_TIME: Final = timedelta(milliseconds=200)
 """What an answer needs to travel; a client's deadline reaches the server rounded up by up to half of this."""
 _REQUEST_TIME: Final = timedelta(seconds=10)
 """How long a request may take to come: the call has its place already."""
 _LAST_WORDS: Final = timedelta(seconds=10)
 """How long a client may take to take the end of its call; then it is reset."""
+_LOOK_AGAIN: Final = 10.0
+"""Seconds between two looks whether the caller of a call under way is still known."""
 
 _Message = TypeVar("_Message")
 _Request = TypeVar("_Request", bound=AddressedRequest)
@@ -67,13 +63,20 @@ class CallGuard:
     """
 
     def __init__(
-        self, limits: Limits, *, last_words: timedelta = _LAST_WORDS, observation: Observation | None = None
+        self,
+        limits: Limits,
+        door: Door,
+        *,
+        last_words: timedelta = _LAST_WORDS,
+        observation: Observation | None = None,
     ) -> None:
         """`observation` counts the calls."""
-        share = limits.peer_stream_share
-        self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS)
-        self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, peer_share=share)
-        self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, peer_share=share)
+        self.door = door
+        calls, streams = ("peer_call_share", limits.peer_call_share), ("peer_stream_share", limits.peer_stream_share)
+        self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS, *calls)
+        self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, *streams)
+        self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, *streams)
+        self._connections = Connections(limits.peer_connections)
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()
         self._observation = observation or Observation()
@@ -84,7 +87,8 @@ class CallGuard:
         """Wrap a handler that returns its serialised answer."""
 
         async def body(call: Call) -> None:
-            request = _addressed(parse, await self._request(call))
+            request = self._addressed(parse, await self._request(call), call)
+            call.account.begin_read()
             answer = await _in_time(handler, request, call)
             del request
             await call.write(answer, within=self._write_timeout)
@@ -95,19 +99,31 @@ class CallGuard:
         """Wrap a handler that sends serialised messages with `Call.write`."""
 
         async def body(call: Call) -> None:
-            await handler(_addressed(parse, await self._request(call)), call)
+            request = self._addressed(parse, await self._request(call), call)
+            call.account.begin_read()
+            call.account.open_stream()
+            call.task.add_done_callback(lambda _: call.account.close_stream())
+            await handler(request, call)
 
         return self._method(method, self._streams, body)
 
     def bystander(
-        self, method: str, parse: _Parse[_Message], handler: Callable[[_Message, Call], AsyncGenerator[bytes]]
+        self,
+        method: str,
+        parse: _Parse[_Message],
+        handler: Callable[[_Message, Call], AsyncGenerator[bytes]],
+        *,
+        is_health: bool = False,
     ) -> _MethodHandler:
-        """Wrap a handler beside the service, of one request and any number of answers."""
+        """Wrap a handler beside the service, of one request and any number of answers.
+
+        What of it the caller may hear of is the handler's to ask of the door: `knows` and `may`, with `Call.principal`.
+        """
 
         async def body(call: Call) -> None:
             await self._write_all(handler(_parsed(parse, await self._request(call)), call), call)
 
-        return self._method(method, self._bystanders, body)
+        return self._method(method, self._bystanders, body, is_health=is_health)
 
     def conversation(
         self, method: str, parse: _Parse[_Message], handler: Callable[[AsyncIterator[_Message]], AsyncGenerator[bytes]]
@@ -134,17 +150,44 @@ class CallGuard:
         await self._calls.idle.wait()
         await self._streams.idle.wait()
 
-    def _method(self, method: str, admission: Admission, body: _Body, *, answers_once: bool = False) -> _MethodHandler:
+    def _method(
+        self,
+        method: str,
+        admission: Admission,
+        body: _Body,
+        *,
+        answers_once: bool = False,
+        is_health: bool = False,
+    ) -> _MethodHandler:
         async def guarded(_: object, context: Context) -> None:
             call = Call(method, context, self._log, self._observation, answers_once=answers_once)
+
+            async def known(call: Call) -> None:
+                # Before anything of the request is looked at.
+                identity = await self.door.identify(context, is_health=is_health)
+                call.is_from(identity.principal, self.door.account(identity.principal))
+                await _while_known(identity, body, call)
+
             with structlog.contextvars.bound_contextvars(request_id=call.request_id, method=method, peer=call.peer):
-                await self._run(call, admission, body)
+                await self._run(call, admission, known)
 
         return grpc.stream_stream_rpc_method_handler(guarded)
+
+    def _addressed(self, parse: _Parse[_Request], raw: bytes, call: Call) -> _Request:
+        """Parse a request of the service and let it through the door."""
+        request = _parsed(parse, raw)
+        address = request.address
+        structlog.contextvars.bind_contextvars(
+            connection=_loggable(address.connection), collection=_loggable(address.collection)
+        )
+        self.door.admit(call.principal, request, call.facts)
+        return request
 
     async def _run(self, call: Call, admission: Admission, body: _Body) -> None:
         host = host_of(call.peer)
         try:
+            self._connections.enter(host, call.peer)
+            call.task.add_done_callback(lambda _: self._connections.leave(host, call.peer))
             admission.enter(host)
             # The task is done when the client has taken the end: what it was sent is held until then.
             call.task.add_done_callback(lambda _: admission.leave(host))
@@ -234,13 +277,32 @@ def _parsed(parse: _Parse[_Message], raw: bytes) -> _Message:
         raise InvalidRequest("the request is not a message of this method") from error
 
 
-def _addressed(parse: _Parse[_Request], raw: bytes) -> _Request:
-    request = _parsed(parse, raw)
-    address = request.address
-    structlog.contextvars.bind_contextvars(
-        connection=_loggable(address.connection), collection=_loggable(address.collection)
-    )
-    return request
+async def _while_known(identity: Identity, body: _Body, call: Call) -> None:
+    """Go on for as long as the caller's credentials hold; then end with CredentialsExpired."""
+    if identity.is_for_ever:
+        await body(call)
+        return
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def look() -> None:
+        nonlocal timer
+        if identity.problem():
+            limit.reschedule(loop.time())
+        else:
+            timer = loop.call_later(identity.seconds_left(_LOOK_AGAIN), look)
+
+    try:
+        async with asyncio.timeout(None) as limit:
+            look()
+            await body(call)
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise CredentialsExpired(f"{identity.problem()}: come again with newer ones") from None
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def _loggable(name: str) -> str:

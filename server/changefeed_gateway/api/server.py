@@ -1,6 +1,7 @@
 """The gRPC server: options, services, start, drain."""
 
 import asyncio
+import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from changefeed_gateway.api import health, operator
 from changefeed_gateway.api.completions import taken_at_once
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
+from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
 from changefeed_gateway.api.operator import OperatorService
 from changefeed_gateway.api.reflection import reflection_handlers
@@ -29,6 +31,12 @@ MAX_REQUEST_BYTES: Final = MAX_TOKEN_CHARS + 65_536
 CHECK_INTERVAL: Final = timedelta(seconds=1)
 """Between two checks of a connection; with the time for one it leaves health wrong for less than five seconds."""
 CHECK_TIMEOUT: Final = timedelta(seconds=2.5)
+
+MAX_METADATA_BYTES: Final = 16_384
+"""All metadata of a call together, its bearer token included."""
+
+_FILES_OF_OUR_OWN: Final = 256
+"""For databases, certificates, logs: what is no connection of a caller."""
 
 _CONNECTIONS_AT_ONCE: Final = 4
 """How many may come full of calls before the event loop has looked at one of them."""
@@ -48,6 +56,7 @@ class GatewayServer:
         self,
         router: Router,
         *,
+        door: Door | None = None,
         checks: Mapping[str, HealthCheck] | None = None,
         check_interval: timedelta = CHECK_INTERVAL,
         check_timeout: timedelta = CHECK_TIMEOUT,
@@ -60,6 +69,7 @@ class GatewayServer:
 
         Args:
             router: The core; `begin_drain` is called here, `aclose` is the caller's to call.
+            door: Who calls, and what they may; without one everybody may everything.
             checks: How to ask connections whether they can serve; those without a check have status SERVING.
             check_interval: Time between two checks of a connection.
             check_timeout: How long a check may take before it counts as failed.
@@ -71,9 +81,10 @@ class GatewayServer:
         """
         self._router = router
         self._options = _server_options(router.limits, reuse_port=reuse_port) | dict(options)
-        self._guard = CallGuard(router.limits, last_words=last_words, observation=router.observation)
+        door = door or Door(scope_of=router.scope_of)
+        self._guard = CallGuard(router.limits, door, last_words=last_words, observation=router.observation)
         self._operator = OperatorService(router.streams, name)
-        self._health = Health(router.connections)
+        self._health = Health(router.connections, door.knows)
         checks = checks or {}
         for connection in set(router.connections) - checks.keys():
             self._health.set_serving(connection, True)
@@ -152,14 +163,27 @@ def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
         # The same for calls that have arrived and wait for the event loop: above its limits gRPC answers CANCELLED.
         "grpc.server.max_pending_requests": _CONNECTIONS_AT_ONCE * admitted,
         "grpc.server.max_pending_requests_hard_limit": _CONNECTIONS_AT_ONCE * admitted,
+        "grpc.max_allowed_incoming_connections": _connections(limits),
+        # A connection that does not say what it wants is gone before it is missed.
+        "grpc.server_handshake_timeout_ms": 10_000,
+        "grpc.max_metadata_size": MAX_METADATA_BYTES,
         "grpc.keepalive_time_ms": 30_000,
         "grpc.keepalive_timeout_ms": 10_000,
         "grpc.keepalive_permit_without_calls": 1,
         "grpc.http2.min_ping_interval_without_data_ms": 10_000,
         "grpc.max_connection_idle_ms": 15 * 60_000,
-        "grpc.max_connection_age_ms": 60 * 60_000,
+        # gRPC spreads it by a tenth to either side.
+        "grpc.max_connection_age_ms": int(limits.max_connection_age / timedelta(milliseconds=1)),
         "grpc.max_connection_age_grace_ms": int(grace / timedelta(milliseconds=1)),
     }
+
+
+def _connections(limits: Limits) -> int:
+    """As many as may be, and leave files to the databases: a process without any can neither accept nor serve."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return limits.max_connections
+    return min(limits.max_connections, max(1, most - min(_FILES_OF_OUR_OWN, most // 2)))
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

@@ -98,13 +98,14 @@ class ChangeFeedService:
         request = decode.subscribe_request(message, now=_now())
         within = self._router.limits.write_timeout
         sequence = 0
-        with self._router.streams.opening(call.request_id, host_of(call.peer)) as progress:
+        with self._router.streams.opening(call.request_id, host_of(call.peer), call.principal.name) as progress:
             progress.writing_since = call.writing_since
             subscription = self._router.subscribe(request, end_write=call.end_write, progress=progress)
             async with aclosing(subscription) as items:
                 async for item in items:
                     sequence += 1
                     response = encode.subscribe_response(item, sequence=sequence, request_id=call.request_id)
+                    call.account.check_bytes()
                     await call.write(response, within=within)
                     progress.took(item, len(response))
                     call.facts["messages"] = sequence

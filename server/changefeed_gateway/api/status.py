@@ -15,6 +15,7 @@ from changefeed_gateway.core.errors import (
     AuthorizationFailed,
     ChangeFeedError,
     CheckpointExpired,
+    CredentialsExpired,
     FeedNotProvisioned,
     HistoryGap,
     InternalFailure,
@@ -47,6 +48,7 @@ _CODES: Final[dict[type[ChangeFeedError], grpc.StatusCode]] = {
 }
 
 _RETRY_AFTER: Final[dict[type[ChangeFeedError], timedelta]] = {
+    CredentialsExpired: timedelta(milliseconds=100),
     Throttled: timedelta(seconds=1),
     TransientFailure: timedelta(milliseconds=500),
     ProviderAccessFailed: timedelta(seconds=30),

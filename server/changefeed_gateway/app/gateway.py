@@ -15,9 +15,11 @@ from typing import Final
 import structlog
 from structlog.typing import FilteringBoundLogger
 
+from changefeed_gateway.api.identity.renewal import Renewal
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
 from changefeed_gateway.app.opening import is_private, open_provider
+from changefeed_gateway.app.security import secured
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import TokenCodec
@@ -62,10 +64,16 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         )
         stack.push_async_callback(_in_time, router.aclose)
         checks = {name: partial(router.ping, name) for name in providers}
-        server = GatewayServer(router, checks=checks, name=f"{socket.gethostname()}:{os.getpid()}")
+        security = secured(settings.security, router.scope_of)
+        renewal = Renewal()
+        renewal.start(*security.renewables)
+        stack.push_async_callback(_in_time, renewal.aclose)
+        name = f"{socket.gethostname()}:{os.getpid()}"
+        server = GatewayServer(router, door=security.door, checks=checks, name=name)
         monitoring = await _monitored(settings, router, server, stack)
+        credentials = None if security.certificate is None else security.certificate.credentials()
         try:
-            port = await server.start(str(settings.listen))
+            port = await server.start(str(settings.listen), credentials)
         except OSError as error:
             raise _taken("listen", settings.listen) from error
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
@@ -105,6 +113,7 @@ async def serve(settings: Settings, *, ready: Callable[[Gateway], None]) -> None
     signals = _Signals()
     if not settings.tokens.keys:
         _warn_of_lone_key(settings)
+    _warn_of_open_doors(settings)
     async with open_gateway(settings) as gateway:
         _collect_seldom()
         ready(gateway)
@@ -128,6 +137,16 @@ def _warn_of_lone_key(settings: Settings) -> None:
         + (", and replicas need the same one" if shared else ""),
         file=str(kept_key_file(settings).absolute()),
     )
+
+
+def _warn_of_open_doors(settings: Settings) -> None:
+    security = settings.security
+    if not settings.listen.is_loopback and security.tls is None:
+        _log.warning("plaintext beyond this machine: the network sees documents and tokens, and can change them")
+    if not settings.listen.is_loopback and not security.asks_who_calls:
+        _log.warning("nobody is asked who they are: whoever reaches the port reads everything")
+    if security.asks_who_calls and not security.policy:
+        _log.warning("security.policy is empty: nobody may anything")
 
 
 def _collect_seldom() -> None:

@@ -8,6 +8,7 @@ ChangeFeedError
 ├── NewItemStateUnavailable   REQUIRE was asked and one change has no item
 ├── NotFound                  connection, database, collection or partition
 ├── AuthenticationFailed      the caller is not known
+│   └── CredentialsExpired    the caller was known when the call began, and is no more
 ├── AuthorizationFailed       the caller is known, and not allowed
 ├── Throttled                 too much; come back after `retry_after`
 ├── TransientFailure          come back after `retry_after`
@@ -60,7 +61,10 @@ class Reason(Enum):
     COLLECTION_NOT_FOUND = "COLLECTION_NOT_FOUND"
     PARTITION_NOT_FOUND = "PARTITION_NOT_FOUND"
     AUTHENTICATION_FAILED = "AUTHENTICATION_FAILED"
+    CREDENTIALS_EXPIRED = "CREDENTIALS_EXPIRED"
     AUTHORIZATION_FAILED = "AUTHORIZATION_FAILED"
+    QUOTA_EXCEEDED = "QUOTA_EXCEEDED"
+    TOO_MANY_CONNECTIONS = "TOO_MANY_CONNECTIONS"
     PROVIDER_THROTTLED = "PROVIDER_THROTTLED"
     TOO_MANY_STREAMS = "TOO_MANY_STREAMS"
     TOO_MANY_CALLS = "TOO_MANY_CALLS"
@@ -159,6 +163,13 @@ class AuthenticationFailed(ChangeFeedError):
 
     category = Category.AUTHENTICATION_FAILED
     default_reason = Reason.AUTHENTICATION_FAILED
+
+
+class CredentialsExpired(AuthenticationFailed):
+    """The caller's credentials ended while its stream was open: it may come again at once, with newer ones."""
+
+    retryable = True
+    default_reason = Reason.CREDENTIALS_EXPIRED
 
 
 class AuthorizationFailed(ChangeFeedError):

@@ -23,6 +23,14 @@ class Limits:
     """The part of `max_streams` that one host may hold."""
     max_calls: int = 1_000
     """Unary calls under way at once."""
+    peer_call_share: float = 0.5
+    """The part of `max_calls` that one host may hold."""
+    max_connections: int = 10_000
+    """Connections at once; fewer where the process may not open as many files."""
+    peer_connections: int = 1_000
+    """Connections of one host on which calls are under way."""
+    max_connection_age: timedelta = timedelta(hours=1)
+    """After which a connection takes no new calls, give or take a tenth, so that load spreads over replicas."""
     write_timeout: timedelta = timedelta(seconds=60)
     """How long one message may wait for a slow consumer."""
     outage_patience: timedelta = timedelta(seconds=30)

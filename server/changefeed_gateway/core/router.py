@@ -174,6 +174,8 @@ class Router:
         try:
             async with self._opened(address, FromToken(token)) as (tails, feed):
                 envelope = self._tokens.open(token)
+                # Of another collection's token no more is said than that it is one: it may be somebody else's.
+                self._tokens.check_resource(feed, envelope)
                 report = TokenReport(
                     problem=None,
                     schema_version=envelope.schema_version,
@@ -190,6 +192,10 @@ class Router:
             if problem.retryable or isinstance(problem, ProviderAccessFailed):
                 raise
             return replace(report, problem=problem)
+
+    def scope_of(self, token: str) -> Scope:
+        """The scope of a token. Raises InvalidRequest when it is none of this gateway's."""
+        return self._tokens.open(token).scope
 
     async def subscribe(
         self, request: SubscribeRequest, *, end_write: Callable[[], None], progress: Progress | None = None

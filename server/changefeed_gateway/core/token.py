@@ -146,18 +146,9 @@ class TokenCodec:
         TOKEN_RESOURCE_RECREATED, TOKEN_WRONG_SCOPE.
         """
         envelope = self.open(token)
-        if envelope.provider_id != feed.provider_id:
-            raise _refused(
-                Reason.TOKEN_WRONG_PROVIDER,
-                f"made by provider {envelope.provider_id!r}, this collection is on {feed.provider_id!r}",
-            )
-        resource, _, incarnation = fingerprint(feed).partition(".")
-        token_resource, _, token_incarnation = envelope.fingerprint.partition(".")
-        if token_resource != resource:
-            raise _refused(
-                Reason.TOKEN_WRONG_RESOURCE,
-                "made for another collection; use the address it came from",
-            )
+        self.check_resource(feed, envelope)
+        _, _, incarnation = fingerprint(feed).partition(".")
+        _, _, token_incarnation = envelope.fingerprint.partition(".")
         if token_incarnation != incarnation:
             raise _refused(
                 Reason.TOKEN_RESOURCE_RECREATED,
@@ -170,6 +161,22 @@ class TokenCodec:
                 "made for another scope; use its own scope or leave scope unset",
             )
         return envelope
+
+    def check_resource(self, feed: Feed, envelope: Envelope) -> None:
+        """Check that an envelope belongs to this collection, in whichever incarnation.
+
+        Raises InvalidRequest with TOKEN_WRONG_PROVIDER or TOKEN_WRONG_RESOURCE.
+        """
+        if envelope.provider_id != feed.provider_id:
+            raise _refused(
+                Reason.TOKEN_WRONG_PROVIDER,
+                f"made by provider {envelope.provider_id!r}, this collection is on {feed.provider_id!r}",
+            )
+        if envelope.fingerprint.partition(".")[0] != fingerprint(feed).partition(".")[0]:
+            raise _refused(
+                Reason.TOKEN_WRONG_RESOURCE,
+                "made for another collection; use the address it came from",
+            )
 
     def verify(self, token: str) -> bytes:
         """Check that a token is one of ours, as far as its signature tells; answers the envelope. Raises as `open`."""

@@ -19,6 +19,13 @@ from changefeed_gateway.settings.model import (
     SpannerConnection,
 )
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
+from changefeed_gateway.settings.security import (
+    GrantSettings,
+    JwtSettings,
+    QuotaSettings,
+    SecuritySettings,
+    TlsSettings,
+)
 
 __all__ = [
     "ClientSettings",
@@ -27,13 +34,18 @@ __all__ = [
     "DynamoDBConnection",
     "EmbeddedServer",
     "GatewayTarget",
+    "GrantSettings",
+    "JwtSettings",
     "LoggingSettings",
     "MemoryConnection",
     "PostgresConnection",
+    "QuotaSettings",
+    "SecuritySettings",
     "Settings",
     "SettingsError",
     "SettingsProblem",
     "SpannerConnection",
+    "TlsSettings",
     "client_settings",
     "gateway_target",
     "load_settings",

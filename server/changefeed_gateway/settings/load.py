@@ -103,6 +103,8 @@ def gateway_target(option: str | None = None, file: Path | None = None) -> Gatew
         raise SettingsError(problems_of(error, _Listening)) from None
     if not listen.port:
         raise _refused("listen", "port 0, which is any", "a port that callers know, or --target")
+    if listen.is_every_address:
+        raise _refused("listen", f"{listen}, which is every address", "an address that callers know, or --target")
     return GatewayTarget(str(listen), origin)
 
 

@@ -5,10 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.settings.security import SecuritySettings
 from changefeed_gateway.settings.values import (
     DsnText,
     DurationText,
@@ -16,7 +17,6 @@ from changefeed_gateway.settings.values import (
     Filled,
     HostPort,
     ListenAddress,
-    MonitoringAddress,
     duration_between,
     name_like,
     not_allowed,
@@ -254,6 +254,10 @@ class LimitSettings(_Section):
     max_streams: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_streams
     peer_stream_share: Annotated[float, number_between(0.001, 1)] = _DEFAULTS.peer_stream_share
     max_calls: Annotated[int, whole_number_between(1, 100_000)] = _DEFAULTS.max_calls
+    peer_call_share: Annotated[float, number_between(0.001, 1)] = _DEFAULTS.peer_call_share
+    max_connections: Annotated[int, whole_number_between(1, 1_000_000)] = _DEFAULTS.max_connections
+    peer_connections: Annotated[int, whole_number_between(1, 1_000_000)] = _DEFAULTS.peer_connections
+    max_connection_age: Annotated[timedelta, duration_between("1m", "7d"), DurationText] = _DEFAULTS.max_connection_age
     write_timeout: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = _DEFAULTS.write_timeout
     outage_patience: Annotated[timedelta, duration_between("0s", "1h"), DurationText] = _DEFAULTS.outage_patience
     ring_bytes: Annotated[int, whole_number_between(1_000_000, 4_000_000_000)] = _DEFAULTS.ring_bytes
@@ -286,7 +290,7 @@ class LoggingSettings(_Section):
 class MonitoringSettings(_Section):
     """What the gateway shows of itself over HTTP: `/metrics` for Prometheus, `/livez` and `/readyz`."""
 
-    listen: MonitoringAddress | None = None
+    listen: ListenAddress | None = None
     """Where; nowhere unless given, so that two gateways start on one machine without a word."""
 
 
@@ -305,6 +309,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    security: SecuritySettings = SecuritySettings()
     listen: ListenAddress = HostPort("127.0.0.1", 50051)
     state_directory: FilePath = Path(".changefeed")
     """What the gateway keeps of its own: the embedded server's data and the token key it made."""
@@ -317,6 +322,27 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+
+    @field_validator("listen")
+    @classmethod
+    def _encrypted_beyond_this_machine(cls, listen: HostPort, info: ValidationInfo) -> HostPort:
+        security: SecuritySettings | None = info.data.get("security")
+        if security is None or listen.is_loopback or security.tls is not None:
+            return listen
+        if security.plaintext_shows_documents_and_tokens_to_the_network:
+            return listen
+        raise not_allowed(
+            "a loopback host (127.0.0.1, [::1] or localhost): another one needs TLS (security.tls), or"
+            " security.plaintext_shows_documents_and_tokens_to_the_network: true, which means what it says"
+        )
+
+    @field_validator("connections")
+    @classmethod
+    def _named_by_the_policy(cls, connections: dict[str, Connection], info: ValidationInfo) -> dict[str, Connection]:
+        security: SecuritySettings | None = info.data.get("security")
+        if security is not None and (unknown := security.named_connections() - connections.keys()):
+            raise not_allowed(f"also what security.policy names: {', '.join(sorted(unknown))}")
+        return connections
 
     @classmethod
     def settings_customise_sources(

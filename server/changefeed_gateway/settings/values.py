@@ -47,6 +47,14 @@ class HostPort(NamedTuple):
         except ValueError:
             return False
 
+    @property
+    def is_every_address(self) -> bool:
+        """Whether it means all of this machine's, which nobody can connect to by that name."""
+        try:
+            return ipaddress.ip_address(self.host).is_unspecified
+        except ValueError:
+            return False
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
@@ -197,17 +205,6 @@ def _parse_host_port(value: object) -> HostPort:
     return HostPort(match[1].strip("[]"), int(match[2]))
 
 
-def _parse_listen(value: object) -> object:
-    address = _parse_host_port(value)
-    if not address.is_loopback:
-        # Plaintext beyond this machine would show documents and tokens to the network.
-        raise not_allowed(
-            "a loopback host (127.0.0.1, [::1] or localhost): another one needs TLS, "
-            "which this version does not have yet; put a TLS proxy on this machine in front"
-        )
-    return address
-
-
 def _as_text(convert: Callable[..., str]) -> WrapSerializer:
     def serialize(value: object, _: SerializerFunctionWrapHandler) -> str:
         return convert(value)
@@ -221,7 +218,6 @@ Filled = BeforeValidator(_parse_filled)
 """A text that says something: an empty one would mean another thing, such as a connection string of defaults."""
 DsnText = BeforeValidator(_parse_dsn)
 """A connection string, kept as `canonical_dsn` writes it."""
-ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_listen), _as_text(str)]
-MonitoringAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_host_port), _as_text(str)]
+ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_host_port), _as_text(str)]
 """Any address: what is shown there holds no document, key or token."""
 DurationText = _as_text(format_duration)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from changefeed_gateway.api.admission import Admission, host_of
+from changefeed_gateway.api.admission import Admission, Connections, host_of
 from changefeed_gateway.core.errors import Reason, Throttled
 
 
@@ -27,7 +27,7 @@ def test_a_peer_is_its_host_whatever_the_port(peer: str, host: str) -> None:
 
 
 def test_a_host_holds_its_share_and_the_others_the_rest() -> None:
-    places = Admission(4, Reason.TOO_MANY_STREAMS, peer_share=0.5)
+    places = Admission(4, Reason.TOO_MANY_STREAMS, "peer_stream_share", 0.5)
     places.enter("a")
     places.enter("a")
     with pytest.raises(Throttled, match="peer_stream_share"):
@@ -45,7 +45,23 @@ def test_a_host_holds_its_share_and_the_others_the_rest() -> None:
 
 
 def test_the_smallest_share_is_one_place() -> None:
-    places = Admission(2, Reason.TOO_MANY_STREAMS, peer_share=0.001)
+    places = Admission(2, Reason.TOO_MANY_CALLS, "peer_call_share", 0.001)
     places.enter("a")
-    with pytest.raises(Throttled):
+    with pytest.raises(Throttled, match="peer_call_share"):
         places.enter("a")
+
+
+def test_a_host_calls_on_so_many_connections_and_no_more() -> None:
+    connections = Connections(2)
+    for peer in ("a:1", "a:1", "a:2"):
+        connections.enter("a", peer)
+    with pytest.raises(Throttled, match="peer_connections") as caught:
+        connections.enter("a", "a:3")
+    assert caught.value.reason == Reason.TOO_MANY_CONNECTIONS.value
+    connections.enter("a", "a:2")
+    connections.enter("b", "b:1")
+    connections.leave("a", "a:1")
+    with pytest.raises(Throttled):
+        connections.enter("a", "a:3")
+    connections.leave("a", "a:1")
+    connections.enter("a", "a:3")

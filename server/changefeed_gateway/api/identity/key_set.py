@@ -1,0 +1,138 @@
+"""The issuer's public keys (JSON Web Key Set, RFC 7517), from a file or a URL."""
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from http.client import HTTPException
+from typing import Any, Final
+
+import jwt
+import structlog
+from structlog.typing import FilteringBoundLogger
+
+_MOST_BYTES: Final = 1_000_000
+_MOST_KEYS: Final = 100
+_SECONDS_TO_FETCH: Final = 5.0
+_PAUSE: Final = timedelta(seconds=10)
+"""Between two looks for a key that is not there: callers choose what keys they name."""
+_ALGORITHMS_OF: Final = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
+"""Beginnings of the algorithms that a kind of key can verify. None of `oct`: a shared secret is no public key."""
+
+_log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.identity")
+
+
+class KeySet:
+    """Public keys by id and algorithm. Looked up in memory; read or fetched in a thread."""
+
+    def __init__(self, read: Callable[[], bytes], algorithms: Sequence[str]) -> None:
+        """Begin empty: `load` or the first `find` fills it. `read` may block."""
+        self._read, self._algorithms = read, tuple(algorithms)
+        self._keys: Mapping[tuple[str, str], jwt.PyJWK] = {}
+        self.generation = 0
+        """Changes with the keys."""
+        self._looked_at = float("-inf")
+        self._loading: asyncio.Task[None] | None = None
+
+    def load(self) -> None:
+        """Read the keys; blocks. Raises ValueError or OSError, and changes nothing, when they cannot be had."""
+        self._take(_parsed(self._read(), self._algorithms))
+
+    async def reload(self) -> None:
+        """`load` in a thread. Whoever asks meanwhile waits for the same one."""
+        if self._loading is None or not self._is_loading:
+            self._looked_at = time.monotonic()
+            self._loading = asyncio.create_task(self._load_aside())
+            self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({self._loading})
+        self._loading.result()
+
+    async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
+        """The key that a token names; looks for newer ones, but not often, when there is none."""
+        key = self._keys.get((key_id, algorithm))
+        if key is None and (self._is_loading or time.monotonic() - self._looked_at > _PAUSE.total_seconds()):
+            try:
+                await self.reload()
+            except (OSError, ValueError) as error:
+                _log.warning("the issuer's keys cannot be had", problem=type(error).__name__)
+            key = self._keys.get((key_id, algorithm))
+        return key
+
+    @property
+    def _is_loading(self) -> bool:
+        return self._loading is not None and not self._loading.done()
+
+    async def _load_aside(self) -> None:
+        self._take(_parsed(await asyncio.to_thread(self._read), self._algorithms))
+
+    def shows(self, key: jwt.PyJWK) -> bool:
+        """Whether a key that was found is still among them."""
+        return any(key is each for each in self._keys.values())
+
+    def _take(self, keys: dict[tuple[str, str], jwt.PyJWK]) -> None:
+        # One that stays is the same object, so that whoever was known by it still is.
+        keys = {
+            name: known if (known := self._keys.get(name)) is not None and known.key == key.key else key
+            for name, key in keys.items()
+        }
+        if keys != self._keys:
+            self._keys = keys
+            self.generation += 1
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows none: it could lead away from https, and to whoever answers there."""
+
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        return None
+
+
+def fetcher(url: str) -> Callable[[], bytes]:
+    """What reads a URL, in bounded time and size and without redirects; the scheme is the settings' to check."""
+    opener = urllib.request.build_opener(_NoRedirects)
+
+    def fetch() -> bytes:
+        try:
+            with opener.open(url, timeout=_SECONDS_TO_FETCH) as answer:
+                content: bytes = answer.read(_MOST_BYTES + 1)
+        except HTTPException as error:
+            raise OSError(type(error).__name__) from None
+        if len(content) > _MOST_BYTES:
+            raise ValueError("a key set of more than 1 MB")
+        return content
+
+    return fetch
+
+
+def _parsed(content: bytes, algorithms: Sequence[str]) -> dict[tuple[str, str], jwt.PyJWK]:
+    try:
+        members = json.loads(content)["keys"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ValueError("not a JSON Web Key Set") from None
+    if not isinstance(members, list) or len(members) > _MOST_KEYS:
+        raise ValueError(f"a key set holds a list of at most {_MOST_KEYS} keys")
+    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    for member in members:
+        if isinstance(member, dict) and member.get("use", "sig") == "sig":
+            found |= _usable(member, algorithms)
+    if not found:
+        raise ValueError("no key that can verify what is allowed")
+    return found
+
+
+def _usable(member: dict[str, Any], algorithms: Sequence[str]) -> dict[tuple[str, str], jwt.PyJWK]:
+    """One key, by its id and each of the algorithms that it may verify: its own, or all of its kind."""
+    beginnings = _ALGORITHMS_OF.get(str(member.get("kty")), ())
+    own = member.get("alg")
+    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    for algorithm in algorithms:
+        if own in (None, algorithm) and algorithm.startswith(beginnings or "-"):
+            try:
+                key = jwt.PyJWK(member, algorithm=algorithm)
+                key.Algorithm.prepare_key(key.key)
+            except (jwt.PyJWTError, TypeError, ValueError):
+                continue  # a curve of another algorithm, or a key that is none
+            found[str(member.get("kid", "")), algorithm] = key
+    return found

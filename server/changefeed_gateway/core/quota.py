@@ -1,0 +1,144 @@
+"""How much a principal may take: streams, reads a second, bytes a second."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.errors import Reason, Throttled
+from changefeed_gateway.core.policy import Principal, is_among
+
+_MOST_REMEMBERED: Final = 10_000
+"""Principals whose account is kept; beyond, those leave that owe nothing and hold nothing."""
+_WHEN_A_STREAM_ENDS: Final = timedelta(seconds=5)
+"""When a stream too many may come back: nobody knows when another ends."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quota:
+    """What one principal may take; None is as much as there is."""
+
+    principals: tuple[str, ...]
+    """As of a grant; the first quota that names a principal is its own, for each of them alone."""
+    streams: int | None = None
+    reads_per_second: float | None = None
+    """Calls, and streams opened; a second's worth may come at once."""
+    bytes_per_second: float | None = None
+    """Of answers and messages; a second's worth may come at once, and what is more is owed."""
+
+
+class _Bucket:
+    """Fills at a rate, up to a second's worth; may be overdrawn."""
+
+    def __init__(self, rate: float, now: float) -> None:
+        self._rate, self._size = rate, max(rate, 1.0)
+        self._level, self._at = self._size, now
+
+    def take(self, amount: float, now: float) -> None:
+        self._fill(now)
+        self._level -= amount
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until it holds an amount, which is at most its size."""
+        self._fill(now)
+        return max(0.0, (amount - self._level) / self._rate)
+
+    def is_full(self, now: float) -> bool:
+        self._fill(now)
+        return self._level >= self._size
+
+    def _fill(self, now: float) -> None:
+        self._level = min(self._size, self._level + (now - self._at) * self._rate)
+        self._at = now
+
+
+def _bucket(rate: float | None, now: float) -> _Bucket | None:
+    return None if rate is None else _Bucket(rate, now)
+
+
+class Account:
+    """What one principal has taken. Only `Quotas.account` makes one."""
+
+    def __init__(self, quota: Quota | None, now: Callable[[], float]) -> None:
+        self._now = now
+        self._most_streams = None if quota is None else quota.streams
+        self._reads = _bucket(None if quota is None else quota.reads_per_second, now())
+        self._bytes = _bucket(None if quota is None else quota.bytes_per_second, now())
+        self._streams = 0
+
+    def begin_read(self) -> None:
+        """Count a call or the opening of a stream. Raises Throttled, with the time after which there is room."""
+        self.check_bytes()
+        if self._reads is not None:
+            self._refuse(self._reads.wait(1.0, self._now()), "reads_per_second")
+            self._reads.take(1.0, self._now())
+
+    def open_stream(self) -> None:
+        """Take a place for a stream; `close_stream` gives it back. Raises Throttled."""
+        if self._most_streams is not None and self._streams >= self._most_streams:
+            raise Throttled(
+                f"this principal has {self._streams} streams open, its quota",
+                reason=Reason.QUOTA_EXCEEDED,
+                retry_after=_WHEN_A_STREAM_ENDS,
+                metadata={"quota": "streams"},
+            )
+        self._streams += 1
+
+    def close_stream(self) -> None:
+        """Give a place back."""
+        self._streams -= 1
+
+    def check_bytes(self) -> None:
+        """Raise Throttled while more was sent than the quota lets: what is owed comes first."""
+        if self._bytes is not None:
+            self._refuse(self._bytes.wait(0.0, self._now()), "bytes_per_second")
+
+    def sent(self, count: int) -> None:
+        """Count bytes that were sent."""
+        if self._bytes is not None:
+            self._bytes.take(count, self._now())
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether forgetting it makes no difference."""
+        now = self._now()
+        return not self._streams and all(each is None or each.is_full(now) for each in (self._reads, self._bytes))
+
+    def _refuse(self, seconds: float, quota: str) -> None:
+        if seconds > 0:
+            raise Throttled(
+                f"this principal's quota of {quota} is used up: come back in {seconds:.1f} s",
+                reason=Reason.QUOTA_EXCEEDED,
+                retry_after=timedelta(seconds=seconds),
+                metadata={"quota": quota},
+            )
+
+
+UNLIMITED: Final = Account(None, lambda: 0.0)
+"""Of calls that nobody counts."""
+
+
+class Quotas:
+    """The accounts of all principals: one at its limit takes nothing from another."""
+
+    def __init__(self, quotas: Sequence[Quota] = (), *, now: Callable[[], float] = monotonic) -> None:
+        self._quotas = tuple(quotas)
+        self._now = now
+        self._accounts: dict[str, Account] = {}
+        self._sweep_at = _MOST_REMEMBERED
+
+    def account(self, principal: Principal) -> Account:
+        """The account of a principal; the same one for all its calls."""
+        account = self._accounts.get(principal.name)
+        if account is None:
+            self._sweep()
+            quota = next((quota for quota in self._quotas if is_among(principal, quota.principals)), None)
+            account = self._accounts[principal.name] = Account(quota, self._now)
+        return account
+
+    def _sweep(self) -> None:
+        if len(self._accounts) >= self._sweep_at:
+            self._accounts = {name: account for name, account in self._accounts.items() if not account.is_idle}
+            # Twice as many as are busy: looking at all of them stays a small part of making them.
+            self._sweep_at = max(_MOST_REMEMBERED, 2 * len(self._accounts))
