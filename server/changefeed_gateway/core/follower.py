@@ -111,7 +111,7 @@ class Follower:
         if content.retired:
             return page
         if content.comparable:
-            self._join(feed, place, content)
+            self._join(feed, place, page)
         if not content.more_available:
             page.live = True
             if place.tail is None or not place.compares or not place.tail.holds(content.cursor):
@@ -173,14 +173,19 @@ class Follower:
             its_turn, waited = place.listener.told, True
         return None
 
-    def _join(self, feed: Feed, place: _Place, page: Page) -> None:
+    def _join(self, feed: Feed, place: _Place, page: EncodedPage) -> None:
         """Follow the tail from now on, also while it is far away: so its ring is there when this stream comes near."""
+        content = page.content
         if place.tail is not None and place.tail.finished:
             self._leave(place)
         if place.tail is None and not self._closed and not self._tails.direct.draining:
             place.tail = self._tails.join(feed, place.key)
-        if place.tail is not None and not page.more_available:
-            place.tail.begin(page)
+        if place.tail is None:
+            return
+        if not content.more_available:
+            place.tail.begin(content)
+        if place.tail.ring is not None and place.listener.partition_key is None:
+            place.tail.ring.extend(page)
 
     def _leave(self, place: _Place) -> None:
         tail, place.tail = place.tail, None

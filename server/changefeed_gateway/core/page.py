@@ -131,6 +131,20 @@ class EncodedPage:
         passed = bisect_right(self.content.cursors, cursor) if cursor > self.content.start else 0
         return self if passed == 0 else self.cut(passed, len(self.content.changes), start=cursor)
 
+    def until(self, cursor: Cursor) -> "EncodedPage":
+        """The part up to a cursor of the same order, from which more follows; the page itself when it ends there."""
+        if cursor == self.content.cursor:
+            return self
+        part = self.cut(0, bisect_right(self.content.cursors, cursor))
+        content = replace(
+            part.content,
+            cursor=cursor,
+            more_available=True,
+            expire_time=self.content.start_expire_time,
+            watermark=None,
+        )
+        return EncodedPage(content, lambda items: part.records(items=items), live=self.live, origins=self.origins)
+
     def cut(self, low: int, high: int, *, start: Cursor | None = None) -> "EncodedPage":
         """Changes `low` to `high`; what is true of its end (retirement, forecasts) stays only if `high` is its end."""
         page = self.content

@@ -17,7 +17,7 @@ _PAGE_BYTES: Final = 1_500
 """The objects around a page's changes."""
 _CHANGE_BYTES: Final = 600
 """The objects around a change's texts: tuples, their places in lists, time, cursor, place in the index by key."""
-_BEHIND: Final = -1
+_BEHIND: Final = -sys.maxsize
 """Where a follower stands that has not come to the oldest page yet."""
 _GONE: Final = -1
 """The number of a page that is in no ring."""
@@ -67,7 +67,9 @@ class Ring:
         self._pages: list[_Kept] = []
         self._ends: list[Cursor] = []
         self._first = 0
-        """How many pages have left; the number of the oldest one here."""
+        """The number of the oldest page here: pages are numbered in the order of the feed."""
+        self._has_let_go = False
+        """Whether a page had to leave."""
         self._places: dict[object, int] = {}
         """The first page that each follower has not passed."""
         self._standing: Counter[int] = Counter()
@@ -91,20 +93,45 @@ class Ring:
             self._last = replace(page.content, changes=(), cursors=(), start=page.content.cursor)
         if not page.content.changes:
             return
-        kept = _Kept(page)
-        kept.page = EncodedPage(
-            page.content,
-            lambda items: self._encoded(kept, page, items),
-            live=True,
-            keep=lambda size: self._keep_message(kept, size),
-        )
+        kept = self._kept(page, page)
         self._pages.append(kept)
         self._ends.append(self.end)
         kept.number = self._budget.enter(self, kept.size)
         self._budget.rank(self)
         self._budget.trim()
 
-    def _encoded(self, kept: _Kept, page: EncodedPage, items: bool) -> list[bytes]:
+    def extend(self, page: EncodedPage) -> None:
+        """Keep a page of the log that leads up to `start`, if there is room: who comes from there finds it here.
+
+        Of streams that open on a busy feed, as after a restart, each would read it otherwise.
+        """
+        start = page.content.start
+        if self._has_let_go or not start < self.start <= page.content.cursor:
+            return
+        shown = page.until(self.start)
+        if shown.content.changes:
+            kept = self._kept(page, shown)
+            if not self._budget.has_room(kept.size):
+                return
+            self._pages.insert(0, kept)
+            self._ends.insert(0, self.start)
+            self._first -= 1
+            kept.number = self._budget.enter(self, kept.size)
+        self.start = start
+        self._budget.rank(self)
+
+    def _kept(self, page: EncodedPage, shown: EncodedPage) -> _Kept:
+        """Take a page, of which a part is shown."""
+        kept = _Kept(page)
+        kept.page = EncodedPage(
+            shown.content,
+            lambda items: self._encoded(kept, page, shown, items),
+            live=True,
+            keep=lambda size: self._keep_message(kept, size),
+        )
+        return kept
+
+    def _encoded(self, kept: _Kept, page: EncodedPage, shown: EncodedPage, items: bool) -> list[bytes]:
         """The records of a page, counted from now on; and its texts again, which encoding may have made larger."""
         records = page.records(items=items)
         if kept.number != _GONE:
@@ -113,7 +140,7 @@ class Ring:
             kept.texts = _text_bytes(page.content)
             self._budget.held += kept.size - before
             self._budget.trim()
-        return records
+        return shown.records(items=items)
 
     def _keep_message(self, kept: _Kept, size: int) -> None:
         if kept.number != _GONE:
@@ -124,6 +151,7 @@ class Ring:
     def drop_oldest(self) -> None:
         """Let the oldest page go; who stands there reads the log."""
         kept = self._pages[0]
+        self._has_let_go = True
         self.start = self._ends[0]
         del self._pages[0], self._ends[0]
         self._standing[_BEHIND] += self._standing.pop(self._first, 0)
@@ -137,6 +165,7 @@ class Ring:
         for kept in self._pages:
             self._let_go(kept)
         self.start, self._first = self.end, self._first + len(self._pages)
+        self._has_let_go = True
         self._pages, self._ends = [], []
         self._places, self._standing = {}, Counter()
         self._budget.rank(self)

@@ -24,6 +24,10 @@ class RingBudget:
         self._passed: dict[Ring, None] = {}
         """Rings whose oldest page nobody waits for."""
 
+    def has_room(self, size: int) -> bool:
+        """Whether a page may come without another one's leaving."""
+        return self.held + size <= self._max_bytes
+
     def enter(self, ring: "Ring", size: int) -> int:
         """Count a new page; answers its number."""
         number = next(self._numbers)

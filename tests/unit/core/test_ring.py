@@ -252,3 +252,61 @@ def test_a_page_that_leaves_is_freed_at_once_and_not_by_the_garbage_collector() 
         assert watched() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("reaches", [5, 7])
+def test_a_page_of_the_log_that_leads_to_a_ring_is_kept_at_its_front_and_nothing_comes_twice(reaches: int) -> None:
+    budget = RingBudget(10**9)
+    ring = ring_at(5, budget)
+    ring.append(page(5, 3))
+    before = budget.held
+    ring.extend(page(1, reaches - 1))
+    assert budget.held > before
+    assert held_positions(ring, 9) == list(range(1, 9))
+    for position in range(1, 8):
+        rest = ring.page_after(cursor(position), max_changes=100, max_bytes=10**9)
+        assert rest is not None
+        assert [change.event_id for change in rest.content.changes] == [str(each) for each in range(position, 8)]
+        assert len(rest.records(items=True)) == 8 - position
+        assert rest.content.cursor == cursor(8)
+        assert not rest.content.more_available
+    alone = ring.page_after(cursor(1), max_changes=1, max_bytes=10**9)
+    assert alone is not None
+    assert alone.content.cursor == cursor(5)
+    assert alone.content.more_available
+    ring.release()
+    assert budget.held == 0
+
+
+def test_what_does_not_lead_to_a_ring_or_has_no_room_is_not_kept() -> None:
+    budget = RingBudget(8_000)
+    ring = ring_at(5, budget)
+    ring.append(page(5))
+    held = budget.held
+    for elsewhere in (page(1, 3), page(5), page(6), page(1, 40)):
+        ring.extend(elsewhere)
+    assert budget.held == held
+    assert held_positions(ring, 7) == [5, 6]
+    for number in range(6, 12):
+        ring.append(page(number))
+    start = ring.start
+    ring.extend(page(0, 30))
+    assert ring.start == start, "a ring that had to let pages go has no room for older ones"
+
+
+def test_followers_are_counted_aright_when_older_pages_come() -> None:
+    budget = RingBudget(10**9)
+    ring = ring_at(5, budget)
+    ring.append(page(5))
+    early, late = object(), object()
+    ring.stand(early, cursor(2))
+    ring.stand(late, cursor(6))
+    assert not ring.oldest_is_passed
+    ring.extend(page(1, 4))
+    ring.stand(early, cursor(2))
+    assert not ring.oldest_is_passed
+    ring.stand(early, cursor(5))
+    assert ring.oldest_is_passed
+    ring.leave(early)
+    ring.leave(late)
+    assert not ring._standing

@@ -249,3 +249,23 @@ async def test_streams_that_open_together_ask_once_and_none_takes_an_older_answe
     assert (await late).incarnation == "2"
     assert log.asked == 2
     await tails.aclose()
+
+
+async def test_streams_that_resume_one_after_the_other_from_old_tokens_read_the_log_once() -> None:
+    log = Log()
+    log.write(*"ab" * 20)
+    tails = Tails(log, encode, Limits())
+    first = Follower(tails)
+    assert len((await first.read(FEED, read_at(0, size=50))).records(items=True)) == 40
+    later = []
+    for position in (0, 10, 0, 39):
+        follower = Follower(tails)
+        later.append(follower)
+        await follower.read(FEED, read_at(position, size=0))
+        before = log.reads
+        page = await follower.read(FEED, read_at(position, size=50))
+        assert page.records(items=True) == [str(number).encode() for number in range(position, 40)]
+        assert log.reads == before
+    for follower in (first, *later):
+        await follower.aclose()
+    await tails.aclose()
