@@ -13,6 +13,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _GATEWAY: Final = "changefeed_gateway"
 _BREACHES: Final = {
     "api/intruder.py": (
+        "opentelemetry",
         "prometheus_client",
         "psycopg",
         "boto3",
@@ -22,10 +23,20 @@ _BREACHES: Final = {
         "cryptography",
         f"{_GATEWAY}.providers.memory.provider",
     ),
-    "app/intruder.py": ("prometheus_client", "psycopg", "boto3", "azure", "grpc", "google.protobuf", "changefeed.v1"),
+    "app/intruder.py": (
+        "opentelemetry",
+        "prometheus_client",
+        "psycopg",
+        "boto3",
+        "azure",
+        "grpc",
+        "google.protobuf",
+        "changefeed.v1",
+    ),
     "app/second_intruder.py": ("jwt", "cryptography"),
     "cli/intruder.py": ("psycopg", "boto3", "azure", f"{_GATEWAY}.core.model", f"{_GATEWAY}.api.status"),
     "core/intruder.py": (
+        "opentelemetry",
         "prometheus_client",
         "jwt",
         "psycopg",

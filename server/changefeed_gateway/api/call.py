@@ -16,10 +16,12 @@ from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
-from changefeed_gateway.core.observation import LONG_WRITE, Observation
+from changefeed_gateway.core.observation import LONG_WRITE, CallSpan, Observation
 from changefeed_gateway.core.policy import ANONYMOUS, NOBODY, Principal
 from changefeed_gateway.core.quota import UNLIMITED, Account
 
+TRACE_KEY: Final = "traceparent"
+"""Metadata key of the W3C's Trace Context: the span from which the call came."""
 REQUEST_ID_KEY: Final = "x-request-id"
 """Metadata key: a caller may choose the id, and gets it back in the trailing metadata in any case."""
 
@@ -28,6 +30,7 @@ _NO_RETRY: Final = ("grpc-retry-pushback-ms", "-1")
 
 Context = grpc.aio.ServicerContext[bytes, bytes]
 
+_TRACE: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.{0,64})?", re.ASCII)
 _CLEAN_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 
 
@@ -39,7 +42,13 @@ class Call:
     ) -> None:
         self.method = method
         self._observation, self._answers_once = observation, answers_once
-        self.request_id = _request_id(context)
+        said = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        self.request_id = _request_id(said.get(REQUEST_ID_KEY, ""))
+        trace = _TRACE.fullmatch(said.get(TRACE_KEY, ""))
+        self.traceparent = "" if trace is None else trace[0]
+        """The caller's span, as it says; empty without one."""
+        self.trace_id = "" if trace is None else trace[1]
+        self.span: CallSpan | None = None
         self.peer = context.peer()
         self.facts: dict[str, object] = {}
         """More for the call's log line; never a token or a document."""
@@ -185,13 +194,12 @@ class Call:
         """For the call's one log line; it is counted here."""
         seconds = self.elapsed.total_seconds() if self._answers_once else None
         self._observation.call_ended(self.method, code.name, seconds, reason)
+        if self.span is not None:
+            self.span.ended(code.name, reason)
         milliseconds = round(self.elapsed / timedelta(milliseconds=1), 3)
         return {"code": code.name, "duration_ms": milliseconds, **self.facts}
 
 
-def _request_id(context: Context) -> str:
+def _request_id(said: str) -> str:
     """The caller's id if it is short and clean, otherwise a new one."""
-    for key, value in context.invocation_metadata() or ():
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _CLEAN_ID.fullmatch(value):
-            return value
-    return uuid.uuid4().hex
+    return said if _CLEAN_ID.fullmatch(said) else uuid.uuid4().hex

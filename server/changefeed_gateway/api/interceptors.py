@@ -6,8 +6,8 @@ a stream of both sides, because it calls a unary handler only once a request has
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from datetime import timedelta
 from typing import Final, TypeAlias, TypeVar
 
@@ -31,7 +31,7 @@ from changefeed_gateway.core.errors import (
     TransientFailure,
 )
 from changefeed_gateway.core.limits import Limits
-from changefeed_gateway.core.observation import Observation
+from changefeed_gateway.core.observation import CallTracing, Observation
 
 MAX_BYSTANDERS: Final = 1_000
 """Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
@@ -69,8 +69,9 @@ class CallGuard:
         *,
         last_words: timedelta = _LAST_WORDS,
         observation: Observation | None = None,
+        tracing: CallTracing | None = None,
     ) -> None:
-        """`observation` counts the calls."""
+        """`observation` counts the calls, `tracing` makes their spans."""
         self.door = door
         calls, streams = ("peer_call_share", limits.peer_call_share), ("peer_stream_share", limits.peer_stream_share)
         self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS, *calls)
@@ -80,6 +81,7 @@ class CallGuard:
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()
         self._observation = observation or Observation()
+        self._tracing = tracing
         self._arriving: set[Call] = set()
         self._draining = False
 
@@ -168,18 +170,27 @@ class CallGuard:
                 call.is_from(identity.principal, self.door.account(identity.principal))
                 await _while_known(identity, body, call)
 
-            with structlog.contextvars.bound_contextvars(request_id=call.request_id, method=method, peer=call.peer):
+            with self._span(call), structlog.contextvars.bound_contextvars(**_facts(call)):
                 await self._run(call, admission, known)
 
         return grpc.stream_stream_rpc_method_handler(guarded)
 
+    @contextmanager
+    def _span(self, call: Call) -> Iterator[None]:
+        if self._tracing is None:
+            yield
+            return
+        with self._tracing.call(call.method, call.request_id, call.traceparent) as call.span:
+            call.trace_id = call.span.trace_id
+            yield
+
     def _addressed(self, parse: _Parse[_Request], raw: bytes, call: Call) -> _Request:
         """Parse a request of the service and let it through the door."""
         request = _parsed(parse, raw)
-        address = request.address
-        structlog.contextvars.bind_contextvars(
-            connection=_loggable(address.connection), collection=_loggable(address.collection)
-        )
+        connection, collection = _loggable(request.address.connection), _loggable(request.address.collection)
+        structlog.contextvars.bind_contextvars(connection=connection, collection=collection)
+        if call.span is not None:
+            call.span.name(connection, collection)
         self.door.admit(call.principal, request, call.facts)
         return request
 
@@ -239,6 +250,12 @@ def _cut_unread(call: Call) -> None:
     call.cut(grpc.StatusCode.RESOURCE_EXHAUSTED, "the end of the call was not read")
     # gRPC would log as a fault of its own that the status could not be sent.
     call.task.cancel()
+
+
+def _facts(call: Call) -> dict[str, str]:
+    """For every line that is logged within a call."""
+    facts = {"request_id": call.request_id, "method": call.method, "peer": call.peer}
+    return facts | {"trace_id": call.trace_id} if call.trace_id else facts
 
 
 def _cut_late(call: Call) -> None:

@@ -22,6 +22,7 @@ from changefeed_gateway.api.operator import OperatorService
 from changefeed_gateway.api.reflection import reflection_handlers
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.limits import Limits
+from changefeed_gateway.core.observation import CallTracing
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 
@@ -63,6 +64,7 @@ class GatewayServer:
         last_words: timedelta = timedelta(seconds=10),
         reuse_port: bool = False,
         name: str = "",
+        tracing: CallTracing | None = None,
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
         """Build the server.
@@ -77,12 +79,15 @@ class GatewayServer:
                 sent is no longer held.
             reuse_port: Lets several processes listen on the same port. Otherwise a taken port is an error.
             name: This process among replicas, as it is told to operators.
+            tracing: Makes the spans of calls.
             options: More channel arguments, which win over those set here.
         """
         self._router = router
         self._options = _server_options(router.limits, reuse_port=reuse_port) | dict(options)
         door = door or Door(scope_of=router.scope_of)
-        self._guard = CallGuard(router.limits, door, last_words=last_words, observation=router.observation)
+        self._guard = CallGuard(
+            router.limits, door, last_words=last_words, observation=router.observation, tracing=tracing
+        )
         self._operator = OperatorService(router.streams, name)
         self._health = Health(router.connections, door.knows)
         checks = checks or {}

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -19,6 +19,7 @@ from changefeed_gateway.api.identity.renewal import Renewal
 from changefeed_gateway.api.server import GatewayServer
 from changefeed_gateway.api.wire.records import encode_changes
 from changefeed_gateway.app.opening import is_private, open_provider
+from changefeed_gateway.app.opening.contract import extra
 from changefeed_gateway.app.security import secured
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.router import Router
@@ -26,6 +27,9 @@ from changefeed_gateway.core.token import TokenCodec
 from changefeed_gateway.settings import Settings, SettingsError, SettingsProblem
 from changefeed_gateway.settings.secrets import kept_key_file, token_keys
 from changefeed_gateway.settings.values import HostPort
+
+if TYPE_CHECKING:
+    from changefeed_gateway.app.monitoring.tracing import Tracing
 
 _LAST_GRACE: Final = timedelta(seconds=1)
 """For what is still open when the gateway is taken down without a drain before."""
@@ -56,11 +60,14 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         providers: dict[str, Provider] = {}
         for name in settings.connections:
             providers[name] = await open_provider(settings, name, stack)
+        instance = f"{socket.gethostname()}:{os.getpid()}"
+        tracing = _traced(settings, instance, stack)
         router = Router(
             providers=providers,
             tokens=tokens,
             limits=settings.limits.to_limits(),
             encoder=encode_changes,
+            trace=None if tracing is None else tracing.question,
         )
         stack.push_async_callback(_in_time, router.aclose)
         checks = {name: partial(router.ping, name) for name in providers}
@@ -68,8 +75,7 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         renewal = Renewal()
         renewal.start(*security.renewables)
         stack.push_async_callback(_in_time, renewal.aclose)
-        name = f"{socket.gethostname()}:{os.getpid()}"
-        server = GatewayServer(router, door=security.door, checks=checks, name=name)
+        server = GatewayServer(router, door=security.door, checks=checks, name=instance, tracing=tracing)
         monitoring = await _monitored(settings, router, server, stack)
         credentials = None if security.certificate is None else security.certificate.credentials()
         try:
@@ -79,6 +85,17 @@ async def open_gateway(settings: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(_in_time, partial(server.drain, _LAST_GRACE))
         target = str(settings.listen._replace(port=port))
         yield Gateway(target=target, monitoring=monitoring, server=server)
+
+
+def _traced(settings: Settings, instance: str, stack: AsyncExitStack) -> "Tracing | None":
+    """Make and send traces where the settings say."""
+    if (endpoint := settings.tracing.endpoint) is None:
+        return None
+    with extra("tracing"):
+        from changefeed_gateway.app.monitoring.tracing import Tracing
+    tracing = Tracing(endpoint, share=settings.tracing.share, instance=instance)
+    stack.push_async_callback(tracing.aclose)
+    return tracing
 
 
 async def _monitored(settings: Settings, router: Router, server: GatewayServer, stack: AsyncExitStack) -> str | None:

@@ -7,6 +7,7 @@ principal or a document, and whatever names are counted under are bounded in num
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
 from changefeed_gateway.core.model import Address, Cursor, Feed, Page
@@ -181,6 +182,32 @@ class Observation:
 
 LONG_WRITE: Final = 0.01
 """Seconds after which a message counts as one that waited for its consumer."""
+
+
+class CallSpan(Protocol):
+    """The span of a call that is under way."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hexadecimal digits."""
+        ...
+
+    def name(self, connection: str, collection: str) -> None:
+        """Say what the call is about."""
+        ...
+
+    def ended(self, code: str, reason: str) -> None:
+        """Say how it ended; `reason` of an error."""
+        ...
+
+
+class CallTracing(Protocol):
+    """Makes spans of calls."""
+
+    def call(self, method: str, request_id: str, traceparent: str) -> AbstractContextManager[CallSpan]:
+        """A span as long as the context lasts, below the caller's, which `traceparent` names (W3C Trace Context)."""
+        ...
+
 
 ReadTrace = Callable[[str, str, float, Page | None, BaseException | None], None]
 """Told of each question to a database after it: connection, operation, seconds, the page or the error it came to."""

@@ -294,6 +294,15 @@ class MonitoringSettings(_Section):
     """Where; nowhere unless given, so that two gateways start on one machine without a word."""
 
 
+class TracingSettings(_Section):
+    """Spans of calls and of questions to databases, sent by OTLP over HTTP; off unless an endpoint is given."""
+
+    endpoint: Annotated[str | None, _Url] = None
+    """Where a collector takes traces, such as http://127.0.0.1:4318/v1/traces."""
+    share: Annotated[float, number_between(0, 1)] = 0.01
+    """Of the traces that begin in the gateway; those that a caller began are kept as the caller decided."""
+
+
 def _embedded_only() -> dict[str, Connection]:
     return {"main": PostgresConnection(embedded=EmbeddedServer())}
 
@@ -322,6 +331,7 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
     monitoring: MonitoringSettings = MonitoringSettings()
+    tracing: TracingSettings = TracingSettings()
 
     @field_validator("listen")
     @classmethod
