@@ -1,5 +1,6 @@
 """The command line over TLS, as somebody, and what it says of the policy."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -32,7 +33,7 @@ security:
 
 
 @pytest.fixture
-async def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[CommandLineHere]:
+async def secured(here: CommandLineHere) -> AsyncIterator[CommandLineHere]:
     """The command line in the directory of a gateway that speaks TLS and knows alice."""
     authority = Authority()
     pair = authority.server()
@@ -40,10 +41,10 @@ async def here(directory: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
     files["access_tokens"] = f"alice {SECRET}\nmallory {SECRET}-too\n".encode()
     files["changefeed.yaml"] = SETTINGS.encode()
     for name, content in files.items():
-        (directory / name).write_bytes(content)
-    monkeypatch.chdir(directory)
+        (here.directory / name).write_bytes(content)
     async with open_gateway(load_settings(Path("changefeed.yaml"))) as gateway:
-        yield CommandLineHere(directory, gateway.target)
+        here.environment["CHANGEFEED_TARGET"] = gateway.target
+        yield here
 
 
 COMMAND = ("capabilities", "mem/documents")
@@ -63,19 +64,22 @@ OPTIONS = ("--ca", "ca.pem", "--token-file", "secret")
 )
 @pytest.mark.req("BX-8")
 async def test_options_and_environment_say_whom_to_trust_and_who_calls(
-    here: CommandLineHere, options: tuple[str, ...], environment: Mapping[str, str]
+    secured: CommandLineHere, options: tuple[str, ...], environment: Mapping[str, str]
 ) -> None:
-    result = await here.run(*COMMAND, *options, environment=environment)
+    result = await secured.run(*COMMAND, *options, environment=environment)
     assert (result.code, result.err) == (0, "")
 
 
-async def test_every_command_that_calls_a_gateway_takes_them(here: CommandLineHere) -> None:
-    read = await here.run("read", "mem/documents", "--json", *OPTIONS)
+async def test_every_command_that_calls_a_gateway_takes_them(secured: CommandLineHere) -> None:
+    read = await secured.run("read", "mem/documents", "--json", *OPTIONS)
     assert read.code == 0
-    token = read.records[-1]["continuation_token"]
-    assert (await here.run("token", "inspect", "mem/documents", token, *OPTIONS)).code == 0
-    assert (await here.run("partitions", "list", "mem/documents", *OPTIONS)).code == 0
-    assert (await here.run("doctor", *OPTIONS)).code == 0
+    # The gateway in this process writes its log between the lines.
+    [page] = [json.loads(line) for line in read.out.splitlines() if line.startswith("{")]
+    token = page["continuation_token"]
+    assert (await secured.run("token", "inspect", "mem/documents", token, *OPTIONS)).code == 0
+    assert (await secured.run("partitions", "list", "mem/documents", *OPTIONS)).code == 0
+    assert (await secured.run("doctor", *OPTIONS)).code == 0
+    assert (await secured.run("streams", "--target", secured.environment["CHANGEFEED_TARGET"], *OPTIONS)).code == 7
 
 
 @pytest.mark.parametrize(
@@ -95,9 +99,9 @@ async def test_every_command_that_calls_a_gateway_takes_them(here: CommandLineHe
     ],
 )
 async def test_what_is_wrong_is_said_and_no_token_is_shown(
-    here: CommandLineHere, options: tuple[str, ...], code: int, says: str
+    secured: CommandLineHere, options: tuple[str, ...], code: int, says: str
 ) -> None:
-    result = await here.run(*COMMAND, *options)
+    result = await secured.run(*COMMAND, *options)
     assert result.code == code, result.err
     assert says in result.err
     assert "hunter2" not in result.out + result.err
@@ -123,27 +127,24 @@ async def test_what_is_wrong_is_said_and_no_token_is_shown(
     ],
 )
 def test_a_policy_is_explained(
-    directory: Path, arguments: tuple[str, ...], code: int, rules: list[tuple[str, list[str] | None, bool]] | None
+    here: CommandLineHere, arguments: tuple[str, ...], code: int, rules: list[tuple[str, list[str] | None, bool]] | None
 ) -> None:
-    (directory / "changefeed.yaml").write_text(SETTINGS)
-    here = CommandLineHere(directory)
-    config = ("--config", str(directory / "changefeed.yaml"))
-    result = here.run_now("policy", "explain", *arguments, *config, "--json")
+    Path("changefeed.yaml").write_text(SETTINGS)
+    result = here.run_now("policy", "explain", *arguments, "--json")
     assert result.code == code, result.err
     if rules is None:
         return
     [record] = result.records
     assert [(rule["rule"], rule["partition_keys"], rule["items"]) for rule in record["rules"]] == rules
     assert record["quota"] == {"rule": "security.quotas.0", "streams": 5, "reads_per_second": 100}
-    told = here.run_now("policy", "explain", *arguments, *config)
+    told = here.run_now("policy", "explain", *arguments)
     assert all(rule in told.out for rule, _, _ in rules)
     assert "reads_per_second 100" in told.out
 
 
-def test_config_check_reads_what_security_names(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(directory)
+def test_config_check_reads_what_security_names(here: CommandLineHere) -> None:
     Path("changefeed.yaml").write_text(SETTINGS)
-    result = CommandLineHere(directory).run_now("config", "check")
+    result = here.run_now("config", "check")
     assert result.code == 10
     assert "security.tls" in result.err
 
@@ -151,11 +152,11 @@ def test_config_check_reads_what_security_names(directory: Path, monkeypatch: py
 # The client's own
 
 
-async def test_a_client_reads_its_token_again_when_the_file_changes(here: CommandLineHere) -> None:
-    file = here.directory / "mine"
+async def test_a_client_reads_its_token_again_when_the_file_changes(secured: CommandLineHere) -> None:
+    file = secured.directory / "mine"
     file.write_text("x" * 30)
-    target = here.environment["CHANGEFEED_TARGET"]
-    async with connect(target, ca=here.directory / "ca.pem", bearer=TokenFile(file)) as client:
+    target = secured.environment["CHANGEFEED_TARGET"]
+    async with connect(target, ca=secured.directory / "ca.pem", bearer=TokenFile(file)) as client:
         with pytest.raises(ChangeFeedRpcError) as caught:
             await client.capabilities(collection("mem/documents"))
         assert caught.value.code is grpc.StatusCode.UNAUTHENTICATED

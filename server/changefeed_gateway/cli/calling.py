@@ -56,7 +56,7 @@ class GatewayOptions:
         return gateway_target(self.target, config)
 
     def dialer(self, address: str, options: tuple[tuple[str, Any], ...]) -> Callable[[], grpc.aio.Channel]:
-        """What makes channels to it. Raises SettingsError, and Failed, as what it returns does, for what is not right."""
+        """What makes channels to it. Raises SettingsError and Failed; what it returns raises Failed too."""
         ours = client_settings()
         with _usage():
             dial = dialer(
@@ -100,11 +100,12 @@ def _usage() -> Iterator[None]:
 
 
 def calls_gateway(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options of `GatewayOptions` in place of its parameter `gateway`."""
+    """Give a command the options of `GatewayOptions` that it has not itself, in place of its parameter `gateway`."""
     signature = inspect.signature(command)
-    options = inspect.signature(GatewayOptions).parameters
-    own = [parameter for parameter in signature.parameters.values() if parameter.name != "gateway"]
-    parameters = [*own, *options.values()]
+    own = {name: parameter for name, parameter in signature.parameters.items() if name != "gateway"}
+    every = inspect.signature(GatewayOptions).parameters
+    options = {name: parameter for name, parameter in every.items() if name not in own}
+    parameters = [*own.values(), *options.values()]
 
     @wraps(command)
     def run(**arguments: Any) -> None:
