@@ -60,6 +60,8 @@ NOT_THERE = (
     resource_pb2.ResourceAddress(connection="main", database="none", collection="documents"),
 )
 
+SNAPSHOT = position_pb2.StartPosition(snapshot=position_pb2.Snapshot())
+
 LogLine = MutableMapping[str, Any]
 
 
@@ -145,6 +147,8 @@ class World:
 
     def _places(self) -> Iterator[tuple[position_pb2.StartPosition, resource_pb2.FeedScope | None, tuple[str, ...]]]:
         yield NOW, None, ("entire",)
+        yield SNAPSHOT, None, ("entire",)
+        yield SNAPSHOT, wire(self.scopes["k2"]), ("k2",)
         for name, scope in self.scopes.items():
             yield NOW, wire(scope), (name,)
             token = position_pb2.StartPosition(continuation_token=self.tokens[name])
@@ -283,8 +287,6 @@ async def test_a_refusal_says_the_same_of_what_exists_and_of_what_does_not(world
         if isinstance(here, bytes) or here.code is not grpc.StatusCode.PERMISSION_DENIED or "keys only" in here.message:
             continue
         for elsewhere in NOT_THERE:
-            if any(grant.connections == ("*",) for grant in spec.grants):
-                continue
             message = type(asked.message)()
             message.CopyFrom(asked.message)
             message.address.CopyFrom(elsewhere)  # type: ignore[attr-defined]
@@ -395,6 +397,20 @@ async def test_who_reads_what_is_shown_to_those_who_operate_the_collection_and_t
     assert isinstance(await world.ask(LIST_STREAMS, operator_service_pb2.ListStreamsRequest(), None), Refusal)
     for call in reading:
         call.cancel()
+    await gateway.kill()
+
+
+async def test_where_nobody_is_asked_a_stream_is_its_hosts_and_no_principals() -> None:
+    store = MemoryStore()
+    store.create("documents")
+    gateway = await RunningGateway.start({"main": MemoryProvider(store)})
+    stream = gateway.stub.Subscribe(subscribe_pb2.SubscribeRequest(address=DOCUMENTS, start_position=NOW))
+    await stream.read()
+    answer = await World(gateway, {}, {}).ask(LIST_STREAMS, operator_service_pb2.ListStreamsRequest(), None)
+    assert isinstance(answer, bytes)
+    [status] = operator_service_pb2.ListStreamsResponse.FromString(answer).streams
+    assert (status.principal, status.host) == ("", "127.0.0.1")
+    stream.cancel()
     await gateway.kill()
 
 

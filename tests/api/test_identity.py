@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import resource
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -30,7 +31,8 @@ from changefeed_gateway.api.identity.key_set import KeySet
 from changefeed_gateway.api.identity.renewal import Renewable, Renewal, in_a_thread
 from changefeed_gateway.api.identity.server_certificate import CertificateRotation, ServerCertificate
 from changefeed_gateway.api.identity.static_tokens import MOST, StaticTokens
-from changefeed_gateway.api.server import GatewayServer
+from changefeed_gateway.api.server import GatewayServer, _server_options
+from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.policy import Grant, Policy, Principal
 from changefeed_gateway.core.quota import Quota, Quotas
 from tests.api.gateway import details_of, error_info
@@ -182,6 +184,63 @@ def test_files_that_are_no_pair_are_refused_and_shown_nowhere(authority: Authori
             rotation(Pair(chain, key), ca)
         assert "PRIVATE" not in str(caught.value)
     assert "PRIVATE" not in repr(ServerCertificate(chain=pair.chain, key=pair.key))
+
+
+async def closed(connection: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    """Wait until the other side ends a connection."""
+    reader, writer = connection
+    async with asyncio.timeout(30):
+        while await reader.read(65_536):
+            pass
+    writer.close()
+
+
+@pytest.mark.req("BX-8")
+async def test_a_connection_too_many_is_closed_and_who_is_connected_is_served() -> None:
+    async with serving(router=RouterDouble(Limits(max_connections=3))) as address, calling(address) as stub:
+        await stub.ReadChanges(READ)
+        host, _, port = address.partition(":")
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(2)]
+        for _ in range(5):
+            await closed(await asyncio.open_connection(host, int(port)))
+            await stub.ReadChanges(READ)
+        for _, writer in idle:
+            writer.close()
+        async with asyncio.timeout(30), calling(address) as another:
+            while True:
+                try:
+                    await another.ReadChanges(READ)
+                    break
+                except grpc.aio.AioRpcError:
+                    await asyncio.sleep(0.01)
+
+
+async def test_a_connection_that_says_nothing_is_closed() -> None:
+    router = RouterDouble()
+    server = GatewayServer(router, options=[("grpc.server_handshake_timeout_ms", 100)])
+    port = await server.start("127.0.0.1:0")
+    assert dict(server._options)["grpc.server_handshake_timeout_ms"] == 100
+    assert _server_options(Limits(), reuse_port=False)["grpc.server_handshake_timeout_ms"] == 10_000
+    silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+    await asyncio.gather(*map(closed, silent))
+    await server.drain(timedelta(0))
+
+
+@pytest.mark.parametrize(("files", "most"), [(1_024, 768), (100, 50), (1_000_000, 10_000)])
+def test_files_are_left_for_the_databases(monkeypatch: pytest.MonkeyPatch, files: int, most: int) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
+    assert _server_options(Limits(), reuse_port=False)["grpc.max_allowed_incoming_connections"] == most
+
+
+async def test_a_host_that_calls_on_too_many_connections_is_told_so() -> None:
+    async with serving(router=RouterDouble(Limits(peer_connections=1))) as address, calling(address) as stub:
+        stream = stub.Subscribe(SUBSCRIBE)
+        await stream.read()
+        await stub.ReadChanges(READ)
+        async with calling(address) as another:
+            error = await failure(another.ReadChanges(READ))
+        assert (error.code(), error_info(error).reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CONNECTIONS")
+        stream.cancel()
 
 
 # Certificates of clients

@@ -38,6 +38,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "partitions merge": ("documents", "p", "q"),
     "retention set": ("documents", "7d"),
     "token inspect": ("main/documents", "x" * 60),
+    "policy explain": ("jwt:alice", "main/documents"),
 }
 CLIENTS = {"read", "tail", "streams", "capabilities", "partitions list", "token inspect"}
 """They know no database."""

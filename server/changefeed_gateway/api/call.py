@@ -70,8 +70,13 @@ class Call:
     def is_from(self, principal: Principal, account: Account) -> None:
         """Say who calls, and whose quota its answers are of."""
         self.principal, self.account = principal, account
-        if principal is not ANONYMOUS:
-            structlog.contextvars.bind_contextvars(principal=principal.name)
+        if self.caller:
+            structlog.contextvars.bind_contextvars(principal=self.caller)
+
+    @property
+    def caller(self) -> str:
+        """The name of who calls; empty where nobody is asked."""
+        return "" if self.principal is ANONYMOUS else self.principal.name
 
     @property
     def elapsed(self) -> timedelta:

@@ -98,7 +98,7 @@ class ChangeFeedService:
         request = decode.subscribe_request(message, now=_now())
         within = self._router.limits.write_timeout
         sequence = 0
-        with self._router.streams.opening(call.request_id, host_of(call.peer), call.principal.name) as progress:
+        with self._router.streams.opening(call.request_id, host_of(call.peer), call.caller) as progress:
             progress.writing_since = call.writing_since
             subscription = self._router.subscribe(request, end_write=call.end_write, progress=progress)
             async with aclosing(subscription) as items:

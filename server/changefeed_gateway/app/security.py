@@ -1,6 +1,6 @@
 """Settings of transport, identity and policy become a door and a certificate."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +13,17 @@ from changefeed_gateway.api.identity.key_set import KeySet, fetcher
 from changefeed_gateway.api.identity.renewal import Renewable, in_a_thread
 from changefeed_gateway.api.identity.server_certificate import CertificateRotation, ServerCertificate
 from changefeed_gateway.api.identity.static_tokens import StaticTokens
-from changefeed_gateway.core.model import Scope
-from changefeed_gateway.core.policy import Grant, Policy, Right
+from changefeed_gateway.core.model import EntireCollection, Scope
+from changefeed_gateway.core.policy import Grant, Policy, Principal, Right, is_among
 from changefeed_gateway.core.quota import Quota, Quotas
-from changefeed_gateway.settings import JwtSettings, SecuritySettings, SettingsError, SettingsProblem, TlsSettings
+from changefeed_gateway.settings import (
+    JwtSettings,
+    QuotaSettings,
+    SecuritySettings,
+    SettingsError,
+    SettingsProblem,
+    TlsSettings,
+)
 from changefeed_gateway.settings.files import read_bytes
 
 
@@ -32,7 +39,7 @@ class Security:
 
 def secured(settings: SecuritySettings, scope_of: Callable[[str], Scope]) -> Security:
     """Read every file that the settings name. Raises SettingsError for one that is not good."""
-    policy = policy_of(settings)
+    policy = Policy(_grants(settings))
     authenticators: list[Authenticator] = []
     renewables: list[Renewable] = []
     certificate = None
@@ -67,22 +74,73 @@ def secured(settings: SecuritySettings, scope_of: Callable[[str], Scope]) -> Sec
     return Security(door=door, certificate=certificate, renewables=tuple(renewables))
 
 
-def policy_of(settings: SecuritySettings) -> Policy:
-    """The grants of the settings."""
-    return Policy(
-        [
-            Grant(
-                principals=grant.principals,
-                connections=grant.connections,
-                collections=grant.collections,
-                partition_keys=grant.partition_keys,
-                partition_key_claim=grant.partition_key_claim or "",
-                items=grant.items,
-                rights=frozenset(Right(right) for right in grant.rights),
-            )
-            for grant in settings.policy
-        ]
-    )
+def check_files(settings: SecuritySettings) -> None:
+    """Read every file that the settings name, and keep nothing. Raises SettingsError for one that is not good."""
+    secured(settings, lambda _: EntireCollection())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A grant as it is for one principal and address."""
+
+    path: str
+    """Of the setting."""
+    rights: list[str]
+    partition_keys: list[str] | None
+    """None: every scope."""
+    items: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What the settings let a principal do with an address."""
+
+    rules: list[Rule]
+    quota: QuotaSettings | None
+    quota_path: str
+
+
+def explain(
+    settings: SecuritySettings,
+    name: str,
+    connection: str,
+    collection: str,
+    *,
+    groups: Sequence[str] = (),
+    claims: Mapping[str, str] | None = None,
+) -> Explanation:
+    """Say which grants reach a principal there, and which quota is its own."""
+    principal = Principal(name=name, groups=frozenset(groups), claims=tuple((claims or {}).items()))
+    rules = [
+        Rule(
+            path=f"security.policy.{number}",
+            rights=sorted(right.value for right in grant.rights),
+            partition_keys=None if (keys := grant.keys_of(principal)) is None else sorted(keys),
+            items=grant.items,
+        )
+        for number, grant in enumerate(_grants(settings))
+        if is_among(principal, grant.principals)
+        and any(grant.covers(right, connection, collection) for right in Right)
+        and grant.keys_of(principal) != frozenset()
+    ]
+    quotas = enumerate(settings.quotas)
+    number, quota = next(((n, each) for n, each in quotas if is_among(principal, each.principals)), (0, None))
+    return Explanation(rules=rules, quota=quota, quota_path=f"security.quotas.{number}" if quota else "")
+
+
+def _grants(settings: SecuritySettings) -> list[Grant]:
+    return [
+        Grant(
+            principals=grant.principals,
+            connections=grant.connections,
+            collections=grant.collections,
+            partition_keys=grant.partition_keys,
+            partition_key_claim=grant.partition_key_claim or "",
+            items=grant.items,
+            rights=frozenset(Right(right) for right in grant.rights),
+        )
+        for grant in settings.policy
+    ]
 
 
 def _quotas(settings: SecuritySettings) -> Quotas:

@@ -125,10 +125,6 @@ Resume = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Keep the place in this file, and start from it if it exists."),
 ]
-Target = Annotated[
-    str | None,
-    typer.Option(metavar="HOST:PORT", help="The gateway. [default: CHANGEFEED_TARGET, or listen of the settings]"),
-]
 MaxWait = Annotated[
     timedelta,
     typer.Option(

@@ -6,18 +6,19 @@ from rich.text import Text
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesResponse
 from changefeed.v1.change_event_pb2 import ItemState
-from changefeed_gateway.cli.arguments import Collection, Json, Target
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.arguments import Collection, Json
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_json, print_table, short
 from changefeed_gateway.settings.values import format_duration
 
 
-def capabilities(collection: Collection, json: Json = False, target: Target = None) -> None:
+@calls_gateway
+def capabilities(collection: Collection, json: Json = False, *, gateway: GatewayOptions) -> None:
     """Say what a collection can do, and the gateway's limits."""
 
     async def ask() -> GetCapabilitiesResponse:
-        async with client_of(target) as client:
+        async with client_of(gateway) as client:
             return await client.capabilities(collection)
 
     with exits():

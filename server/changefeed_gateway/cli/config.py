@@ -5,6 +5,7 @@ from typing import Any
 import typer
 import yaml
 
+from changefeed_gateway.app.security import check_files
 from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import out, print_json
@@ -25,6 +26,7 @@ def check(config: Config = None, json: Json = False) -> None:
     with exits():
         loaded = load_settings(config)
         check_secrets(loaded)
+        check_files(loaded.security)
         settings: dict[str, Any] = loaded.model_dump(mode="json", exclude_none=True)
         if json:
             print_json("settings", settings)

@@ -10,25 +10,26 @@ from rich.text import Text
 
 from changefeed_gateway.app.opening import examine
 from changefeed_gateway.app.opening.contract import OperatorError
-from changefeed_gateway.cli.arguments import Config, Json, Target
+from changefeed_gateway.cli.arguments import Config, Json
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
     GatewayTarget,
     Settings,
     SettingsError,
-    gateway_target,
     load_settings,
 )
 
 _SECONDS = 3.0
 
 
-def doctor(config: Config = None, target: Target = None, json: Json = False) -> None:
+@calls_gateway
+def doctor(config: Config = None, json: Json = False, *, gateway: GatewayOptions) -> None:
     """Look over settings, databases and the gateway; every line that is wrong says the remedy."""
     with exits():
         report = _Report(json=json)
-        asyncio.run(report.run(config, target))
+        asyncio.run(report.run(config, gateway))
     raise typer.Exit(ExitCode.UNHEALTHY if report.problems else ExitCode.OK)
 
 
@@ -37,19 +38,19 @@ class _Report:
         self.problems = 0
         self._json = json
 
-    async def run(self, config: Path | None, option: str | None) -> None:
+    async def run(self, config: Path | None, gateway: GatewayOptions) -> None:
         settings = self._settings(config)
         names = list(settings.connections) if settings else []
         for name in names:
             if settings:
                 await self._database(settings, name)
         try:
-            target = gateway_target(option, config)
+            target = gateway.found(config)
         except SettingsError as error:
             if settings is not None:
                 self._refused(error)
             return
-        await self._gateway(target, names)
+        await self._gateway(target, gateway, names)
 
     def _settings(self, config: Path | None) -> Settings | None:
         try:
@@ -74,8 +75,8 @@ class _Report:
         for finding in findings:
             self._say(f"{name}: {finding.subject}", finding.healthy, finding.detail, finding.remedy)
 
-    async def _gateway(self, target: GatewayTarget, names: list[str]) -> None:
-        async with grpc.aio.insecure_channel(target.address) as channel:
+    async def _gateway(self, target: GatewayTarget, gateway: GatewayOptions, names: list[str]) -> None:
+        async with gateway.dialer(target.address, ())() as channel:
             if await self._serving(channel, f"gateway at {target.address} ({target.origin})", ""):
                 for name in names:
                     await self._serving(channel, f"gateway: {name}", name)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app.logs import configure_logging
-from changefeed_gateway.cli import config, partitions, retention, token
+from changefeed_gateway.cli import config, partitions, policy, retention, token
 from changefeed_gateway.cli.capabilities import capabilities
 from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
@@ -51,6 +51,7 @@ app.add_typer(partitions.app, name="partitions")
 app.add_typer(retention.app, name="retention")
 app.add_typer(token.app, name="token")
 app.add_typer(config.app, name="config")
+app.add_typer(policy.app, name="policy")
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, Target, chosen_feed
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, chosen_feed
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
 from changefeed_gateway.settings import load_settings
@@ -19,11 +19,12 @@ Feed = Annotated[str, typer.Argument(help="The feed, such as main/public.orders.
 
 
 @app.command(name="list")
-def list_(collection: Collection, json: Json = False, target: Target = None) -> None:
+@calls_gateway
+def list_(collection: Collection, json: Json = False, *, gateway: GatewayOptions) -> None:
     """List the physical partitions of a collection, parents before their children."""
 
     async def collect() -> list[PhysicalPartition]:
-        async with client_of(target) as client:
+        async with client_of(gateway) as client:
             return [partition async for partition in client.partitions(collection)]
 
     with exits():

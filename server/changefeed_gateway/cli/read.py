@@ -23,18 +23,18 @@ from changefeed_gateway.cli.arguments import (
     MaxWait,
     Partition,
     Resume,
-    Target,
     Wire,
     scope_of,
     start_of,
 )
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place
 from changefeed_gateway.cli.progress import Meter
 
 
+@calls_gateway
 def read(
     collection: Collection,
     start: From = None,
@@ -49,7 +49,8 @@ def read(
     resume: Resume = None,
     json: Json = False,
     wire: Wire = False,
-    target: Target = None,
+    *,
+    gateway: GatewayOptions,
 ) -> None:
     """Read the changes that are there, from the beginning unless told otherwise, and print the token to go on with."""
     with exits(), kept_place(resume) as place:
@@ -64,7 +65,7 @@ def read(
             json=json or wire,
             wire=wire,
         )
-        asyncio.run(reading.run(target, start_of(start, place, BEGINNING)))
+        asyncio.run(reading.run(gateway, start_of(start, place, BEGINNING)))
 
 
 class _Reading:
@@ -86,8 +87,8 @@ class _Reading:
         self._place, self._json, self._wire = place, json, wire
         self._meter = Meter()
 
-    async def run(self, target: str | None, start: StartPosition) -> None:
-        async with client_of(target) as client:
+    async def run(self, gateway: GatewayOptions, start: StartPosition) -> None:
+        async with client_of(gateway) as client:
             page = await self._page(client, start)
             while self._goes_on(page):
                 page = await self._page(client, after(page.continuation_token))

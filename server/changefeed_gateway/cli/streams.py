@@ -1,6 +1,7 @@
 """`changefeed streams`: who reads what, since when, how far behind, how fast."""
 
 import asyncio
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -10,7 +11,7 @@ from changefeed.v1.operator_service_pb2 import ListStreamsResponse, StreamScope,
 from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed.v1.subscribe_pb2 import SubscriptionState
 from changefeed_gateway.cli.arguments import Json, address_of, spelled
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, print_json, print_table, short
 
@@ -27,17 +28,17 @@ Targets = Annotated[
     typer.Option(
         "--target",
         metavar="HOST:PORT",
-        help="The gateway; more than once, to ask several replicas."
-        " [default: CHANGEFEED_TARGET, or listen of the settings]",
+        help="The gateway; several, to ask replicas. Else CHANGEFEED_TARGET, else listen of the settings.",
     ),
 ]
 
 
-def streams(collection: Wanted = None, json: Json = False, target: Targets = None) -> None:
+@calls_gateway
+def streams(collection: Wanted = None, json: Json = False, target: Targets = None, *, gateway: GatewayOptions) -> None:
     """List the open streams: who reads what, since when, how far behind, how fast."""
 
     async def collect(one: str | None) -> list[ListStreamsResponse]:
-        async with client_of(one) as client:
+        async with client_of(replace(gateway, target=one)) as client:
             address = collection or ResourceAddress()
             pages = client.streams(connection=address.connection, collection=address.collection)
             return [page async for page in pages]
@@ -50,11 +51,11 @@ def streams(collection: Wanted = None, json: Json = False, target: Targets = Non
     with exits():
         found = asyncio.run(collect_all())
         if json:
-            for gateway, stream in found:
-                print_json("stream", {"gateway": gateway, **as_dict(stream)})
+            for name, stream in found:
+                print_json("stream", {"gateway": name, **as_dict(stream)})
             return
         now = datetime.now(UTC)
-        print_table(_COLUMNS, [_row(gateway, stream, now) for gateway, stream in found])
+        print_table(_COLUMNS, [_row(name, stream, now) for name, stream in found])
 
 
 def _row(gateway: str, stream: StreamStatus, now: datetime) -> list[str]:

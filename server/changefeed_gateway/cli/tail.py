@@ -19,12 +19,11 @@ from changefeed_gateway.cli.arguments import (
     Partition,
     Resume,
     RetryFor,
-    Target,
     Wire,
     scope_of,
     start_of,
 )
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import (
     as_dict,
@@ -40,6 +39,7 @@ from changefeed_gateway.cli.place import Place, kept_place
 _OUTAGE: Final = timedelta(minutes=1)
 
 
+@calls_gateway
 def tail(
     collection: Collection,
     start: From = None,
@@ -52,7 +52,8 @@ def tail(
     retry_for: RetryFor = None,
     json: Json = False,
     wire: Wire = False,
-    target: Target = None,
+    *,
+    gateway: GatewayOptions,
 ) -> None:
     """Follow changes live, from now unless told otherwise; Ctrl-C ends it and prints the token to go on with.
 
@@ -62,7 +63,7 @@ def tail(
     async def follow(printer: _Printer, position: StartPosition) -> None:
         if position.HasField("beginning") and not json:
             complain("from the beginning of the feed: rows that were there before it do not arrive")
-        async with client_of(target, patience=retry_for) as client:
+        async with client_of(gateway, patience=retry_for) as client:
             stream = client.tail(
                 collection,
                 position,

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from changefeed.v1.token_pb2 import InspectContinuationTokenResponse
 from changefeed_client import ChangeFeedRpcError
-from changefeed_gateway.cli.arguments import Collection, Json, Target
-from changefeed_gateway.cli.calling import client_of
+from changefeed_gateway.cli.arguments import Collection, Json
+from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
 from changefeed_gateway.cli.output import as_dict, out, print_json
 from changefeed_gateway.cli.place import Place, PlaceError
@@ -26,17 +26,19 @@ def _group() -> None:
 
 
 @app.command("inspect")
+@calls_gateway
 def inspect(
     collection: Collection,
     token: Annotated[str | None, typer.Argument(help="The token.")] = None,
     file: _File = None,
     json: Json = False,
-    target: Target = None,
+    *,
+    gateway: GatewayOptions,
 ) -> None:
     """Say what a token is and whether it can be used for a collection now; if not, exit as a read with it would."""
 
     async def ask(text: str) -> InspectContinuationTokenResponse:
-        async with client_of(target) as client:
+        async with client_of(gateway) as client:
             return await client.inspect(collection, text)
 
     with exits():

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError as SourceError
 
@@ -46,10 +46,21 @@ _OF_A_SERVICE: Final = {
 class ClientSettings(BaseSettings):
     """What the command line needs before it knows anything else; no setting of the gateway."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", hide_input_in_errors=True)
 
     target: Annotated[str | None, Filled] = None
     """host:port of the gateway to talk to; where the settings have it listen unless given."""
+    tls: bool = False
+    """Speak TLS, and trust what the system trusts."""
+    ca: FilePath | None = None
+    """Certificates to trust instead; TLS too."""
+    cert: FilePath | None = None
+    """A certificate of the caller, with `key` (mTLS)."""
+    key: FilePath | None = None
+    token: SecretStr | None = None
+    """The access token that every call brings."""
+    token_file: FilePath | None = None
+    """A file that holds it, read again when it changes."""
     config: FilePath | None = None
     """The settings file; `changefeed.yaml` in the working directory, if there is one, unless given."""
 

@@ -7,6 +7,7 @@ async with connect("127.0.0.1:50051") as client:
         save(delivery.continuation_token)
 """
 
+from changefeed_client.channel import TokenFile, dialer
 from changefeed_client.checkpoint import WHOLE, Checkpoint, FileCheckpoint, MemoryCheckpoint, Positions
 from changefeed_client.client import OPTIONS, ChangeFeedClient, connect
 from changefeed_client.errors import (
@@ -46,10 +47,12 @@ __all__ = [
     "StreamClosed",
     "StreamInterrupted",
     "Tail",
+    "TokenFile",
     "after",
     "at_time",
     "collection",
     "connect",
+    "dialer",
     "logical_partition",
     "physical_partition",
 ]

@@ -31,6 +31,7 @@ from changefeed.v1.token_pb2 import (
     ResolveStartPositionRequest,
     ResolveStartPositionResponse,
 )
+from changefeed_client.channel import File, dialer
 from changefeed_client.checkpoint import Checkpoint
 from changefeed_client.errors import ChangeFeedRpcError, ClientClosed, StreamInterrupted
 from changefeed_client.partitions import Handle, PartitionReader
@@ -327,30 +328,20 @@ class ChangeFeedClient:
 def connect(
     target: str,
     *,
-    tls: grpc.ChannelCredentials | None = None,
+    tls: bool | grpc.ChannelCredentials | None = None,
+    ca: File | None = None,
+    cert: File | None = None,
+    key: File | None = None,
     bearer: Callable[[], str] | None = None,
     options: tuple[tuple[str, Any], ...] = (),
 ) -> ChangeFeedClient:
     """A client of the gateway at `host:port`. Connects with its first call; call it on an event loop.
 
-    It is encrypted with `tls`, such as `grpc.ssl_channel_credentials()`. `bearer` is asked for the token of every call
-    and stream, so that it may be renewed, from a thread of gRPC; it should answer from memory. Raises ValueError for a
-    bearer token without TLS.
+    How it connects is as of `dialer`, which says what it raises.
     """
-    everything = (*OPTIONS, *options)
-    if tls is None:
-        if bearer is not None:
-            raise ValueError("a bearer token is sent over TLS only")
-        return ChangeFeedClient(lambda: grpc.aio.insecure_channel(target, options=everything))
-    credentials = tls if bearer is None else grpc.composite_channel_credentials(tls, _calls_with(bearer))
-    return ChangeFeedClient(lambda: grpc.aio.secure_channel(target, credentials, options=everything))
-
-
-def _calls_with(bearer: Callable[[], str]) -> grpc.CallCredentials:
-    def authorize(_: grpc.AuthMetadataContext, done: grpc.AuthMetadataPluginCallback) -> None:
-        done((("authorization", f"Bearer {bearer()}"),), None)
-
-    return grpc.metadata_call_credentials(authorize)  # type: ignore[arg-type]  # a function is one, gRPC says
+    return ChangeFeedClient(
+        dialer(target, tls=tls, ca=ca, cert=cert, key=key, bearer=bearer, options=(*OPTIONS, *options))
+    )
 
 
 def _is_cancelled() -> bool:

@@ -16,7 +16,8 @@ from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.output import complain, out, print_json
-from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, Settings, load_settings
+from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, SecuritySettings, Settings, load_settings
+from changefeed_gateway.settings.values import HostPort
 
 
 def demo(
@@ -60,7 +61,9 @@ def _on_embedded(settings: Settings) -> Settings:
     embedded = kept or {"main": PostgresConnection(provider="postgres", embedded=EmbeddedServer())}
     directory = settings.data_directory(embedded["main"].embedded or EmbeddedServer()).absolute()
     complain(f"embedded PostgreSQL in {directory}" + ("" if kept else ", not the connections of the settings"))
-    return settings.model_copy(update={"connections": embedded})
+    # Its own gateway is nobody else's either.
+    alone = {"security": SecuritySettings(), "listen": HostPort("127.0.0.1", settings.listen.port)}
+    return settings.model_copy(update={"connections": embedded, **alone})
 
 
 @contextmanager
