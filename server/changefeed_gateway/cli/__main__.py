@@ -1,5 +1,5 @@
 """`python -m changefeed_gateway.cli`: the same as `changefeed`."""
 
-from changefeed_gateway.cli.main import main
+from changefeed_gateway.cli.start import main
 
 main()

@@ -40,6 +40,7 @@ class Progress:
     """One stream, as far as its consumer has taken it."""
 
     __slots__ = (
+        "__weakref__",
         "_observation",
         "_totals",
         "began",
@@ -168,6 +169,8 @@ class Streams:
             raise
         finally:
             del self._open[progress.number]
+            # Each holds what knows the stream: without this only the garbage collector would find them.
+            progress.standing, progress.writing_since = Standing, _not_at_all
             if progress.feed_name is not None:
                 self._observation.ended[progress.feed_name, end] += 1
 

@@ -1,6 +1,9 @@
 """What is counted under which name, and that names are bounded in number."""
 
+import gc
+import weakref
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 
@@ -16,7 +19,7 @@ from changefeed_gateway.core.answer import (
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import Address, CapabilityName, Feed, ItemState
 from changefeed_gateway.core.observation import MOST_FEEDS, MOST_REASONS, OTHERS, Distribution, FeedName, Observation
-from changefeed_gateway.core.streams import Streams
+from changefeed_gateway.core.streams import Progress, Standing, Streams
 
 NAME = FeedName("main", "documents")
 FEED = Feed(
@@ -93,3 +96,20 @@ def end_with(error: Exception, streams: Streams, *, opened: bool) -> None:
         if opened:
             progress.took(OPENED, 1)
         raise error
+
+
+async def test_a_stream_that_has_ended_is_not_left_to_the_garbage_collector() -> None:
+    streams = Streams(Observation())
+    gc.disable()
+    try:
+        with streams.opening("request", "host") as progress:
+            progress.standing = partial(_standing_of, progress)
+            gone = weakref.ref(progress)
+        del progress
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def _standing_of(progress: Progress) -> Standing:
+    raise AssertionError(progress)

@@ -9,6 +9,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
@@ -101,6 +102,8 @@ class OnLoop:
             raise TimeoutError from None
         try:
             return asked.result(REQUEST_SECONDS)
+        except CancelledError:
+            raise TimeoutError from None
         finally:
             asked.cancel()
 
