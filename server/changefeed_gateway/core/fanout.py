@@ -10,11 +10,11 @@ from typing import NamedTuple, overload
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
-    Change,
     Cursor,
     Feed,
     Now,
@@ -97,7 +97,7 @@ class _Joining:
         self.vector.pass_over(partition_id, part.content)
         self.segments.append(_Segment(partition_id, part))
         self.room -= len(part.content.changes)
-        self._bytes_left -= sum(len(change.item or "") for change in part.content.changes)
+        self._bytes_left -= part.text_bytes.encoded
 
 
 class FanOut:
@@ -257,9 +257,8 @@ def _part(
 def _joined(
     first: Vector, last: Vector, segments: Sequence[_Segment], *, start: Start, more_available: bool
 ) -> EncodedPage:
-    changes: list[Change] = [change for segment in segments for change in segment.page.content.changes]
     page = Page(
-        changes=changes,
+        changes=Columns.joined([segment.page.content.changes for segment in segments]),
         cursors=_VectorCursors(first, segments),
         start=start.cursor if isinstance(start, After) else first.encode(),
         cursor=last.encode(),

@@ -7,6 +7,7 @@ from sys import getsizeof
 from typing import Final, NamedTuple, Protocol
 
 from changefeed_gateway.core.answer import Batch, ChangeEncoder, Heartbeat
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import Change, ChangeType, Cursor, Feed, Page, PageRead, Scope, SnapshotProgress
 
@@ -18,9 +19,9 @@ class TextBytes(NamedTuple):
     """Bytes of a page's items."""
 
     held: int
-    """As strings."""
+    """As Python holds them."""
     encoded: int
-    """In records, at most."""
+    """In records."""
 
 
 class EncodedPage:
@@ -66,7 +67,9 @@ class EncodedPage:
 
     @classmethod
     def of(cls, feed: Feed, page: Page, encoder: ChangeEncoder, *, live: bool = False) -> "EncodedPage":
-        """Wrap a provider's page."""
+        """Wrap a provider's page, its changes column by column from here on."""
+        if page.changes:
+            page = replace(page, changes=Columns.of(page.changes))
         return cls(page, lambda items: encoder(feed, page.changes, items=items), live=live)
 
     def records(self, *, items: bool) -> list[bytes]:
@@ -119,11 +122,8 @@ class EncodedPage:
     def text_bytes(self) -> "TextBytes":
         """What the items of the page take."""
         if self._text_bytes is None:
-            items = [change.item for change in self.content.changes if change.item is not None]
-            held = sum(map(getsizeof, items))
-            # A string takes 1 byte a character within Latin 1, and 2 or 4 beyond it.
-            encoded = sum(map(len, items)) if all(map(str.isascii, items)) else 2 * held
-            self._text_bytes = TextBytes(held, encoded)
+            items = [item for item in Columns.of(self.content.changes).items if item is not None]
+            self._text_bytes = TextBytes(sum(map(getsizeof, items)), sum(map(len, items)))
         return self._text_bytes
 
     def after(self, cursor: Cursor) -> "EncodedPage":
@@ -174,9 +174,10 @@ class EncodedPage:
         """Which changes belong to which partition key; under None those that concern every key."""
         if self._by_key is None:
             self._by_key = {}
-            for index, change in enumerate(self.content.changes):
-                key = None if change.change_type is ChangeType.TRUNCATE else change.key.partition_key
-                self._by_key.setdefault(key, []).append(index)
+            columns = Columns.of(self.content.changes)
+            for index, (change_type, key) in enumerate(zip(columns.change_types, columns.partition_keys, strict=True)):
+                name = None if change_type is ChangeType.TRUNCATE else key.decode()
+                self._by_key.setdefault(name, []).append(index)
         return self._by_key
 
     def concerns(self, partition_key: str) -> bool:
@@ -190,7 +191,7 @@ class EncodedPage:
         page = self.content
         part = replace(
             page,
-            changes=[page.changes[i] for i in chosen],
+            changes=Columns.of(page.changes).chosen(chosen),
             cursors=LazyCursors(chosen, page.cursors.__getitem__),
         )
 
