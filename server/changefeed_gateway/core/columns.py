@@ -29,6 +29,15 @@ KeyShape = tuple[tuple[str, KeyType], ...]
 """Name and type of each component of a key."""
 
 
+Row = tuple[Any, ...]
+"""The values of one change, in the order of the fields of `Columns`."""
+ITEM: Final = 7
+COMMIT_TIME: Final = 8
+
+SECOND: Final = 1_000_000_000
+"""In nanoseconds."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns(Sequence[Change]):
     """What `Change` says, one sequence a field, all of one length."""
@@ -75,6 +84,11 @@ class Columns(Sequence[Change]):
         )
 
     @classmethod
+    def of_rows(cls, rows: Sequence[Row]) -> "Columns":
+        """Of changes whose values stand in the order of the fields."""
+        return cls(**dict(zip(_COLUMNS, zip(*rows, strict=True), strict=True))) if rows else cls.of(())
+
+    @classmethod
     def joined(cls, parts: Sequence[Sequence[Change]]) -> "Columns":
         """Several one behind the other."""
         if len(parts) == 1:
@@ -86,8 +100,8 @@ class Columns(Sequence[Change]):
         """Some of them, by their places."""
         return type(self)(**{name: [column(self)[i] for i in indices] for name, column in _COLUMNS.items()})
 
-    def rows(self) -> Iterator[tuple[Any, ...]]:
-        """The values of each change, in the order of the fields."""
+    def rows(self) -> Iterator[Row]:
+        """The values of each change."""
         return zip(*[column(self) for column in _COLUMNS.values()], strict=True)
 
     def __len__(self) -> int:

@@ -70,6 +70,20 @@ def record(lsn: int, item: str, operation: str = "replace") -> dict[str, Any]:
     return {"current": current, "metadata": {"lsn": lsn, "crts": 1, "operationType": operation}}
 
 
+@pytest.mark.req("P3")
+def test_ids_are_those_that_were_told_before() -> None:
+    """Whoever stored some compares them with those that are told now."""
+    start = Position(Interval("", "FF"), '"0"', 0)
+    record_changes, _ = gathered([record(7, "b"), record(7, "b")], Mode.ALL_VERSIONS_AND_DELETES, 10, start)
+    assert [change.event_id for change in record_changes] == [
+        "76963bc74598a8d728a9ace522584fb0",
+        "b54f2581d37b11b4e52aa98908f8fbdc",
+    ]
+    version = {"id": "b", "pk": "a", "_rid": "r", "_etag": "e", "_ts": 1, "_lsn": 7}
+    [version_change], _ = gathered([version], Mode.LATEST_VERSION, 10, start)
+    assert version_change.event_id == "c2c06e06f8d78f4318395472b94cf7fa"
+
+
 RUNS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), min_size=1, max_size=5)
 
 

@@ -10,11 +10,8 @@ from typing import Any
 
 from changefeed.v1 import change_event_pb2, resource_pb2
 from changefeed_gateway.api.wire.cases import CHANGE_TYPES, ITEM_STATES, KEY_TYPES, ORIGINS
-from changefeed_gateway.core.columns import Columns, KeyShape
+from changefeed_gateway.core.columns import SECOND, Columns, KeyShape
 from changefeed_gateway.core.model import Change, ChangeType, Feed, ItemState, PartitionId
-
-_SECOND = 1_000_000_000
-"""In nanoseconds."""
 
 _BYTES = tuple(bytes((number,)) for number in range(0x80))
 
@@ -49,7 +46,8 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
     suffix = _suffix(feed)
     suffix_bytes = len(suffix)
     last_type = last_state = last_time = last_seconds = None
-    last_seldom: _Seldom = (PartitionId(""), b"", (), None, b"")
+    last_sort_key = b""
+    last_seldom: _Seldom = (PartitionId(""), (), None, b"")
     slots: list[change_event_pb2.KeyComponent] = []
     only: change_event_pb2.KeyComponent | None = None
     records: list[bytes] = []
@@ -81,9 +79,11 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
             event.change_type, last_type = CHANGE_TYPES[change_type], change_type
         if state is not last_state:
             event.item_state, last_state = ITEM_STATES[state], state
-        seldom = partition_id, sort_key, key_shape, origin, annotations
+        if sort_key != last_sort_key:
+            key.sort_key = last_sort_key = sort_key
+        seldom = partition_id, key_shape, origin, annotations
         if seldom != last_seldom:
-            if key_shape != last_seldom[2]:
+            if key_shape != last_seldom[1]:
                 slots = _make_slots(key, key_shape)
                 only = slots[0] if len(slots) == 1 else None
             _set_seldom(event, seldom)
@@ -99,7 +99,7 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
                 event.ClearField("commit_timestamp")
                 time, last_seconds = event.commit_timestamp, None
             else:
-                seconds, time.nanos = divmod(commit_time, _SECOND)
+                seconds, time.nanos = divmod(commit_time, SECOND)
                 if seconds != last_seconds:
                     time.seconds = last_seconds = seconds
         encoded = serialize()
@@ -109,8 +109,8 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
     return records
 
 
-_Seldom = tuple[PartitionId, Any, KeyShape, Any, Any]
-"""Partition id, sort key, names and types of the key's components, origin, annotations.
+_Seldom = tuple[PartitionId, KeyShape, Any, Any]
+"""Partition id, names and types of the key's components, origin, annotations.
 
 Any: protobuf's types do not tell that a text may be UTF-8.
 """
@@ -125,7 +125,7 @@ def _suffix(feed: Feed) -> bytes:
 
 
 def _set_seldom(event: change_event_pb2.ChangeEvent, seldom: _Seldom) -> None:
-    event.partition_id, event.key.sort_key, _, origin, event.annotations_json = seldom
+    event.partition_id, _, origin, event.annotations_json = seldom
     event.origin = ORIGINS[origin]
 
 

@@ -113,8 +113,7 @@ class Life:
             return Advance(found, found.positions[-1], False, fetched.cost)
         end = found.positions[-1] if found.positions else position
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
-        positions = [*found.positions[:-1], end] if found.positions else ()
-        return Advance(found._replace(positions=positions), end, fetched.at_tip, fetched.cost)
+        return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 
     async def rest(self, positions: Sequence[Position], deadline: float) -> bool:
         """Wait until it is time to ask for what follows one of some positions; tell whether the deadline came first."""
