@@ -228,7 +228,7 @@ class FanOut:
     async def _read_part(self, feed: Feed, partition_id: PartitionId, part: PageRead) -> EncodedPage:
         page = await self._reader.read(feed, part)
         # While others are still under way.
-        page.records(items=part.items)
+        await page.encode(items=part.items)
         if self._idle is not None and isinstance(part.start, After):
             content, of_feed = page.content, fingerprint(feed)
             place = of_feed, partition_id, part.start.cursor

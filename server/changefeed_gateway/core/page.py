@@ -1,8 +1,10 @@
 """A page together with its wire records, each made once however many streams send it."""
 
+import asyncio
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from sys import getsizeof
 from typing import Final, NamedTuple, Protocol
 
@@ -11,6 +13,8 @@ from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import Change, ChangeType, Cursor, Feed, Page, PageRead, Scope, SnapshotProgress
 
+_A_TURN: Final = 1_000
+"""Changes encoded in one turn of the loop: some 3 ms."""
 _MESSAGE_BYTES: Final = 600
 """A message beside its records and its token: its times, its tags, the objects themselves."""
 
@@ -29,6 +33,7 @@ class EncodedPage:
 
     __slots__ = (
         "_by_key",
+        "_encode",
         "_keep",
         "_messages",
         "_origins",
@@ -59,6 +64,8 @@ class EncodedPage:
         self._records: dict[bool, list[bytes]] = {}
         self._record_bytes: dict[bool, int] = {}
         self._keep = keep
+        self._encode: Callable[..., list[bytes]] | None = None
+        """Some changes of a provider's page."""
         self._messages: dict[tuple[Scope, bool], Batch | Heartbeat] = {}
         self.weight: int | None = None
         """Bytes of its records, as the budget of pages in hand counts them."""
@@ -70,7 +77,9 @@ class EncodedPage:
         """Wrap a provider's page, its changes column by column from here on."""
         if page.changes:
             page = replace(page, changes=Columns.of(page.changes))
-        return cls(page, lambda items: encoder(feed, page.changes, items=items), live=live)
+        encoded = cls(page, lambda items: encoder(feed, page.changes, items=items), live=live)
+        encoded._encode = partial(encoder, feed)
+        return encoded
 
     def records(self, *, items: bool) -> list[bytes]:
         """One wire record a change."""
@@ -78,6 +87,16 @@ class EncodedPage:
         if records is None:
             records = self._records[items] = self._source(items)
         return records
+
+    async def encode(self, *, items: bool) -> None:
+        """Make the records, in several turns of the loop where there are many."""
+        changes, records = self.content.changes, list[bytes]()
+        if self._encode is not None and len(changes) > _A_TURN and items not in self._records:
+            for low in range(0, len(changes), _A_TURN):
+                records += self._encode(changes[low : low + _A_TURN], items=items)
+                await asyncio.sleep(0)
+            self._records.setdefault(items, records)
+        self.records(items=items)
 
     def record_bytes(self, *, items: bool) -> int:
         """The bytes of the records together."""

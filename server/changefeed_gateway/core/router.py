@@ -134,6 +134,7 @@ class Router:
                 earlier = page.content
                 page = await reader.read(feed, replace(read, start=After(page.content.cursor), max_wait=wait))
             page = self._requirement(feed, scope, request.mode).admit(page)
+            await page.encode(items=read.items)
             return self._answer(feed, scope, page, items=read.items, earlier=earlier)
 
     async def list_partitions(self, address: Address) -> Sequence[Partition]:

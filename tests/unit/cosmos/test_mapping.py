@@ -1,5 +1,6 @@
 """Keys, event ids and order of the documents of a change feed."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def gathered(
 ) -> tuple[list[Change], Position]:
     """One page, and where it ends."""
     maker = ChangeMaker("rid", PATHS, mode, PartitionId("0"))
-    found = gather(documents, position, maker, mode, reading(size))
+    found = asyncio.run(gather(documents, position, maker, mode, reading(size)))
     return list(found.changes), found.positions[-1] if found.positions else position
 
 

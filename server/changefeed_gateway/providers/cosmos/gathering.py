@@ -1,12 +1,17 @@
 """From the documents of one answer to a page: how many fit, and the position after each. Pure."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple, overload
 
 from changefeed_gateway.core.columns import COMMIT_TIME, ITEM, SECOND, Columns, Row
+from changefeed_gateway.core.errors import ProviderFailure
 from changefeed_gateway.core.model import Change, PageRead
 from changefeed_gateway.providers.cosmos.cursor import Mode, Position
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker, Document, placed
+
+_A_TURN: Final = 250
+"""Documents of which changes are made in one turn of the loop: some 3 ms."""
 
 _Place = tuple[int, str, int, int]
 """What `Position.behind` wants of a change."""
@@ -60,7 +65,7 @@ class Gathered(NamedTuple):
 NOTHING: Final = Gathered((), (), whole=True)
 
 
-def gather(
+async def gather(
     documents: Sequence[Document], position: Position, maker: ChangeMaker, mode: Mode, read: PageRead
 ) -> Gathered:
     """Make changes of what an answer to a position's origin brought behind the position; the first always fits."""
@@ -68,11 +73,14 @@ def gather(
     places: list[_Place] = []
     size, whole, lsn = 0, True, 0
     ages = mode is Mode.ALL_VERSIONS_AND_DELETES
-    for number, (document, lsn, inside) in enumerate(placed(documents, mode), 1):
+    first = _begin(documents, position) if ages else 0
+    for number, (document, lsn, inside) in enumerate(placed(documents[first:], mode), first + 1):
         if lsn < position.lsn:
             continue
         # P3: of a run that was begun all are made, because the ids of those that follow count them.
         row = maker.make(document, lsn, read)
+        if number % _A_TURN == 0:
+            await asyncio.sleep(0)
         if lsn == position.lsn and position.passes(lsn, inside):
             continue
         size += len(row[ITEM] or b"")
@@ -82,3 +90,20 @@ def gather(
         rows.append(row)
         places.append((lsn, inside, row[COMMIT_TIME] // SECOND if ages else 0, number))
     return Gathered(Columns.of_rows(rows), Positions(position, places), whole, lsn)
+
+
+def _begin(documents: Sequence[Document], position: Position) -> int:
+    """How many of the first documents a reader need not look at: those before the run in which it stands."""
+    first = min(position.passed, len(documents))
+    if not first or _lsn(documents[first - 1]) != position.lsn:
+        return 0
+    while first and _lsn(documents[first - 1]) == position.lsn:
+        first -= 1
+    return first
+
+
+def _lsn(document: Document) -> int:
+    try:
+        return int(document["metadata"]["lsn"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProviderFailure("a document of the change feed does not say its number") from error

@@ -14,7 +14,7 @@ from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
-from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader
+from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader, KeptAnswers
 from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
 
 _MOST_READERS: Final = 4_096
@@ -44,6 +44,7 @@ class Life:
         self.container = container
         self.ranges = Ranges(sdk, container.name)
         self._pace = pace
+        self._kept = KeptAnswers()
         self._readers: OrderedDict[Interval, IntervalReader] = OrderedDict()
         self._keys: OrderedDict[str, Interval] = OrderedDict()
         self._mode_is_on = container.mode is Mode.LATEST_VERSION
@@ -69,7 +70,7 @@ class Life:
         """The reader of an interval."""
         reader = self._readers.get(interval)
         if reader is None:
-            reader = IntervalReader(self.sdk, self.container, interval, self._pace)
+            reader = IntervalReader(self.sdk, self.container, interval, self._pace, self._kept)
             self._readers[interval] = reader
             if len(self._readers) > _MOST_READERS:
                 self._readers.popitem(last=False)
@@ -108,10 +109,12 @@ class Life:
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
         fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id)
-        found = gather(fetched.documents, position, maker, container.mode, read)
+        found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:
             return Advance(found, found.positions[-1], False, fetched.cost)
         end = found.positions[-1] if found.positions else position
+        # All of it is in a page now.
+        self._kept.forget(position.interval)
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
         return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 
