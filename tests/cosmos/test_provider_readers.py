@@ -5,6 +5,7 @@ import asyncio
 import pytest
 import structlog.testing
 
+from changefeed.v1.change_event_pb2 import ChangeEvent
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos import consumption
 from changefeed_gateway.providers.cosmos.cursor import WHOLE_RUN, Interval, Position
@@ -50,7 +51,8 @@ async def test_who_goes_on_in_small_pages_is_given_many_documents_by_one_call(sc
     start = after((await scene.client.read(NOW)).continuation_token)
     scene.put_many(1_200)
     scene.server.calls.clear()
-    events, page = [], await scene.client.read(start, size=50)
+    events: list[ChangeEvent] = []
+    page = await scene.client.read(start, size=50)
     while page.events:
         assert len(page.events) <= 50
         events += page.events

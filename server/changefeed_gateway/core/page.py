@@ -182,7 +182,7 @@ class EncodedPage:
             children=page.children if whole else (),
             expire_time=page.expire_time if whole else page.start_expire_time,
             watermark=page.watermark if whole else None,
-            snapshot=page.snapshot if whole else _without(page.snapshot, page.changes[high:]),
+            snapshot=page.snapshot if whole else page.snapshot and _without(page.snapshot, page.changes[high:]),
         )
         return EncodedPage(
             part, lambda items: self.records(items=items)[low:high], live=self.live, origins=self.origins
@@ -221,11 +221,9 @@ class EncodedPage:
         return EncodedPage(part, records, live=self.live, origins=self.origins)
 
 
-def _without(progress: SnapshotProgress | None, cut_off: Sequence[Change]) -> SnapshotProgress | None:
+def _without(progress: SnapshotProgress, cut_off: Sequence[Change]) -> SnapshotProgress:
     """How far a snapshot has come before the end of a page."""
-    if progress is None:
-        return None
-    items = sum(change.change_type is ChangeType.SNAPSHOT for change in cut_off)
+    items = sum(change_type is ChangeType.SNAPSHOT for change_type in Columns.of(cut_off).change_types)
     return replace(progress, items=progress.items - items, finished=False)
 
 
