@@ -71,16 +71,17 @@ def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -
     fetched = Fetched(documents, '"3"', at_tip=False, as_of=0, cost=Cost(1, 2.0), size=400)
     places = [Position(Interval(f"{number:02}", f"{number + 1:02}"), '"0"', 0) for number in range(5)]
     for place in places:
-        kept.keep(place, fetched)
-    assert [kept.find(place) is not None for place in places] == [False, False, False, True, True]
+        kept.keep("c", place, fetched)
+    assert [kept.find("c", place) is not None for place in places] == [False, False, False, True, True]
     last = places[-1]
-    found = kept.find(last.behind(2, WHOLE_RUN, 0, 2))
+    found = kept.find("c", last.behind(2, WHOLE_RUN, 0, 2))
     assert found is not None
     assert (found.documents, found.cost) == (documents, FREE)
-    assert kept.find(last.behind(3, WHOLE_RUN, 0, 3)) is None
-    assert kept.find(last.at('"3"', 3, 0)) is None
-    kept.keep(last, fetched._replace(size=1_001))
-    assert not any(kept.find(place) for place in places)
+    assert kept.find("c", last.behind(3, WHOLE_RUN, 0, 3)) is None
+    assert kept.find("c", last.at('"3"', 3, 0)) is None
+    kept.keep("c", last, fetched._replace(size=1_001))
+    assert not any(kept.find("c", place) for place in places)
+    assert kept.find("d", last) is None
 
 
 @pytest.mark.req("E1")

@@ -39,12 +39,13 @@ class Advance(NamedTuple):
 class Life:
     """One life of one container."""
 
-    def __init__(self, sdk: Sdk, container: Container, pace: Pace) -> None:
+    def __init__(self, sdk: Sdk, container: Container, pace: Pace, kept: KeptAnswers | None = None) -> None:
+        """`kept` is shared by all containers of an account."""
         self.sdk = sdk
         self.container = container
         self.ranges = Ranges(sdk, container.name)
         self._pace = pace
-        self._kept = KeptAnswers()
+        self._kept = kept or KeptAnswers()
         self._readers: OrderedDict[Interval, IntervalReader] = OrderedDict()
         self._keys: OrderedDict[str, Interval] = OrderedDict()
         self._mode_is_on = container.mode is Mode.LATEST_VERSION
@@ -70,7 +71,7 @@ class Life:
         """The reader of an interval."""
         reader = self._readers.get(interval)
         if reader is None:
-            reader = IntervalReader(self.sdk, self.container, interval, self._pace, self._kept)
+            reader = IntervalReader(self.sdk, self.container, interval, self._pace)
             self._readers[interval] = reader
             if len(self._readers) > _MOST_READERS:
                 self._readers.popitem(last=False)
@@ -107,14 +108,17 @@ class Life:
         waiting, container = bool(read.max_wait), self.container
         # All who wait at a place ask for the same.
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
-        fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
+        fetched = self._kept.find(container.rid, position)
+        if fetched is None:
+            fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id)
         found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:
+            self._kept.keep(container.rid, position, fetched)
             return Advance(found, found.positions[-1], False, fetched.cost)
         end = found.positions[-1] if found.positions else position
         # All of it is in a page now.
-        self._kept.forget(position.interval)
+        self._kept.forget(container.rid, position.interval)
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
         return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 

@@ -53,28 +53,28 @@ class KeptAnswers:
         """At most so many bytes."""
         self._most = most
         self._held = 0
-        self._answers: OrderedDict[Interval, tuple[str, Fetched]] = OrderedDict()
-        """With what they answer."""
+        self._answers: OrderedDict[tuple[str, Interval], tuple[str, Fetched]] = OrderedDict()
+        """By container and interval, with what they answer."""
 
-    def find(self, position: Position) -> Fetched | None:
-        """The answer to a position's origin, if it goes further than the position."""
-        origin, fetched = self._answers.get(position.interval, ("", None))
+    def find(self, rid: str, position: Position) -> Fetched | None:
+        """The answer to a position's origin in a container, if it goes further than the position."""
+        origin, fetched = self._answers.get((rid, position.interval), ("", None))
         if fetched is None or origin != position.origin or len(fetched.documents) <= position.passed:
             return None
-        self._answers.move_to_end(position.interval)
+        self._answers.move_to_end((rid, position.interval))
         return fetched._replace(cost=FREE)
 
-    def keep(self, position: Position, fetched: Fetched) -> None:
+    def keep(self, rid: str, position: Position, fetched: Fetched) -> None:
         """Keep the answer to a position's origin."""
-        self.forget(position.interval)
-        self._answers[position.interval] = position.origin, fetched
+        self.forget(rid, position.interval)
+        self._answers[rid, position.interval] = position.origin, fetched
         self._held += fetched.size
         while self._held > self._most:
-            self.forget(next(iter(self._answers)))
+            self.forget(*next(iter(self._answers)))
 
-    def forget(self, interval: Interval) -> None:
+    def forget(self, rid: str, interval: Interval) -> None:
         """Let go of an interval's answer, if there is one."""
-        _, fetched = self._answers.pop(interval, ("", None))
+        _, fetched = self._answers.pop((rid, interval), ("", None))
         self._held -= fetched.size if fetched is not None else 0
 
 
@@ -89,11 +89,7 @@ class _Idle(NamedTuple):
 class IntervalReader:
     """One interval of one container: a range, what is left of one, or a logical partition."""
 
-    def __init__(
-        self, sdk: Sdk, container: Container, interval: Interval, pace: Pace, kept: KeptAnswers | None = None
-    ) -> None:
-        """`kept` is shared by all readers of a container."""
-        self._kept = kept or KeptAnswers()
+    def __init__(self, sdk: Sdk, container: Container, interval: Interval, pace: Pace) -> None:
         self._goes_on: tuple[str, int] = ("", 0)
         """Where the last answer that brought all that was asked for ended, and how many that was."""
         self._sdk = sdk
@@ -114,8 +110,6 @@ class IntervalReader:
 
         Raises CheckpointExpired, RangeGone and the errors of the service.
         """
-        if (kept := self._kept.find(position)) is not None:
-            return kept
         etag, before = self._goes_on
         if position.origin == etag:
             limit = min(MOST_DOCUMENTS, max(limit, _GROWTH * before))
@@ -153,12 +147,9 @@ class IntervalReader:
             raise expired() from error
         self._note(position, answer)
         as_of = self._age(answer) if answer.at_tip else 0
-        fetched = Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size)
         if len(answer.documents) >= limit:
             self._goes_on = answer.etag, limit
-        if answer.documents:
-            self._kept.keep(position, fetched)
-        return fetched
+        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size)
 
     async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
         container = self._container
