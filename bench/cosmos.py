@@ -2,19 +2,20 @@
 
 import argparse
 import asyncio
+import gc
 import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from azure.cosmos.aio import ContainerProxy, CosmosClient
 
 from bench.figures import median, spread
-from changefeed.v1 import position_pb2, read_changes_pb2, resource_pb2
+from bench.processes import run_worker
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import Address
 from changefeed_gateway.providers.cosmos.provider import CosmosOptions, CosmosProvider
@@ -34,15 +35,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--idle-seconds", type=float, default=60.0)
     parser.add_argument("--hot-changes", type=int, default=100)
+    parser.add_argument("--parts", default="dih", help="which of d (drain), i (idle), h (hot); default dih")
 
 
 def run(options: argparse.Namespace) -> None:
-    for ranges in options.ranges:
+    for ranges in options.ranges if "d" in options.parts else ():
         with serving(ranges) as server:
             asyncio.run(_drain(server, ranges, options.changes, options.rounds))
-    with serving(16) as server:
-        asyncio.run(_idle(server, options.idle_seconds))
-    for ranges in (1, 16):
+    if "i" in options.parts:
+        with serving(16) as server:
+            asyncio.run(_idle(server, options.idle_seconds))
+    for ranges in (1, 16) if "h" in options.parts else ():
         with serving(ranges) as server:
             asyncio.run(_hot(server, ranges, options.hot_changes))
 
@@ -106,16 +109,37 @@ async def _drain(server: Server, ranges: int, changes: int, rounds: int) -> None
         tokens = [await _now(container, found) async for found in container.read_feed_ranges()]
         start = (await _client(server, running).resolve(NOW)).continuation_token
         server.ask("upsert_many", server.container, changes, 10_000, 200)
-        sdk, ours = [], []
+        await _drain_bare(container, tokens, changes)
+        # As in a gateway's process.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 50, 100)
+        job = {"target": running.target, "collection": server.container, "events": changes, "token": start}
+        systems: dict[str, Callable[[], Awaitable[float]]] = {
+            "bare SDK": lambda: _drain_bare(container, tokens, changes),
+            "ReadChanges 5000": lambda: _drain_gateway("drain.read", job | {"page_size": 5_000}),
+            "Subscribe": lambda: _drain_gateway("drain.subscribe", job),
+        }
+        rounds_of: dict[str, list[_Round]] = {name: [] for name in systems}
         for _ in range(rounds):
-            sdk.append(await _drain_bare(container, tokens, changes))
-            ours.append(await _drain_gateway(server, running, start, changes))
-    ratio = median([b / g for b, g in zip(sdk, ours, strict=True)])
-    print(
-        f"{ranges} ranges, {changes} changes: bare SDK {changes / median(sdk):,.0f}/s,"
-        f" gateway {changes / median(ours):,.0f}/s, ratio {ratio:.2f}"
-        f" (spread {spread(sdk):.0%} and {spread(ours):.0%})"
-    )
+            for name, drain in systems.items():
+                before = time.process_time()
+                seconds = await drain()
+                rounds_of[name].append(_Round(seconds, time.process_time() - before))
+    bare_rounds = rounds_of["bare SDK"]
+    for name, measured in rounds_of.items():
+        rates, costs = [changes / each.seconds for each in measured], [each.cpu / changes * 1e6 for each in measured]
+        ratio = median([bare.seconds / own.seconds for bare, own in zip(bare_rounds, measured, strict=True)])
+        print(
+            f"{ranges} ranges, {changes} changes, {name}: {median(rates):,.0f}/s (spread {spread(rates):.0%}), ratio"
+            f" {ratio:.2f}; processor time a change: {min(costs):.1f} us at least, {median(costs):.1f} us in the median"
+        )
+
+
+class _Round(NamedTuple):
+    seconds: float
+    cpu: float
+    """Of the process that holds the SDK: the loop around it, or the gateway."""
 
 
 async def _now(container: ContainerProxy, feed_range: dict[str, Any]) -> str:
@@ -148,22 +172,11 @@ async def _drain_bare(container: ContainerProxy, tokens: list[str], changes: int
     return time.perf_counter() - started
 
 
-async def _drain_gateway(server: Server, running: RunningGateway, token: str, changes: int) -> float:
-    """Seconds to read it all through gRPC pages of the entire collection."""
-    started, seen = time.perf_counter(), 0
-    while True:
-        page = await running.stub.ReadChanges(
-            read_changes_pb2.ReadChangesRequest(
-                address=resource_pb2.ResourceAddress(connection="main", collection=server.container),
-                start_position=position_pb2.StartPosition(continuation_token=token),
-                max_page_size=5_000,
-            )
-        )
-        seen += len(page.events)
-        token = page.continuation_token
-        if not page.more_available:
-            assert seen == changes
-            return time.perf_counter() - started
+async def _drain_gateway(worker: str, job: Mapping[str, object]) -> float:
+    """Seconds until a client, a process of its own, has parsed it all."""
+    answer = await asyncio.to_thread(run_worker, worker, job)
+    assert answer["events"] == job["events"]
+    return float(answer["seconds"])
 
 
 # --- Idle, and nearly so

@@ -20,6 +20,10 @@ Stub = change_feed_service_pb2_grpc.ChangeFeedServiceStub
 _BEGINNING = position_pb2.StartPosition(beginning=position_pb2.Beginning())
 
 
+def _start(token: str) -> position_pb2.StartPosition:
+    return position_pb2.StartPosition(continuation_token=token) if token else _BEGINNING
+
+
 def channel(target: str) -> grpc.Channel:
     """A connected channel with every client's default limits."""
     opened = grpc.insecure_channel(target)
@@ -32,11 +36,13 @@ def address(collection: str) -> resource_pb2.ResourceAddress:
     return resource_pb2.ResourceAddress(connection="main", collection=collection)
 
 
-def subscribe(target: str, collection: str, events: int, pause: float = 0.0, batch_size: int = 0) -> Answer:
+def subscribe(
+    target: str, collection: str, events: int, pause: float = 0.0, batch_size: int = 0, token: str = ""
+) -> Answer:
     """Through one stream that ends by itself; `pause` seconds after each message make a slow reader."""
     stub = Stub(channel(target))
     request = subscribe_pb2.SubscribeRequest(
-        address=address(collection), start_position=_BEGINNING, max_events=events, max_batch_size=batch_size
+        address=address(collection), start_position=_start(token), max_events=events, max_batch_size=batch_size
     )
     ready()
     meter = _Meter()
@@ -60,21 +66,21 @@ def touch(target: str, collection: str) -> Answer:
     return {}
 
 
-def read(target: str, collection: str, events: int, page_size: int) -> Answer:
+def read(target: str, collection: str, events: int, page_size: int, token: str = "") -> Answer:
     """Through one unary call after the other."""
     stub = Stub(channel(target))
     ready()
     meter = _Meter()
-    for page in read_pages(stub, collection, page_size=page_size, events=events):
+    for page in read_pages(stub, collection, page_size=page_size, events=events, token=token):
         meter.take(page.events)
     return meter.answer()
 
 
 def read_pages(
-    stub: Stub, collection: str, *, page_size: int, events: int
+    stub: Stub, collection: str, *, page_size: int, events: int, token: str = ""
 ) -> Iterator[read_changes_pb2.ReadChangesResponse]:
-    """Pages from the beginning until they brought so many events."""
-    start, received = _BEGINNING, 0
+    """Pages from a token, or else the beginning, until they brought so many events."""
+    start, received = _start(token), 0
     while received < events:
         page: read_changes_pb2.ReadChangesResponse = stub.ReadChanges(
             read_changes_pb2.ReadChangesRequest(

@@ -5,8 +5,12 @@ import asyncio
 import pytest
 import structlog.testing
 
+from changefeed.v1.change_event_pb2 import ChangeEvent
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos import consumption
+from changefeed_gateway.providers.cosmos.cursor import WHOLE_RUN, Interval, Position
+from changefeed_gateway.providers.cosmos.reading import Fetched, KeptAnswers
+from changefeed_gateway.providers.cosmos.sdk import FREE, Cost
 from tests.conformance.client import NOW, after, physical
 from tests.conformance.journal import ids
 from tests.cosmos.gateway import make_provider
@@ -40,6 +44,44 @@ async def test_many_long_polls_share_their_calls(scene: Scene) -> None:
     readings = await asyncio.gather(*polls)
     assert len({reading.events[0].event_id for reading in readings}) == 1
     assert scene.server.calls.most_under_way()[scene.range_id] <= 4
+
+
+@pytest.mark.req("P1")
+async def test_who_goes_on_in_small_pages_is_given_many_documents_by_one_call(scene: Scene) -> None:
+    start = after((await scene.client.read(NOW)).continuation_token)
+    scene.put_many(1_200)
+    scene.server.calls.clear()
+    events: list[ChangeEvent] = []
+    page = await scene.client.read(start, size=50)
+    while page.events:
+        assert len(page.events) <= 50
+        events += page.events
+        page = await scene.client.read(after(page.continuation_token), size=50)
+    # Page by page it would be 25.
+    assert scene.server.calls.count("ReadChangeFeed") <= 6
+    whole = await scene.client.read(start, size=5_000)
+    assert ids(events) == ids([*whole.events, *(await scene.client.read(after(whole.continuation_token))).events])
+    assert len(events) == 1_200
+
+
+@pytest.mark.req("P7")
+def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -> None:
+    kept = KeptAnswers(most=1_000)
+    documents = [{"metadata": {"lsn": number}} for number in range(1, 4)]
+    fetched = Fetched(documents, '"3"', at_tip=False, as_of=0, cost=Cost(1, 2.0), size=400)
+    places = [Position(Interval(f"{number:02}", f"{number + 1:02}"), '"0"', 0) for number in range(5)]
+    for place in places:
+        kept.keep("c", place, fetched)
+    assert [kept.find("c", place) is not None for place in places] == [False, False, False, True, True]
+    last = places[-1]
+    found = kept.find("c", last.behind(2, WHOLE_RUN, 0, 2))
+    assert found is not None
+    assert (found.documents, found.cost) == (documents, FREE)
+    assert kept.find("c", last.behind(3, WHOLE_RUN, 0, 3)) is None
+    assert kept.find("c", last.at('"3"', 3, 0)) is None
+    kept.keep("c", last, fetched._replace(size=1_001))
+    assert not any(kept.find("c", place) for place in places)
+    assert kept.find("d", last) is None
 
 
 @pytest.mark.req("E1")

@@ -10,11 +10,11 @@ from typing import NamedTuple, overload
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
-    Change,
     Cursor,
     Feed,
     Now,
@@ -25,9 +25,11 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
+from changefeed_gateway.core.pace import IdlePlaces
 from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.together import A_TURN, gather, give_up
+from changefeed_gateway.core.token import fingerprint
 from changefeed_gateway.core.vector import Place, Vector
 
 _AT_ONCE = 8
@@ -97,15 +99,17 @@ class _Joining:
         self.vector.pass_over(partition_id, part.content)
         self.segments.append(_Segment(partition_id, part))
         self.room -= len(part.content.changes)
-        self._bytes_left -= sum(len(change.item or "") for change in part.content.changes)
+        self._bytes_left -= part.text_bytes.encoded
 
 
 class FanOut:
     """A Reader of the entire collection for feeds that have one order per partition only."""
 
-    def __init__(self, reader: Reader, provider: Provider) -> None:
+    def __init__(self, reader: Reader, provider: Provider, idle: IdlePlaces | None = None) -> None:
+        """`idle`: each read costs the provider a call, so where nothing was found is not asked with every page."""
         self._reader = reader
         self._provider = provider
+        self._idle = idle
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page` for `EntireCollection`; splits and merges are followed and never shown."""
@@ -174,17 +178,45 @@ class FanOut:
         return dict(zip(starts, pages, strict=True))
 
     async def _fill(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
-        """Read every open partition in turn until the page is full or all of them were read to their end."""
-        unread, known = list(joining.vector.open), set(joining.vector.open)
+        """Read every open partition in turn until the page is full or all of them were read to their end.
+
+        What rests is left to the next page where more is to come anyway, and to the wait where one follows.
+        """
+        resting = self._resting(feed, joining.vector)
+        await self._read_in_turn(feed, read, joining, [pid for pid in joining.vector.open if pid not in resting])
+        if resting and not (read.max_wait or read.then_waits):
+            if joining.complete and not joining.full:
+                await self._read_in_turn(feed, read, joining, resting)
+            else:
+                joining.complete = False
+
+    def _resting(self, feed: Feed, vector: Vector) -> list[PartitionId]:
+        """The partitions where it is too early to ask again."""
+        if self._idle is None:
+            return []
+        of_feed = fingerprint(feed)
+        return [pid for pid, at in vector.open.items() if self._idle.rests((of_feed, pid, at.cursor))]
+
+    async def _read_in_turn(
+        self, feed: Feed, read: PageRead, joining: _Joining, partition_ids: Sequence[PartitionId]
+    ) -> None:
+        unread, known = list(partition_ids), set(joining.vector.open)
         while unread and not joining.full:
             turn, unread = unread[:_AT_ONCE], unread[_AT_ONCE:]
             quota = max(1, joining.room // len(turn))
             cursors = [joining.vector.open[pid].cursor for pid in turn]
             parts = [
-                _part(read, pid, cursor, max_changes=quota, parts=len(turn), then_waits=bool(read.max_wait))
+                _part(
+                    read,
+                    pid,
+                    cursor,
+                    max_changes=quota,
+                    parts=len(turn),
+                    then_waits=bool(read.max_wait) or read.then_waits,
+                )
                 for pid, cursor in zip(turn, cursors, strict=True)
             ]
-            pages = await gather(self._reader.read(feed, part) for part in parts)
+            pages = await gather(self._read_part(feed, pid, part) for pid, part in zip(turn, parts, strict=True))
             for pid, page in zip(turn, pages, strict=True):
                 joining.add(pid, page)
                 if page.content.retired:
@@ -192,6 +224,19 @@ class FanOut:
                     known.update(opened)
                     unread += opened
         joining.complete = joining.complete and not unread
+
+    async def _read_part(self, feed: Feed, partition_id: PartitionId, part: PageRead) -> EncodedPage:
+        page = await self._reader.read(feed, part)
+        # While others are still under way.
+        await page.encode(items=part.items)
+        if self._idle is not None and isinstance(part.start, After):
+            content, of_feed = page.content, fingerprint(feed)
+            place = of_feed, partition_id, part.start.cursor
+            if content.changes or content.more_available or content.retired:
+                self._idle.found_something(place)
+            else:
+                self._idle.found_nothing(place, (of_feed, partition_id, content.cursor))
+        return page
 
     async def _wait(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
         """Wait on every open partition; the first that brings something ends the wait for all."""
@@ -257,9 +302,8 @@ def _part(
 def _joined(
     first: Vector, last: Vector, segments: Sequence[_Segment], *, start: Start, more_available: bool
 ) -> EncodedPage:
-    changes: list[Change] = [change for segment in segments for change in segment.page.content.changes]
     page = Page(
-        changes=changes,
+        changes=Columns.joined([segment.page.content.changes for segment in segments]),
         cursors=_VectorCursors(first, segments),
         start=start.cursor if isinstance(start, After) else first.encode(),
         cursor=last.encode(),

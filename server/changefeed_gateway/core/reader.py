@@ -121,7 +121,7 @@ class SharedReader:
         self.count += 1
         page = await self._direct.read(feed, read)
         # Encoded in its turn: what several catch up with takes no more of the loop at once than of the provider.
-        page.records(items=read.items)
+        await page.encode(items=read.items)
         return page
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.errors import NewItemStateUnavailable
 from changefeed_gateway.core.model import Cursor, ItemState, NewItemStateMode
 from changefeed_gateway.core.page import EncodedPage
@@ -27,11 +28,11 @@ class ItemRequirement:
         """
         if self.mode is not NewItemStateMode.REQUIRE:
             return page
-        for index, change in enumerate(page.content.changes):
-            if change.item_state in _MISSING:
+        for index, state in enumerate(Columns.of(page.content.changes).item_states):
+            if state in _MISSING:
                 if index:
                     return page.cut(0, index)
-                raise self._refusal(change.event_id, change.item_state, page.content.cursors[0])
+                raise self._refusal(page.content.changes[0].event_id, state, page.content.cursors[0])
         return page
 
     def _refusal(self, event_id: str, state: ItemState, cursor: Cursor) -> NewItemStateUnavailable:

@@ -9,6 +9,7 @@ from functools import partial
 from itertools import chain
 from typing import Final
 
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.model import Cursor, Page
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.ring_budget import RingBudget
@@ -132,13 +133,12 @@ class Ring:
         return kept
 
     def _encoded(self, kept: _Kept, page: EncodedPage, shown: EncodedPage, items: bool) -> list[bytes]:
-        """The records of a page, counted from now on; and its texts again, which encoding may have made larger."""
+        """The records of a page, counted from now on."""
         records = page.records(items=items)
         if kept.number != _GONE:
-            before = kept.size
-            kept.records += _record_bytes(records)
-            kept.texts = _text_bytes(page.content)
-            self._budget.held += kept.size - before
+            size = _record_bytes(records)
+            kept.records += size
+            self._budget.held += size
             self._budget.trim()
         return shown.records(items=items)
 
@@ -339,7 +339,7 @@ def _joined(pages: Sequence[EncodedPage], *, more: bool, keep: Callable[[int], N
     first, last = pages[0].content, pages[-1].content
     page = replace(
         last,
-        changes=list(chain.from_iterable(page.content.changes for page in pages)),
+        changes=Columns.joined([page.content.changes for page in pages]),
         cursors=list(chain.from_iterable(page.content.cursors for page in pages)),
         start=first.start,
         start_expire_time=first.start_expire_time,
@@ -354,14 +354,19 @@ def _joined(pages: Sequence[EncodedPage], *, more: bool, keep: Callable[[int], N
 
 
 def _text_bytes(page: Page) -> int:
-    """What a page's changes hold; encoding may add the UTF-8 form to a text, and then this tells more."""
-    size = sys.getsizeof
-    total = _PAGE_BYTES + _CHANGE_BYTES * len(page.changes)
-    for change in page.changes:
-        key = change.key
-        total += size(change.item) + size(change.event_id) + size(change.sequence) + size(change.annotations)
-        total += size(key.partition_key) + size(key.sort_key) + sum(size(part.value) for part in key.components)
-    return total
+    """What a page's changes hold."""
+    columns = Columns.of(page.changes)
+    texts: tuple[Sequence[object], ...] = (
+        columns.event_ids,
+        columns.partition_keys,
+        columns.sort_keys,
+        columns.items,
+        columns.sequences,
+        columns.annotations,
+        *columns.key_values,
+    )
+    total = sum(map(sys.getsizeof, chain.from_iterable(texts)))
+    return _PAGE_BYTES + _CHANGE_BYTES * len(columns) + total
 
 
 def _record_bytes(records: Sequence[bytes]) -> int:

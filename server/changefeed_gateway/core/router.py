@@ -59,6 +59,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.observation import Observation, ReadTrace
 from changefeed_gateway.core.observed_provider import ObservedProvider
+from changefeed_gateway.core.pace import IdlePlaces
 from changefeed_gateway.core.page import EncodedPage, Reader, batches
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.requirement import ItemRequirement
@@ -124,8 +125,8 @@ class Router:
         async with self._opened(request.address, request.start) as (tails, feed):
             scope, start = self._position(feed, request.scope, request.start)
             read = self._page_read(feed, scope, start, request.mode, request.page_size)
-            reader = self._reader(feed, scope, tails.direct, request.address)
-            page = await reader.read(feed, read)
+            reader = self._reader(feed, scope, tails.direct, request.address, idle=tails.idle)
+            page = await reader.read(feed, replace(read, then_waits=monotonic() < deadline))
             wait = timedelta(seconds=deadline - monotonic())
             earlier = None
             idle = not (page.content.changes or page.content.retired or page.content.more_available)
@@ -133,6 +134,7 @@ class Router:
                 earlier = page.content
                 page = await reader.read(feed, replace(read, start=After(page.content.cursor), max_wait=wait))
             page = self._requirement(feed, scope, request.mode).admit(page)
+            await page.encode(items=read.items)
             return self._answer(feed, scope, page, items=read.items, earlier=earlier)
 
     async def list_partitions(self, address: Address) -> Sequence[Partition]:
@@ -299,11 +301,13 @@ class Router:
             items=mode is not NewItemStateMode.OMIT,
         )
 
-    def _reader(self, feed: Feed, scope: Scope, reader: Reader, address: Address) -> Reader:
+    def _reader(
+        self, feed: Feed, scope: Scope, reader: Reader, address: Address, *, idle: IdlePlaces | None = None
+    ) -> Reader:
         if feed.single_order:
             return reader
         whole = isinstance(scope, EntireCollection)
-        return Scanning(reader, FanOut(reader, self._provider(address)) if whole else reader)
+        return Scanning(reader, FanOut(reader, self._provider(address), idle) if whole else reader)
 
     def _requirement(self, feed: Feed, scope: Scope, mode: NewItemStateMode) -> ItemRequirement:
         return ItemRequirement(mode, lambda cursor: self._tokens.issue(feed, scope, cursor))

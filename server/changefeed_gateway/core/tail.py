@@ -22,6 +22,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Scope,
 )
+from changefeed_gateway.core.pace import IdlePlaces
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
@@ -252,6 +253,8 @@ class Tails:
         self.catching_up = PatientReader(self._shared, limits)
         self._limits = limits
         self.turns = Turns()
+        self.idle = IdlePlaces()
+        """Of those who read page by page, and not at a tail."""
         self.budget = budget or RingBudget(limits.ring_bytes)
         self._tails: dict[TailKey, Tail] = {}
         self._ending: set[asyncio.Task[None]] = set()

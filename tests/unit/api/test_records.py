@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from changefeed.v1 import change_event_pb2, read_changes_pb2, resource_pb2, subscribe_pb2
 from changefeed_gateway.api.wire.records import encode_changes, varint
 from changefeed_gateway.core.answer import ChangeEncoder
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.model import (
     Address,
     Change,
@@ -101,6 +102,32 @@ def test_records_equal_ordinary_construction(changes: list[Change], items: bool)
     for record, change in zip(records, changes, strict=True):
         assert parsed([record]) == [ordinary(change, items=items)]
     assert parsed(records) == [ordinary(change, items=items) for change in changes]
+
+
+def as_protobuf_writes(change: Change, *, items: bool) -> bytes:
+    """The record, with what the feed decides behind the rest."""
+    event = ordinary(change, items=items)
+    of_feed = change_event_pb2.ChangeEvent(address=event.address, provider=event.provider)
+    event.ClearField("address")
+    event.ClearField("provider")
+    encoded = event.SerializeToString() + of_feed.SerializeToString()
+    return b"\x0a" + varint(len(encoded)) + encoded
+
+
+@given(st.lists(CHANGES, max_size=8), st.booleans(), st.data())
+def test_columns_and_single_changes_give_the_same_bytes(
+    changes: list[Change], items: bool, data: st.DataObject
+) -> None:
+    expected = [as_protobuf_writes(change, items=items) for change in changes]
+    columns = Columns.of(changes)
+    assert ENCODER(FEED, changes, items=items) == expected
+    assert ENCODER(FEED, columns, items=items) == expected
+    assert ENCODER(FEED, list(columns), items=items) == expected
+    low, high = sorted((data.draw(st.integers(0, len(changes))), data.draw(st.integers(0, len(changes)))))
+    parts = [columns[:low], changes[low:high], columns[high:]]
+    assert ENCODER(FEED, Columns.joined(parts), items=items) == expected
+    chosen = data.draw(st.lists(st.integers(0, len(changes) - 1))) if changes else []
+    assert ENCODER(FEED, columns.chosen(chosen), items=items) == [expected[index] for index in chosen]
 
 
 def change(**fields: Any) -> Change:

@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +26,9 @@ from changefeed_gateway.core.model import (
     Page,
     PageRead,
     Partition,
+    PhysicalPartition,
     RequestedStart,
+    Scope,
     Start,
 )
 from changefeed_gateway.core.page import EncodedPage
@@ -35,6 +38,7 @@ from changefeed_gateway.core.vector import Vector
 from changefeed_gateway.providers.memory.collection import CollectionOptions, MemoryCollection
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
+from tests.virtual_time import VirtualTime
 
 ADDRESS = Address(connection="here", database="", collection="things")
 
@@ -46,6 +50,8 @@ class WatchedProvider(MemoryProvider):
         super().__init__(store)
         self.item_bytes = 0
         self.waits: list[timedelta] = []
+        self.looks: Counter[Scope] = Counter()
+        """At what follows a place, without waiting."""
         self.reading_takes = timedelta(0)
         self.after_listing: Callable[[], None] = lambda: None
 
@@ -56,6 +62,8 @@ class WatchedProvider(MemoryProvider):
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
         self.waits.append(read.max_wait)
+        if read.max_changes and not read.max_wait:
+            self.looks[read.scope] += 1
         await asyncio.sleep(self.reading_takes.total_seconds())
         page = await super().read_page(feed, read)
         self.item_bytes += sum(len(change.item or "") for change in page.changes)
@@ -145,11 +153,120 @@ async def test_what_looking_takes_is_part_of_the_wait() -> None:
     reading = Reading(partitions=1, limits=Limits())
     reading.provider.reading_takes = timedelta(milliseconds=20)
     await reading.read(Now(), max_wait=timedelta(seconds=1))
+    # The start, and behind it. Where nothing was, it waits and does not look again.
     *looks, waited = reading.provider.waits
-    assert len(looks) == 3
+    assert len(looks) == 2
     assert not any(looks)
-    assert timedelta(0) < waited <= timedelta(milliseconds=940)
+    assert timedelta(0) < waited <= timedelta(milliseconds=960)
     await reading.router.aclose()
+
+
+class HotAmongIdle:
+    """Sixteen partitions, one of which is written to; time stands still unless it is told to go."""
+
+    def __init__(self) -> None:
+        self.loop = VirtualTime()
+        self.reading = Reading(partitions=16, limits=Limits())
+        self.looks = self.reading.provider.looks
+        self.reading.collection.put("hot", "x", {})
+        [self.hot] = [log for log in self.reading.collection.logs() if log.records]
+        self.start: RequestedStart = Beginning()
+
+    def heat(self, changes: int) -> None:
+        for number in range(changes):
+            self.reading.collection.put("hot", "x", {"number": number})
+
+    def put_elsewhere(self) -> None:
+        before = self.hot.records[-1].sequence
+        for number in range(100):
+            if self.hot.records[-1].sequence == before:
+                self.reading.collection.put(f"group {number}", "x", {})
+
+    async def page(self, size: int = 10, *, max_wait: timedelta = timedelta(0)) -> ReadAnswer:
+        answer = await self.reading.read(self.start, size=size, max_wait=max_wait)
+        self.start = FromToken(answer.token)
+        return answer
+
+    @property
+    def looks_at_idle(self) -> int:
+        """Since this was asked last."""
+        hot = PhysicalPartition(self.hot.partition_id)
+        looks = sum(count for scope, count in self.looks.items() if scope != hot)
+        self.looks.clear()
+        return looks
+
+    def run(self, scenario: Coroutine[None, None, None]) -> None:
+        self.loop.run(scenario)
+
+
+def test_a_hot_partition_is_drained_without_asking_the_idle_ones_with_every_page() -> None:
+    world = HotAmongIdle()
+    world.heat(99)
+
+    async def scenario() -> None:
+        received = len((await world.page()).records)
+        assert world.looks_at_idle == 15
+        for _ in range(8):
+            received += len((await world.page()).records)
+        assert 80 < received < 100
+        assert world.looks_at_idle == 0
+        last = await world.page(size=100)
+        assert received + len(last.records) == 100
+        assert not last.more_available
+        assert world.looks_at_idle == 15, "that nothing more is there is said of all"
+
+    world.run(scenario())
+
+
+def test_each_idle_partition_is_asked_again_after_its_own_pause() -> None:
+    world = HotAmongIdle()
+    world.heat(199)
+
+    async def scenario() -> None:
+        await world.page()
+        assert world.looks_at_idle == 15
+        for passed, looks in [(0.2, 0), (0.1, 15), (0.4, 0), (0.2, 15), (0.9, 0), (0.2, 15), (1.9, 0), (0.2, 15)]:
+            world.loop.now += passed
+            assert (await world.page()).more_available
+            assert world.looks_at_idle == looks
+
+    world.run(scenario())
+
+
+def test_who_waits_for_a_hot_partition_does_not_ask_the_idle_ones_with_every_change() -> None:
+    world = HotAmongIdle()
+
+    async def scenario() -> None:
+        await world.page(max_wait=timedelta(seconds=5))
+        assert world.looks_at_idle == 15
+        for _ in range(20):
+            world.heat(1)
+            assert len((await world.page(max_wait=timedelta(seconds=5))).records) == 1
+        assert world.looks_at_idle == 0
+        world.put_elsewhere()
+        # Nothing is hot now, so it waits, on all of them.
+        assert (await world.page(size=100, max_wait=timedelta(seconds=5))).records
+
+    world.run(scenario())
+
+
+@pytest.mark.req("P1")
+def test_what_came_while_a_partition_rested_is_in_the_page_that_says_that_nothing_more_is_there() -> None:
+    world = HotAmongIdle()
+    world.heat(29)
+
+    async def scenario() -> None:
+        received = len((await world.page()).records)
+        world.put_elsewhere()
+        answer = await world.page()
+        assert world.looks_at_idle == 15
+        while answer.more_available:
+            received += len(answer.records)
+            answer = await world.page()
+        received += len(answer.records)
+        assert received == world.reading.collection.last_sequence
+
+    world.run(scenario())
 
 
 class Waiting(WatchedProvider):

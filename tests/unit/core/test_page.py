@@ -1,14 +1,35 @@
 """Cuts of a page: what is true of its end is said of its end alone."""
 
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from changefeed_gateway.core.model import Change, ChangeType, Cursor, ItemState, Key, Page, PartitionId
+from changefeed_gateway.core.model import (
+    Address,
+    Change,
+    ChangeType,
+    Cursor,
+    Feed,
+    ItemState,
+    Key,
+    Page,
+    PartitionId,
+)
 from changefeed_gateway.core.page import EncodedPage
 
 START = datetime(2026, 11, 29, tzinfo=UTC)
 END = START + timedelta(days=1)
+FEED = Feed(
+    address=Address(connection="main", database="d", collection="c"),
+    provider_id="memory",
+    incarnation="1",
+    capabilities=(),
+    item_state=ItemState.INCLUDED,
+    single_order=True,
+)
 
 
 @pytest.fixture
@@ -39,3 +60,28 @@ def test_a_position_within_a_page_lives_no_longer_than_is_known(
 ) -> None:
     assert page.cut(low, high).content.expire_time == expires
     assert page.cut(0, 3).cut(0, 2).content.expire_time == START
+
+
+async def test_many_changes_are_encoded_in_several_turns_of_the_loop(page: EncodedPage) -> None:
+    change, sizes, turns = page.content.changes[0], list[int](), 0
+
+    def encode(feed: Feed, changes: Sequence[Change], *, items: bool) -> list[bytes]:
+        sizes.append(len(changes))
+        return [each.sequence.encode() for each in changes]
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    content = replace(page.content, changes=[change._replace(sequence=str(number)) for number in range(4_500)])
+    large = EncodedPage.of(FEED, content, encode)
+    counting = asyncio.create_task(count_turns())
+    await large.encode(items=True)
+    counting.cancel()
+    assert sizes == [1_000, 1_000, 1_000, 1_000, 500]
+    assert turns >= 4
+    await large.encode(items=True)
+    assert large.records(items=True) == [str(number).encode() for number in range(4_500)]
+    assert sum(sizes) == 4_500, "once"

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import pytest
 
 from changefeed_gateway.core.answer import Batch
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.model import (
     Change,
     ChangeType,
@@ -33,7 +34,7 @@ def cursor(position: int) -> Cursor:
 def page(first: int, count: int = 1, *, item: str = "x" * 1_000, key: str = "key") -> EncodedPage:
     positions = range(first, first + count)
     plain = Page(
-        changes=[_change(position, item, key) for position in positions],
+        changes=Columns.of([_change(position, item, key) for position in positions]),
         cursors=[cursor(position + 1) for position in positions],
         start=cursor(first),
         cursor=cursor(first + count),
@@ -45,9 +46,7 @@ def page(first: int, count: int = 1, *, item: str = "x" * 1_000, key: str = "key
 def _change(position: int, item: str, partition_key: str) -> Change:
     key = Key(partition_key, (KeyComponent("id", str(position)),))
     now = datetime.now(UTC)
-    # A text of its own for each change, as a database gives them.
-    own = item.encode().decode()
-    return Change(str(position), ChangeType.UPDATE, key, ItemState.INCLUDED, own, now, PartitionId("p"), str(position))
+    return Change(str(position), ChangeType.UPDATE, key, ItemState.INCLUDED, item, now, PartitionId("p"), str(position))
 
 
 def ring_at(position: int, budget: RingBudget) -> Ring:
@@ -71,7 +70,7 @@ def test_the_budget_counts_the_memory_that_items_and_records_of_both_modes_take(
     budget = RingBudget(10**9)
     ring = ring_at(0, budget)
     ring.append(page(0, 10, item=text * 1_000))
-    item = sys.getsizeof(text * 1_000)
+    item = sys.getsizeof((text * 1_000).encode())
     plain = budget.held
     assert 10 * item <= plain <= 10 * (item + 1_500) + 2_000
     shown = ring.page_after(cursor(0), max_changes=100, max_bytes=10**9)

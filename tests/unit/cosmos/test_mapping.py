@@ -1,5 +1,6 @@
 """Keys, event ids and order of the documents of a change feed."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def gathered(
 ) -> tuple[list[Change], Position]:
     """One page, and where it ends."""
     maker = ChangeMaker("rid", PATHS, mode, PartitionId("0"))
-    found = gather(documents, position, maker, mode, reading(size))
+    found = asyncio.run(gather(documents, position, maker, mode, reading(size)))
     return list(found.changes), found.positions[-1] if found.positions else position
 
 
@@ -68,6 +69,20 @@ def test_a_missing_value_is_a_key_of_its_own() -> None:
 def record(lsn: int, item: str, operation: str = "replace") -> dict[str, Any]:
     current = {"id": item, "pk": "a", "_ts": 1, "_etag": f"{lsn}"}
     return {"current": current, "metadata": {"lsn": lsn, "crts": 1, "operationType": operation}}
+
+
+@pytest.mark.req("P3")
+def test_ids_are_those_that_were_told_before() -> None:
+    """Whoever stored some compares them with those that are told now."""
+    start = Position(Interval("", "FF"), '"0"', 0)
+    record_changes, _ = gathered([record(7, "b"), record(7, "b")], Mode.ALL_VERSIONS_AND_DELETES, 10, start)
+    assert [change.event_id for change in record_changes] == [
+        "76963bc74598a8d728a9ace522584fb0",
+        "b54f2581d37b11b4e52aa98908f8fbdc",
+    ]
+    version = {"id": "b", "pk": "a", "_rid": "r", "_etag": "e", "_ts": 1, "_lsn": 7}
+    [version_change], _ = gathered([version], Mode.LATEST_VERSION, 10, start)
+    assert version_change.event_id == "c2c06e06f8d78f4318395472b94cf7fa"
 
 
 RUNS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=6), min_size=1, max_size=5)

@@ -6,25 +6,12 @@ a record is made once however many pages and streams carry it.
 """
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any
 
 from changefeed.v1 import change_event_pb2, resource_pb2
 from changefeed_gateway.api.wire.cases import CHANGE_TYPES, ITEM_STATES, KEY_TYPES, ORIGINS
-from changefeed_gateway.core.model import (
-    Change,
-    ChangeType,
-    ExactTime,
-    Feed,
-    ItemState,
-    KeyComponent,
-    KeyType,
-    Origin,
-)
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_DAY = 86_400
-
+from changefeed_gateway.core.columns import SECOND, Columns, KeyShape
+from changefeed_gateway.core.model import Change, ChangeType, Feed, ItemState, PartitionId
 
 _BYTES = tuple(bytes((number,)) for number in range(0x80))
 
@@ -50,70 +37,83 @@ def encode_changes(feed: Feed, changes: Sequence[Change], *, items: bool) -> lis
     `items=False` leaves items out: every create, update and item of a snapshot says OMITTED, whatever its own state.
     Raises TypeError for a naive commit time.
     """
-    # One message serves all changes, and a field is set when it differs from the change before. What the feed decides
-    # is appended ready-made: the order of fields does not matter on the wire. Cases are compared with `is`, because
-    # hashing an Enum member runs Python code.
+    # One message serves all changes, and what is often the same is set when it differs from the change before. What the
+    # feed decides is appended ready-made: the order of fields does not matter on the wire. Texts are UTF-8 already,
+    # which protobuf checks and takes as they are. Cases are compared with `is`, because hashing an Enum member runs
+    # Python code.
     event = change_event_pb2.ChangeEvent()
     serialize, key, time = event.SerializeToString, event.key, event.commit_timestamp
     suffix = _suffix(feed)
-    slots: list[_Slot] = []
-    last_type = last_state = last_seconds = None
-    last_seldom: _Seldom = ("", "", None, "")
-    records = []
-    for change in changes:
-        event_id, change_type, the_key, state, item, commit_time, partition_id, sequence, origin, annotations = change
-        partition_key, components, sort_key = the_key
-        if not items:
-            item = None
-            if change_type is not ChangeType.DELETE and change_type is not ChangeType.TRUNCATE:
-                state = ItemState.OMITTED
+    suffix_bytes = len(suffix)
+    last_type = last_state = last_time = last_seconds = None
+    last_sort_key = b""
+    last_seldom: _Seldom = (PartitionId(""), (), None, b"")
+    slots: list[change_event_pb2.KeyComponent] = []
+    only: change_event_pb2.KeyComponent | None = None
+    records: list[bytes] = []
+    append, join = records.append, b"".join
+    for (
+        event_id,
+        change_type,
+        partition_key,
+        sort_key,
+        key_shape,
+        key_values,
+        state,
+        item,
+        commit_time,
+        partition_id,
+        sequence,
+        origin,
+        annotations,
+    ) in Columns.of(changes).rows():
+        if item is None or not items:
+            item = b""
+        if not items and change_type is not ChangeType.DELETE and change_type is not ChangeType.TRUNCATE:
+            state = ItemState.OMITTED
         event.event_id = event_id
         event.sequence = sequence
-        event.new_item_json = item or ""
+        event.new_item_json = item
         key.partition_key = partition_key
         if change_type is not last_type:
             event.change_type, last_type = CHANGE_TYPES[change_type], change_type
         if state is not last_state:
             event.item_state, last_state = ITEM_STATES[state], state
-        seldom = (partition_id, sort_key, origin, annotations)
+        if sort_key != last_sort_key:
+            key.sort_key = last_sort_key = sort_key
+        seldom = partition_id, key_shape, origin, annotations
         if seldom != last_seldom:
-            last_seldom = _set_seldom(event, seldom)
-        if len(components) == 1 and len(slots) == 1:  # the usual key, without a call
-            ((name, value, key_type),), ((slot, slot_name, slot_type),) = components, slots
-            if name == slot_name and key_type is slot_type:
+            if key_shape != last_seldom[1]:
+                slots = _make_slots(key, key_shape)
+                only = slots[0] if len(slots) == 1 else None
+            _set_seldom(event, seldom)
+            last_seldom = seldom
+        if only is not None:  # the usual key, without a loop
+            only.value = key_values[0]
+        else:
+            for slot, value in zip(slots, key_values, strict=True):
                 slot.value = value
+        if commit_time != last_time:
+            last_time = commit_time
+            if commit_time is None:
+                event.ClearField("commit_timestamp")
+                time, last_seconds = event.commit_timestamp, None
             else:
-                slots = _set_components(key, slots, components)
-        else:
-            slots = _set_components(key, slots, components)
-        if commit_time is None:
-            event.ClearField("commit_timestamp")
-            time, last_seconds = event.commit_timestamp, None
-        else:
-            since = commit_time - _EPOCH
-            seconds = since.days * _DAY + since.seconds
-            if seconds != last_seconds:
-                time.seconds = last_seconds = seconds
-            time.nanos = since.microseconds * 1_000
-            if type(commit_time) is ExactTime:
-                time.nanos += commit_time.nanoseconds
+                seconds, time.nanos = divmod(commit_time, SECOND)
+                if seconds != last_seconds:
+                    time.seconds = last_seconds = seconds
         encoded = serialize()
-        size = len(encoded) + len(suffix)
+        size = len(encoded) + suffix_bytes
         length = _VARINTS[size] if size < len(_VARINTS) else varint(size)
-        records.append(b"".join((b"\x0a", length, encoded, suffix)))
+        append(join((b"\x0a", length, encoded, suffix)))
     return records
 
 
-class _Slot(NamedTuple):
-    """Where the next key's value goes if its component has this name and type."""
+_Seldom = tuple[PartitionId, KeyShape, Any, Any]
+"""Partition id, names and types of the key's components, origin, annotations.
 
-    component: change_event_pb2.KeyComponent
-    name: str
-    type: KeyType
-
-
-_Seldom = tuple[str, str, Origin | None, str]
-"""Partition id, sort key, origin, annotations."""
+Any: protobuf's types do not tell that a text may be UTF-8.
+"""
 
 
 def _suffix(feed: Feed) -> bytes:
@@ -124,23 +124,12 @@ def _suffix(feed: Feed) -> bytes:
     return change_event_pb2.ChangeEvent(address=address, provider=feed.provider_id).SerializeToString()
 
 
-def _set_seldom(event: change_event_pb2.ChangeEvent, seldom: tuple[str, str, Origin, str]) -> _Seldom:
-    event.partition_id, event.key.sort_key, origin, event.annotations_json = seldom
+def _set_seldom(event: change_event_pb2.ChangeEvent, seldom: _Seldom) -> None:
+    event.partition_id, _, origin, event.annotations_json = seldom
     event.origin = ORIGINS[origin]
-    return seldom
 
 
-def _set_components(key: change_event_pb2.Key, slots: list[_Slot], components: tuple[KeyComponent, ...]) -> list[_Slot]:
-    """Set the key's values, in the slots if they fit."""
-    if len(slots) == len(components):
-        for (slot, slot_name, slot_type), (name, value, key_type) in zip(slots, components, strict=True):
-            if name != slot_name or key_type is not slot_type:
-                break
-            slot.value = value
-        else:
-            return slots
+def _make_slots(key: change_event_pb2.Key, shape: KeyShape) -> list[change_event_pb2.KeyComponent]:
+    """A component for each of the shape, without its value."""
     del key.components[:]
-    return [
-        _Slot(key.components.add(name=name, value=value, type=KEY_TYPES[key_type]), name, key_type)
-        for name, value, key_type in components
-    ]
+    return [key.components.add(name=name, type=KEY_TYPES[key_type]) for name, key_type in shape]

@@ -14,7 +14,7 @@ from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
-from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader
+from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader, KeptAnswers
 from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
 
 _MOST_READERS: Final = 4_096
@@ -39,11 +39,13 @@ class Advance(NamedTuple):
 class Life:
     """One life of one container."""
 
-    def __init__(self, sdk: Sdk, container: Container, pace: Pace) -> None:
+    def __init__(self, sdk: Sdk, container: Container, pace: Pace, kept: KeptAnswers | None = None) -> None:
+        """`kept` is shared by all containers of an account."""
         self.sdk = sdk
         self.container = container
         self.ranges = Ranges(sdk, container.name)
         self._pace = pace
+        self._kept = kept or KeptAnswers()
         self._readers: OrderedDict[Interval, IntervalReader] = OrderedDict()
         self._keys: OrderedDict[str, Interval] = OrderedDict()
         self._mode_is_on = container.mode is Mode.LATEST_VERSION
@@ -106,15 +108,19 @@ class Life:
         waiting, container = bool(read.max_wait), self.container
         # All who wait at a place ask for the same.
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
-        fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
+        fetched = self._kept.find(container.rid, position)
+        if fetched is None:
+            fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id)
-        found = gather(fetched.documents, position, maker, container.mode, read)
+        found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:
+            self._kept.keep(container.rid, position, fetched)
             return Advance(found, found.positions[-1], False, fetched.cost)
         end = found.positions[-1] if found.positions else position
+        # All of it is in a page now.
+        self._kept.forget(container.rid, position.interval)
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
-        positions = [*found.positions[:-1], end] if found.positions else ()
-        return Advance(found._replace(positions=positions), end, fetched.at_tip, fetched.cost)
+        return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 
     async def rest(self, positions: Sequence[Position], deadline: float) -> bool:
         """Wait until it is time to ask for what follows one of some positions; tell whether the deadline came first."""

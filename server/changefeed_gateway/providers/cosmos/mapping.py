@@ -7,19 +7,16 @@ An item is passed on as the service gives it, with `_etag` and `_ts` but without
 import hashlib
 import json
 import re
-from collections import Counter
+from binascii import hexlify
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
-from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+from changefeed_gateway.core.columns import SECOND, KeyShape, Row
 from changefeed_gateway.core.errors import InvalidRequest, ProviderFailure
 from changefeed_gateway.core.model import (
-    Change,
     ChangeType,
     ItemState,
-    Key,
     KeyComponent,
     KeyType,
     Origin,
@@ -34,7 +31,7 @@ Document = Mapping[str, Any]
 UNDEFINED: Final[dict[str, Any]] = {}
 """The value of a key path that an item does not have, as requests to the service write it."""
 
-_LEFT_OUT: Final = frozenset({"_rid", "_self", "_attachments", "_lsn"})
+_LEFT_OUT: Final = ("_rid", "_self", "_attachments", "_lsn")
 _CHANGE_TYPES: Final = {
     "create": ChangeType.CREATE,
     "replace": ChangeType.UPDATE,
@@ -80,13 +77,9 @@ def parse_partition_key(text: str, paths: Sequence[KeyPath]) -> list[Any]:
     return values
 
 
-class Placed(NamedTuple):
-    """A document with its place among those that the service gives in answer to one etag."""
-
-    document: Document
-    lsn: int
-    inside: str
-    """Where it stands among those with the same number; these texts compare."""
+_ALONE: Final = f"{1:08x}"
+Placed = tuple[Document, int, str]
+"""A document with its number, and where it stands among those with the same number; these texts compare."""
 
 
 def placed(documents: Sequence[Document], mode: Mode) -> Iterator[Placed]:
@@ -95,100 +88,136 @@ def placed(documents: Sequence[Document], mode: Mode) -> Iterator[Placed]:
         if mode is Mode.LATEST_VERSION:
             # What one transaction changed comes in no order of its own, and may leave it for a later version. P2.
             for document in sorted(documents, key=itemgetter("_lsn", "_rid")):
-                yield Placed(document, int(document["_lsn"]), document["_rid"])
+                yield document, int(document["_lsn"]), document["_rid"]
             return
         run, number = -1, 0
         for document in documents:
             lsn = int(document["metadata"]["lsn"])
             number = number + 1 if lsn == run else 1
             run = lsn
-            yield Placed(document, lsn, f"{number:08x}")
+            yield document, lsn, _ALONE if number == 1 else f"{number:08x}"
     except (KeyError, TypeError, ValueError) as error:
         raise ProviderFailure("a document of the change feed does not say its number") from error
+
+
+class _DocumentKey(NamedTuple):
+    """The key of an item, and its parts as they are told."""
+
+    partition_key: str
+    item_id: str
+    shape: KeyShape
+    values: tuple[bytes, ...]
 
 
 class ChangeMaker:
     """Makes the changes of one partition."""
 
     def __init__(self, container_rid: str, paths: Sequence[KeyPath], mode: Mode, partition_id: PartitionId) -> None:
-        self._rid = container_rid
+        self._rid = _measured(container_rid)
         self._paths = paths
         # The id is told once.
         self._names = ["" if path.steps == ("id",) else path.name for path in paths]
         self._make = self._of_version if mode is Mode.LATEST_VERSION else self._of_record
         self._partition_id = partition_id
+        self._usual_path = paths[0].steps[0] if len(paths) == 1 and len(paths[0].steps) == 1 else None
+        self._usual_shape: KeyShape = tuple((name, KeyType.STRING) for name in (*self._names, "id") if name)
         self._run = -1
-        self._seen: Counter[tuple[str, str]] = Counter()
+        self._seen: dict[tuple[str, str], int] = {}
         """How often each item was changed by the transaction that is being told."""
 
-    def make(self, found: Placed, read: PageRead) -> Change:
+    def make(self, document: Document, lsn: int, read: PageRead) -> Row:
         """The change of one document, with its item as far as the read wants it.
 
         Every document of a run has to be made, from its first on: the ordinal in event ids counts them. Raises
         ProviderFailure for one that is not as the service documents it.
         """
         try:
-            return self._make(found, read)
+            return self._make(document, lsn, read)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise ProviderFailure("a document of the change feed is not as Cosmos DB documents it") from error
 
-    def _of_record(self, found: Placed, read: PageRead) -> Change:
-        metadata = found.document["metadata"]
+    def _of_record(self, record: Document, lsn: int, read: PageRead) -> Row:
+        metadata = record["metadata"]
         operation = metadata["operationType"]
         change_type = _CHANGE_TYPES[operation]
-        current: Any = found.document.get("current")
-        if change_type is ChangeType.DELETE:
-            key = self._key_of_deleted(found.document)
-        else:
-            key = self._key([_at(current, steps) for _, steps in self._paths], current["id"])
+        current: Any = record.get("current")
+        deleted = change_type is ChangeType.DELETE
+        partition_key, item_id, shape, values = self._key_of_deleted(record) if deleted else self._key_of(current)
         state, item = _item(current, change_type, read)
-        return Change(
+        number = str(lsn)
+        told = f"{number}.{self._ordinal(lsn, partition_key, item_id)}"
+        return (
             # P3: nothing of where it was read goes into it: ranges split.
-            event_id=_digest(
-                self._rid, key.partition_key, key.sort_key, operation, f"{found.lsn}.{self._ordinal(found.lsn, key)}"
+            _digest(
+                f"{self._rid}{len(partition_key)}:{partition_key}{len(item_id)}:{item_id}"
+                f"{len(operation)}:{operation}{len(told)}:{told}"
             ),
-            change_type=change_type,
-            key=key,
-            item_state=state,
-            item=item,
-            commit_time=_moment(int(metadata["crts"])),
-            partition_id=self._partition_id,
-            sequence=str(found.lsn),
-            origin=Origin.EXPIRY if metadata.get("timeToLiveExpired") else Origin.APPLICATION,
+            change_type,
+            partition_key.encode(),
+            item_id.encode(),
+            shape,
+            values,
+            state,
+            item,
+            int(metadata["crts"]) * SECOND,
+            self._partition_id,
+            number.encode(),
+            Origin.EXPIRY if metadata.get("timeToLiveExpired") else Origin.APPLICATION,
+            b"",
         )
 
-    def _of_version(self, found: Placed, read: PageRead) -> Change:
-        version = found.document
+    def _of_version(self, version: Document, lsn: int, read: PageRead) -> Row:
+        partition_key, item_id, shape, values = self._key_of(version)
         state, item = _item(version, ChangeType.UPDATE, read)
-        return Change(
+        return (
             # P3: there is no history of an item, so what names the change is the version that it left.
-            event_id=_digest(self._rid, version["_rid"], version["_etag"]),
-            change_type=ChangeType.UPDATE,
-            key=self._key([_at(version, steps) for _, steps in self._paths], version["id"]),
-            item_state=state,
-            item=item,
-            commit_time=_moment(int(version["_ts"])),
-            partition_id=self._partition_id,
-            sequence=str(found.lsn),
+            _digest(self._rid + _measured(version["_rid"]) + _measured(version["_etag"])),
+            ChangeType.UPDATE,
+            partition_key.encode(),
+            item_id.encode(),
+            shape,
+            values,
+            state,
+            item,
+            int(version["_ts"]) * SECOND,
+            self._partition_id,
+            b"%d" % lsn,
+            Origin.APPLICATION,
+            b"",
         )
 
-    def _ordinal(self, lsn: int, key: Key) -> int:
+    def _ordinal(self, lsn: int, partition_key: str, item_id: str) -> int:
         """Which change of its item it is within its transaction."""
+        item = partition_key, item_id
         if lsn != self._run:
             self._run = lsn
-            self._seen.clear()
-        self._seen[key.partition_key, key.sort_key] += 1
-        return self._seen[key.partition_key, key.sort_key]
+            self._seen = {item: 1}
+            return 1
+        ordinal = self._seen[item] = self._seen.get(item, 0) + 1
+        return ordinal
 
-    def _key(self, values: Sequence[Any], item_id: str) -> Key:
+    def _key_of(self, item: Any) -> _DocumentKey:
+        value = item.get(self._usual_path) if self._usual_path is not None else None
+        if type(value) is str and value[:1] != "[":
+            item_id = item["id"]
+            values = (item_id.encode(),) if len(self._usual_shape) == 1 else (value.encode(), item_id.encode())
+            return _DocumentKey(value, item_id, self._usual_shape, values)
+        return self._key([_at(item, steps) for _, steps in self._paths], item["id"])
+
+    def _key(self, values: Sequence[Any], item_id: str) -> _DocumentKey:
         components = []
         for name, value in zip(self._names, values, strict=True):
             if name and value != UNDEFINED:
                 components.append(_component(name, value))
         components.append(KeyComponent("id", item_id))
-        return Key(partition_key_text(values), tuple(components), item_id)
+        return _DocumentKey(
+            partition_key_text(values),
+            item_id,
+            tuple((name, key_type) for name, _, key_type in components),
+            tuple(value.encode() for _, value, _ in components),
+        )
 
-    def _key_of_deleted(self, record: Document) -> Key:
+    def _key_of_deleted(self, record: Document) -> _DocumentKey:
         told = record["metadata"].get("partitionKey")
         item_id = record["metadata"].get("id")
         # Before January 2025 the service told no key with a deletion; a preview tells the item before.
@@ -209,16 +238,14 @@ def partition_key_text(values: Sequence[Any]) -> str:
     return _compact([_normal(value) for value in values])
 
 
-@lru_cache(1_000)
-def _moment(second: int) -> datetime:
-    """Many changes are of one second."""
-    return datetime.fromtimestamp(second, UTC)
+def _measured(fact: str) -> str:
+    """A text behind its length: no two lists of them are one text."""
+    return f"{len(fact)}:{fact}"
 
 
-def _digest(*facts: str) -> str:
-    """Of texts, each behind its length: no two lists of them are one text."""
-    text = "".join([f"{len(fact)}:{fact}" for fact in facts])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def _digest(facts: str) -> bytes:
+    """Of measured texts."""
+    return hexlify(hashlib.sha256(facts.encode("utf-8", "surrogatepass")).digest()[:16])
 
 
 def _at(item: Any, steps: Sequence[str]) -> Any:
@@ -265,31 +292,25 @@ def _component(name: str, value: Any) -> KeyComponent:
             return KeyComponent(name, str(value))
 
 
-def _item(image: Document | None, change_type: ChangeType, read: PageRead) -> tuple[ItemState, str | None]:
+def _item(image: Document | None, change_type: ChangeType, read: PageRead) -> tuple[ItemState, bytes | None]:
     if change_type is ChangeType.DELETE:
         return ItemState.NOT_APPLICABLE, None
     if not read.items:
         return ItemState.OMITTED, None
     if not image:
         return ItemState.UNAVAILABLE, None
-    content = {name: value for name, value in image.items() if name not in _LEFT_OUT}
-    text = _compact(content)
-    if not text.isascii():
-        text = _encodable(text, content)
-    if bytes_of(text) > read.max_item_bytes:
+    content = dict(image)
+    for name in _LEFT_OUT:
+        content.pop(name, None)
+    text = _in_utf8(content)
+    if len(text) > read.max_item_bytes:
         return ItemState.TOO_LARGE, None
     return ItemState.INCLUDED, text
 
 
-def bytes_of(text: str | None) -> int:
-    """Bytes of a text in UTF-8."""
-    return 0 if text is None else len(text) if text.isascii() else len(text.encode())
-
-
-def _encodable(text: str, content: Mapping[str, Any]) -> str:
-    """The text, with escapes for all that is not ASCII where UTF-8 has no word for some: half a pair of surrogates."""
+def _in_utf8(content: Mapping[str, Any]) -> bytes:
+    """JSON, with escapes for all that is not ASCII where UTF-8 has no word for some: half a pair of surrogates."""
     try:
-        text.encode()
+        return _compact(content).encode()
     except UnicodeEncodeError:
-        return _escaped(content)
-    return text
+        return _escaped(content).encode()

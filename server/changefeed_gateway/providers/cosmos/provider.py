@@ -34,6 +34,7 @@ from changefeed_gateway.providers.cosmos.cursor import Mode
 from changefeed_gateway.providers.cosmos.life import Life
 from changefeed_gateway.providers.cosmos.logical import LogicalRead
 from changefeed_gateway.providers.cosmos.physical import PhysicalRead
+from changefeed_gateway.providers.cosmos.reading import KeptAnswers
 from changefeed_gateway.providers.cosmos.sdk import Endpoint, Retries, Sdk
 
 _NO_CONTAINER: Final = "changefeed-gateway.no-such-container"
@@ -62,6 +63,7 @@ class CosmosProvider:
     def __init__(self, options: CosmosOptions) -> None:
         self._options = options
         self._sdk = Sdk(options.endpoint, options.database, options.retries, max_calls=options.max_calls)
+        self._kept = KeptAnswers()
         self._lives: dict[str, Life] = {}
         """Of each container that is read, by its rid."""
 
@@ -167,5 +169,5 @@ class CosmosProvider:
             for known in [rid for rid, life in self._lives.items() if life.container.name == container.name]:
                 # Its readers keep it until they find that out.
                 del self._lives[known]
-            self._lives[container.rid] = Life(self._sdk, container, self._options.pace)
+            self._lives[container.rid] = Life(self._sdk, container, self._options.pace, self._kept)
         return self._lives[container.rid]

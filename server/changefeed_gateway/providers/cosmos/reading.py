@@ -13,11 +13,15 @@ from changefeed_gateway.providers.cosmos.container import Container
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning
 from changefeed_gateway.providers.cosmos.errors import READ_FEED, Refused, expired, unknown
 from changefeed_gateway.providers.cosmos.mapping import Document
-from changefeed_gateway.providers.cosmos.sdk import Cost, FeedAnswer, Sdk
+from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, FeedAnswer, Sdk
 
 MOST_DOCUMENTS: Final = 1_000
 """That one call asks for. A transaction is never cut, so that an answer may have more."""
 
+_GROWTH: Final = 4
+"""Times as many documents are asked for by who goes on where an answer ended."""
+_MOST_KEPT: Final = 16_000_000
+"""Bytes of answers that are kept, as they came; parsed they take some three times as much."""
 _AT_ONCE: Final = 4
 """Calls for one interval: readers at different places do not wait for each other."""
 _MOST_PLACES: Final = 64
@@ -34,6 +38,44 @@ class Fetched(NamedTuple):
     as_of: int
     """Nothing beyond what was read is older than this; 0 where that was not found out."""
     cost: Cost
+    size: int = 0
+    """Bytes of the answer."""
+
+
+class KeptAnswers:
+    """Answers of which readers have taken a part: the newest of each interval, as many as there is room for.
+
+    A call costs the same for a thousand documents as for a hundred. So who goes on where an answer ended is given more
+    by the next call, and what does not fit into a page waits here for the next one.
+    """
+
+    def __init__(self, most: int = _MOST_KEPT) -> None:
+        """At most so many bytes."""
+        self._most = most
+        self._held = 0
+        self._answers: OrderedDict[tuple[str, Interval], tuple[str, Fetched]] = OrderedDict()
+        """By container and interval, with what they answer."""
+
+    def find(self, rid: str, position: Position) -> Fetched | None:
+        """The answer to a position's origin in a container, if it goes further than the position."""
+        origin, fetched = self._answers.get((rid, position.interval), ("", None))
+        if fetched is None or origin != position.origin or len(fetched.documents) <= position.passed:
+            return None
+        self._answers.move_to_end((rid, position.interval))
+        return fetched._replace(cost=FREE)
+
+    def keep(self, rid: str, position: Position, fetched: Fetched) -> None:
+        """Keep the answer to a position's origin."""
+        self.forget(rid, position.interval)
+        self._answers[rid, position.interval] = position.origin, fetched
+        self._held += fetched.size
+        while self._held > self._most:
+            self.forget(*next(iter(self._answers)))
+
+    def forget(self, rid: str, interval: Interval) -> None:
+        """Let go of an interval's answer, if there is one."""
+        _, fetched = self._answers.pop((rid, interval), ("", None))
+        self._held -= fetched.size if fetched is not None else 0
 
 
 class _Idle(NamedTuple):
@@ -48,6 +90,8 @@ class IntervalReader:
     """One interval of one container: a range, what is left of one, or a logical partition."""
 
     def __init__(self, sdk: Sdk, container: Container, interval: Interval, pace: Pace) -> None:
+        self._goes_on: tuple[str, int] = ("", 0)
+        """Where the last answer that brought all that was asked for ended, and how many that was."""
         self._sdk = sdk
         self._container = container
         self._interval = interval
@@ -66,6 +110,9 @@ class IntervalReader:
 
         Raises CheckpointExpired, RangeGone and the errors of the service.
         """
+        etag, before = self._goes_on
+        if position.origin == etag:
+            limit = min(MOST_DOCUMENTS, max(limit, _GROWTH * before))
         key = "fetch", position.origin, limit
         fetched: Fetched = await self._questions.ask(key, partial(self._fetch, position, limit), join=join)
         return fetched
@@ -100,7 +147,9 @@ class IntervalReader:
             raise expired() from error
         self._note(position, answer)
         as_of = self._age(answer) if answer.at_tip else 0
-        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost)
+        if len(answer.documents) >= limit:
+            self._goes_on = answer.etag, limit
+        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size)
 
     async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
         container = self._container

@@ -110,6 +110,8 @@ class FeedAnswer(NamedTuple):
     time: int
     """The service's clock, epoch seconds rounded down."""
     cost: Cost
+    size: int = 0
+    """Bytes, as they came."""
 
 
 @dataclass(slots=True)
@@ -121,7 +123,7 @@ class _Seen:
     calls: int = 0
     charge: float = 0.0
     status: int = 0
-    etag: str = ""
+    size: int = 0
 
 
 _seen: Final[ContextVar[_Seen | None]] = ContextVar("_seen", default=None)
@@ -238,7 +240,7 @@ class Sdk:
             # Trap: the SDK has put the children into the place of a range that it knows to be gone.
             raise RangeGone
         at_tip = seen.status == 304
-        return FeedAnswer(told.documents, told.etag, at_tip, self.time, Cost(seen.calls, seen.charge))
+        return FeedAnswer(told.documents, told.etag, at_tip, self.time, Cost(seen.calls, seen.charge), seen.size)
 
     async def _container(self, name: str) -> ContainerProxy:
         client = await self._connected()
@@ -332,6 +334,7 @@ class Sdk:
         if seen is None:
             return
         seen.calls, seen.charge, seen.status = seen.calls + 1, seen.charge + charge, status
+        seen.size = len(answer.body())
         meant = request.headers.get("x-ms-cosmos-intended-collection-rid")
         if seen.rid and meant and meant != seen.rid and "/docs" in urlsplit(request.url).path:
             raise OtherContainer
