@@ -26,12 +26,20 @@ class GatewayFailed(Exception):
 class Gateway:
     """`changefeed serve` on a free port of this machine, over one PostgreSQL connection named `main`."""
 
-    def __init__(self, directory: Path, dsn: str, *, profile: Path | None = None, limits: dict[str, Any] | None = None):
+    def __init__(
+        self,
+        directory: Path,
+        dsn: str,
+        *,
+        profile: Path | None = None,
+        limits: dict[str, Any] | None = None,
+        connection: dict[str, Any] | None = None,
+    ):
         """Write the settings; `profile` names a file for a sampling profile of the process."""
         self.settings: Final = {
             "listen": f"127.0.0.1:{_free_port()}",
             "state_directory": str(directory / "gateway"),
-            "connections": {"main": {"provider": "postgres", "dsn": dsn}},
+            "connections": {"main": {"provider": "postgres", "dsn": dsn, **(connection or {})}},
             "logging": {"level": "warning", "format": "json"},
             **({"limits": limits} if limits else {}),
         }

@@ -31,7 +31,7 @@ _LAY_OUT: Final = """
             FOR child IN SELECT inhrelid FROM pg_inherits WHERE inhparent = ('changefeed_log.' || parent)::regclass LOOP
                 EXECUTE format('DROP TABLE %s', child);
             END LOOP;
-            PERFORM changefeed.create_days(parent, (now() AT TIME ZONE 'UTC')::date - 10, 17);
+            PERFORM changefeed.create_days(parent, (now() AT TIME ZONE 'UTC')::date - 10, 12);
         END LOOP;
         INSERT INTO changefeed_log.tick_{feed} SELECT * FROM kept;
     END $$

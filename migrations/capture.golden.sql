@@ -41,8 +41,12 @@ begin
         return null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (o.space::pg_catalog.text collate pg_catalog."C"), (o.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text from old_rows o) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
@@ -96,8 +100,12 @@ begin
         return null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
@@ -145,8 +153,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
         if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
@@ -196,8 +208,12 @@ begin
     end if;
     if mode operator(pg_catalog.=) 'rekeyed' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
                 select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
@@ -211,8 +227,12 @@ begin
         ) c (created, op, partition_key, key, image);
     else
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     end if;
     if found then
@@ -277,8 +297,12 @@ begin
         return null;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
@@ -332,8 +356,12 @@ begin
         return null;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
@@ -367,8 +395,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
         if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
@@ -417,8 +449,12 @@ begin
         return null;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text where ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")) union all select ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")), 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then

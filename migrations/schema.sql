@@ -76,9 +76,9 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql t
     AS $_$
     select format($sql$
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, said_sql, changes_sql)
+        select pg_catalog.pg_current_xact_id(), %s,
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
 $_$;
 
 COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an expression of the annotations.';
@@ -120,9 +120,12 @@ begin
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key);
+    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key),
+        changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    -- Not setval, which would count also if all this came to nothing. A clock that was ahead is forgotten.
+    execute format('alter sequence changefeed_log.day_%s restart', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
     perform changefeed.make_first_tick(feed);
@@ -134,6 +137,20 @@ end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.begin_epoch(feed integer) IS 'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
+
+CREATE FUNCTION changefeed.beyond_day(feed integer, at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    floor constant regclass := format('changefeed_log.day_%s', feed)::regclass;
+begin
+    if pg_sequence_last_value(floor) is null then
+        return at;
+    end if;
+    return greatest(at, changefeed.day_start(nextval(floor)));
+end;
+$$;
 
 CREATE FUNCTION changefeed.bucket(partition_key text) RETURNS smallint
     LANGUAGE sql STABLE PARALLEL SAFE
@@ -264,6 +281,18 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured, as a code, which never changes, and a sentence; null if they are.';
+
+CREATE FUNCTION changefeed.changed_at_sql(feed integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$(
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(%1$s, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass)) as day offset 0) d)$sql$,
+        feed)
+$_$;
 
 CREATE FUNCTION changefeed.check_feed(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
@@ -498,6 +527,7 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
+    perform changefeed.create_live_function(feed);
     perform changefeed.make_first_tick(feed);
     update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
     insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-4095', 0, 4095, 1);
@@ -506,6 +536,85 @@ end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) IS 'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
+
+CREATE FUNCTION changefeed.create_live_function(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    perform changefeed.replace_function(format(
+        'changefeed_log.live_%s(boolean,bigint,bigint,xid8,xid8[],bigint,bigint,bigint,oid,integer)', feed), format($function$
+        changefeed_log.live_%1$s(
+            arm boolean, answered bigint, base bigint, base_xmax xid8, base_xip xid8[], known bigint, after bigint,
+            base_floor bigint, base_day oid, most integer)
+        returns table (
+            id bigint, at timestamptz, last_seq bigint, tick_xid text, snapshot text, topology bigint, day bigint,
+            quiet boolean, armed boolean,
+            seq bigint, xid text, changed_at timestamptz, op text, created boolean, partition_key text, key text, image text,
+            image_bytes integer, bucket smallint, annotations text)
+        language plpgsql security definer
+        set search_path = pg_catalog, pg_temp
+        set lock_timeout = '3s'
+        as $body$
+        declare
+            newest  changefeed_log.tick_%1$s;
+            floor   bigint;
+            starts  timestamptz;
+            reading bigint;
+            locked  boolean := false;
+            force   constant boolean := false;
+            made    boolean;
+        begin
+            armed := false;%2$s
+            starts := changefeed.day_start(base_floor);
+            if newest.id - base between 2 and 16 then
+                for id, at, last_seq, tick_xid, snapshot, topology, day in
+                    select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, t.day
+                    from changefeed_log.tick_%1$s t
+                    where t.id > base and t.id < newest.id and t.at >= starts and t.at < starts + '24:00' order by t.id
+                loop
+                    return next;
+                end loop;
+            end if;
+            id := newest.id;
+            at := newest.at;
+            last_seq := newest.last_seq;
+            tick_xid := newest.xid::text;
+            snapshot := newest.snapshot::text;
+            topology := newest.topology;
+            day := newest.day;
+            return next;
+            -- Read after the snapshot: if it has not moved since the tick before the base, nothing was dated beyond its day.
+            if newest.id - base not between 1 and 16
+                or base_floor is distinct from pg_sequence_last_value('changefeed_log.day_%1$s') then
+                return;
+            end if;
+            -- Something older has ended, which may lie anywhere.
+            if base_xip <> '{}' and exists (
+                select from unnest(base_xip) x where pg_visible_in_snapshot(x, newest.snapshot)) then
+                return;
+            end if;
+            return query
+                select null::bigint, null::timestamptz, null::bigint, null::text, null::text, null::bigint, null::bigint,
+                    null::boolean, null::boolean, null::bigint, null::text, null::timestamptz, null::text, null::boolean,
+                    null::text, null::text, null::text, null::integer, null::smallint, null::text
+                from pg_inherits i
+                where i.inhrelid = base_day and i.inhparent = 'changefeed_log.log_%1$s'::regclass
+                    and not i.inhdetachpending
+                union all
+                (select null, null, null, null, null, null, null, null, null, l.seq, l.xid::text, l.changed_at, l.op, l.created,
+                    l.partition_key, l.key, case when octet_length(l.image) <= 8192 then l.image end, octet_length(l.image),
+                    l.bucket, l.annotations
+                from changefeed_log.log_%1$s l
+                where l.seq > after and l.xid >= base_xmax and pg_visible_in_snapshot(l.xid, newest.snapshot)
+                    and l.changed_at >= starts and l.changed_at < starts + '24:00'
+                order by l.seq limit most + 1);
+        end;
+        $body$
+    $function$, feed, changefeed.tick_sql(feed)));
+    execute format('grant execute on function changefeed_log.live_%s to changefeed_reader', feed);
+end;
+$_$;
 
 CREATE FUNCTION changefeed.create_locks(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -527,6 +636,7 @@ CREATE FUNCTION changefeed.create_log(feed integer) RETURNS void
 begin
     execute format($sql$
         create sequence changefeed_log.seq_%1$s as bigint cache 1;
+        create sequence changefeed_log.day_%1$s as bigint minvalue 0 start 0 cache 1;
         create unlogged sequence changefeed_log.bell_%1$s as bigint increment 1000 minvalue 0 start 1000 cache 1;
         create unlogged sequence changefeed_log.rung_%1$s as bigint minvalue 0 start 1 cache 1;
 
@@ -554,16 +664,18 @@ begin
             xid      xid8 not null,
             snapshot pg_snapshot not null,
             topology bigint not null,
-            reached  timestamptz not null
+            reached  timestamptz not null,
+            day      bigint,
+            first_xid xid8
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);             -- make_tick, ticks_between, newest_tick, oldest_tick
-        create index on changefeed_log.tick_%1$s (last_seq, id);   -- make_tick, ticks_of, range_of_few_buckets, range_of_key
+        create index on changefeed_log.tick_%1$s (last_seq, id);   -- ticks_of, range_of_few_buckets, range_of_key
         create index on changefeed_log.tick_%1$s (reached, id);    -- tick_at
     $sql$, feed);
     perform changefeed.let_capture_append(feed);
     perform changefeed.create_locks(feed);
-    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
-    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 4);
+    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 4);
 end;
 $_$;
 
@@ -630,93 +742,35 @@ CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 begin
-    -- One of other arguments would be a second function.
-    if to_regproc(format('changefeed_log.make_tick_%s', feed)) is distinct from
-        to_regprocedure(format('changefeed_log.make_tick_%s(boolean,boolean,bigint)', feed)) then
-        execute format('drop function changefeed_log.make_tick_%s', feed);
-    end if;
-    execute format($function$
-        create or replace function changefeed_log.make_tick_%1$s(
-            force boolean, arm boolean default false, answered bigint default null)
-        returns table (id bigint, at timestamptz, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
+    perform changefeed.replace_function(format('changefeed_log.make_tick_%s(boolean,boolean,bigint)', feed), format($function$
+        changefeed_log.make_tick_%1$s(
+            force boolean, arm boolean default false, answered bigint default null,
+            out id bigint, out at timestamptz, out last_seq bigint, out xid text, out snapshot text, out topology bigint,
+            out day bigint, out made boolean, out quiet boolean, out armed boolean)
         language plpgsql security definer
         set search_path = pg_catalog, pg_temp
         -- Whoever asks is told in time, and asks again: an operator may have left a transaction open that has the lock.
         set lock_timeout = '3s'
         as $body$
         declare
-            newest   changefeed_log.tick_%1$s;
-            first    changefeed_log.tick_%1$s;
-            reading  bigint;
-            locked   boolean := false;
-            finished boolean;
+            newest  changefeed_log.tick_%1$s;
+            floor   bigint;
+            starts  timestamptz;
+            reading bigint;
+            locked  boolean := false;
+            known   constant bigint := null;
         begin
-            if pg_is_in_recovery() then
-                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
-                    using errcode = 'read_only_sql_transaction';
-            end if;
-            if pg_current_xact_id_if_assigned() is not null
-                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
-                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
-                    using errcode = 'active_sql_transaction';
-            end if;
-            if answered is not null then
-                perform setval('changefeed_log.rung_%1$s',
-                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
-            end if;
-            -- P1: armed first, then the sequence is read; see doorbell.sql.
-            if arm then
-                perform nextval('changefeed_log.bell_%1$s');
-            end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if changefeed.adopt_log(%1$s) then
-                return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
-                             from changefeed_log.tick_%1$s t;
-                return;
-            end if;
-            loop
-                select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
-                -- A fresh sequence reads 1 before its first number is drawn.
-                select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_%1$s s;
-                select * into first from changefeed_log.tick_%1$s t
-                    where t.last_seq = newest.last_seq order by t.id limit 1;
-                quiet := newest.last_seq = 0 or changefeed.sees_candidates(newest.snapshot, first.xid);
-                finished := not quiet and changefeed.candidate_has_ended(newest.snapshot, first.xid);
-                -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
-                made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
-                exit when locked or not made;
-                lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
-                locked := true;
-            end loop;
-            if made then
-                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
-                if current_setting('synchronous_commit') = 'off' then
-                    perform set_config('synchronous_commit', 'on', true);
-                end if;
-                -- The order is the proof: the sequence was read, now the xid, then the snapshot.
-                newest.xid := pg_current_xact_id();
-                newest.snapshot := pg_current_snapshot();
-                if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
-                    newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
-                end if;
-                newest.id := newest.id + 1;
-                newest.at := clock_timestamp();
-                newest.reached := greatest(newest.reached, newest.at);
-                quiet := reading = 0 or changefeed.sees_candidates(
-                    newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
-                newest.last_seq := reading;
-                insert into changefeed_log.tick_%1$s values (newest.*);
-            end if;
+            armed := false;%2$s
             id := newest.id;
             at := newest.at;
             last_seq := newest.last_seq;
             xid := newest.xid::text;
             snapshot := newest.snapshot::text;
             topology := newest.topology;
-            return next;
+            day := newest.day;
         end;
         $body$
-    $function$, feed);
+    $function$, feed, changefeed.tick_sql(feed)));
     execute format('grant execute on function changefeed_log.make_tick_%s to changefeed_reader', feed);
 end;
 $_$;
@@ -796,6 +850,45 @@ begin
     return feed;
 end;
 $$;
+
+CREATE FUNCTION changefeed.date_anew(feed integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '5s'
+    AS $_$
+declare
+    right_time timestamptz;
+begin
+    perform changefeed.lock_ticks(feed);
+    execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
+    right_time := clock_timestamp();
+    execute format('update changefeed_log.log_%s set changed_at = $1 where changed_at > $1', feed) using right_time;
+    execute format('update changefeed_log.tick_%s set day = null where day >> 40 > $1', feed)
+        using changefeed.day_of(right_time);
+    execute format($sql$
+        update changefeed_log.tick_%s set reached = $1,
+            at = at - greatest(ceil(extract(epoch from at - $1) / 4294.967296), 0) * interval '4294.967296 s'
+        where reached > $1
+    $sql$, feed) using right_time;
+    execute format('drop sequence changefeed_log.day_%1$s; '
+                   'create sequence changefeed_log.day_%1$s as bigint minvalue 0 start 0 cache 1', feed);
+    perform changefeed.let_capture_append(feed);
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.date_anew(feed integer) IS 'Dates what a clock that was ahead has written, as of now; tokens stay good. Call it when the clock is right.';
+
+CREATE FUNCTION changefeed.day_of(at timestamp with time zone) RETURNS bigint
+    LANGUAGE sql STABLE
+    AS $$ select pg_catalog.floor(extract(epoch from at) operator(pg_catalog./) 86400)::pg_catalog.int8 $$;
+
+COMMENT ON FUNCTION changefeed.day_of(at timestamp with time zone) IS 'The number of its day (UTC), counted from 1970.';
+
+CREATE FUNCTION changefeed.day_start(value bigint) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE
+    AS $$ select pg_catalog.to_timestamp((value operator(pg_catalog.>>) 40) operator(pg_catalog.*) 86400) $$;
+
+COMMENT ON FUNCTION changefeed.day_start(value bigint) IS 'The beginning (UTC) of the day that a value of a day floor stands for.';
 
 CREATE FUNCTION changefeed.day_tables(feed integer) RETURNS TABLE(part text, day oid, name text, state text, bound text, marked boolean)
     LANGUAGE sql STABLE
@@ -946,8 +1039,9 @@ begin
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
                    'changefeed_log.lock_retention_%1$s', feed);
-    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s', feed);
-    execute format('drop function changefeed_log.make_tick_%s', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
+                   'changefeed_log.rung_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%1$s, changefeed_log.live_%1$s', feed);
 end;
 $_$;
 
@@ -975,7 +1069,8 @@ CREATE FUNCTION changefeed.end_migration() RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    perform changefeed.create_tick_function(f.feed_id), changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
+    perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
+        changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
     perform changefeed.check_feed(f) from changefeed.feeds f;
 end;
@@ -1143,10 +1238,20 @@ CREATE FUNCTION changefeed.image_of(f changefeed.feeds, row_name text) RETURNS t
     from pg_attribute a where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
 $_$;
 
+CREATE FUNCTION changefeed.is_at_home(feed integer) RETURNS boolean
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) $$;
+
 CREATE FUNCTION changefeed.is_built_in(type oid) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select changefeed.base_type(type) < 16384 $$;
+
+CREATE FUNCTION changefeed.is_captured_by_day(feed integer) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.generator = changefeed.generator()) $$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
     LANGUAGE plpgsql STABLE
@@ -1214,8 +1319,8 @@ CREATE FUNCTION changefeed.let_capture_append(feed integer) RETURNS void
     AS $_$
 begin
     execute format('grant insert on changefeed_log.log_%1$s to changefeed_capture; '
-                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s '
-                   'to changefeed_capture', feed);
+                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
+                   'changefeed_log.rung_%1$s to changefeed_capture', feed);
 end;
 $_$;
 
@@ -1295,9 +1400,9 @@ CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
     AS $_$
 begin
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached)
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached, first_xid)
         select 1, own.at, 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at, own.xid
         from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
@@ -1596,6 +1701,22 @@ begin
     perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
+end;
+$$;
+
+CREATE FUNCTION changefeed.replace_function(signature text, definition text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    -- One of other arguments would be a second function.
+    if to_regproc(split_part(signature, '(', 1)) is distinct from to_regprocedure(signature) then
+        execute 'drop function ' || split_part(signature, '(', 1);
+    end if;
+    execute 'create or replace function ' || definition;
+exception when invalid_function_definition then
+    execute 'drop function ' || signature;
+    execute 'create function ' || definition;
 end;
 $$;
 
@@ -1987,7 +2108,8 @@ CREATE FUNCTION changefeed.tick(feed integer, force boolean DEFAULT false) RETUR
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 begin
-    return query execute format('select * from changefeed_log.make_tick_%s($1)', feed) using force;
+    return query execute format('select t.id, t.at, t.last_seq, t.xid, t.snapshot, t.topology, t.made, t.quiet '
+                                'from changefeed_log.make_tick_%s($1) t', feed) using force;
 end;
 $_$;
 
@@ -2007,6 +2129,104 @@ end;
 $$;
 
 COMMENT ON PROCEDURE changefeed.tick_all() IS 'Makes the ticks that are due, for all feeds: the cadence of idle feeds.';
+
+CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+            if pg_is_in_recovery() then
+                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
+                    using errcode = 'read_only_sql_transaction';
+            end if;
+            if pg_current_xact_id_if_assigned() is not null
+                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
+                    using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_%1$s',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
+            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(%1$s) then
+                perform changefeed.adopt_log(%1$s);
+            end if;
+            -- There is news for certain: what is read without the lock would be read again.
+            if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
+                lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
+                locked := true;
+            end if;
+            loop
+                floor := pg_sequence_last_value('changefeed_log.day_%1$s');
+                starts := changefeed.day_start(floor);
+                -- Every tick lies in the day that the floor had when it was made, and the floor never falls.
+                select * into newest from changefeed_log.tick_%1$s t
+                    where t.at >= starts and t.at < starts + '24:00' order by t.id desc limit 1;
+                if not found then
+                    select * into newest from changefeed_log.tick_%1$s t order by t.id desc limit 1;
+                end if;
+                -- Null before its first number is drawn.
+                reading := coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0);
+                if newest.first_xid is null then
+                    select t.xid into newest.first_xid from changefeed_log.tick_%1$s t
+                        where t.last_seq = newest.last_seq order by t.id limit 1;
+                end if;
+                quiet := newest.last_seq = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                made := force or reading > newest.last_seq
+                    -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
+                    or clock_timestamp() - newest.at > '1 hour';
+                if not made and not quiet then
+                    made := changefeed.candidate_has_ended(newest.snapshot, newest.first_xid);
+                end if;
+                exit when locked;
+                if made then
+                    lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
+                    locked := true;
+                elsif arm and not armed then
+                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    perform nextval('changefeed_log.bell_%1$s');
+                    armed := true;
+                else
+                    exit;
+                end if;
+            end loop;
+            if made then
+                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
+                if current_setting('synchronous_commit') = 'off' then
+                    perform set_config('synchronous_commit', 'on', true);
+                end if;
+                -- The order is the proof: the sequences were read, now the xid, then the snapshot.
+                newest.xid := pg_current_xact_id();
+                newest.snapshot := pg_current_snapshot();
+                if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
+                    newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
+                end if;
+                newest.id := newest.id + 1;
+                newest.day := floor;
+                if reading > newest.last_seq then
+                    newest.first_xid := newest.xid;
+                end if;
+                newest.last_seq := reading;
+                quiet := reading = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                newest.at := clock_timestamp();
+                if floor is null or newest.at >= starts + '24:00' then
+                    if floor is not null or changefeed.is_captured_by_day(%1$s) then
+                        starts := changefeed.day_start(
+                            setval('changefeed_log.day_%1$s', changefeed.day_of(newest.at) << 40));
+                    end if;
+                end if;
+                newest.at := greatest(newest.at, starts);
+                newest.reached := greatest(newest.reached, newest.at);
+                insert into changefeed_log.tick_%1$s values (newest.*);
+            end if;$sql$, feed)
+$_$;
 
 CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
@@ -2128,8 +2348,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
@@ -2174,8 +2398,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
@@ -2220,8 +2448,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
@@ -2266,8 +2498,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
@@ -2312,8 +2548,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
@@ -2358,8 +2598,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
@@ -2405,8 +2649,12 @@ begin
     end if;
     if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
@@ -2426,8 +2674,12 @@ begin
         ) c (created, op, partition_key, key, image);
     else
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
@@ -2463,8 +2715,12 @@ begin
     end if;
     if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
@@ -2484,8 +2740,12 @@ begin
         ) c (created, op, partition_key, key, image);
     else
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
             from new_rows n where n.kind operator(pg_catalog.=) 'document'
@@ -2520,8 +2780,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found then
         if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
@@ -2553,8 +2817,12 @@ begin
     end if;
     if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
@@ -2574,8 +2842,12 @@ begin
         ) c (created, op, partition_key, key, image);
     else
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
@@ -2623,8 +2895,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
@@ -2677,8 +2953,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
@@ -2731,8 +3011,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
@@ -2785,8 +3069,12 @@ begin
         said := null;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, said
+        select pg_catalog.pg_current_xact_id(), (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
@@ -2836,18 +3124,21 @@ begin
 end
 $$;
 
-CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false, answered bigint DEFAULT NULL::bigint) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, xid text, snapshot text, topology bigint, made boolean, quiet boolean)
+CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint, base_xmax xid8, base_xip xid8[], known bigint, after bigint, base_floor bigint, base_day oid, most integer) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, tick_xid text, snapshot text, topology bigint, day bigint, quiet boolean, armed boolean, seq bigint, xid text, changed_at timestamp with time zone, op text, created boolean, partition_key text, key text, image text, image_bytes integer, bucket smallint, annotations text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '3s'
     AS $$
         declare
-            newest   changefeed_log.tick_1;
-            first    changefeed_log.tick_1;
-            reading  bigint;
-            locked   boolean := false;
-            finished boolean;
+            newest  changefeed_log.tick_1;
+            floor   bigint;
+            starts  timestamptz;
+            reading bigint;
+            locked  boolean := false;
+            force   constant boolean := false;
+            made    boolean;
         begin
+            armed := false;
             if pg_is_in_recovery() then
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
@@ -2861,47 +3152,233 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 perform setval('changefeed_log.rung_1',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
             end if;
-            -- P1: armed first, then the sequence is read; see doorbell.sql.
-            if arm then
-                perform nextval('changefeed_log.bell_1');
-            end if;
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if changefeed.adopt_log(1) then
-                return query select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, true, false
-                             from changefeed_log.tick_1 t;
-                return;
+            if not changefeed.is_at_home(1) then
+                perform changefeed.adopt_log(1);
             end if;
-            loop
-                select * into newest from changefeed_log.tick_1 t order by t.id desc limit 1;
-                -- A fresh sequence reads 1 before its first number is drawn.
-                select case when s.is_called then s.last_value else 0 end into reading from changefeed_log.seq_1 s;
-                select * into first from changefeed_log.tick_1 t
-                    where t.last_seq = newest.last_seq order by t.id limit 1;
-                quiet := newest.last_seq = 0 or changefeed.sees_candidates(newest.snapshot, first.xid);
-                finished := not quiet and changefeed.candidate_has_ended(newest.snapshot, first.xid);
-                -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
-                made := force or finished or reading > newest.last_seq or clock_timestamp() - newest.at > '1 hour';
-                exit when locked or not made;
+            -- There is news for certain: what is read without the lock would be read again.
+            if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                 locked := true;
+            end if;
+            loop
+                floor := pg_sequence_last_value('changefeed_log.day_1');
+                starts := changefeed.day_start(floor);
+                -- Every tick lies in the day that the floor had when it was made, and the floor never falls.
+                select * into newest from changefeed_log.tick_1 t
+                    where t.at >= starts and t.at < starts + '24:00' order by t.id desc limit 1;
+                if not found then
+                    select * into newest from changefeed_log.tick_1 t order by t.id desc limit 1;
+                end if;
+                -- Null before its first number is drawn.
+                reading := coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0);
+                if newest.first_xid is null then
+                    select t.xid into newest.first_xid from changefeed_log.tick_1 t
+                        where t.last_seq = newest.last_seq order by t.id limit 1;
+                end if;
+                quiet := newest.last_seq = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                made := force or reading > newest.last_seq
+                    -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
+                    or clock_timestamp() - newest.at > '1 hour';
+                if not made and not quiet then
+                    made := changefeed.candidate_has_ended(newest.snapshot, newest.first_xid);
+                end if;
+                exit when locked;
+                if made then
+                    lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
+                    locked := true;
+                elsif arm and not armed then
+                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    perform nextval('changefeed_log.bell_1');
+                    armed := true;
+                else
+                    exit;
+                end if;
             end loop;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
                     perform set_config('synchronous_commit', 'on', true);
                 end if;
-                -- The order is the proof: the sequence was read, now the xid, then the snapshot.
+                -- The order is the proof: the sequences were read, now the xid, then the snapshot.
                 newest.xid := pg_current_xact_id();
                 newest.snapshot := pg_current_snapshot();
                 if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
                     newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
                 end if;
                 newest.id := newest.id + 1;
-                newest.at := clock_timestamp();
-                newest.reached := greatest(newest.reached, newest.at);
-                quiet := reading = 0 or changefeed.sees_candidates(
-                    newest.snapshot, case when reading = newest.last_seq then first.xid else newest.xid end);
+                newest.day := floor;
+                if reading > newest.last_seq then
+                    newest.first_xid := newest.xid;
+                end if;
                 newest.last_seq := reading;
+                quiet := reading = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                newest.at := clock_timestamp();
+                if floor is null or newest.at >= starts + '24:00' then
+                    if floor is not null or changefeed.is_captured_by_day(1) then
+                        starts := changefeed.day_start(
+                            setval('changefeed_log.day_1', changefeed.day_of(newest.at) << 40));
+                    end if;
+                end if;
+                newest.at := greatest(newest.at, starts);
+                newest.reached := greatest(newest.reached, newest.at);
+                insert into changefeed_log.tick_1 values (newest.*);
+            end if;
+            starts := changefeed.day_start(base_floor);
+            if newest.id - base between 2 and 16 then
+                for id, at, last_seq, tick_xid, snapshot, topology, day in
+                    select t.id, t.at, t.last_seq, t.xid::text, t.snapshot::text, t.topology, t.day
+                    from changefeed_log.tick_1 t
+                    where t.id > base and t.id < newest.id and t.at >= starts and t.at < starts + '24:00' order by t.id
+                loop
+                    return next;
+                end loop;
+            end if;
+            id := newest.id;
+            at := newest.at;
+            last_seq := newest.last_seq;
+            tick_xid := newest.xid::text;
+            snapshot := newest.snapshot::text;
+            topology := newest.topology;
+            day := newest.day;
+            return next;
+            -- Read after the snapshot: if it has not moved since the tick before the base, nothing was dated beyond its day.
+            if newest.id - base not between 1 and 16
+                or base_floor is distinct from pg_sequence_last_value('changefeed_log.day_1') then
+                return;
+            end if;
+            -- Something older has ended, which may lie anywhere.
+            if base_xip <> '{}' and exists (
+                select from unnest(base_xip) x where pg_visible_in_snapshot(x, newest.snapshot)) then
+                return;
+            end if;
+            return query
+                select null::bigint, null::timestamptz, null::bigint, null::text, null::text, null::bigint, null::bigint,
+                    null::boolean, null::boolean, null::bigint, null::text, null::timestamptz, null::text, null::boolean,
+                    null::text, null::text, null::text, null::integer, null::smallint, null::text
+                from pg_inherits i
+                where i.inhrelid = base_day and i.inhparent = 'changefeed_log.log_1'::regclass
+                    and not i.inhdetachpending
+                union all
+                (select null, null, null, null, null, null, null, null, null, l.seq, l.xid::text, l.changed_at, l.op, l.created,
+                    l.partition_key, l.key, case when octet_length(l.image) <= 8192 then l.image end, octet_length(l.image),
+                    l.bucket, l.annotations
+                from changefeed_log.log_1 l
+                where l.seq > after and l.xid >= base_xmax and pg_visible_in_snapshot(l.xid, newest.snapshot)
+                    and l.changed_at >= starts and l.changed_at < starts + '24:00'
+                order by l.seq limit most + 1);
+        end;
+        $$;
+
+CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false, answered bigint DEFAULT NULL::bigint, OUT id bigint, OUT at timestamp with time zone, OUT last_seq bigint, OUT xid text, OUT snapshot text, OUT topology bigint, OUT day bigint, OUT made boolean, OUT quiet boolean, OUT armed boolean) RETURNS record
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '3s'
+    AS $$
+        declare
+            newest  changefeed_log.tick_1;
+            floor   bigint;
+            starts  timestamptz;
+            reading bigint;
+            locked  boolean := false;
+            known   constant bigint := null;
+        begin
+            armed := false;
+            if pg_is_in_recovery() then
+                raise exception 'no tick on a standby: its snapshots lack transactions in flight'
+                    using errcode = 'read_only_sql_transaction';
+            end if;
+            if pg_current_xact_id_if_assigned() is not null
+                or current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+                raise exception 'a tick needs a transaction of its own, at READ COMMITTED'
+                    using errcode = 'active_sql_transaction';
+            end if;
+            if answered is not null then
+                perform setval('changefeed_log.rung_1',
+                               greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
+            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(1) then
+                perform changefeed.adopt_log(1);
+            end if;
+            -- There is news for certain: what is read without the lock would be read again.
+            if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
+                lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
+                locked := true;
+            end if;
+            loop
+                floor := pg_sequence_last_value('changefeed_log.day_1');
+                starts := changefeed.day_start(floor);
+                -- Every tick lies in the day that the floor had when it was made, and the floor never falls.
+                select * into newest from changefeed_log.tick_1 t
+                    where t.at >= starts and t.at < starts + '24:00' order by t.id desc limit 1;
+                if not found then
+                    select * into newest from changefeed_log.tick_1 t order by t.id desc limit 1;
+                end if;
+                -- Null before its first number is drawn.
+                reading := coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0);
+                if newest.first_xid is null then
+                    select t.xid into newest.first_xid from changefeed_log.tick_1 t
+                        where t.last_seq = newest.last_seq order by t.id limit 1;
+                end if;
+                quiet := newest.last_seq = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                made := force or reading > newest.last_seq
+                    -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
+                    or clock_timestamp() - newest.at > '1 hour';
+                if not made and not quiet then
+                    made := changefeed.candidate_has_ended(newest.snapshot, newest.first_xid);
+                end if;
+                exit when locked;
+                if made then
+                    lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
+                    locked := true;
+                elsif arm and not armed then
+                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    perform nextval('changefeed_log.bell_1');
+                    armed := true;
+                else
+                    exit;
+                end if;
+            end loop;
+            if made then
+                -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
+                if current_setting('synchronous_commit') = 'off' then
+                    perform set_config('synchronous_commit', 'on', true);
+                end if;
+                -- The order is the proof: the sequences were read, now the xid, then the snapshot.
+                newest.xid := pg_current_xact_id();
+                newest.snapshot := pg_current_snapshot();
+                if pg_visible_in_snapshot(newest.xid, newest.snapshot) then
+                    newest.snapshot := changefeed.as_under_way(newest.snapshot, newest.xid);
+                end if;
+                newest.id := newest.id + 1;
+                newest.day := floor;
+                if reading > newest.last_seq then
+                    newest.first_xid := newest.xid;
+                end if;
+                newest.last_seq := reading;
+                quiet := reading = 0 or pg_snapshot_xmin(newest.snapshot) >= newest.first_xid;
+                if not quiet then
+                    quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
+                end if;
+                newest.at := clock_timestamp();
+                if floor is null or newest.at >= starts + '24:00' then
+                    if floor is not null or changefeed.is_captured_by_day(1) then
+                        starts := changefeed.day_start(
+                            setval('changefeed_log.day_1', changefeed.day_of(newest.at) << 40));
+                    end if;
+                end if;
+                newest.at := greatest(newest.at, starts);
+                newest.reached := greatest(newest.reached, newest.at);
                 insert into changefeed_log.tick_1 values (newest.*);
             end if;
             id := newest.id;
@@ -2910,7 +3387,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             xid := newest.xid::text;
             snapshot := newest.snapshot::text;
             topology := newest.topology;
-            return next;
+            day := newest.day;
         end;
         $$;
 
@@ -3113,6 +3590,13 @@ CREATE UNLOGGED SEQUENCE changefeed_log.bell_1
     NO MAXVALUE
     CACHE 1;
 
+CREATE SEQUENCE changefeed_log.day_1
+    START WITH 0
+    INCREMENT BY 1
+    MINVALUE 0
+    NO MAXVALUE
+    CACHE 1;
+
 CREATE TABLE changefeed_log.lock_retention_1 (
 );
 
@@ -3158,7 +3642,9 @@ CREATE TABLE changefeed_log.tick_1 (
     xid xid8 NOT NULL,
     snapshot pg_snapshot NOT NULL,
     topology bigint NOT NULL,
-    reached timestamp with time zone NOT NULL
+    reached timestamp with time zone NOT NULL,
+    day bigint,
+    first_xid xid8
 )
 PARTITION BY RANGE (at);
 

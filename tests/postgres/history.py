@@ -24,7 +24,7 @@ async def grow_old(shop: Shop, *, days: int = 10) -> None:
     await age(shop.connection, DAY)
 
 
-async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahead: int = 14) -> None:
+async def live_since(connection: Connection, days: int, feed_id: int = 1, *, ahead: int = 4) -> None:
     """Lay a feed's days out as if it had been made so many days ago; what it holds is kept, where it belongs."""
     async with connection.transaction():
         # A gateway may be at work: nothing is written between the copy and the drop, and both lock in a page's order.
@@ -53,7 +53,8 @@ async def age(connection: Connection, by: timedelta, feed_id: int = 1) -> None:
     """Let all that a feed holds have happened earlier."""
     async with connection.transaction():
         await connection.execute(
-            f"UPDATE changefeed_log.tick_{feed_id} SET at = at - %s, reached = reached - %s".encode(), (by, by)
+            f"UPDATE changefeed_log.tick_{feed_id} SET at = at - %s, reached = reached - %s, day = NULL".encode(),
+            (by, by),
         )
         await connection.execute(
             f"UPDATE changefeed_log.log_{feed_id} SET changed_at = changed_at - %s".encode(), (by,)
@@ -78,7 +79,7 @@ async def outdate(connection: Connection, feed_id: int) -> timedelta:
     await live_since(connection, 9, feed_id)
     async with connection.transaction():
         await connection.execute(
-            f"UPDATE changefeed_log.tick_{feed_id} t SET at = at - shift, reached = reached - shift FROM ("
+            f"UPDATE changefeed_log.tick_{feed_id} t SET at = at - shift, reached = reached - shift, day = NULL FROM ("
             "SELECT u.id, CASE WHEN EXISTS ("
             f"SELECT FROM changefeed_log.log_{feed_id} l WHERE NOT pg_visible_in_snapshot(l.xid, u.snapshot)"
             f") THEN %s ELSE %s END AS shift FROM changefeed_log.tick_{feed_id} u) s WHERE s.id = t.id".encode(),

@@ -52,11 +52,25 @@ async def ask(shop: Shop, *, arm: bool = False, answered: int | None = None) -> 
     return bool(row[0])
 
 
+async def sleep(shop: Shop) -> None:
+    """As a gateway does: the bell is armed once a question finds nothing, by the question that found nothing."""
+    await ask(shop)
+    await ask(shop, arm=True)
+
+
+@pytest.mark.req("P8")
+async def test_a_question_that_finds_a_change_arms_nothing(shop: Shop, listener: Connection) -> None:
+    await shop.insert(1)
+    await ask(shop, arm=True)
+    await shop.insert(2)
+    assert await heard(listener) == []
+
+
 @pytest.mark.req("P8")
 async def test_nobody_rings_while_nobody_sleeps(shop: Shop, listener: Connection) -> None:
     await shop.insert(1, 2)
     assert await heard(listener) == []
-    await ask(shop, arm=True)
+    await sleep(shop)
     await shop.insert(3, 4)
     assert await heard(listener) == [1000, 1000]
     await ask(shop, answered=1000)
@@ -96,27 +110,27 @@ async def test_who_arms_the_bell_after_a_number_was_drawn_sees_the_number(
 async def test_an_answer_that_comes_late_silences_nobody_who_went_to_sleep_since(
     shop: Shop, listener: Connection
 ) -> None:
-    await ask(shop, arm=True)
+    await sleep(shop)
     await shop.insert(1)
     (ring,) = await heard(listener)
-    await ask(shop, arm=True)  # another gateway, which has heard the ring and sleeps again
+    await sleep(shop)  # another gateway, which has heard the ring and sleeps again
     await ask(shop, answered=ring)
     await shop.insert(2)
     assert await heard(listener) == [2 * ring]
     await ask(shop, answered=10**18)  # a login that forges rings
-    await ask(shop, arm=True)
+    await sleep(shop)
     await shop.insert(3)
     assert await heard(listener) == [3 * ring]
 
 
 @pytest.mark.req("P8")
 async def test_a_gateway_that_died_asleep_costs_writers_a_thousand_rings(shop: Shop, listener: Connection) -> None:
-    await ask(shop, arm=True)
+    await sleep(shop)
     await shop.connection.execute(
         "DO $$ BEGIN FOR n IN 1..1100 LOOP INSERT INTO orders VALUES (n, 0); COMMIT; END LOOP; END $$"
     )
     assert await heard(listener) == [1000] * 1000
-    await ask(shop, arm=True)
+    await sleep(shop)
     await shop.insert(2000)
     assert await heard(listener) == [2000]
 

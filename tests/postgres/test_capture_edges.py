@@ -9,6 +9,7 @@ import pytest
 from psycopg.rows import TupleRow
 
 from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks.tick import ALL_DAYS
 from tests.postgres.history import age
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -235,6 +236,7 @@ async def test_a_reader_of_one_key_hears_of_a_truncation(connection: Connection)
         "after": 0,
         "after_finished": 0,
         "upper": 2**62,
+        **ALL_DAYS._asdict(),
         "limit": 10,
     }
     cursor = await connection.execute(Statements.of_feed(feed, None).page_of_key, arguments)

@@ -4,7 +4,9 @@ import asyncio
 import json
 import random
 from collections import defaultdict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,11 @@ from changefeed_gateway.core.model import (
     PartitionId,
     PhysicalPartition,
 )
-from tests.databases import PostgresForTests
+from tests.databases import LOG, PostgresForTests
+from tests.postgres.history import DAY, live_since
 from tests.postgres.reading import address, check, ids, open_provider, page_read, read_all
-from tests.postgres.storm import COLLECTION, SPACES, prepare, storm, truth
+from tests.postgres.storm import COLLECTION, SPACES, connect, prepare, storm, truth
+from tests.postgres.test_stepping_clock import Clock, server_with_clock
 from tests.soak import soak_seconds
 
 SECONDS = soak_seconds(4)
@@ -84,12 +88,42 @@ class Follower:
 @pytest.mark.req("P1", "P2", "DB-1", "DB-11")
 async def test_every_reader_gets_every_change_once_in_one_order(log_database: str, other_database: str) -> None:
     await prepare(log_database)
+    await judge(log_database, other_database, asyncio.sleep(SECONDS))
+
+
+@pytest.mark.soak
+@pytest.mark.req("P1", "P2", "DB-10", "DB-11")
+async def test_the_same_while_the_clock_steps_and_the_day_floor_moves() -> None:
+    """A day passes every half second; in between the clock steps by up to two days, both ways."""
+    async with server_with_clock() as (postgres, clock):
+        dsn = await postgres.fresh(LOG)
+        await prepare(dsn)
+        async with await connect(dsn) as connection:
+            await live_since(connection, 1, ahead=int(2 * SECONDS) + 5)
+        await judge(dsn, await postgres.fresh(LOG), step(clock, SECONDS))
+        async with await connect(dsn) as connection:
+            cursor = await connection.execute("SELECT count(DISTINCT day >> 40) FROM changefeed_log.tick_1")
+            [(floors,)] = await cursor.fetchall()
+            assert floors >= SECONDS, "the floor moved"
+
+
+async def step(clock: Clock, seconds: float) -> None:
+    chance, begin = random.Random(7), datetime.now(UTC)
+    two_days = 2 * DAY.total_seconds()
+    for number in range(int(seconds / 0.1)):
+        wrong = chance.choice((0, 0, 0.02, -0.02, 3 * 3600, -3 * 3600, two_days, -two_days))
+        clock.set(begin + number / 5 * DAY + timedelta(seconds=wrong))
+        await asyncio.sleep(0.1)
+
+
+async def judge(dsn: str, other_dsn: str, meanwhile: Coroutine[Any, Any, None]) -> None:
+    """Followers of all kinds beside a storm, and readers of all kinds after it."""
     last: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    followers = [Follower(log_database, seed, size) for seed, size in enumerate((7, 100, 1000))]
+    followers = [Follower(dsn, seed, size) for seed, size in enumerate((7, 100, 1000))]
     following = [asyncio.create_task(follower.run(last)) for follower in followers]
-    async with storm(log_database, other_database):
-        await asyncio.sleep(SECONDS)
-    async with open_provider(log_database) as provider:
+    async with storm(dsn, other_dsn):
+        await meanwhile
+    async with open_provider(dsn) as provider:
         feed = await provider.open_feed(address(COLLECTION))
         whole, _ = await read_all(provider, feed)
         last.set_result(whole[-1].event_id)
@@ -97,7 +131,7 @@ async def test_every_reader_gets_every_change_once_in_one_order(log_database: st
             await asyncio.gather(*following)
 
         assert len(set(ids(whole))) == len(whole)
-        assert history(whole) == await truth(log_database)
+        assert history(whole) == await truth(dsn)
         for follower in followers:
             assert ids(follower.changes) == ids(whole)
         for size, count in ((1, 1500), (7, 5000), (50, 1_000_000), (5000, 1_000_000)):

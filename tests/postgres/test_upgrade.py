@@ -79,6 +79,14 @@ async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(olde
         [(at,)] = await (await connection.execute(ticks)).fetchall()
         page = await provider.read_page(orders, page_read(After(encode_position(Position(2), at))))
         assert keys(page)[0] == 31
+        # The ticks of then know of no day floor; the first one of now began it, and what follows lies in its day.
+        for number in (200, 201):
+            await connection.execute("INSERT INTO orders VALUES (%s, 0)", (number,))
+            await connection.execute("SELECT changefeed.tick(2)")
+        ticks = "SELECT count(day), count(DISTINCT day), count(*) > 3 FROM changefeed_log.tick_2"
+        assert await (await connection.execute(ticks)).fetchall() == [(2, 1, True)]
+        changes, _ = await read_all(provider, orders)
+        assert keys(changes)[-2:] == [200, 201]
         with pytest.raises(NotFound, match="0-255"):
             await provider.read_page(orders, page_read(Beginning(), scope=PhysicalPartition(PartitionId("0-255"))))
         (partition,) = await provider.list_partitions(orders)
@@ -131,7 +139,8 @@ async def test_tick_functions_of_existing_feeds_are_renewed(log_database: str) -
         await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
         await connection.execute("SELECT changefeed.watch('orders')")
         await connection.execute(
-            "CREATE OR REPLACE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false,"
+            "DROP FUNCTION changefeed_log.make_tick_1;"
+            " CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT false,"
             " answered bigint DEFAULT NULL) RETURNS TABLE (id bigint, at timestamptz, last_seq bigint, xid text,"
             " snapshot text, topology bigint, made boolean, quiet boolean) LANGUAGE plpgsql"
             " AS 'BEGIN RAISE EXCEPTION ''of before''; END'"

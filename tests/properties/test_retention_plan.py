@@ -119,7 +119,7 @@ def test_a_plan_ends_covers_all_time_and_drops_nothing_that_is_retained(
         assert (attached[0].starts, attached[-1].ends) == (ALWAYS, NEVER)
         future = attached[-1]
         if future.empty and not future.writers:
-            assert days_ahead(facts, part) >= 8
+            assert days_ahead(facts, part) >= 2
         for one, other in pairwise(attached):
             lost = part is Part.LOG and facts.cutoff < other.starts <= facts.today
             assert one.ends == other.starts or (one.ends < other.starts and lost), "what is lost is not papered over"

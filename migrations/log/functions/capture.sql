@@ -61,17 +61,31 @@ begin
 end;
 $$;
 
+-- When a change is made: the clock, but no earlier than the day floor (decisions/0021). An uncorrelated subquery: PostgreSQL
+-- makes it once a statement, when its first row asks for it, which is after that row's xid.
+create or replace function changefeed.changed_at_sql(feed integer) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$(
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(%1$s, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass)) as day offset 0) d)$sql$,
+        feed)
+$$;
+
 -- xid comes first among the columns of a log, so that it is assigned before a number is drawn: a tick between the two
--- would take the number for one that is already accounted for.
+-- would take the number for one that is already accounted for; and before the day floor is read.
 create or replace function changefeed.append_sql(feed integer, changes_sql text, said_sql text default 'said') returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), pg_catalog.clock_timestamp(), changefeed.bucket(c.partition_key),
-            c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, said_sql, changes_sql)
+        select pg_catalog.pg_current_xact_id(), %s,
+            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
 $$;
 comment on function changefeed.append_sql(integer, text, text) is
     'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an '

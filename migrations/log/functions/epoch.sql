@@ -24,9 +24,12 @@ begin
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key);
+    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key),
+        changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
+    -- Not setval, which would count also if all this came to nothing. A clock that was ahead is forgotten.
+    execute format('alter sequence changefeed_log.day_%s restart', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
     perform changefeed.make_first_tick(feed);
@@ -39,6 +42,13 @@ $$;
 comment on function changefeed.begin_epoch(integer) is
     'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By '
     'itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
+
+-- Not immutable in truth. With a constant, PostgreSQL answers it when it makes the plan, so once a session; and what is at
+-- home in a session stays so. To ask for each tick would cost as much as the tick.
+create or replace function changefeed.is_at_home(feed integer) returns boolean
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) $$;
 
 -- Runs as its owner: whoever may make a tick may find out that the log has moved, and nobody can do more with it.
 create or replace function changefeed.adopt_log(feed integer) returns boolean

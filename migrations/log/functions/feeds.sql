@@ -11,6 +11,7 @@ as $$
 begin
     execute format($sql$
         create sequence changefeed_log.seq_%1$s as bigint cache 1;
+        create sequence changefeed_log.day_%1$s as bigint minvalue 0 start 0 cache 1;
         create unlogged sequence changefeed_log.bell_%1$s as bigint increment 1000 minvalue 0 start 1000 cache 1;
         create unlogged sequence changefeed_log.rung_%1$s as bigint minvalue 0 start 1 cache 1;
 
@@ -38,16 +39,18 @@ begin
             xid      xid8 not null,
             snapshot pg_snapshot not null,
             topology bigint not null,
-            reached  timestamptz not null
+            reached  timestamptz not null,
+            day      bigint,
+            first_xid xid8
         ) partition by range (at);
         create index on changefeed_log.tick_%1$s (id);             -- make_tick, ticks_between, newest_tick, oldest_tick
-        create index on changefeed_log.tick_%1$s (last_seq, id);   -- make_tick, ticks_of, range_of_few_buckets, range_of_key
+        create index on changefeed_log.tick_%1$s (last_seq, id);   -- ticks_of, range_of_few_buckets, range_of_key
         create index on changefeed_log.tick_%1$s (reached, id);    -- tick_at
     $sql$, feed);
     perform changefeed.let_capture_append(feed);
     perform changefeed.create_locks(feed);
-    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 14);
-    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 14);
+    perform changefeed.create_days(format('log_%s', feed), (now() at time zone 'UTC')::date, 4);
+    perform changefeed.create_days(format('tick_%s', feed), (now() at time zone 'UTC')::date, 4);
 end;
 $$;
 
@@ -57,8 +60,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute format('grant insert on changefeed_log.log_%1$s to changefeed_capture; '
-                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s '
-                   'to changefeed_capture', feed);
+                   'grant usage on sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
+                   'changefeed_log.rung_%1$s to changefeed_capture', feed);
 end;
 $$;
 
@@ -84,9 +87,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     execute format($sql$
-        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached)
+        insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached, first_xid)
         select 1, own.at, 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at, own.xid
         from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
@@ -114,6 +117,7 @@ begin
     returning feed_id into feed;
     perform changefeed.create_log(feed);
     perform changefeed.create_tick_function(feed);
+    perform changefeed.create_live_function(feed);
     perform changefeed.make_first_tick(feed);
     update changefeed.feeds f set home = changefeed.home(feed) where f.feed_id = feed;
     insert into changefeed.partitions (feed_id, partition_id, low, high, start_tick) values (feed, '0-4095', 0, 4095, 1);
@@ -155,8 +159,9 @@ begin
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
                    'changefeed_log.lock_retention_%1$s', feed);
-    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.bell_%1$s, changefeed_log.rung_%1$s', feed);
-    execute format('drop function changefeed_log.make_tick_%s', feed);
+    execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
+                   'changefeed_log.rung_%1$s', feed);
+    execute format('drop function changefeed_log.make_tick_%1$s, changefeed_log.live_%1$s', feed);
 end;
 $$;
 comment on function changefeed.drop_feed(integer) is 'Removes a feed whole: its triggers, its log and its history.';

@@ -51,7 +51,8 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform changefeed.create_tick_function(f.feed_id), changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
+    perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
+        changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
     perform changefeed.check_feed(f) from changefeed.feeds f;
 end;

@@ -23,6 +23,7 @@ annotations."""
 
 SEQ: Final = 0
 XID: Final = 1
+CHANGED_AT: Final = 2
 OP: Final = 3
 PARTITION_KEY: Final = 5
 KEY: Final = 6

@@ -30,11 +30,16 @@ class Statements:
     tick_at: str
     history: str
     ticks_of: str
+    live: str
     page: str
+    page_finished: str
     page_of_key: str
+    page_of_key_finished: str
     range_of_key: str
     page_of_buckets: str
+    page_of_buckets_finished: str
     page_of_few_buckets: str
+    page_of_few_buckets_finished: str
     range_of_few_buckets: str
     partitions: str
     images: str
@@ -43,7 +48,7 @@ class Statements:
     @classmethod
     def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
         """Put in the names of a feed's relations."""
-        parents = {f"{part}_name": sql.Literal(f"changefeed_log.{part}_{feed_id}") for part in ("log", "tick")}
+        parents = {f"{part}_name": sql.Literal(f"changefeed_log.{part}_{feed_id}") for part in ("log", "tick", "day")}
         names = {
             "row": sql.SQL(_text("row").rstrip()),
             "days": sql.SQL(_text("days").rstrip()).format(**parents),
@@ -51,6 +56,7 @@ class Statements:
             "feed_id": sql.Literal(feed_id),
             **parents,
             "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
+            "live": sql.Identifier("changefeed_log", f"live_{feed_id}"),
             "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),
             "image_function": sql.Identifier(*(image_function or "none").split(".")),
         }

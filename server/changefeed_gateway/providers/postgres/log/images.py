@@ -6,7 +6,17 @@ from typing import Final, NamedTuple
 from changefeed_gateway.core.model import ItemState, LogicalPartition, PageRead
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.feeds import ImageMode
-from changefeed_gateway.providers.postgres.mapping import IMAGE, IMAGE_BYTES, KEY, OP, PARTITION_KEY, SEQ, Items, Row
+from changefeed_gateway.providers.postgres.mapping import (
+    CHANGED_AT,
+    IMAGE,
+    IMAGE_BYTES,
+    KEY,
+    OP,
+    PARTITION_KEY,
+    SEQ,
+    Items,
+    Row,
+)
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.window import expired
 
@@ -62,10 +72,12 @@ class ImageReader:
     async def _captured(self, rows: Sequence[Row], read: PageRead) -> Illustrated:
         sizes = [row[IMAGE_BYTES] or 0 for row in rows]
         rows = rows[: self._cut(sizes, read)]
-        wanted = [row[SEQ] for row in rows if row[IMAGE] is None and 0 < (row[IMAGE_BYTES] or 0) <= read.max_item_bytes]
+        wanted = [row for row in rows if row[IMAGE] is None and 0 < (row[IMAGE_BYTES] or 0) <= read.max_item_bytes]
         fetched: dict[int, str] = {}
         if wanted:
-            fetched = dict(await self._connections.fetch(self._statements.images, {"seqs": wanted}))
+            times = [row[CHANGED_AT] for row in wanted]
+            arguments = {"seqs": [row[SEQ] for row in wanted], "first": min(times), "last": max(times)}
+            fetched = dict(await self._connections.fetch(self._statements.images, arguments))
             if len(fetched) < len(wanted):
                 raise expired()
         return Illustrated(rows, captured_items(rows, fetched, read.max_item_bytes))

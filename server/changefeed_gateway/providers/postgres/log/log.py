@@ -1,6 +1,7 @@
 """One feed's change log, as a provider serves it: from where to read, when to wait, what makes a page."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -67,7 +68,7 @@ class FeedLog:
         )
         self._topology: Topology | None = None
         self._topology_of = self.ticks.generation
-        self._reader = LogReader(connections, self._statements, self.ticks.window)
+        self._reader = LogReader(connections, self._statements, self.ticks.window, self.ticks.live)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
             incarnation=definition.incarnation,
@@ -104,7 +105,7 @@ class FeedLog:
                 if stretch.end < view.end:
                     break
                 stood_at = await self.ticks.time_of(stretch.end)
-            elif not view.retired and (found := await self._wait(view.newest, deadline)) is not None:
+            elif not view.retired and (found := await self._wait(view, read, deadline)) is not None:
                 await self.ticks.check_mark(stretch.end, mark_of(stood_at))
                 view = await self._view(read, found)
             else:
@@ -204,9 +205,11 @@ class FeedLog:
 
     # --- Until when
 
-    async def _wait(self, newest: Tick, deadline: float) -> Tick | None:
-        seconds = deadline - monotonic()
-        return await self.ticks.ticker.wait(newest.id, seconds) if seconds > 0 else None
+    async def _wait(self, view: View, read: PageRead, deadline: float) -> Tick | None:
+        if (seconds := deadline - monotonic()) <= 0:
+            return None
+        with self.ticks.live.waited_for() if view.part(read.scope) is None else nullcontext():
+            return await self.ticks.ticker.wait(view.newest.id, seconds)
 
     # --- What makes a page
 

@@ -8,16 +8,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Final
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position
 from changefeed_gateway.providers.postgres.log.partitions import ALL, Buckets, Part
 from changefeed_gateway.providers.postgres.mapping import OP, SEQ, XID, Row
 from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks.live import LivePages
 from changefeed_gateway.providers.postgres.ticks.tick import (
     Tick,
     batches_of,
+    days_between,
     finished_between,
     last_within,
     reading_order,
@@ -48,10 +51,23 @@ class Stretch:
     statements: int = 1
 
 
+class _Pages(NamedTuple):
+    """The statements that read some batches of a part of the log."""
+
+    new: str
+    """Rows of transactions that the base's snapshot knew nothing of."""
+    finished: str
+    """Rows of those that it saw under way."""
+
+
 class LogReader:
     """Reads one feed's log."""
 
-    def __init__(self, connections: Connections, statements: Statements, window: TickWindow) -> None:
+    def __init__(
+        self, connections: Connections, statements: Statements, window: TickWindow, live: LivePages | None = None
+    ) -> None:
+        """`live` has what came with ticks."""
+        self._live = live or LivePages()
         self._connections = connections
         self._statements = statements
         self._window = window
@@ -75,12 +91,27 @@ class LogReader:
         return Stretch(rows, ticks, end, times, statements)
 
     async def _step(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
+        if part is None and not after.seq and (brought := self._brought(after.tick, until, size)) is not None:
+            return brought
         to = after.tick + 1 if after.seq else min(until, await self._end_of_page(after.tick, newest, size, part))
         while True:
             step = await self._range(after, to, newest, size, part)
             if isinstance(step, Stretch):
                 return step
             to = step
+
+    def _brought(self, base: int, until: int, size: int) -> Stretch | None:
+        """What came with the ticks after a base, where it fits."""
+        page = self._live.after(base)
+        if page is None or len(page.rows) > size or page.ticks[-1].id > until or self._window.known(base) != page.base:
+            return None
+        self._window.check_whole(page.base)
+        known = batches_of({int(row[XID]) for row in page.rows}, page.ticks)
+        batches = [known[int(row[XID])] for row in page.rows]
+        rows = list(page.rows)
+        if (order := reading_order(batches)) is not None:
+            rows, batches = [rows[i] for i in order], [batches[i] for i in order]
+        return Stretch(rows, batches, Position(page.ticks[-1].id), {tick.id: tick.at for tick in page.ticks})
 
     async def _end_of_page(self, base: int, newest: Tick, size: int, part: Part) -> int:
         """The last tick up to which about a page of changes follows the base."""
@@ -111,8 +142,9 @@ class LogReader:
 
     async def _end_by_index(self, statement: str, base: int, newest: Tick, arguments: dict[str, object]) -> int:
         """The same by a part's own index, so that a sparse part costs its own changes and not the feed's ticks."""
-        floor = await self._window.floor((await self._window.between(base, base))[0])
-        rows = await self._connections.fetch(statement, arguments | {"after": floor})
+        before = await self._window.before((await self._window.between(base, base))[0])
+        bounds = {"after": before.last_seq if before else 0, "starts": days_between(before, None).starts}
+        rows = await self._connections.fetch(statement, arguments | bounds)
         if not rows or rows[0][0] is None:
             return newest.id
         return min(newest.id, max(base + 1, int(rows[0][0])))
@@ -151,43 +183,60 @@ class LogReader:
             tables = self._window.tables
             if tables is not None:
                 found, rows = await self._ask(base, after, to, newest, limit, part)
-                if found == tables == self._window.tables:
+                if found == {tables} == {self._window.tables}:
                     self._window.check_whole(base)
                     return rows
             await self._window.renew(tables)
 
     async def _ask(
         self, base: Tick, after: Position, to: int, newest: Tick, limit: int, part: Part
-    ) -> tuple[int, list[Row]]:
-        """The number of the tables that were read, and their rows."""
+    ) -> tuple[set[int], list[Row]]:
+        """The numbers of the tables that were read, and their rows."""
         (last,) = await self._window.between(to, to)
-        statement, which = self._page_of(part)
+        before = await self._window.before(base)
+        # Whatever `last` sees drew its number, and was dated, before the next tick read the sequence and the day floor.
+        following = None if to >= newest.id else (await self._window.between(to + 1, to + 1))[0]
+        days = days_between(before, following)
+        finished = finished_between(base, last)
+        statements, which = self._pages_of(part)
         arguments = which | {
             "base_xmax": str(base.xmax),
             "to_snapshot": snapshot_text(last),
             "base": base.id,
-            "finished": f"{{{','.join(map(str, finished_between(base, last)))}}}",
-            "after": max(await self._window.floor(base), after.seq),
+            "finished": f"{{{','.join(map(str, finished))}}}",
+            "after": max(before.last_seq if before else 0, after.seq),
             "after_finished": after.seq,
-            # Whatever `last` sees drew its number before the next tick read the sequence.
-            "upper": _NO_BOUND if to >= newest.id else (await self._window.between(to + 1, to + 1))[0].last_seq,
+            "upper": following.last_seq if following else _NO_BOUND,
+            "starts": days.starts,
+            "ends": days.ends,
             "limit": limit,
         }
+        found, rows = await self._fetch(statements.new, arguments)
+        if not finished:
+            return {found}, rows
+        of_finished, older = await self._fetch(statements.finished, arguments)
+        return {found, of_finished}, sorted(rows + older, key=itemgetter(SEQ))[:limit]
+
+    async def _fetch(self, statement: str, arguments: dict[str, object]) -> tuple[int, list[Row]]:
         rows = await self._connections.fetch(statement, arguments)
         # The first, except where a plan has workers.
         of_tables = next(index for index, row in enumerate(rows) if row[OP] is None)
         return rows.pop(of_tables)[SEQ], rows
 
-    def _page_of(self, part: Part) -> tuple[str, dict[str, object]]:
+    def _pages_of(self, part: Part) -> tuple[_Pages, dict[str, object]]:
+        statements = self._statements
         match part:
             case None:
-                return self._statements.page, {}
+                return _Pages(statements.page, statements.page_finished), {}
+            case Buckets(low, high) if part.width <= _FEW:
+                few = _Pages(statements.page_of_few_buckets, statements.page_of_few_buckets_finished)
+                return few, {"low": low, "high": high}
             case Buckets(low, high):
-                few = part.width <= _FEW
-                statement = self._statements.page_of_few_buckets if few else self._statements.page_of_buckets
-                return statement, {"low": low, "high": high}
+                many = _Pages(statements.page_of_buckets, statements.page_of_buckets_finished)
+                return many, {"low": low, "high": high}
             case partition_key:
-                return self._statements.page_of_key, {"partition_key": partition_key}
+                of_key = _Pages(statements.page_of_key, statements.page_of_key_finished)
+                return of_key, {"partition_key": partition_key}
 
     async def _batches(self, rows: Sequence[Row], base: int, to: int) -> tuple[list[int], dict[int, datetime]]:
         """The batch of each row, and the time of each batch's tick."""

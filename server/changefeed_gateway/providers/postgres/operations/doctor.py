@@ -23,7 +23,7 @@ from changefeed_gateway.providers.postgres.operations.migrations import (
 )
 from changefeed_gateway.providers.postgres.retention import run as retention
 
-_FEWEST_DAYS: Final = 2
+_FEWEST_DAYS: Final = 1
 _PROBE_SECONDS: Final = 3.0
 _CONNECT_SECONDS: Final = 5
 

@@ -85,7 +85,11 @@ def _judged(feed_id: int, look: _Look) -> tuple[str, str]:
     """What is to be said of it, and the remedy."""
     newest = f"newest at {look.at:%Y-%m-%d %H:%M:%S%z}, {rounded(look.now - look.at)} ago"
     if look.at > look.now:
-        return newest, "the newest tick lies in the future: check the database server's clock"
+        return (
+            newest,
+            "the newest tick lies in the future: check the database server's clock; once it is right,"
+            f" SELECT changefeed.date_anew({feed_id})",
+        )
     if look.ahead < 0:
         return (
             f"{newest}; the sequence stands {-look.ahead} below it: it was set back, and changes since are missing",

@@ -109,13 +109,10 @@ def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstac
 
 def _overflow(facts: FeedDays, day: Day) -> Obstacle:
     ahead = (day.newest or facts.now) > facts.now + MARGIN
-    parent = f"changefeed_log.{day.part.value}_{facts.feed_id}"
-    reached = " and reached" if day.part is Part.TICKS else ""
-    column = "at" if day.part is Part.TICKS else "changed_at"
     return Obstacle(
         day=day.name,
         reason=f"holds rows up to {day.newest:%Y-%m-%d}: " + ("the clock was ahead" if ahead else "days had run out"),
-        remedy=f"check the server's clock; what lies ahead as {column}{reached} of {parent} can then be set to now()"
+        remedy=f"set the server's clock right, then SELECT changefeed.date_anew({facts.feed_id})"
         if ahead
         else "run changefeed retention run: it becomes a day, and days are made after it",
         alarm=True,

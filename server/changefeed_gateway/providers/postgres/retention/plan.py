@@ -24,10 +24,10 @@ from changefeed_gateway.providers.postgres.retention.days import (
     midnight,
 )
 
-DAYS_AHEAD: Final = 14
+DAYS_AHEAD: Final = 3
 """Whole days after today that a refill makes."""
-REFILL_BELOW: Final = 8
-"""Fewer days ahead than this are filled up: once a week."""
+REFILL_BELOW: Final = 2
+"""Fewer days ahead than this are filled up: every other day."""
 MARGIN: Final = timedelta(days=1)
 """With less time before the catch-all it is not taken away, not even for an instant."""
 IDLE_TICK: Final = timedelta(hours=1)

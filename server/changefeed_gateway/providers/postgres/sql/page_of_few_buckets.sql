@@ -1,6 +1,4 @@
--- As page, of a few buckets, through their own index. A transaction holds its id before it draws a number, and a tick
--- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
--- lower than its own. So the second arm begins there, not at the bucket's first row.
+-- As page, of a few buckets, through their own index.
 SELECT {days}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
 UNION ALL
 (SELECT {row}
@@ -10,29 +8,15 @@ FROM (
         SELECT * FROM {log} r
         WHERE (r.bucket, r.seq) > (b.bucket, %(after)s) AND (r.bucket, r.seq) <= (b.bucket, %(upper)s)
           AND r.xid >= %(base_xmax)s::xid8 AND pg_visible_in_snapshot(r.xid, %(to_snapshot)s::pg_snapshot)
-          AND r.op NOT IN ('truncate', 'stopped')
-        ORDER BY r.bucket, r.seq LIMIT %(limit)s
-     ) l)
-    UNION ALL
-    (SELECT l.* FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
-     CROSS JOIN LATERAL (
-        SELECT * FROM {log} r
-        WHERE cardinality(%(finished)s::text[]) > 0 AND r.xid = ANY(%(finished)s::text[]::xid8[])
-          AND (r.bucket, r.seq) > (b.bucket, greatest(%(after_finished)s, (
-               SELECT t.last_seq FROM {ticks} t
-               WHERE t.id <= %(base)s
-                 AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
-               ORDER BY t.id DESC LIMIT 1)))
-          AND (r.bucket, r.seq) <= (b.bucket, %(upper)s) AND r.op NOT IN ('truncate', 'stopped')
+          AND r.changed_at >= %(starts)s AND r.changed_at < %(ends)s AND r.op NOT IN ('truncate', 'stopped')
         ORDER BY r.bucket, r.seq LIMIT %(limit)s
      ) l)
     UNION ALL
     -- Truncations, and an end of capture, concern every bucket.
     (SELECT l.* FROM {log} l
-     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s
-       AND (l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
-                AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
-            OR l.xid = ANY(%(finished)s::text[]::xid8[]))
+     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after)s AND l.xid >= %(base_xmax)s::xid8
+       AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
+       AND l.changed_at >= %(starts)s AND l.changed_at < %(ends)s
      ORDER BY l.seq LIMIT %(limit)s)
 ) l
 ORDER BY l.seq LIMIT %(limit)s)

@@ -4,7 +4,7 @@ FROM (SELECT l.seq
       FROM generate_series(%(low)s::int, %(high)s::int) AS b (bucket)
       CROSS JOIN LATERAL (
           SELECT r.seq FROM {log} r
-          WHERE (r.bucket, r.seq) > (b.bucket, %(after)s) AND r.bucket <= b.bucket
+          WHERE (r.bucket, r.seq) > (b.bucket, %(after)s) AND r.bucket <= b.bucket AND r.changed_at >= %(starts)s
           ORDER BY r.bucket, r.seq LIMIT %(size)s + 1
       ) l
       ORDER BY l.seq OFFSET %(size)s LIMIT 1) s

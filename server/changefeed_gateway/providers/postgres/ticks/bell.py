@@ -13,6 +13,7 @@ class BellOrders(NamedTuple):
     """What a question to the database does to the bell, before it reads the sequence."""
 
     arm: bool
+    """Where it finds nothing, and then it looks once more."""
     answered: int | None
     """The highest value of the rings that were heard: whoever armed the bell up to there has heard them too."""
     rings: int
@@ -41,19 +42,18 @@ class Bell:
         """Whether the bell would be heard, but has to be armed before a sleep."""
         return self._audible() and not self._armed
 
-    def arm(self) -> None:
-        """Have the next question arm it, and look."""
-        self._wanted = True
+    def want(self, wanted: bool) -> None:
+        """Whether questions that find nothing are to arm it: somebody would sleep then."""
+        self._wanted = wanted
 
     def orders(self) -> BellOrders:
         """What the question does that is put now."""
-        return BellOrders(self._wanted and self._audible(), self._unanswered or None, self._rings)
+        return BellOrders(self._wanted and self.silent, self._unanswered or None, self._rings)
 
-    def obeyed(self, orders: BellOrders) -> None:
+    def obeyed(self, orders: BellOrders, *, armed: bool) -> None:
         """The question was answered. One that was not has answered no ring: the next one does."""
         if self._unanswered == orders.answered:
             self._unanswered = 0
-        if orders.arm:
-            self._wanted = False
+        if armed:
             # One that came meanwhile may be a ring for this arming.
             self._armed = orders.rings == self._rings

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -11,7 +13,9 @@ from changefeed_gateway.providers.postgres.connections import Connection, Connec
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks.bell import Bell
+from changefeed_gateway.providers.postgres.ticks.bell import Bell, BellOrders
+from changefeed_gateway.providers.postgres.ticks.live import MOST_ROWS, LivePage, LivePages
+from changefeed_gateway.providers.postgres.ticks.tick import day_of
 from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
 from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
 
@@ -37,6 +41,7 @@ class FeedTicks:
         self.window = TickWindow(connections, statements)
         self._bell = Bell(self.can_hear)
         self.ticker = Ticker(self._ask, cadence, supervisor, f"ticks of {definition.name}", self._bell)
+        self.live = LivePages()
         self.generation = 0
         """Grows with every `forget`: what was learnt in an earlier one may not be so any more."""
         self._connections = connections
@@ -51,6 +56,7 @@ class FeedTicks:
     def forget(self) -> None:
         """Know nothing any more: the database may have other ticks under these numbers, or none."""
         self.window.forget()
+        self.live.clear()
         self.generation += 1
 
     def notice_other_server(self) -> None:
@@ -84,38 +90,69 @@ class FeedTicks:
         await self.ticker.aclose()
 
     async def _ask(self) -> TickAnswer:
-        """Ask for a tick.
+        """Ask for a tick, and for what follows the newest one that is known here while somebody waits for that.
 
         A standby makes none: its snapshots lack the transactions under way. Its primary's ticks are as good.
         """
-        statements, standby = self._statements, self.definition.standby
+        standby = self.definition.standby
         if self.window.tables is None:
             # Before the tick is known, which it would forget.
             await self.window.renew(None)
-
-        orders = self._bell.orders()
-
-        async def work(connection: Connection) -> TickAnswer:
-            cursor = connection.cursor(binary=True)
-            if standby:
-                await cursor.execute(statements.newest_tick, prepare=True)
-            else:
-                await cursor.execute(statements.tick, {"arm": orders.arm, "answered": orders.answered}, prepare=True)
-            row = await cursor.fetchone()
-            if row is None:
-                raise expired()
-            newest = to_tick(row[:6])
-            return TickAnswer(newest, False) if standby else TickAnswer(newest, row[6] and self.can_hear(), row[7])
-
-        answer = await self._connections.run(work, within=FOR_A_TICK)
-        self._bell.obeyed(orders)
+        orders, page, generation = self._bell.orders(), self._page_to_bring(), self.generation
+        rows = await self._connections.run(partial(self._put, orders, page), within=FOR_A_TICK)
+        ticks = [to_tick(row[:7]) for row in rows if row[0] is not None]
+        newest = ticks[-1]
+        *_, quiet, armed = rows[len(ticks) - 1][:9]
+        self._bell.obeyed(orders, armed=bool(armed))
         self.notice_other_server()
         known = self.ticker.newest
-        if known is not None and answer.newest.id <= known.id and answer.newest != known:
-            _log.warning("the database lost ticks", feed=self.definition.name, tick=answer.newest.id)
+        if known is not None and newest.id <= known.id and newest != known:
+            _log.warning("the database lost ticks", feed=self.definition.name, tick=newest.id)
             self.forget()
-        self.window.add([answer.newest])
-        return answer
+        self.window.add(ticks)
+        if page is None or known is None or newest.id == known.id or generation != self.generation:
+            self.live.clear()
+        elif len(rows) > len(ticks) == newest.id - known.id:
+            # After the row that says that all of it is there.
+            self.live.keep(LivePage(known, ticks, [row[9:20] for row in rows[len(ticks) + 1 :]]))
+        if standby:
+            return TickAnswer(newest, False)
+        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1])
+
+    def _page_to_bring(self) -> dict[str, object] | None:
+        """What the database needs to know to bring what follows the newest tick; None where that is not known here."""
+        base = self.ticker.newest
+        if base is None or self.definition.standby or not self.live.wanted or self.window.known(base.id) != base:
+            return None
+        before = self.window.known(base.id - 1)
+        if before is None or before.day is None or (table := self.window.log_table(day_of(before.day))) is None:
+            return None
+        return {
+            "base": base.id,
+            "base_xmax": str(base.xmax),
+            "base_xip": f"{{{','.join(map(str, base.xip))}}}",
+            "known": base.last_seq,
+            "after": before.last_seq,
+            "floor": before.day,
+            "day": table,
+            "most": MOST_ROWS,
+        }
+
+    async def _put(self, orders: BellOrders, page: dict[str, object] | None, connection: Connection) -> list[Any]:
+        statements = self._statements
+        told = {"arm": orders.arm, "answered": orders.answered}
+        cursor = connection.cursor(binary=True)
+        if self.definition.standby:
+            await cursor.execute(statements.newest_tick, prepare=True)
+            rows = [(*row, False, False) for row in await cursor.fetchall()]
+        else:
+            await cursor.execute(
+                statements.tick if page is None else statements.live, told | (page or {}), prepare=True
+            )
+            rows = await cursor.fetchall()
+        if not rows:
+            raise expired()
+        return rows
 
 
 def _lost(what: str) -> InvalidRequest:

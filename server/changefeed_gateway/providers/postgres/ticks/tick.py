@@ -6,12 +6,13 @@ P2: so every consumer sees the same order; a second writer of a row waits for th
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from operator import le
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 _NOBODY: frozenset[int] = frozenset()
+_DAY: Final = timedelta(days=1)
 
 
 class Tick(NamedTuple):
@@ -32,6 +33,8 @@ class Tick(NamedTuple):
     """When it was made, read after its snapshot was taken."""
     topology: int = 1
     """The last tick, up to this one, at which the physical partitions changed."""
+    day: int | None = None
+    """The day floor's value, read before the tick took its own transaction id; None where there was none."""
 
 
 def parse_snapshot(text: str) -> tuple[int, int, frozenset[int]]:
@@ -43,6 +46,36 @@ def parse_snapshot(text: str) -> tuple[int, int, frozenset[int]]:
 def snapshot_text(tick: Tick) -> str:
     """Write a tick's snapshot as a pg_snapshot reads it."""
     return f"{tick.xmin}:{tick.xmax}:{','.join(map(str, sorted(tick.xip)))}"
+
+
+class Days(NamedTuple):
+    """Times in which rows may lie."""
+
+    starts: datetime
+    ends: datetime
+    """Not itself one of them."""
+
+
+ALL_DAYS: Final = Days(datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC))
+
+
+def day_of(value: int) -> Days:
+    """The day that a value of the day floor stands for."""
+    starts = datetime.fromtimestamp((value >> 40) * 86400, UTC)
+    return Days(starts, starts + _DAY)
+
+
+def days_between(before: Tick | None, after: Tick | None) -> Days:
+    """P1: where every row lies that is not older than a base tick, as far as the ticks around it tell.
+
+    `before` is the tick before the base: what is written after the base was dated after that tick had read the day
+    floor. `after` is one whose own reading comes after all the rows: where the value is the same, none was dated beyond
+    its day. docs/decisions/0021 has the proof.
+    """
+    if before is None or before.day is None:
+        return ALL_DAYS
+    day = day_of(before.day)
+    return day if after is not None and after.day == before.day else Days(day.starts, ALL_DAYS.ends)
 
 
 def visible(xid: int, tick: Tick) -> bool:

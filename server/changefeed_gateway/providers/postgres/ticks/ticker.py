@@ -47,7 +47,7 @@ class Cadence:
     """How often ticks are asked for."""
 
     interval: timedelta = timedelta(milliseconds=2)
-    """From the start of one that was made to the start of the next."""
+    """From the start of one that was made to the start of the next; from an answer with news to the next question."""
     shortest_poll: timedelta = timedelta(microseconds=500)
     longest_poll: timedelta = timedelta(milliseconds=50)
     quiet_poll: timedelta = timedelta(seconds=1)
@@ -258,6 +258,13 @@ class Ticker:
             raise
 
     async def _ask_and_rest(self, done: Done) -> None:
+        self._bell.want(True)
+        try:
+            await self._go_on_asking(done)
+        finally:
+            self._bell.want(False)
+
+    async def _go_on_asking(self, done: Done) -> None:
         shortest = self._cadence.shortest_poll.total_seconds()
         longest = self._cadence.longest_poll.total_seconds()
         interval = self._cadence.interval.total_seconds()
@@ -282,11 +289,9 @@ class Ticker:
             elif news:
                 idle_ring = shortest
             pause = self._lone_poll() if answer.quiet else poll
-            if self._bell.silent and poll <= interval:
-                pause = poll  # awake for a while after news, so that nobody rings under load
-            elif self._bell.silent and pause > interval:
-                self._bell.arm()
-                continue  # looks once more
+            if self._bell.silent and (news or answer.quiet):
+                # Awake until a question finds nothing, and has armed the bell: so nobody rings under load.
+                pause = interval
             await self._rest(pause)
 
     def _lone_poll(self) -> float:

@@ -9,7 +9,7 @@ from typing import Final
 from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks.tick import Tick, parse_snapshot
+from changefeed_gateway.providers.postgres.ticks.tick import Days, Tick, parse_snapshot
 
 _BLOCK: Final = 256
 """Ticks are loaded and forgotten by blocks, so that the small pages of a long catch-up need few loads."""
@@ -19,14 +19,14 @@ _BLOCKS: Final = 64
 WIDEST: Final = 4096
 """Most ticks that `between` gives at once; several readers fit into the window with it."""
 
-TickRow = tuple[int, datetime, int, str, str, int]
-"""id, at, last_seq, xid, snapshot, topology."""
+TickRow = tuple[int, datetime, int, str, str, int, int | None]
+"""id, at, last_seq, xid, snapshot, topology, day."""
 
 
 def to_tick(row: TickRow) -> Tick:
     """Make a tick of its row."""
-    number, at, last_seq, xid, snapshot, topology = row
-    return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at, topology)
+    number, at, last_seq, xid, snapshot, topology, day = row
+    return Tick(number, *parse_snapshot(snapshot), last_seq, int(xid), at, topology, day)
 
 
 def expired(oldest: Tick | None = None) -> CheckpointExpired:
@@ -61,6 +61,7 @@ class TickWindow:
         self.tables: int | None = None
         """None before anything was asked."""
         self._gaps: list[datetime] = []
+        self._log_tables: list[tuple[int, int, int]] = []
 
     def add(self, ticks: Iterable[Tick]) -> None:
         """Remember ticks."""
@@ -71,6 +72,7 @@ class TickWindow:
                 block = self._blocks[number] = {}
                 if len(self._blocks) > _BLOCKS:
                     self._blocks.popitem(last=False)
+            self._blocks.move_to_end(number)
             block[tick.id] = tick
 
     def forget(self) -> None:
@@ -88,6 +90,8 @@ class TickWindow:
 
         Raises CheckpointExpired when the first ones are gone, HistoryGap when one in between is missing.
         """
+        if low == high and (tick := self.known(low)) is not None:
+            return [tick]  # Several times a live page.
         if (ticks := self._known(low, high)) is not None:
             return ticks
         await self._load(low, high)
@@ -95,27 +99,26 @@ class TickWindow:
             return ticks
         raise await self._why_missing(low, high)
 
-    async def floor(self, base: Tick) -> int:
-        """P1: the highest sequence number that no row after `base` can hold.
+    async def before(self, base: Tick) -> Tick | None:
+        """P1: the tick whose readings no row after `base` is older than; None where base is the oldest one.
 
-        It is the reading of the tick before: only that tick's own transaction, allocated after its reading, is
-        known to have ended when the base was made. Raises HistoryGap when that tick is missing and base is not the
-        oldest one.
+        It is the tick before: only that tick's own transaction, allocated after its readings, is known to have ended
+        when the base was made. Raises HistoryGap when that tick is missing and base is not the oldest one.
         """
         if base.id == self._first:
-            return 0
+            return None
         if (before := self.known(base.id - 1)) is None:
             await self._load(base.id - 1, base.id - 1)
             before = self.known(base.id - 1)
         if before is not None:
-            return before.last_seq
+            return before
         oldest = await self.oldest()
         if oldest.id > base.id:
             raise expired(oldest)
         if oldest.id < base.id:
             raise gap(f"tick {base.id - 1}")
         self._first = base.id
-        return 0
+        return None
 
     async def renew(self, tables: int | None) -> None:
         """Know nothing any more of a history that consists of other tables by now than those of a number."""
@@ -128,12 +131,18 @@ class TickWindow:
         self.forget()
         rows = await self._connections.fetch(self._statements.history, {})
         self.forget()
-        ((self.tables, self._gaps),) = rows
+        ((self.tables, self._gaps, *of_log),) = rows
+        self._log_tables = list(zip(*of_log, strict=True))
 
     def check_whole(self, base: Tick) -> None:
         """Raise HistoryGap when a day of the log is missing that a read from a tick on needs."""
         if any(end > base.at for end in self._gaps):
             raise gap("a day of the log")
+
+    def log_table(self, day: Days) -> int | None:
+        """The table of the log (its oid) that takes a whole day, as it was when the history was looked at."""
+        starts, ends = day.starts.timestamp(), day.ends.timestamp()
+        return next((oid for oid, low, high in self._log_tables if low <= starts and ends <= high), None)
 
     async def check(self, tick: int) -> None:
         """Ask the database whether a tick is still there. Raises CheckpointExpired or HistoryGap when it is not."""

@@ -1,0 +1,22 @@
+-- As page_finished, of one partition key, through the index of its bucket. A transaction holds its id before it draws a number, and a tick
+-- takes its own after it has read the sequence: no transaction holds a number up to the reading of a tick whose id is
+-- lower than its own. So it begins there, not at the bucket's first row.
+SELECT {days}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+UNION ALL
+(SELECT {row}
+FROM (
+    (SELECT l.* FROM {log} l
+     WHERE l.xid = ANY(%(finished)s::text[]::xid8[])
+       AND (l.bucket, l.seq) > (changefeed.bucket(%(partition_key)s::text), greatest(%(after_finished)s, (
+            SELECT t.last_seq FROM {ticks} t
+            WHERE t.id <= %(base)s AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
+            ORDER BY t.id DESC LIMIT 1)))
+       AND (l.bucket, l.seq) <= (changefeed.bucket(%(partition_key)s::text), %(upper)s)
+       AND l.partition_key = %(partition_key)s::text AND l.op NOT IN ('truncate', 'stopped')
+     ORDER BY l.bucket, l.seq LIMIT %(limit)s)
+    UNION ALL
+    (SELECT l.* FROM {log} l
+     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
+     ORDER BY l.seq LIMIT %(limit)s)
+) l
+ORDER BY l.seq LIMIT %(limit)s)
