@@ -36,7 +36,7 @@ class SharedQuestion(Generic[_Answer]):
         self._next: dict[Hashable, _Asked[_Answer]] = {}
         """Not put yet: may still be shared."""
         self._under_way: dict[Hashable, asyncio.Task[_Answer]] = {}
-        self._tasks: set[asyncio.Task[_Answer]] = set()
+        self._tasks: dict[asyncio.Task[_Answer], None] = {}
 
     @property
     def under_way(self) -> int:
@@ -62,7 +62,7 @@ class SharedQuestion(Generic[_Answer]):
             asked = self._next[question] = _Asked()
             # Outside the context of who came first: the question may outlive that call.
             asked.task = asyncio.create_task(self._put(question, put), context=Context())
-            self._tasks.add(asked.task)
+            self._tasks[asked.task] = None
             asked.task.add_done_callback(partial(self._forget, question))
         task = asked.task
         asked.waiting += 1
@@ -94,7 +94,7 @@ class SharedQuestion(Generic[_Answer]):
             del self._next[question]
 
     def _forget(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         # Ended before it was put.
         self._nobody_joins(question, task)
         # Everybody who asked may be gone before it fails.
@@ -113,7 +113,7 @@ class SharedQuestion(Generic[_Answer]):
         """Send away whoever waits, and wait until nothing is under way; idempotent."""
         self.close()
         if self._tasks:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait(list(self._tasks))
 
 
 class _Asked(Generic[_Answer]):

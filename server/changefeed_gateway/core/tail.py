@@ -97,9 +97,9 @@ class Tail:
         self._reader, self._limits, self._budget, self._feed = reader, limits, budget, feed
         self._turns = turns
         self._begun: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
-        self._listeners: set[Listener] = set()
-        """Those that wait, and hear of every page."""
-        self._listeners_by_key: dict[str, set[Listener]] = {}
+        self._listeners: dict[Listener, None] = {}
+        """Those that wait, and hear of every page, in the order in which they came."""
+        self._listeners_by_key: dict[str, dict[Listener, None]] = {}
         # Outside the context of the call that came first: its request id is not the tail's.
         self.task = asyncio.create_task(self._run(), name=f"tail of {feed.address.collection}", context=Context())
         self.task.add_done_callback(self._end)
@@ -184,20 +184,20 @@ class Tail:
         waking, so that a page which arrives before the listener runs again is not skipped.
         """
         key = listener.partition_key
-        group = self._listeners if key is None else self._listeners_by_key.setdefault(key, set())
+        group = self._listeners if key is None else self._listeners_by_key.setdefault(key, {})
         loop = asyncio.get_running_loop()
         heard: asyncio.Future[Cursor | None] = loop.create_future()
         listener.heard, listener.told, listener.due = heard, False, until
         if listener.timer is None or listener.timer.when() > until:
             self._set_timer(loop, listener)
-        group.add(listener)
+        group[listener] = None
         try:
             return await heard
         finally:
             # After a cancellation another wait may have begun.
             if listener.heard in (heard, None):
                 listener.heard = None
-                group.discard(listener)
+                group.pop(listener, None)
             if key is not None and not group and self._listeners_by_key.get(key) is group:
                 del self._listeners_by_key[key]
 
