@@ -4,6 +4,7 @@ import asyncio
 
 from changefeed.v1.subscribe_pb2 import SUBSCRIPTION_STATE_LIVE
 from changefeed_client import BEGINNING, NOW, collection, connect, logical_partition
+from changefeed_gateway.cli.exits import ExitCode
 from tests.cli.conftest import CommandLine, MemoryGateway
 from tests.monitored import until
 
@@ -44,6 +45,20 @@ async def test_the_open_streams_are_listed_and_no_key_is(
     assert elsewhere.records == []
     assert [stream["stream_id"] for stream in again] == [first["stream_id"], second["stream_id"]]
     assert SECRET not in listed.out + for_people.out
+
+
+async def test_a_gateway_that_is_away_hides_no_other_and_is_told(
+    changefeed: CommandLine, memory_gateway: MemoryGateway
+) -> None:
+    documents = collection("mem/documents")
+    async with connect(memory_gateway.target) as client, client.tail(documents, NOW) as tail:
+        await anext(aiter(tail))
+        ended = await changefeed.run(
+            "streams", "--json", "--target", "127.0.0.1:1", "--target", memory_gateway.target, "--target", "127.0.0.1:2"
+        )
+    assert (ended.code, len(ended.records)) == (ExitCode.TRANSIENT, 1)
+    assert "127.0.0.1:1" in ended.err
+    assert "127.0.0.1:2" in ended.err
 
 
 async def test_streams_come_in_pages_and_each_once(memory_gateway: MemoryGateway) -> None:

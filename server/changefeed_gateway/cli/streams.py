@@ -13,7 +13,7 @@ from changefeed.v1.subscribe_pb2 import SubscriptionState
 from changefeed_gateway.cli.arguments import Json, address_of, spelled
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
-from changefeed_gateway.cli.output import as_dict, print_json, print_table, short
+from changefeed_gateway.cli.output import as_dict, complain, print_json, print_table, short
 
 _COLUMNS: Final = [
     "GATEWAY", "STREAM", "WHO", "READS", "STATE", "SINCE", "EVENTS", "A SECOND", "LAG", "BEHIND", "BLOCKED",
@@ -43,17 +43,33 @@ def streams(collection: Wanted = None, json: Json = False, target: Targets = Non
             pages = client.streams(connection=address.connection, collection=address.collection)
             return [page async for page in pages]
 
-    async def collect_all() -> list[tuple[str, StreamStatus]]:
+    async def collect_all() -> list[list[ListStreamsResponse] | BaseException]:
         targets: list[str | None] = [*target] if target else [None]
-        found = [page for one in targets for page in await collect(one)]
-        return [(page.gateway, stream) for page in found for stream in page.streams]
+        return await asyncio.gather(*map(collect, targets), return_exceptions=True)
 
     with exits():
-        found = asyncio.run(collect_all())
-        if json:
-            for name, stream in found:
-                print_json("stream", {"gateway": name, **as_dict(stream)})
-            return
+        answers = asyncio.run(collect_all())
+        found = [
+            (page.gateway, stream)
+            for pages in answers
+            if not isinstance(pages, BaseException)
+            for page in pages
+            for stream in page.streams
+        ]
+        _show(found, json=json)
+        # The others' streams are worth seeing when one gateway is away; each that is, is told.
+        failures = [answer for answer in answers if isinstance(answer, BaseException)]
+        for failure in failures[1:]:
+            complain(str(failure))
+        if failures:
+            raise failures[0]
+
+
+def _show(found: list[tuple[str, StreamStatus]], *, json: bool) -> None:
+    if json:
+        for gateway, stream in found:
+            print_json("stream", {"gateway": gateway, **as_dict(stream)})
+    elif found:
         now = datetime.now(UTC)
         print_table(_COLUMNS, [_row(name, stream, now) for name, stream in found])
 

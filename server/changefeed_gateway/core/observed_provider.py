@@ -10,9 +10,9 @@ from changefeed_gateway.core.model import Address, Feed, Page, PageRead, Partiti
 from changefeed_gateway.core.observation import ConnectionCounts, Measured, ReadTrace
 from changefeed_gateway.core.provider import Provider
 
-_KEEPS_FAILING: Final = 2.0
+KEEPS_FAILING: Final = 2.0
 """Seconds for which the reads of a feed have failed, without one that succeeded: then it does not move."""
-_ANSWERED_JUST_NOW: Final = 1.5
+ANSWERED_JUST_NOW: Final = 1.2
 """Seconds."""
 _FORGOTTEN_AFTER: Final = 30.0
 """Seconds without a further failure: nobody reads the feed any more."""
@@ -84,14 +84,14 @@ class ObservedProvider:
         A provider without tasks of its own is not asked when it has just answered something: what its database's
         service is asked for may cost money, or be rationed.
         """
-        if isinstance(self.provider, Measured) or monotonic() - self._answered_at > _ANSWERED_JUST_NOW:
+        if isinstance(self.provider, Measured) or monotonic() - self._answered_at > ANSWERED_JUST_NOW:
             await self.provider.ping()
             self._answered_at = monotonic()
         now = monotonic()
         for address, failing in list(self._failing.items()):
             if now - failing.last > _FORGOTTEN_AFTER:
                 del self._failing[address]
-            elif now - failing.since >= _KEEPS_FAILING:
+            elif now - failing.since >= KEEPS_FAILING:
                 raise TransientFailure(f"the feed of {address.collection!r} does not move: {failing.problem}")
 
     async def aclose(self) -> None:

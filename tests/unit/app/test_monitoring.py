@@ -11,10 +11,13 @@ import pytest
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.subscribe_pb2 import SubscribeRequest
 from changefeed_client import BEGINNING, ChangeFeedRpcError, collection
+from changefeed_gateway.api.server import CHECK_INTERVAL, CHECK_TIMEOUT
 from changefeed_gateway.app.monitoring import http
 from changefeed_gateway.app.opening import memory
+from changefeed_gateway.core import observed_provider
 from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.providers.memory.provider import MemoryProvider
+from changefeed_gateway.providers.postgres.ticks.ticker import STALLED_AFTER, Cadence
 from changefeed_gateway.settings import MemoryConnection
 from tests.monitored import Monitored, monitored, until
 
@@ -128,6 +131,14 @@ async def test_readiness_is_a_connections_own_and_liveness_is_nobodys(providers:
         await gateway.until_ready(True)
         assert (await gateway.get("/readyz?connection=nowhere"))[0] == 404
         assert (await gateway.get("/elsewhere"))[0] == 404
+
+
+def test_whatever_makes_a_connection_unready_does_so_within_five_seconds() -> None:
+    interval, longest_check = CHECK_INTERVAL.total_seconds(), CHECK_TIMEOUT.total_seconds()
+    not_asked = observed_provider.ANSWERED_JUST_NOW + interval
+    assert not_asked + longest_check < 5, "a database that is gone"
+    assert observed_provider.KEEPS_FAILING + interval < 5, "reads that keep failing"
+    assert STALLED_AFTER * Cadence().quiet_poll.total_seconds() + interval < 5, "ticks without an answer"
 
 
 async def test_a_drain_is_not_ready_and_lives(providers: list[MemoryProvider]) -> None:

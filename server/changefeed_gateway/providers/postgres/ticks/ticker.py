@@ -24,6 +24,8 @@ FOR_A_TICK: Final = timedelta(seconds=5)
 _LINGER: Final = 0.05
 """Seconds for which ticks go on after the last waiter left: it is usually reading and soon back."""
 
+STALLED_AFTER: Final = 2.5
+"""Times `Cadence.quiet_poll` without an answer to a question."""
 _FORGOTTEN_AFTER: Final = 3.0
 """Seconds without anybody who wants an answer."""
 
@@ -105,7 +107,7 @@ class Ticker:
     @property
     def stalled(self) -> bool:
         """Whether that is longer than any feed is left alone: even a quiet one is looked at in every `quiet_poll`."""
-        return self.silence >= 2.5 * self._cadence.quiet_poll.total_seconds()
+        return self.silence >= STALLED_AFTER * self._cadence.quiet_poll.total_seconds()
 
     def complete_to(self, tick: int) -> datetime | None:
         """A time before which everything committed belongs to a tick or an earlier one; None where none is known."""
