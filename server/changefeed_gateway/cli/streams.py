@@ -69,7 +69,7 @@ def _show(found: list[tuple[str, StreamStatus]], *, json: bool) -> None:
     if json:
         for gateway, stream in found:
             print_json("stream", {"gateway": gateway, **as_dict(stream)})
-    elif found:
+    else:
         now = datetime.now(UTC)
         print_table(_COLUMNS, [_row(name, stream, now) for name, stream in found])
 
