@@ -69,6 +69,16 @@ async def test_a_token_of_the_issuer_names_its_subject_groups_and_claims(issuer:
 
 
 @pytest.mark.parametrize(
+    ("value", "key"), [("w1", "w1"), (7, "7"), (True, None), (None, None), (["w1"], None), ("", None), (1.5, None)]
+)
+async def test_a_claim_is_a_partition_key_if_it_is_a_text_or_a_whole_number(
+    issuer: Issuer, value: object, key: str | None
+) -> None:
+    principal = (await known(verifier(issuer), issuer.token(tenant=value))).principal
+    assert principal.claim("tenant") == key
+
+
+@pytest.mark.parametrize(
     ("claims", "says"),
     [
         ({"iss": "https://other.test/"}, "InvalidIssuer"),
@@ -268,6 +278,23 @@ async def test_while_the_issuer_is_away_a_token_is_refused_and_not_a_fault(issue
         raise OSError("away")
 
     assert "does not show" in await refused(JsonWebTokens(rules(issuer), KeySet(away, ALLOWED)), issuer.token())
+
+
+async def test_an_issuer_that_never_answers_holds_nobody_for_long(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+    monkeypatch.setattr(key_sets, "_SECONDS_TO_FETCH", 0.01)
+
+    def read() -> bytes:
+        answers.wait(60)
+        return issuer.key_set()
+
+    tokens = JsonWebTokens(rules(issuer), KeySet(read, ALLOWED))
+    assert "does not show" in await refused(tokens, issuer.token())
+    answers.set()
+    monkeypatch.setattr(key_sets, "_SECONDS_TO_FETCH", 60.0)
+    await known(tokens, issuer.token())
 
 
 def test_the_library_refuses_what_this_rests_on() -> None:

@@ -114,7 +114,7 @@ class JsonWebTokens:
         principal = Principal(
             name=f"{KIND}{name}",
             groups=frozenset(group for group in listed if is_name(group)),
-            claims=tuple((claim, payload[claim]) for claim in self._claims if is_name(payload.get(claim))),
+            claims=tuple((claim, text) for claim in self._claims if (text := _text(payload.get(claim))) is not None),
         )
         return Identity(
             principal=principal,
@@ -122,3 +122,9 @@ class JsonWebTokens:
             # What was signed by a key that the issuer has withdrawn is good no more.
             holds=lambda: self._keys.shows(key),
         )
+
+
+def _text(value: object) -> str | None:
+    """A claim as a partition key is written; None for what is none."""
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    return text if isinstance(text, str) and is_name(text) else None

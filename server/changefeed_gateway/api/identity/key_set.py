@@ -1,6 +1,7 @@
 """The issuer's public keys (JSON Web Key Set, RFC 7517), from a file or a URL."""
 
 import asyncio
+import contextvars
 import json
 import time
 import urllib.request
@@ -41,13 +42,17 @@ class KeySet:
         self._take(_parsed(self._read(), self._algorithms))
 
     async def reload(self) -> None:
-        """`load` in a thread. Whoever asks meanwhile waits for the same one."""
+        """`load` in a thread. Whoever asks meanwhile waits for the same one, but not for long. Raises as `load`."""
         if self._loading is None or not self._is_loading:
             self._looked_at = time.monotonic()
-            self._loading = asyncio.create_task(self._load_aside())
+            # In a context of its own: it belongs to no call.
+            self._loading = asyncio.create_task(self._load_aside(), context=contextvars.Context())
             self._loading.add_done_callback(lambda task: task.cancelled() or task.exception())
-        await asyncio.wait({self._loading})
-        self._loading.result()
+        loading = self._loading
+        await asyncio.wait({loading}, timeout=_SECONDS_TO_FETCH)
+        if not loading.done():
+            raise TimeoutError("the issuer takes too long to answer")
+        loading.result()
 
     async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
         """The key that a token names; looks for newer ones, but not often, when there is none."""
