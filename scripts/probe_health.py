@@ -1,10 +1,13 @@
-"""Asks the gateway's health service whether it serves; exits with 1 if not.
+"""Asks the gateway whether it serves; exits with 1 if not.
 
-The address is the first argument, 127.0.0.1:50051 without one.
+The first argument is the address of its health service, 127.0.0.1:50051 without one; or, where that speaks TLS or asks
+who calls, a URL of `monitoring.listen`, such as http://127.0.0.1:9090/readyz.
 """
 
 import sys
+import urllib.request
 from datetime import timedelta
+from http import HTTPStatus
 
 import grpc
 from grpc_health.v1 import health_pb2
@@ -13,7 +16,14 @@ PATIENCE = timedelta(seconds=2)
 
 
 def serves(address: str) -> bool:
-    """Return whether the health service at an address answers SERVING in time."""
+    """Return whether an address answers in time that it serves."""
+    if address.startswith("http://"):
+        try:
+            with urllib.request.urlopen(address, timeout=PATIENCE.total_seconds()) as page:  # noqa: S310
+                return bool(page.status == HTTPStatus.OK)
+        except OSError as error:
+            sys.stderr.write(f"{address}: {error}\n")
+            return False
     with grpc.insecure_channel(address) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
