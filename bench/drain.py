@@ -15,7 +15,7 @@ FOLLOWED: Final = "public.followed"
 """As orders, with the ticks that are made while somebody is subscribed."""
 DOCUMENTS: Final = "documents"
 CEILING: Final = "Python ceiling (add, keywords)"
-_AIMS: Final = {"Subscribe": 0.7, "ReadChanges 1000": 0.45}
+_AIMS: Final = {"Subscribe": 0.55, "ReadChanges 1000": 0.45}
 
 
 @dataclass(slots=True)

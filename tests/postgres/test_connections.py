@@ -23,6 +23,15 @@ async def test_who_is_cancelled_while_a_connection_comes_does_not_go_on(log_data
         assert await connections.fetch("SELECT 1", {}) == [(1,)]
 
 
+async def test_every_row_of_an_answer_comes_in_order_however_many_turns_they_are_made_in(log_database: str) -> None:
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    async with aclosing(connections):
+        for count in (0, 1, 999, 1_000, 1_001, 2_000, 4_500):
+            rows = await connections.fetch("SELECT generate_series(1, %(count)s)", {"count": count})
+            assert rows == [(number,) for number in range(1, count + 1)]
+
+
 async def _cancel_at(connections: Connections, moment: int) -> None:
     held, free, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
 

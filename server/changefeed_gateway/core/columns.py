@@ -3,7 +3,7 @@
 Texts are UTF-8, as they go on the wire and as drivers can give them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import chain, starmap
@@ -76,7 +76,7 @@ class Columns(Sequence[Change]):
             key_values=[tuple([part.value.encode() for part in key.components]) for key in keys],
             item_states=[change.item_state for change in changes],
             items=[None if change.item is None else change.item.encode() for change in changes],
-            commit_times=[_nanoseconds(change.commit_time) for change in changes],
+            commit_times=[None if (at := change.commit_time) is None else _nanoseconds(at) for change in changes],
             partition_ids=[change.partition_id for change in changes],
             sequences=[change.sequence.encode() for change in changes],
             origins=[change.origin for change in changes],
@@ -162,9 +162,19 @@ def _change(
     )
 
 
-def _nanoseconds(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
+def nanoseconds_of(moments: Iterable[datetime | None]) -> list[int | None]:
+    """Times as nanoseconds since 1970. Raises TypeError for a naive one."""
+    found: list[int | None] = []
+    last = nanoseconds = None
+    for moment in moments:
+        # Changes of one transaction often have one time.
+        if moment != last or isinstance(moment, ExactTime):
+            last, nanoseconds = moment, None if moment is None else _nanoseconds(moment)
+        found.append(nanoseconds)
+    return found
+
+
+def _nanoseconds(moment: datetime) -> int:
     since = moment - _EPOCH
     whole = (since.days * _DAY + since.seconds) * 1_000_000 + since.microseconds
     return whole * 1_000 + (moment.nanoseconds if isinstance(moment, ExactTime) else 0)

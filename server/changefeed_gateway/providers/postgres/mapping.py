@@ -6,16 +6,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.model import (
-    Change,
-    ChangeType,
-    ItemState,
-    Key,
-    KeyComponent,
-    KeyType,
-    Origin,
-    PartitionId,
-)
+from changefeed_gateway.core.columns import Columns, KeyShape, nanoseconds_of
+from changefeed_gateway.core.model import ChangeType, ItemState, KeyType, Origin, PartitionId
 
 Row = tuple[int, str, datetime, str, bool, str, str, str | None, int | None, int, str | None]
 """seq, xid, changed_at, op, created, partition_key, key, image (None where it is fetched apart), its bytes, bucket,
@@ -31,11 +23,10 @@ IMAGE: Final = 7
 IMAGE_BYTES: Final = 8
 BUCKET: Final = 9
 
+
 _CREATE: Final = ChangeType.CREATE
 _UPDATE: Final = ChangeType.UPDATE
-_DELETE: Final = ChangeType.DELETE
-_TRUNCATE: Final = ChangeType.TRUNCATE
-_APPLICATION: Final = Origin.APPLICATION
+_OTHERS: Final = {"delete": ChangeType.DELETE, "truncate": ChangeType.TRUNCATE}
 
 
 class Items(NamedTuple):
@@ -57,69 +48,66 @@ class ChangeMaker:
         key_types: Sequence[KeyType],
     ) -> None:
         """`incarnation` keeps the event ids of a re-created feed or database apart from those of the first."""
-        self._event_prefix = f"{hashlib.sha256(incarnation.encode()).hexdigest()[:8]}-"
-        self._columns = tuple(zip(key_columns, key_types, strict=True))
+        self._event_prefix = hashlib.sha256(incarnation.encode()).hexdigest()[:8].encode() + b"-"
+        self._shape: KeyShape = tuple(zip(key_columns, key_types, strict=True))
 
-    def make(self, rows: Sequence[Row], items: Items, partition_ids: Iterable[PartitionId]) -> list[Change]:
+    def make(self, rows: Sequence[Row], items: Items, partition_ids: Iterable[PartitionId]) -> Columns:
         """One change a row; `partition_ids` has one for each."""
-        # A NamedTuple's own constructor costs three times as much.
-        new = tuple.__new__
-        prefix = self._event_prefix
-        changes: list[Change] = []
-        append = changes.append
-        columns = zip(rows, self._components(rows), items.states, items.texts, partition_ids, strict=True)
-        for row, components, state, text, partition_id in columns:
-            seq, _, changed_at, op, created, partition_key, _, _, _, _, annotations = row
-            if op == "upsert":
-                change_type = _CREATE if created else _UPDATE
-            elif op == "delete":
-                change_type = _DELETE
-            else:
-                change_type, components = _TRUNCATE, ()
-            sequence = str(seq)
-            key = new(Key, (partition_key, components, ""))
-            # P3: of what was logged alone, so it is the same from any replica and in any scope.
-            event_id = prefix + sequence
-            append(
-                new(
-                    Change,
-                    (
-                        event_id,
-                        change_type,
-                        key,
-                        state,
-                        text,
-                        changed_at,
-                        partition_id,
-                        sequence,
-                        _APPLICATION,
-                        annotations or "",
-                    ),
-                )
-            )
-        return changes
-
-    def _components(self, rows: Sequence[Row]) -> list[tuple[KeyComponent, ...]]:
-        if len(self._columns) > 1:
-            return [self._several(row[KEY]) if row[OP] != "truncate" else () for row in rows]
-        ((name, key_type),) = self._columns
-        new = tuple.__new__
-        return [
-            (new(KeyComponent, (name, _only(key) if key[:1] == "[" else key, key_type)),)
-            for key in [row[KEY] for row in rows]
+        if not rows:
+            return Columns.of(())
+        # Column by column: a loop over rows takes twice as long.
+        seqs, _, times, ops, created, partition_keys, keys, _, _, _, annotations = zip(*rows, strict=True)
+        prefix, count = self._event_prefix, len(rows)
+        sequences = [b"%d" % seq for seq in seqs]
+        kinds = [
+            (_CREATE if new else _UPDATE) if op == "upsert" else _OTHERS[op]
+            for op, new in zip(ops, created, strict=True)
         ]
-
-    def _several(self, key: str) -> tuple[KeyComponent, ...]:
-        return tuple(
-            KeyComponent(name, value, key_type)
-            for (name, key_type), value in zip(self._columns, json.loads(key), strict=True)
+        texts = [key.encode() for key in keys]
+        shapes, values = self._components(texts, kinds)
+        return Columns(
+            # P3: of what was logged alone, so it is the same from any replica and in any scope.
+            event_ids=[prefix + sequence for sequence in sequences],
+            change_types=kinds,
+            # Of most tables the key is the partition key.
+            partition_keys=texts if partition_keys == keys else [key.encode() for key in partition_keys],
+            sort_keys=[b""] * count,
+            key_shapes=shapes,
+            key_values=values,
+            item_states=items.states,
+            items=[None if text is None else text.encode() for text in items.texts],
+            commit_times=nanoseconds_of(times),
+            partition_ids=list(partition_ids),
+            sequences=sequences,
+            origins=[Origin.APPLICATION] * count,
+            annotations=[b"" if text is None else text.encode() for text in annotations],
         )
 
+    def _components(
+        self, keys: Sequence[bytes], kinds: Sequence[ChangeType]
+    ) -> tuple[list[KeyShape], list[tuple[bytes, ...]]]:
+        """Names, types and values of each key's components; a truncation has none."""
+        values: list[tuple[bytes, ...]]
+        if len(self._shape) == 1:
+            values = [(_only(key) if key[:1] == b"[" else key,) for key in keys]
+        else:
+            values = [_several(key) if key else () for key in keys]
+        shapes = [self._shape] * len(keys)
+        if ChangeType.TRUNCATE in kinds:
+            for index, kind in enumerate(kinds):
+                if kind is ChangeType.TRUNCATE:
+                    shapes[index], values[index] = (), ()
+        return shapes, values
 
-def _only(key: str) -> str:
+
+def _only(key: bytes) -> bytes:
     """The value of a key that is written as a list because it begins like one."""
     (value,) = json.loads(key)
-    return str(value)
+    return str(value).encode()
+
+
+def _several(key: bytes) -> tuple[bytes, ...]:
+    return tuple([value.encode() for value in json.loads(key)])
 
 
 def captured(rows: Sequence[Row]) -> Sequence[Row]:
