@@ -896,18 +896,24 @@ CREATE FUNCTION changefeed.day_tables(feed integer) RETURNS TABLE(part text, day
     SET "TimeZone" TO 'UTC'
     SET "DateStyle" TO 'ISO'
     AS $_$
-    select p.part, c.oid, c.relname::text,
-        case when i.inhdetachpending then 'leaving' when i.inhrelid is not null then 'attached' else 'detached' end,
-        pg_get_expr(c.relpartbound, c.oid),
+    with parts (part, parent, prefix) as (
+        select p.part, to_regclass(format('changefeed_log.%s_%s', p.part, feed)), format('%s_%s_', p.part, feed)
+        from (values ('tick'), ('log')) p (part)
+    ), tables (part, day, state) as (
+        select p.part, i.inhrelid, case when i.inhdetachpending then 'leaving' else 'attached' end
+        from parts p join pg_inherits i on i.inhparent = p.parent
+        union all
+        -- By the index on names: with many feeds the schema has many tables.
+        select p.part, c.oid, 'detached'
+        from parts p join pg_class c on c.relname >= p.prefix::name and c.relname < (left(p.prefix, -1) || '`')::name
+        where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and substr(c.relname, length(p.prefix) + 1) ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+            and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+    )
+    select t.part, c.oid, c.relname::text, t.state, pg_get_expr(c.relpartbound, c.oid),
         obj_description(c.oid, 'pg_class') is not distinct from
             (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed)
-    from (values ('tick'), ('log')) p (part)
-    join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
-    left join pg_inherits i on i.inhrelid = c.oid
-    where i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, feed))
-        or i.inhparent is null and starts_with(c.relname, format('%s_%s_', p.part, feed))
-            and substr(c.relname, length(format('%s_%s_', p.part, feed)) + 1)
-                ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+    from tables t join pg_class c on c.oid = t.day and c.relkind = 'r'
 $_$;
 
 COMMENT ON FUNCTION changefeed.day_tables(feed integer) IS 'The partitions of a feed''s log and ticks, attached or leaving (a detach that is not finished), and the detached tables that are named as such. marked: carries the mark of the feed''s epoch.';
@@ -921,8 +927,15 @@ CREATE FUNCTION changefeed.days(feed integer) RETURNS TABLE(part text, name text
     SET enable_bitmapscan TO 'off'
     AS $_$
 declare
-    day record;
+    day  record;
+    held jsonb;
 begin
+    -- Who has inserted into a table and has not ended has its lock until then, prepared or not. Before the rows: who commits in
+    -- between is found by one of the two.
+    select jsonb_object_agg(h.relation, h.who) into held from (
+        select l.relation::text, jsonb_agg(l.who order by l.who) as who
+        from changefeed.holders_of(array (select d.day from changefeed.day_tables(feed) d)) l
+        where l.mode = 'RowExclusiveLock' group by l.relation) h;
     for day in select * from changefeed.day_tables(feed) d order by d.part desc, d.name loop
         part := day.part;
         name := day.name;
@@ -936,8 +949,7 @@ begin
         next_tick_at := null;
         overlaps_until := null;
         begin
-            -- Before the rows: who commits in between is found by one of the two.
-            writers := changefeed.writers(day.day);
+            writers := array (select jsonb_array_elements_text(held -> day.day::text));
             bytes := pg_total_relation_size(day.day);
             execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
             if not empty and ends is null and state <> 'detached' then
@@ -1111,6 +1123,45 @@ $$;
 
 COMMENT ON FUNCTION changefeed.feed_states() IS 'Every feed, its options, and whether it is capturing, drifted (capture follows, with a problem) or stopped. code: which problem it is; never changes.';
 
+CREATE FUNCTION changefeed.feeds_due(fewest_ahead integer) RETURNS SETOF integer
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "TimeZone" TO 'UTC'
+    SET "DateStyle" TO 'ISO'
+    AS $_$
+    with days as materialized (
+        select f.feed_id, f.retention, p.part, i.inhrelid, i.inhdetachpending,
+            substring(b.bound from 'FROM \(''([^'']+)''\)')::timestamptz as starts,
+            substring(b.bound from 'TO \(''([^'']+)''\)')::timestamptz as ends
+        from changefeed.feeds f
+        cross join (values ('tick'), ('log')) p (part)
+        left join pg_inherits i on i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, f.feed_id))
+        left join pg_class c on c.oid = i.inhrelid
+        cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bound) b
+    ), places as (
+        select d.*, lag(d.ends) over (partition by d.feed_id, d.part order by d.starts nulls first) as before,
+            lead(true) over (partition by d.feed_id, d.part order by d.starts nulls first) as has_next
+        from days d
+    )
+    select p.feed_id from places p
+    where p.inhrelid is null or p.inhdetachpending
+        -- A hole, or an end.
+        or p.starts is distinct from p.before or p.ends is null and p.has_next or p.ends is not null and p.has_next is null
+        -- A catch-all that holds something, or comes too soon.
+        or (p.starts is null or p.ends is null) and pg_relation_size(p.inhrelid) > 0
+        or p.ends is null and p.starts < date_trunc('day', clock_timestamp()) + make_interval(days => fewest_ahead + 1)
+        -- A day that is over.
+        or p.starts is not null and p.ends <= clock_timestamp() - p.retention
+    union
+    -- A table that was left behind.
+    select substring(c.relname from '\d+')::integer from pg_class c
+    where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+        and c.relname ~ '^(log|tick)_\d{1,9}_(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+        and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+$_$;
+
+COMMENT ON FUNCTION changefeed.feeds_due(fewest_ahead integer) IS 'The feeds in which a retention run has something to do or to say; fewest_ahead: whole days after today that must be there.';
+
 CREATE FUNCTION changefeed.fit_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1207,6 +1258,24 @@ begin
             select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
                 and tgenabled in ('O', 'A'));
 end;
+$$;
+
+CREATE FUNCTION changefeed.holders_of(relations oid[]) RETURNS TABLE(relation oid, who text, since timestamp with time zone, mode text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select distinct l.relation, coalesce(
+            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
+            changefeed.session(l.pid)),
+        coalesce(p.prepared, a.xact_start), l.mode
+    from pg_locks l
+    left join pg_stat_activity a on a.pid = l.pid
+    left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
+        and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
+    left join pg_prepared_xacts p on p.transaction = t.transactionid
+    where l.locktype = 'relation' and l.relation = any (relations) and l.granted
+        and l.database = (select oid from pg_database where datname = current_database())
+        and l.pid is distinct from pg_backend_pid()
 $$;
 
 CREATE FUNCTION changefeed.home(feed integer) RETURNS text
@@ -1368,20 +1437,7 @@ $$;
 CREATE FUNCTION changefeed.lock_holders(relation regclass) RETURNS TABLE(who text, since timestamp with time zone, mode text)
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    select distinct coalesce(
-            'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
-            changefeed.session(l.pid)),
-        coalesce(p.prepared, a.xact_start), l.mode
-    from pg_locks l
-    left join pg_stat_activity a on a.pid = l.pid
-    left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
-        and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
-    left join pg_prepared_xacts p on p.transaction = t.transactionid
-    where l.locktype = 'relation' and l.relation = lock_holders.relation and l.granted
-        and l.database = (select oid from pg_database where datname = current_database())
-        and l.pid is distinct from pg_backend_pid()
-$$;
+    AS $$ select h.who, h.since, h.mode from changefeed.holders_of(array [relation::oid]) h $$;
 
 COMMENT ON FUNCTION changefeed.lock_holders(relation regclass) IS 'Open and prepared transactions that hold a lock on a table, by the mode of the lock. since is null where it is hidden from the caller, who needs pg_read_all_stats to see it.';
 
@@ -2312,14 +2368,6 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text, key text[], image_columns text[], always boolean, retention interval) IS 'Makes a feed of a table and answers its id; again without harm. key: the primary key unless given. partition_key: the key unless given. image: captured or none. image_columns: all unless given. doorbell: notify or poll. always: under session_replication_role = replica too. retention: 7 days unless given.';
-
-CREATE FUNCTION changefeed.writers(relation regclass) RETURNS text[]
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    select coalesce(array_agg(h.who order by h.who), '{}')
-    from changefeed.lock_holders(relation) h where h.mode = 'RowExclusiveLock'
-$$;
 
 CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE

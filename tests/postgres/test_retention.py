@@ -544,3 +544,30 @@ async def test_a_day_that_is_kept_far_beyond_its_time_is_an_alarm(shop: Shop) ->
     assert alarms
     assert all("days longer than asked" in o.reason for o in alarms)
     assert not [o for o in (await run(shop)).obstacles if o.alarm]
+
+
+@pytest.mark.req("DB-10")
+async def test_a_run_of_the_gateway_passes_over_feeds_in_which_nothing_is_due(shop: Shop) -> None:
+    for name in ("lines", "parts", "notes", "stock"):
+        await shop.connection.execute(f"CREATE TABLE {name} (id int PRIMARY KEY)".encode())
+        await shop.connection.execute("SELECT changefeed.watch(%s::regclass)", (name,))
+
+    async def due() -> list[str]:
+        found = [done.feed for done in await retention.run_due(shop.dsn)]
+        cursor = await shop.connection.execute(
+            "SELECT count(*) FROM changefeed.retention_runs WHERE ran_at > now() - interval '1 minute'"
+        )
+        assert await cursor.fetchone() == (5,)
+        return found
+
+    assert await due() == []
+    await live_since(shop.connection, 12, 2)  # days that are over
+    await live_since(shop.connection, 3, 3, ahead=2)  # too few ahead
+    await live_since(shop.connection, 3, 4)
+    day = f"log_4_{datetime.now(UTC) - DAY:%Y%m%d}"
+    await shop.connection.execute(f"ALTER TABLE changefeed_log.log_4 DETACH PARTITION changefeed_log.{day}".encode())
+    await live_since(shop.connection, 10, 5, ahead=-3)  # run out: the overflow has a row
+    await shop.connection.execute("INSERT INTO stock VALUES (1)")
+    assert await due() == ["public.lines", "public.parts", "public.notes", "public.stock"]
+    assert await due() == ["public.notes"], "a hole is an alarm until it is over"
+    assert all(next_step(await read_days(shop.connection, feed)) is None for feed in range(1, 6))

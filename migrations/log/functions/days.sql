@@ -8,18 +8,24 @@ set search_path = pg_catalog, pg_temp
 set timezone = 'UTC'
 set datestyle = 'ISO'
 as $$
-    select p.part, c.oid, c.relname::text,
-        case when i.inhdetachpending then 'leaving' when i.inhrelid is not null then 'attached' else 'detached' end,
-        pg_get_expr(c.relpartbound, c.oid),
+    with parts (part, parent, prefix) as (
+        select p.part, to_regclass(format('changefeed_log.%s_%s', p.part, feed)), format('%s_%s_', p.part, feed)
+        from (values ('tick'), ('log')) p (part)
+    ), tables (part, day, state) as (
+        select p.part, i.inhrelid, case when i.inhdetachpending then 'leaving' else 'attached' end
+        from parts p join pg_inherits i on i.inhparent = p.parent
+        union all
+        -- By the index on names: with many feeds the schema has many tables.
+        select p.part, c.oid, 'detached'
+        from parts p join pg_class c on c.relname >= p.prefix::name and c.relname < (left(p.prefix, -1) || '`')::name
+        where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+            and substr(c.relname, length(p.prefix) + 1) ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+            and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+    )
+    select t.part, c.oid, c.relname::text, t.state, pg_get_expr(c.relpartbound, c.oid),
         obj_description(c.oid, 'pg_class') is not distinct from
             (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed)
-    from (values ('tick'), ('log')) p (part)
-    join pg_class c on c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
-    left join pg_inherits i on i.inhrelid = c.oid
-    where i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, feed))
-        or i.inhparent is null and starts_with(c.relname, format('%s_%s_', p.part, feed))
-            and substr(c.relname, length(format('%s_%s_', p.part, feed)) + 1)
-                ~ '^(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+    from tables t join pg_class c on c.oid = t.day and c.relkind = 'r'
 $$;
 comment on function changefeed.day_tables(integer) is
     'The partitions of a feed''s log and ticks, attached or leaving (a detach that is not finished), and the detached tables '
@@ -111,8 +117,15 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
 declare
-    day record;
+    day  record;
+    held jsonb;
 begin
+    -- Who has inserted into a table and has not ended has its lock until then, prepared or not. Before the rows: who commits in
+    -- between is found by one of the two.
+    select jsonb_object_agg(h.relation, h.who) into held from (
+        select l.relation::text, jsonb_agg(l.who order by l.who) as who
+        from changefeed.holders_of(array (select d.day from changefeed.day_tables(feed) d)) l
+        where l.mode = 'RowExclusiveLock' group by l.relation) h;
     for day in select * from changefeed.day_tables(feed) d order by d.part desc, d.name loop
         part := day.part;
         name := day.name;
@@ -126,8 +139,7 @@ begin
         next_tick_at := null;
         overlaps_until := null;
         begin
-            -- Before the rows: who commits in between is found by one of the two.
-            writers := changefeed.writers(day.day);
+            writers := array (select jsonb_array_elements_text(held -> day.day::text));
             bytes := pg_total_relation_size(day.day);
             execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
             if not empty and ends is null and state <> 'detached' then
@@ -186,3 +198,43 @@ end;
 $$;
 comment on function changefeed.days_needed(integer, bigint) is
     'The days of a log that hold a change which a tick does not see: one that is read from there on.';
+
+-- One statement for all feeds, that opens none of their tables: most have nothing to do in most hours.
+create or replace function changefeed.feeds_due(fewest_ahead integer) returns setof integer
+language sql stable
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO'
+as $$
+    with days as materialized (
+        select f.feed_id, f.retention, p.part, i.inhrelid, i.inhdetachpending,
+            substring(b.bound from 'FROM \(''([^'']+)''\)')::timestamptz as starts,
+            substring(b.bound from 'TO \(''([^'']+)''\)')::timestamptz as ends
+        from changefeed.feeds f
+        cross join (values ('tick'), ('log')) p (part)
+        left join pg_inherits i on i.inhparent = to_regclass(format('changefeed_log.%s_%s', p.part, f.feed_id))
+        left join pg_class c on c.oid = i.inhrelid
+        cross join lateral (select pg_get_expr(c.relpartbound, c.oid) as bound) b
+    ), places as (
+        select d.*, lag(d.ends) over (partition by d.feed_id, d.part order by d.starts nulls first) as before,
+            lead(true) over (partition by d.feed_id, d.part order by d.starts nulls first) as has_next
+        from days d
+    )
+    select p.feed_id from places p
+    where p.inhrelid is null or p.inhdetachpending
+        -- A hole, or an end.
+        or p.starts is distinct from p.before or p.ends is null and p.has_next or p.ends is not null and p.has_next is null
+        -- A catch-all that holds something, or comes too soon.
+        or (p.starts is null or p.ends is null) and pg_relation_size(p.inhrelid) > 0
+        or p.ends is null and p.starts < date_trunc('day', clock_timestamp()) + make_interval(days => fewest_ahead + 1)
+        -- A day that is over.
+        or p.starts is not null and p.ends <= clock_timestamp() - p.retention
+    union
+    -- A table that was left behind.
+    select substring(c.relname from '\d+')::integer from pg_class c
+    where c.relnamespace = 'changefeed_log'::regnamespace and c.relkind = 'r'
+        and c.relname ~ '^(log|tick)_\d{1,9}_(past|future|\d{8}(t\d{6})?(_\d{8}(t\d{6})?)?)$'
+        and not exists (select from pg_inherits i where i.inhrelid = c.oid)
+$$;
+comment on function changefeed.feeds_due(integer) is
+    'The feeds in which a retention run has something to do or to say; fewest_ahead: whole days after today that must be there.';

@@ -27,11 +27,12 @@ as $$
     from (select) one left join pg_stat_activity a on a.pid = session.pid
 $$;
 
-create or replace function changefeed.lock_holders(relation regclass) returns table (who text, since timestamptz, mode text)
+create or replace function changefeed.holders_of(relations oid[])
+returns table (relation oid, who text, since timestamptz, mode text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select distinct coalesce(
+    select distinct l.relation, coalesce(
             'prepared transaction ' || quote_literal(p.gid) || ' of ' || to_char(p.prepared, 'YYYY-MM-DD HH24:MI OF'),
             changefeed.session(l.pid)),
         coalesce(p.prepared, a.xact_start), l.mode
@@ -40,19 +41,15 @@ as $$
     left join pg_locks t on l.pid is null and t.virtualtransaction = l.virtualtransaction
         and t.locktype = 'transactionid' and t.mode = 'ExclusiveLock'
     left join pg_prepared_xacts p on p.transaction = t.transactionid
-    where l.locktype = 'relation' and l.relation = lock_holders.relation and l.granted
+    where l.locktype = 'relation' and l.relation = any (relations) and l.granted
         and l.database = (select oid from pg_database where datname = current_database())
         and l.pid is distinct from pg_backend_pid()
 $$;
+
+create or replace function changefeed.lock_holders(relation regclass) returns table (who text, since timestamptz, mode text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$ select h.who, h.since, h.mode from changefeed.holders_of(array [relation::oid]) h $$;
 comment on function changefeed.lock_holders(regclass) is
     'Open and prepared transactions that hold a lock on a table, by the mode of the lock. since is null where it is hidden '
     'from the caller, who needs pg_read_all_stats to see it.';
-
--- Who has inserted into a table and has not ended: the lock stays until then, prepared or not.
-create or replace function changefeed.writers(relation regclass) returns text[]
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$
-    select coalesce(array_agg(h.who order by h.who), '{}')
-    from changefeed.lock_holders(relation) h where h.mode = 'RowExclusiveLock'
-$$;

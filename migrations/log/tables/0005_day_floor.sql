@@ -1,5 +1,7 @@
 -- The day floor: a tick, and a page of what follows it, open the one day that is written to.
 
+drop function if exists changefeed.writers(regclass);
+
 do $do$
 declare
     f record;
