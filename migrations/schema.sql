@@ -457,6 +457,7 @@ begin
         execute format('select %s($1)', f.capture_function) using feed;
         return;
     end if;
+    perform changefeed.create_snapshot_functions(f);
     perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.capture_body(feed,
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.doorbell_sql(feed, f.doorbell, 'null::pg_catalog.text')));
@@ -536,6 +537,20 @@ end;
 $_$;
 
 COMMENT ON FUNCTION changefeed.create_feed(name text, source regclass, image_mode text, image_function text, key_columns text[], key_types text[], partition_key_columns text[], doorbell text) IS 'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
+
+CREATE FUNCTION changefeed.create_items_function(feed integer, settings text, body text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    perform changefeed.create_snapshot_function(
+        format('items_%s', feed),
+        'after text, size bigint, max_bytes bigint, max_item_bytes bigint, only_partition_key text, with_bucket boolean',
+        format('returns table (key text, partition_key text, bucket smallint, version text, wanted boolean, bytes integer, '
+               'image text, problem text) language plpgsql security definer set row_security = off '
+               'set max_parallel_workers_per_gather = 0 %sas %L', settings, body));
+end;
+$$;
 
 CREATE FUNCTION changefeed.create_live_function(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -679,6 +694,17 @@ begin
 end;
 $_$;
 
+CREATE FUNCTION changefeed.create_places_function(feed integer, settings text, body text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    perform changefeed.create_snapshot_function(
+        format('places_%s', feed), 'keys text[], low text, high text',
+        format('returns smallint[] language plpgsql security definer %sas %L', settings, body));
+end;
+$$;
+
 CREATE FUNCTION changefeed.create_row_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -701,6 +727,65 @@ begin
         f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text', pk_old, key_old), null, 'select ' || pk_old));
 end;
 $$;
+
+CREATE FUNCTION changefeed.create_snapshot_function(name text, arguments text, definition text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    lock table changefeed.functions in share update exclusive mode;
+    execute format('create or replace function changefeed_log.%I(%s) %s', name, arguments, definition);
+    if (select proowner from pg_proc where oid = to_regproc(format('changefeed_log.%I', name))) <> 'changefeed_capture'::regrole then
+        execute format('revoke execute on function changefeed_log.%I from public', name);
+        execute format('grant execute on function changefeed_log.%I to changefeed_reader', name);
+        grant create on schema changefeed_log to changefeed_capture;
+        execute format('alter function changefeed_log.%I owner to changefeed_capture', name);
+        revoke create on schema changefeed_log from changefeed_capture;
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.create_snapshot_functions(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' set datestyle = ''ISO'' '
+        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' ';
+    drifted  constant text := format('(case when $1 is null or $1 is not null then %L::pg_catalog.regclass end) is null '
+        'or changefeed.has_drifted(%s, %L)', f.source::oid, f.feed_id, f.shape);
+begin
+    if changefeed.snapshot_index(f) is null then
+        execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', f.feed_id);
+        return;
+    end if;
+    perform changefeed.create_items_function(f.feed_id, settings, format($body$
+begin
+    if %s then
+        return query execute changefeed.items_now_sql(%s, $1 is null) using $1, $2, $3, $4, $5, $6;
+    elsif $1 is null then
+        return query %s;
+    else
+        return query %s;
+    end if;
+end
+$body$, drifted, f.feed_id, changefeed.table_items_sql(f, true), changefeed.table_items_sql(f, false)));
+    perform changefeed.create_places_function(f.feed_id, settings, format($body$
+declare
+    places pg_catalog.int2[];
+begin
+    if %s then
+        execute changefeed.places_now_sql(%s) into places using $1, $2, $3;
+    else
+        places := (%s);
+    end if;
+    return places;
+end
+$body$, drifted, f.feed_id, changefeed.table_places_sql(f)));
+end;
+$_$;
+
+COMMENT ON FUNCTION changefeed.create_snapshot_functions(f changefeed.feeds) IS 'Writes the functions that snapshots of a watched table are read with, anew if they are there; none where nothing gives its key an order.';
 
 CREATE FUNCTION changefeed.create_statement_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
@@ -1054,6 +1139,7 @@ begin
     execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
                    'changefeed_log.rung_%1$s', feed);
     execute format('drop function changefeed_log.make_tick_%1$s, changefeed_log.live_%1$s', feed);
+    execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', feed);
 end;
 $_$;
 
@@ -1183,7 +1269,7 @@ CREATE FUNCTION changefeed.generator() RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select encode(sha256(string_agg(f.checksum, ' ' order by f.set, f.topic)::bytea), 'hex')
-    from changefeed.functions f where (f.set, f.topic) in (('log', 'capture'), ('log', 'keys'), ('documents', 'feed'))
+    from changefeed.functions f where (f.set, f.topic) in (('log', 'capture'), ('log', 'keys'), ('log', 'snapshot'), ('documents', 'feed'))
 $$;
 
 COMMENT ON FUNCTION changefeed.generator() IS 'The text of what makes capture functions, as one number: feeds.generator tells which one made those of a feed.';
@@ -1307,6 +1393,36 @@ CREATE FUNCTION changefeed.image_of(f changefeed.feeds, row_name text) RETURNS t
     from pg_attribute a where a.attrelid = f.source and a.attnum > 0 and not a.attisdropped
 $_$;
 
+CREATE FUNCTION changefeed.index_columns_sql(f changefeed.feeds, index oid, row_name text, text_name text, named boolean DEFAULT false) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select string_agg(
+        case when text_name is null then format('%I.%I', row_name, a.attname)
+            else format(
+                case when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')' else '(%1$s)::%2$s' end,
+                case
+                    when cardinality(f.key_numbers) > 1
+                        then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', text_name,
+                                    array_position(f.key_numbers, a.attnum) - 1)
+                    when changefeed.key_type(a.atttypid) in ('number', 'boolean', 'binary') or a.atttypid = 'uuid'::regtype
+                        then text_name
+                    else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
+                                'else %1$s end', text_name)
+                end,
+                -- With -1: the name without a length means a length of 1 for some.
+                format_type(changefeed.base_type(a.atttypid), -1))
+            end
+        || case when k.sorted_by <> 0 then format(' collate %I.%I', s.nspname, c.collname) else '' end
+        || case when named then format(' as k%s', k.place) else '' end, ', ' order by k.place)
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indcollation::oid[]) with ordinality k (attnum, sorted_by, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    left join pg_collation c on c.oid = k.sorted_by
+    left join pg_namespace s on s.oid = c.collnamespace
+    where i.indexrelid = index and k.place <= i.indnkeyatts
+$_$;
+
 CREATE FUNCTION changefeed.is_at_home(feed integer) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1321,6 +1437,45 @@ CREATE FUNCTION changefeed.is_captured_by_day(feed integer) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.generator = changefeed.generator()) $$;
+
+CREATE FUNCTION changefeed.items_now_sql(feed integer, first boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.snapshot_problem(f);
+    return case when problem is null then changefeed.table_items_sql(f, first) else format(
+        'select null::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2, null::pg_catalog.text, '
+        'null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, %L::pg_catalog.text', problem) end;
+end;
+$$;
+
+CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+        union all
+        (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
+            case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
+        from (
+            select r.*, pg_catalog.row_number() over o as number,
+                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (%1$s) s) r
+            window o as (order by %2$s rows unbounded preceding)
+        ) w
+        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        order by %3$s)$sql$,
+        rows_sql,
+        (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n))
+$_$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
     LANGUAGE plpgsql STABLE
@@ -1566,6 +1721,23 @@ CREATE FUNCTION changefeed.pinned_settings(f changefeed.feeds) RETURNS text
                      and a.attnum = any (f.key_numbers || f.partition_key_numbers)
                  or p.name = any (changefeed.settings_of(a.atttypid, not changefeed.has_built_in_json(a.atttypid)))
                      and f.image_mode = 'captured' and (f.image_numbers is null or a.attnum = any (f.image_numbers))))
+$$;
+
+CREATE FUNCTION changefeed.places_now_sql(feed integer) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.snapshot_problem(f);
+    if problem is not null then
+        raise exception 'the keys of % have no order: %', f.name, problem using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    return changefeed.table_places_sql(f);
+end;
 $$;
 
 CREATE FUNCTION changefeed.read_problem(f changefeed.feeds) RETURNS changefeed.problem
@@ -2028,6 +2200,41 @@ CREATE FUNCTION changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_r
         changefeed.written_sql(f.feed_id, f.doorbell, 'null::pg_catalog.text'))
 $_$;
 
+CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select i.indexrelid
+    from pg_index i
+    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> f.key_numbers
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ f.key_numbers
+        and not exists (
+            select from unnest(i.indkey::smallint[], i.indclass::oid[], i.indoption::smallint[]) k (attnum, opclass, option)
+            left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+            left join pg_opclass c on c.oid = k.opclass
+            where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
+                or not changefeed.is_built_in(a.atttypid)))
+    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    limit 1
+$$;
+
+CREATE FUNCTION changefeed.snapshot_problem(f changefeed.feeds) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    problem changefeed.problem := changefeed.capture_problem(f);
+begin
+    perform changefeed.refuse_old_snapshot(f);
+    if problem.code is null then
+        problem := changefeed.read_problem(f);
+    end if;
+    return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
+        then 'no unique index on the key has the default order of types of PostgreSQL''s own' end);
+end;
+$$;
+
 CREATE FUNCTION changefeed.split_partition(feed text, partition_id text, first_bucket integer DEFAULT NULL::integer) RETURNS SETOF changefeed.partitions
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2085,6 +2292,44 @@ CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql 
         changefeed.append_sql(f.feed_id, usual_sql),
         case when rekeyed_sql is not null then E'\n    end if;' end,
         changefeed.written_sql(f.feed_id, f.doorbell, partition_key_sql)))
+$_$;
+
+CREATE FUNCTION changefeed.table_items_sql(f changefeed.feeds, first boolean) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    index   oid := changefeed.snapshot_index(f);
+    columns text := changefeed.index_columns_sql(f, index, 'n', null);
+    count   integer := cardinality(f.key_numbers);
+begin
+    return changefeed.items_sql(format($sql$
+                select %7$s, n.xmin::pg_catalog.text as version, %2$s as key, %3$s as partition_key,
+                    ($5 is null or %3$s operator(pg_catalog.=) $5) as wanted,
+                    case when $5 is null or %3$s operator(pg_catalog.=) $5 then %4$s end as image
+                from %5$s n %6$s
+                order by %1$s limit $2$sql$,
+        columns, changefeed.key_of(f, 'n'), changefeed.partition_key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        f.source::regclass,
+        case when not first then format('where row(%s) operator(pg_catalog.>) row(%s)', columns,
+                                        changefeed.index_columns_sql(f, index, null, '$1')) end,
+        changefeed.index_columns_sql(f, index, 'n', null, true)), count);
+end;
+$_$;
+
+CREATE FUNCTION changefeed.table_places_sql(f changefeed.feeds) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$
+        select pg_catalog.array_agg(case
+                when $2 is not null and row(%1$s) operator(pg_catalog.<=) row(%2$s) then 0::pg_catalog.int2
+                when $3 is null or row(%1$s) operator(pg_catalog.<=) row(%3$s) then 1::pg_catalog.int2
+                else 2::pg_catalog.int2 end order by u.place)
+        from pg_catalog.unnest($1) with ordinality u (key, place)$sql$,
+        changefeed.index_columns_sql(f, i.index, null, 'u.key'), changefeed.index_columns_sql(f, i.index, null, '$2'),
+        changefeed.index_columns_sql(f, i.index, null, '$3'))
+    from (select changefeed.snapshot_index(f) as index) i
 $_$;
 
 CREATE FUNCTION changefeed.table_problem(f changefeed.feeds) RETURNS changefeed.problem
@@ -3172,6 +3417,70 @@ begin
 end
 $$;
 
+CREATE FUNCTION changefeed_log.items_1(after text, size bigint, max_bytes bigint, max_item_bytes bigint, only_partition_key text, with_bucket boolean) RETURNS TABLE(key text, partition_key text, bucket smallint, version text, wanted boolean, bytes integer, image text, problem text)
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET row_security TO 'off'
+    SET max_parallel_workers_per_gather TO '0'
+    SET search_path TO 'pg_catalog'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+begin
+    if $1 is null then
+        return query 
+        select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+        union all
+        (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
+            case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
+        from (
+            select r.*, pg_catalog.row_number() over o as number,
+                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (
+                with raw as materialized (
+                    select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
+                        f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
+                            and ($5 is null or f.workspace_id::pg_catalog.text operator(pg_catalog.=) $5) as wanted
+                    from documents.files f  order by f.id limit $2
+                )
+                select r.id as k1, r.version, r.id::pg_catalog.text as key, r.workspace_id::pg_catalog.text as partition_key,
+                    r.wanted, i.image
+                from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
+                    on i.key operator(pg_catalog.=) r.id::pg_catalog.text
+        ) s) r
+            window o as (order by r.k1 rows unbounded preceding)
+        ) w
+        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        order by w.k1);
+    else
+        return query 
+        select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+        union all
+        (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
+            case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
+        from (
+            select r.*, pg_catalog.row_number() over o as number,
+                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (
+                with raw as materialized (
+                    select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
+                        f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
+                            and ($5 is null or f.workspace_id::pg_catalog.text operator(pg_catalog.=) $5) as wanted
+                    from documents.files f where f.id operator(pg_catalog.>) $1::pg_catalog.uuid order by f.id limit $2
+                )
+                select r.id as k1, r.version, r.id::pg_catalog.text as key, r.workspace_id::pg_catalog.text as partition_key,
+                    r.wanted, i.image
+                from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
+                    on i.key operator(pg_catalog.=) r.id::pg_catalog.text
+        ) s) r
+            window o as (order by r.k1 rows unbounded preceding)
+        ) w
+        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        order by w.k1);
+    end if;
+end
+$_$;
+
 CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint, base_xmax xid8, base_xip xid8[], known bigint, after bigint, base_floor bigint, base_day oid, most integer) RETURNS TABLE(id bigint, at timestamp with time zone, last_seq bigint, tick_xid text, snapshot text, topology bigint, day bigint, quiet boolean, armed boolean, seq bigint, xid text, changed_at timestamp with time zone, op text, created boolean, partition_key text, key text, image text, image_bytes integer, bucket smallint, annotations text)
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3439,6 +3748,21 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
         end;
         $$;
 
+CREATE FUNCTION changefeed_log.places_1(keys text[], low text, high text) RETURNS smallint[]
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog'
+    SET "TimeZone" TO 'UTC'
+    AS $_$
+begin
+    return (
+        select pg_catalog.array_agg(case
+                when u.key::pg_catalog.uuid operator(pg_catalog.<=) $2::pg_catalog.uuid then 0::pg_catalog.int2
+                when $3 is null or u.key::pg_catalog.uuid operator(pg_catalog.<=) $3::pg_catalog.uuid then 1::pg_catalog.int2
+                else 2::pg_catalog.int2 end order by u.place)
+        from pg_catalog.unnest($1) with ordinality u (key, place));
+end
+$_$;
+
 CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -3528,10 +3852,55 @@ begin
                         t.output, t.error)) operator(pg_catalog.>) 1
                 $sql$))
     ) e (event, file_ids);
+    perform documents.create_snapshot_functions(feed);
 end;
 $_$;
 
 COMMENT ON FUNCTION documents.create_capture(feed integer) IS 'Writes the trigger functions of the documents feed, anew if they are there.';
+
+CREATE FUNCTION documents.create_snapshot_functions(feed integer) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' ';
+    rows_sql constant text := $sql$
+                with raw as materialized (
+                    select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
+                        f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
+                            and ($5 is null or f.workspace_id::pg_catalog.text operator(pg_catalog.=) $5) as wanted
+                    from documents.files f %s order by f.id limit $2
+                )
+                select r.id as k1, r.version, r.id::pg_catalog.text as key, r.workspace_id::pg_catalog.text as partition_key,
+                    r.wanted, i.image
+                from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
+                    on i.key operator(pg_catalog.=) r.id::pg_catalog.text
+        $sql$;
+begin
+    perform changefeed.create_items_function(feed, settings, format($body$
+begin
+    if $1 is null then
+        return query %s;
+    else
+        return query %s;
+    end if;
+end
+$body$, changefeed.items_sql(format(rows_sql, ''), 1),
+        changefeed.items_sql(format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
+    perform changefeed.create_places_function(feed, settings, $body$
+begin
+    return (
+        select pg_catalog.array_agg(case
+                when u.key::pg_catalog.uuid operator(pg_catalog.<=) $2::pg_catalog.uuid then 0::pg_catalog.int2
+                when $3 is null or u.key::pg_catalog.uuid operator(pg_catalog.<=) $3::pg_catalog.uuid then 1::pg_catalog.int2
+                else 2::pg_catalog.int2 end order by u.place)
+        from pg_catalog.unnest($1) with ordinality u (key, place));
+end
+$body$);
+end;
+$_$;
+
+COMMENT ON FUNCTION documents.create_snapshot_functions(feed integer) IS 'Writes the functions that snapshots of the documents are read with, anew if they are there.';
 
 CREATE FUNCTION documents.documents_image(keys text[]) RETURNS TABLE(key text, partition_key text, image text)
     LANGUAGE sql STABLE SECURITY DEFINER

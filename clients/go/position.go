@@ -20,6 +20,12 @@ func Now() *pb.StartPosition {
 	return &pb.StartPosition{Start: &pb.StartPosition_Now{Now: &pb.Now{}}}
 }
 
+// Snapshot starts with the items that exist, as events of CHANGE_TYPE_SNAPSHOT, and goes on with the changes.
+// It is gated by CHANGE_FEED_SNAPSHOT.
+func Snapshot() *pb.StartPosition {
+	return &pb.StartPosition{Start: &pb.StartPosition_Snapshot{Snapshot: &pb.Snapshot{}}}
+}
+
 // AtTime starts with every change committed at or after a time, and possibly some from shortly before.
 func AtTime(time time.Time) *pb.StartPosition {
 	return &pb.StartPosition{Start: &pb.StartPosition_AtTime{AtTime: timestamppb.New(time)}}

@@ -28,6 +28,9 @@ type Delivery struct {
 	TokenExpireTime time.Time
 	// Children are the partitions to go on with when the one that was read is retired; the tail ends then.
 	Children []*pb.ChildPartition
+	// Snapshot says how far the snapshot has come, in a delivery of one; it is finished in the one that ends it, which has
+	// no events.
+	Snapshot *pb.SnapshotProgress
 }
 
 // TailOption says how a tail reads.
@@ -232,6 +235,8 @@ func (t *tail) interruption(message *pb.SubscribeResponse) error {
 		token = content.Heartbeat.GetContinuationToken()
 	case *pb.SubscribeResponse_PartitionRetired:
 		token = content.PartitionRetired.GetContinuationToken()
+	case *pb.SubscribeResponse_SnapshotFinished:
+		token = content.SnapshotFinished.GetContinuationToken()
 	case *pb.SubscribeResponse_StateChanged:
 	default:
 		return nil // Of a later contract.
@@ -253,6 +258,7 @@ func (t *tail) take(message *pb.SubscribeResponse) (Delivery, bool) {
 		if at := content.Batch.GetWatermark(); at != nil {
 			delivery.Watermark = at.AsTime()
 		}
+		delivery.Snapshot = content.Batch.GetSnapshot()
 		t.delivered += int64(len(content.Batch.GetEvents()))
 		delivery.Events = t.seen.fresh(content.Batch.GetEvents())
 	case *pb.SubscribeResponse_Heartbeat:
@@ -263,6 +269,9 @@ func (t *tail) take(message *pb.SubscribeResponse) (Delivery, bool) {
 	case *pb.SubscribeResponse_PartitionRetired:
 		delivery.ContinuationToken = content.PartitionRetired.GetContinuationToken()
 		delivery.Children = content.PartitionRetired.GetChildPartitions()
+	case *pb.SubscribeResponse_SnapshotFinished:
+		delivery.place(content.SnapshotFinished)
+		delivery.Snapshot = content.SnapshotFinished.GetSnapshot()
 	case *pb.SubscribeResponse_StateChanged:
 		t.live = content.StateChanged.GetState() == pb.SubscriptionState_SUBSCRIPTION_STATE_LIVE
 	case *pb.SubscribeResponse_Closing:

@@ -192,3 +192,19 @@ async def test_a_start_that_is_none_is_a_usage_error(detached: CommandLine, text
     assert result.code == 2
     assert "token" in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.req("CF-12")
+async def test_read_and_tail_begin_with_a_snapshot(changefeed: CommandLine, memory_gateway: MemoryGateway) -> None:
+    write(memory_gateway, "one", "two")
+    memory_gateway.documents.trim()
+    read = await changefeed.run("read", DOCUMENTS, "--from", "snapshot")
+    assert read.code == 0
+    assert read.out.count("SNAPSHOT") == 2
+    process = await changefeed.start("tail", DOCUMENTS, "--from", "snapshot", "--json")
+    progress = await next_record(process, "change")
+    assert progress["change_type"] == "CHANGE_TYPE_SNAPSHOT"
+    while not (await next_record(process, "position"))["live"]:
+        pass
+    process.send_signal(signal.SIGINT)
+    assert (await finished(process)).code == 130

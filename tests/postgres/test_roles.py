@@ -28,7 +28,8 @@ _FOREIGN = """
         UNION ALL
         SELECT 'routine', p.oid::regprocedure::text, p.proowner FROM pg_proc p
         WHERE p.pronamespace IN ('changefeed'::regnamespace, 'changefeed_log'::regnamespace)
-            AND NOT (p.prorettype = 'trigger'::regtype AND p.proowner = 'changefeed_capture'::regrole)
+            AND NOT ((p.prorettype = 'trigger'::regtype OR p.proname ~ '^(items|places)_[0-9]+$')
+                AND p.proowner = 'changefeed_capture'::regrole)
         UNION ALL
         SELECT 'schema', n.nspname, n.nspowner FROM pg_namespace n WHERE n.nspname IN ('changefeed', 'changefeed_log')
     ) o (kind, name, owner) WHERE o.owner <> 'changefeed_owner'::regrole

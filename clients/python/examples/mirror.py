@@ -1,4 +1,4 @@
-"""Keep a local copy of a collection.
+"""Keep a local copy of a collection: the items that are there, then every change.
 
     python mirror.py main/documents mirror.db
 
@@ -19,7 +19,8 @@ from changefeed.v1.change_event_pb2 import (
     ChangeEvent,
     ItemState,
 )
-from changefeed_client import BEGINNING, ChangeFeedRpcError, after, collection, connect
+from changefeed.v1.position_pb2 import StartPosition
+from changefeed_client import BEGINNING, SNAPSHOT, ChangeFeedClient, ChangeFeedRpcError, after, collection, connect
 
 TABLES = """
     create table if not exists items (key text primary key, item text not null);
@@ -41,16 +42,25 @@ def apply(database: sqlite3.Connection, event: ChangeEvent) -> None:
         raise SystemExit(f"{key} came without its item: {ItemState.Name(event.item_state)}")
 
 
+async def first_position(client: ChangeFeedClient, path: str) -> StartPosition:
+    """A snapshot, where the collection has them; otherwise all changes that are retained."""
+    answer = await client.capabilities(collection(path))
+    can = any(c.name == "CHANGE_FEED_SNAPSHOT" and c.supported for c in answer.capabilities)
+    return SNAPSHOT if can else BEGINNING
+
+
 async def mirror(target: str, path: str, database: sqlite3.Connection) -> None:
     """Follow until interrupted."""
     [(token,)] = database.execute("select max(token) from place")
-    async with connect(target) as client, client.tail(collection(path), after(token) if token else BEGINNING) as tail:
-        async for delivery in tail:
-            with database:  # One transaction: the work and the token that says it is done.
-                for event in delivery.events:
-                    apply(database, event)
-                database.execute("delete from place")
-                database.execute("insert into place values (?)", (delivery.continuation_token,))
+    async with connect(target) as client:
+        start = after(token) if token else await first_position(client, path)
+        async with client.tail(collection(path), start) as tail:
+            async for delivery in tail:
+                with database:  # One transaction: the work and the token that says it is done.
+                    for event in delivery.events:
+                        apply(database, event)
+                    database.execute("delete from place")
+                    database.execute("insert into place values (?)", (delivery.continuation_token,))
 
 
 def main() -> None:

@@ -6,5 +6,5 @@ export type { ConnectOptions, Tls } from "./connection.js";
 export { type Category, ChangeFeedError, type FieldViolation, StreamInterrupted } from "./errors.js";
 export { formatItem, LosslessNumber, parseItem } from "./items.js";
 export type { PartitionsOptions } from "./partitions.js";
-export { after, atTime, beginning, collection, logicalPartition, now, physicalPartition } from "./positions.js";
+export { after, atTime, beginning, collection, logicalPartition, now, physicalPartition, snapshot } from "./positions.js";
 export type { Delivery, StreamOptions, TailOptions } from "./tail.js";

@@ -15,6 +15,11 @@ export function now(): StartPosition {
   return create(StartPositionSchema, { start: { case: "now", value: {} } });
 }
 
+/** The items that exist, as events of `CHANGE_TYPE_SNAPSHOT`, then the changes. Gated by `CHANGE_FEED_SNAPSHOT`. */
+export function snapshot(): StartPosition {
+  return create(StartPositionSchema, { start: { case: "snapshot", value: {} } });
+}
+
 /** Every change committed at or after a time, and possibly some from shortly before. */
 export function atTime(time: Date): StartPosition {
   return create(StartPositionSchema, { start: { case: "atTime", value: timestampFromDate(time) } });

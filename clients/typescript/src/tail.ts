@@ -4,7 +4,7 @@ import { clone, create } from "@bufbuild/protobuf";
 import type { ChangeEvent } from "../gen/changefeed/v1/change_event_pb.js";
 import type { ChildPartition } from "../gen/changefeed/v1/partition_pb.js";
 import type { StartPosition } from "../gen/changefeed/v1/position_pb.js";
-import type { NewItemStateMode } from "../gen/changefeed/v1/read_changes_pb.js";
+import type { NewItemStateMode, SnapshotProgress } from "../gen/changefeed/v1/read_changes_pb.js";
 import type { FeedScope, ResourceAddress } from "../gen/changefeed/v1/resource_pb.js";
 import {
   ClosingReason,
@@ -36,6 +36,8 @@ export interface Delivery {
   readonly tokenExpireTime: Date | undefined;
   /** The partitions to go on with when the one that was read is retired; the tail ends then. */
   readonly children: readonly ChildPartition[];
+  /** How far the snapshot has come, in a delivery of one; `finished` in the one that ends it, which has no events. */
+  readonly snapshot: SnapshotProgress | undefined;
 }
 
 /** How a stream is read. All times are milliseconds. */
@@ -189,6 +191,7 @@ class Tail {
     switch (content.case) {
       case "opened":
       case "heartbeat":
+      case "snapshotFinished":
         return this.#deliver(content.value);
       case "batch":
         this.#delivered += BigInt(content.value.events.length);
@@ -217,6 +220,7 @@ class Tail {
       watermark: date(said.watermark),
       tokenExpireTime: date(said.tokenExpireTime),
       children,
+      snapshot: said.snapshot,
     };
   }
 
@@ -262,6 +266,7 @@ interface Said {
   readonly events?: readonly ChangeEvent[];
   readonly watermark?: Parameters<typeof date>[0];
   readonly tokenExpireTime?: Parameters<typeof date>[0];
+  readonly snapshot?: SnapshotProgress | undefined;
 }
 
 function isFinal(reason: ClosingReason): boolean {

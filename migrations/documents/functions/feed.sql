@@ -27,7 +27,7 @@ comment on function documents.documents_image(text[]) is
 -- The gateway reads documents by this function only; capture reads the tables. FOR KEY SHARE needs a right to update
 -- something: this column shows when a document was made, and nothing else depends on it.
 revoke execute on function documents.documents_image(text[]) from public;
-grant execute on function documents.documents_image(text[]) to changefeed_reader;
+grant execute on function documents.documents_image(text[]) to changefeed_reader, changefeed_capture;
 grant usage on schema documents to changefeed_reader, changefeed_capture;
 grant select on all tables in schema documents to changefeed_capture;
 grant update (created_at) on documents.files to changefeed_capture;
@@ -162,9 +162,57 @@ begin
                         t.output, t.error)) operator(pg_catalog.>) 1
                 $sql$))
     ) e (event, file_ids);
+    perform documents.create_snapshot_functions(feed);
 end;
 $create$;
 comment on function documents.create_capture(integer) is 'Writes the trigger functions of the documents feed, anew if they are there.';
+
+-- Snapshots: documents in the order of their ids. version does not tell every change of a document, which is several rows.
+create or replace function documents.create_snapshot_functions(feed integer) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $create$
+declare
+    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' ';
+    rows_sql constant text := $sql$
+                with raw as materialized (
+                    select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
+                        f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
+                            and ($5 is null or f.workspace_id::pg_catalog.text operator(pg_catalog.=) $5) as wanted
+                    from documents.files f %s order by f.id limit $2
+                )
+                select r.id as k1, r.version, r.id::pg_catalog.text as key, r.workspace_id::pg_catalog.text as partition_key,
+                    r.wanted, i.image
+                from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
+                    on i.key operator(pg_catalog.=) r.id::pg_catalog.text
+        $sql$;
+begin
+    perform changefeed.create_items_function(feed, settings, format($body$
+begin
+    if $1 is null then
+        return query %s;
+    else
+        return query %s;
+    end if;
+end
+$body$, changefeed.items_sql(format(rows_sql, ''), 1),
+        changefeed.items_sql(format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
+    perform changefeed.create_places_function(feed, settings, $body$
+begin
+    return (
+        select pg_catalog.array_agg(case
+                when u.key::pg_catalog.uuid operator(pg_catalog.<=) $2::pg_catalog.uuid then 0::pg_catalog.int2
+                when $3 is null or u.key::pg_catalog.uuid operator(pg_catalog.<=) $3::pg_catalog.uuid then 1::pg_catalog.int2
+                else 2::pg_catalog.int2 end order by u.place)
+        from pg_catalog.unnest($1) with ordinality u (key, place));
+end
+$body$);
+end;
+$create$;
+comment on function documents.create_snapshot_functions(integer) is
+    'Writes the functions that snapshots of the documents are read with, anew if they are there.';
+revoke execute on function documents.create_snapshot_functions(integer) from public;
+grant execute on function documents.create_snapshot_functions(integer) to changefeed_owner;
 revoke execute on function documents.create_capture(integer) from public;
 grant execute on function documents.create_capture(integer) to changefeed_owner;
 

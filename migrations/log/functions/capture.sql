@@ -13,7 +13,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select encode(sha256(string_agg(f.checksum, ' ' order by f.set, f.topic)::bytea), 'hex')
-    from changefeed.functions f where (f.set, f.topic) in (('log', 'capture'), ('log', 'keys'), ('documents', 'feed'))
+    from changefeed.functions f where (f.set, f.topic) in (('log', 'capture'), ('log', 'keys'), ('log', 'snapshot'), ('documents', 'feed'))
 $$;
 comment on function changefeed.generator() is
     'The text of what makes capture functions, as one number: feeds.generator tells which one made those of a feed.';
@@ -390,6 +390,7 @@ begin
         execute format('select %s($1)', f.capture_function) using feed;
         return;
     end if;
+    perform changefeed.create_snapshot_functions(f);
     perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.capture_body(feed,
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.doorbell_sql(feed, f.doorbell, 'null::pg_catalog.text')));

@@ -162,6 +162,7 @@ begin
     execute format('drop sequence changefeed_log.seq_%1$s, changefeed_log.day_%1$s, changefeed_log.bell_%1$s, '
                    'changefeed_log.rung_%1$s', feed);
     execute format('drop function changefeed_log.make_tick_%1$s, changefeed_log.live_%1$s', feed);
+    execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', feed);
 end;
 $$;
 comment on function changefeed.drop_feed(integer) is 'Removes a feed whole: its triggers, its log and its history.';

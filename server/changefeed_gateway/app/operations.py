@@ -11,6 +11,7 @@ from changefeed_gateway.app.opening.postgres import running
 from changefeed_gateway.settings import PostgresConnection, Settings
 
 if TYPE_CHECKING:
+    from changefeed_gateway.providers.postgres.operations.copy import PostgresCopy as PostgresCopy
     from changefeed_gateway.providers.postgres.operations.feeds import FeedState as FeedState
     from changefeed_gateway.providers.postgres.operations.feeds import WatchOptions
     from changefeed_gateway.providers.postgres.retention.run import FeedRetention as FeedRetention
@@ -80,6 +81,29 @@ async def set_retention(settings: Settings, name: str, feed: str, chosen: timede
         from changefeed_gateway.providers.postgres.retention import run
 
         await run.set_retention(dsn, feed, chosen)
+
+
+async def source_items(settings: Settings, name: str, collection: str) -> dict[str, str]:
+    """The items of a feed as they are now, by their keys as JSON arrays of texts."""
+    async with database(settings, name) as dsn:
+        from changefeed_gateway.providers.postgres.operations import copy
+
+        return await copy.source_items(dsn, collection)
+
+
+@asynccontextmanager
+async def postgres_copy(dsn: str, table: str, source: str) -> "AsyncIterator[PostgresCopy]":
+    """A copy of a collection in a table, by a connection string of its own."""
+    with extra("postgres"):
+        from changefeed_gateway.providers.postgres.errors import OperationError
+        from changefeed_gateway.providers.postgres.operations.copy import PostgresCopy
+    kept = PostgresCopy(dsn, table, source)
+    try:
+        yield kept
+    except OperationError as error:
+        raise OperatorError(str(error), error.category) from error
+    finally:
+        await kept.aclose()
 
 
 async def restart_embedded(settings: Settings, name: str) -> None:

@@ -14,6 +14,7 @@ from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
 from changefeed_client import (
     BEGINNING,
     NOW,
+    SNAPSHOT,
     after,
     at_time,
     collection,
@@ -28,6 +29,7 @@ from changefeed_gateway.settings.values import parse_duration
 MOST: Final = 2**31 - 1
 """The largest number of changes that the contract can ask for at once."""
 _SHORTEST_TOKEN: Final = 40
+_NAMED: Final = {"beginning": BEGINNING, "now": NOW, "snapshot": SNAPSHOT}
 
 
 class ItemsChoice(StrEnum):
@@ -58,14 +60,14 @@ def address_of(text: str) -> ResourceAddress:
 
 
 def _start(text: str) -> StartPosition:
-    """Read beginning, now, a time, a length of time before now, or a token."""
-    if text in ("beginning", "now"):
-        return BEGINNING if text == "beginning" else NOW
+    """Read beginning, now, snapshot, a time, a length of time before now, or a token."""
+    if text in _NAMED:
+        return _NAMED[text]
     try:
         # Tokens are long; anything short was meant to be something else.
         return after(text) if len(text) >= _SHORTEST_TOKEN else at_time(_time(text))
     except (ValueError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not beginning, now, a time or a token") from None
+        raise typer.BadParameter(f"{text!r} is not beginning, now, snapshot, a time or a token") from None
 
 
 def _time(text: str) -> datetime:
@@ -113,7 +115,7 @@ From = Annotated[
         "--from",
         metavar="START",
         parser=_start,
-        help="beginning, now, a time (2026-01-31T12:00:00Z), how long ago (10m), or a token.",
+        help="beginning, now, snapshot, a time (2026-01-31T12:00:00Z), how long ago (10m), or a token.",
     ),
 ]
 Partition = Annotated[str | None, typer.Option(metavar="ID", help="Only this physical partition (see partitions).")]

@@ -12,6 +12,7 @@ from changefeed_gateway.cli.demo.command import demo
 from changefeed_gateway.cli.doctor import doctor
 from changefeed_gateway.cli.feeds import feeds
 from changefeed_gateway.cli.migrate import migrate
+from changefeed_gateway.cli.mirror.command import mirror
 from changefeed_gateway.cli.read import read
 from changefeed_gateway.cli.serve import serve
 from changefeed_gateway.cli.streams import streams
@@ -45,7 +46,7 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, streams, capabilities, doctor):
+for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, mirror, streams, capabilities, doctor):
     app.command()(command)
 app.add_typer(partitions.app, name="partitions")
 app.add_typer(retention.app, name="retention")

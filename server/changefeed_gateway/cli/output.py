@@ -16,7 +16,13 @@ from rich.text import Text
 
 from changefeed.v1.change_event_pb2 import ChangeEvent, ChangeType, ItemState
 
-CHANGE_STYLES: Final = {"CREATE": "green", "UPDATE": "cyan", "DELETE": "red", "TRUNCATE": "bold red"}
+CHANGE_STYLES: Final = {
+    "CREATE": "green",
+    "UPDATE": "cyan",
+    "DELETE": "red",
+    "TRUNCATE": "bold red",
+    "SNAPSHOT": "blue",
+}
 
 
 _LINE_ENDS: Final = re.compile(r"[\r\n]")

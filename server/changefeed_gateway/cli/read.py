@@ -1,6 +1,7 @@
 """`changefeed read`: what is there, page by page."""
 
 import asyncio
+import sys
 from datetime import timedelta
 from typing import Annotated
 
@@ -31,7 +32,7 @@ from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place
-from changefeed_gateway.cli.progress import Meter
+from changefeed_gateway.cli.progress import Meter, SnapshotBar
 
 
 @calls_gateway
@@ -86,6 +87,7 @@ class _Reading:
         self._page_size, self._max_events, self._max_wait = page_size, max_events, max_wait
         self._place, self._json, self._wire = place, json, wire
         self._meter = Meter()
+        self._bar = SnapshotBar()
 
     async def run(self, gateway: GatewayOptions, start: StartPosition) -> None:
         async with client_of(gateway) as client:
@@ -93,6 +95,7 @@ class _Reading:
             while self._goes_on(page):
                 page = await self._page(client, after(page.continuation_token))
         self._meter.close()
+        self._bar.close()
         self._finish(page)
 
     async def _page(self, client: ChangeFeedClient, start: StartPosition) -> ReadChangesResponse:
@@ -109,8 +112,16 @@ class _Reading:
         out.file.flush()
         if self._place:
             self._place.save(page.continuation_token)
-        self._meter.add(len(page.events))
+        self._show(page)
         return page
+
+    def _show(self, page: ReadChangesResponse) -> None:
+        self._meter.add(len(page.events))
+        if page.HasField("snapshot") and not page.snapshot.finished and not sys.stdout.isatty():
+            self._meter.close()
+            self._bar.show(page.snapshot)
+        else:
+            self._bar.close()
 
     def _next_size(self) -> int:
         if not self._max_events:

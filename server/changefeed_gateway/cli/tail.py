@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import sys
 from datetime import timedelta
 from typing import Final
 
@@ -35,6 +36,7 @@ from changefeed_gateway.cli.output import (
     time_text,
 )
 from changefeed_gateway.cli.place import Place, kept_place
+from changefeed_gateway.cli.progress import SnapshotBar
 
 _OUTAGE: Final = timedelta(minutes=1)
 
@@ -90,6 +92,7 @@ class _Printer:
         self._live = False
         self._token = self._shown = ""
         self._reconnects = 0
+        self._bar = SnapshotBar()
 
     async def follow(self, stream: Tail) -> None:
         async with stream:
@@ -107,6 +110,12 @@ class _Printer:
     def _print(self, delivery: Delivery) -> None:
         for event in delivery.events:
             print_change(event, json=self._json, wire=self._wire)
+        if delivery.snapshot is not None and not sys.stdout.isatty():
+            self._bar.show(delivery.snapshot)
+        if delivery.snapshot is None or delivery.snapshot.finished:
+            self._bar.close()
+        if delivery.snapshot is not None and delivery.snapshot.finished and not self._json:
+            complain(f"the snapshot is whole, {delivery.snapshot.items:,} items; changes follow")
         if self._json:
             # A heartbeat's is seldom of use, and long: the end says the last one.
             said = self._wire or not self._token or bool(delivery.events or delivery.children)
@@ -122,6 +131,7 @@ class _Printer:
 
     def finish(self) -> None:
         """Say where to go on."""
+        self._bar.close()
         if not self._token or self._token == self._shown:
             return
         if self._json:
@@ -137,6 +147,8 @@ def _position(delivery: Delivery, *, with_token: bool) -> dict[str, object]:
         position["watermark"] = time_text(delivery.watermark)
     if delivery.token_expire_time:
         position["token_expire_time"] = time_text(delivery.token_expire_time)
+    if delivery.snapshot is not None:
+        position["snapshot"] = as_dict(delivery.snapshot)
     if delivery.children:
         position["child_partitions"] = [as_dict(child) for child in delivery.children]
     return position

@@ -12,7 +12,6 @@ from psycopg.rows import TupleRow
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.conformance.backend import Hook, Item
@@ -43,7 +42,7 @@ class _PostgresBackend:
 
     hooks = frozenset(Hook)
     provider_id = "postgres"
-    capabilities = frozenset(CapabilityName) - NO_SNAPSHOTS.keys()
+    capabilities = frozenset(CapabilityName) - {CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE}
     time_granularity = timedelta(0)
     largest_content = 10_000_000
     collection = ""

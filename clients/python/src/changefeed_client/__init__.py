@@ -21,6 +21,7 @@ from changefeed_client.errors import (
 from changefeed_client.positions import (
     BEGINNING,
     NOW,
+    SNAPSHOT,
     after,
     at_time,
     collection,
@@ -33,6 +34,7 @@ __all__ = [
     "BEGINNING",
     "NOW",
     "OPTIONS",
+    "SNAPSHOT",
     "WHOLE",
     "ChangeFeedClient",
     "ChangeFeedRpcError",

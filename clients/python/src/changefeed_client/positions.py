@@ -5,7 +5,7 @@ from typing import Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from changefeed.v1.position_pb2 import Beginning, Now, StartPosition
+from changefeed.v1.position_pb2 import Beginning, Now, Snapshot, StartPosition
 from changefeed.v1.resource_pb2 import FeedScope, ResourceAddress
 
 BEGINNING: Final = StartPosition(beginning=Beginning())
@@ -13,6 +13,9 @@ BEGINNING: Final = StartPosition(beginning=Beginning())
 
 NOW: Final = StartPosition(now=Now())
 """Changes committed after the gateway's first answer."""
+
+SNAPSHOT: Final = StartPosition(snapshot=Snapshot())
+"""The items that exist, as events of CHANGE_TYPE_SNAPSHOT, then the changes. Gated by CHANGE_FEED_SNAPSHOT."""
 
 
 def at_time(time: datetime) -> StartPosition:

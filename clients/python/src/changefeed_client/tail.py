@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from changefeed.v1.change_event_pb2 import ChangeEvent
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.partition_pb2 import ChildPartition
+from changefeed.v1.read_changes_pb2 import SnapshotProgress
 from changefeed.v1.subscribe_pb2 import (
     CLOSING_REASON_MAX_EVENTS,
     CLOSING_REASON_PARTITION_RETIRED,
@@ -22,6 +23,7 @@ from changefeed.v1.subscribe_pb2 import (
     ChangeBatch,
     ClosingReason,
     Heartbeat,
+    SnapshotFinished,
     SubscribeRequest,
     SubscribeResponse,
     SubscriptionOpened,
@@ -69,6 +71,8 @@ class Delivery:
     """When the token is expected to lose its history, where the retention is known."""
     children: Sequence[ChildPartition] = ()
     """The partitions to go on with when the one that was read is retired; the tail ends then."""
+    snapshot: SnapshotProgress | None = None
+    """How far the snapshot has come, in a delivery of one; `finished` in the one that ends it, which has no events."""
 
 
 class Tail:
@@ -253,7 +257,13 @@ class Tail:
                 return self._deliver(message.opened.continuation_token, expires=message.opened)
             case "batch":
                 batch = message.batch
-                return self._deliver(batch.continuation_token, expires=batch, seen=batch, events=batch.events)
+                progress = batch.snapshot if batch.HasField("snapshot") else None
+                return self._deliver(
+                    batch.continuation_token, expires=batch, seen=batch, events=batch.events, snapshot=progress
+                )
+            case "snapshot_finished":
+                finished = message.snapshot_finished
+                return self._deliver(finished.continuation_token, expires=finished, snapshot=finished.snapshot)
             case "heartbeat":
                 beat = message.heartbeat
                 return self._deliver(beat.continuation_token, expires=beat, seen=beat)
@@ -274,9 +284,10 @@ class Tail:
         token: str,
         *,
         events: Sequence[ChangeEvent] = (),
-        expires: SubscriptionOpened | ChangeBatch | Heartbeat | None = None,
+        expires: SubscriptionOpened | ChangeBatch | Heartbeat | SnapshotFinished | None = None,
         seen: ChangeBatch | Heartbeat | None = None,
         children: Sequence[ChildPartition] = (),
+        snapshot: SnapshotProgress | None = None,
     ) -> Delivery:
         self._move(token)
         self._delivered += len(events)
@@ -291,6 +302,7 @@ class Tail:
             if expires and expires.HasField("token_expire_time")
             else None,
             children=children,
+            snapshot=snapshot,
         )
 
     def _move(self, token: str) -> None:

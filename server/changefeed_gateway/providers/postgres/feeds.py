@@ -52,6 +52,8 @@ class FeedDefinition:
     created_at: datetime
     standby: bool
     """Ticks come from the primary; none can be made here."""
+    snapshots: bool
+    """Its items can be read in an order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +77,7 @@ class _Found:
     stopped: str | None
     incarnation: UUID
     created_at: datetime
+    snapshots: bool
 
 
 _LOOK_UP: Final = """
@@ -82,7 +85,7 @@ SELECT c.system_identifier, d.oid::bigint AS database_oid, d.datname AS database
        to_regclass('changefeed_log.log_' || f.feed_id)::oid::bigint AS log_oid,
        f.home IS NOT DISTINCT FROM changefeed.home(f.feed_id) AS at_home,
        f.feed_id, f.name, f.image_mode, f.image_function, f.key_columns, f.key_types, f.doorbell, f.retention,
-       f.stopped, f.incarnation, f.created_at
+       f.stopped, f.incarnation, f.created_at, to_regproc('changefeed_log.items_' || f.feed_id) IS NOT NULL AS snapshots
 FROM pg_control_system() c
 JOIN pg_database d ON d.datname = current_database()
 LEFT JOIN changefeed.feeds f ON f.name = %s
@@ -165,4 +168,6 @@ def _definition(found: _Found) -> FeedDefinition:
         database=DatabaseId(found.system_identifier, found.database_oid),
         created_at=found.created_at,
         standby=found.standby,
+        # P5: on a standby a snapshot does not tell which transactions it sees.
+        snapshots=found.snapshots and not found.standby,
     )

@@ -100,6 +100,11 @@ class ChangeMaker:
         return shapes, values
 
 
+def key_values(key: str, count: int) -> list[str]:
+    """The values of a key's text, of which there are `count`."""
+    return list(json.loads(key)) if count > 1 or key[:1] == "[" else [key]
+
+
 def _only(key: bytes) -> bytes:
     """The value of a key that is written as a list because it begins like one."""
     (value,) = json.loads(key)

@@ -46,6 +46,12 @@ _ITEM_STATES: Final = {
     ImageMode.NONE: ItemState.UNAVAILABLE,
 }
 
+_NO_ORDER: Final = (
+    "items are read in the order of the key's index: it needs a primary key, or a unique index in default order, on"
+    " PostgreSQL's own types"
+)
+_ON_A_STANDBY: Final = "a snapshot on a standby does not tell which transactions it sees: ask a gateway of the primary"
+
 _CURRENT_ITEMS: Final = PortabilityWarning(
     code="CURRENT_ITEMS",
     message="a change carries its item as it was when the page was read: at least as new as the change; an item that"
@@ -283,8 +289,16 @@ def _capabilities(definition: FeedDefinition) -> tuple[Capability, ...]:
             ImageMode.NONE: "the feed was made without images: unwatch the table and watch it with image => 'captured'",
         }[definition.image_mode],
         CapabilityName.BEGINNING: "the oldest retained change",
+        CapabilityName.SNAPSHOT: "exact per key: each item, and after it exactly the later changes of its key"
+        + (", with items as they are when the page is read" if definition.image_mode is ImageMode.CURRENT else ""),
+        CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE: "exact per key; all others are passed over",
     }
-    missing = dict(NO_SNAPSHOTS)
+    missing = {
+        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE: "a physical partition may split while its items are read:"
+        " take the entire collection, or a logical partition"
+    }
+    if not definition.snapshots:
+        missing |= dict.fromkeys(NO_SNAPSHOTS, _NO_ORDER if not definition.standby else _ON_A_STANDBY)
     if definition.image_mode is ImageMode.NONE:
         missing[CapabilityName.NEW_ITEM_STATE] = details[CapabilityName.NEW_ITEM_STATE]
     return tuple(

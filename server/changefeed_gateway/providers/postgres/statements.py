@@ -44,6 +44,9 @@ class Statements:
     partitions: str
     images: str
     current_images: str
+    items: str
+    places: str
+    estimate: str
 
     @classmethod
     def of_feed(cls, feed_id: int, image_function: str | None) -> Self:
@@ -58,6 +61,8 @@ class Statements:
             "ticks": sql.Identifier("changefeed_log", f"tick_{feed_id}"),
             "live": sql.Identifier("changefeed_log", f"live_{feed_id}"),
             "make_tick": sql.Identifier("changefeed_log", f"make_tick_{feed_id}"),
+            "items": sql.Identifier("changefeed_log", f"items_{feed_id}"),
+            "places": sql.Identifier("changefeed_log", f"places_{feed_id}"),
             "image_function": sql.Identifier(*(image_function or "none").split(".")),
         }
         return cls(**{name: sql.SQL(_text(name)).format(**names).as_string() for name in cls.__slots__})

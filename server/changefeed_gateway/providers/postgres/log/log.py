@@ -39,6 +39,8 @@ from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_
 from changefeed_gateway.providers.postgres.log.images import ImageReader
 from changefeed_gateway.providers.postgres.log.partitions import BucketPartition, Buckets, Topology, View
 from changefeed_gateway.providers.postgres.log.reading import LogReader, Stretch
+from changefeed_gateway.providers.postgres.log.snapshot import SnapshotReader
+from changefeed_gateway.providers.postgres.log.snapshot_place import is_place
 from changefeed_gateway.providers.postgres.mapping import IMAGE, SEQ, ChangeMaker, captured
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
@@ -75,6 +77,16 @@ class FeedLog:
             key_columns=definition.key_columns,
             key_types=definition.key_types,
         )
+        self._snapshots = SnapshotReader(
+            connections,
+            self._statements,
+            self.ticks,
+            self._reader,
+            self._images,
+            self._maker,
+            look=self._view,
+            expire_time=self._expire_time,
+        )
 
     async def list_partitions(self) -> list[Partition]:
         """`Provider.list_partitions` for this feed."""
@@ -92,6 +104,8 @@ class FeedLog:
             return await self._read_page(read)
 
     async def _read_page(self, read: PageRead) -> Page:
+        if isinstance(read.start, Snapshot) or (isinstance(read.start, After) and is_place(read.start.cursor)):
+            return await self._snapshots.read_page(read)
         deadline = monotonic() + min(read.max_wait, read.watermark_within or read.max_wait).total_seconds()
         start, view = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.

@@ -105,6 +105,13 @@ class Topology:
             return repeat(self.partitions[0].partition_id, len(rows))
         return [self._map(tick)[row[BUCKET]] for row, tick in zip(rows, ticks, strict=False)]
 
+    def ids_at(self, buckets: Sequence[int], tick: int) -> Iterable[PartitionId]:
+        """The partition of each bucket in what follows a tick."""
+        if len(self.partitions) == 1:
+            return repeat(self.partitions[0].partition_id, len(buckets))
+        found = self._map(tick + 1)
+        return [found[bucket] for bucket in buckets]
+
     def _parents_of(self, child: BucketPartition) -> list[BucketPartition]:
         return [p for p in self.partitions if p.end_tick == child.start_tick and p.buckets.overlaps(child.buckets)]
 
@@ -148,6 +155,10 @@ class View(NamedTuple):
     def ids_of(self, rows: Sequence[Row], ticks: Sequence[int]) -> Iterable[PartitionId]:
         """The partition of each row: the one that is read, or by bucket and tick where all are."""
         return repeat(self.partition.partition_id, len(rows)) if self.partition else self.topology.ids_of(rows, ticks)
+
+    def ids_of_buckets(self, buckets: Sequence[int]) -> Iterable[PartitionId]:
+        """The partition of each bucket at the newest tick."""
+        return self.topology.ids_at(buckets, self.newest.id)
 
     def part(self, scope: Scope) -> Part:
         """What the scope is of the log."""

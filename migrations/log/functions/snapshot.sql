@@ -1,0 +1,270 @@
+-- Snapshots: the items that exist, a page at a time, in the order of the key's index; and where other keys lie in it.
+--
+-- One pair of functions a feed, with static SQL, as capture has. They run as changefeed_capture, which reads watched tables
+-- already, so a reader of the feed needs no rights on the table; nothing in them calls what the owner of a table or of a type
+-- may supply. Only changefeed_reader may call them.
+
+-- The unique index that gives a feed's items their order: on exactly its key, in the default order of PostgreSQL's own types,
+-- so that rows compare as the index has them. Every primary key of such types is one. Null if there is none.
+create or replace function changefeed.snapshot_index(f changefeed.feeds) returns oid
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select i.indexrelid
+    from pg_index i
+    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indpred is null
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> f.key_numbers
+        and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ f.key_numbers
+        and not exists (
+            select from unnest(i.indkey::smallint[], i.indclass::oid[], i.indoption::smallint[]) k (attnum, opclass, option)
+            left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+            left join pg_opclass c on c.oid = k.opclass
+            where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
+                or not changefeed.is_built_in(a.atttypid)))
+    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    limit 1
+$$;
+
+-- SQL for the columns of that index in its order: of a row variable; or, if there is a text_name, of a key's text (see
+-- changefeed.key_text). named: with the names k1 to kn.
+create or replace function changefeed.index_columns_sql(
+    f changefeed.feeds, index oid, row_name text, text_name text, named boolean default false
+) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select string_agg(
+        case when text_name is null then format('%I.%I', row_name, a.attname)
+            else format(
+                case when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')' else '(%1$s)::%2$s' end,
+                case
+                    when cardinality(f.key_numbers) > 1
+                        then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', text_name,
+                                    array_position(f.key_numbers, a.attnum) - 1)
+                    when changefeed.key_type(a.atttypid) in ('number', 'boolean', 'binary') or a.atttypid = 'uuid'::regtype
+                        then text_name
+                    else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
+                                'else %1$s end', text_name)
+                end,
+                -- With -1: the name without a length means a length of 1 for some.
+                format_type(changefeed.base_type(a.atttypid), -1))
+            end
+        || case when k.sorted_by <> 0 then format(' collate %I.%I', s.nspname, c.collname) else '' end
+        || case when named then format(' as k%s', k.place) else '' end, ', ' order by k.place)
+    from pg_index i
+    cross join unnest(i.indkey::smallint[], i.indcollation::oid[]) with ordinality k (attnum, sorted_by, place)
+    join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+    left join pg_collation c on c.oid = k.sorted_by
+    left join pg_namespace s on s.oid = c.collnamespace
+    where i.indexrelid = index and k.place <= i.indnkeyatts
+$$;
+
+-- Made by its owner and given to changefeed_capture, as capture functions are.
+create or replace function changefeed.create_snapshot_function(name text, arguments text, definition text) returns void
+language plpgsql security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table changefeed.functions in share update exclusive mode;
+    execute format('create or replace function changefeed_log.%I(%s) %s', name, arguments, definition);
+    if (select proowner from pg_proc where oid = to_regproc(format('changefeed_log.%I', name))) <> 'changefeed_capture'::regrole then
+        execute format('revoke execute on function changefeed_log.%I from public', name);
+        execute format('grant execute on function changefeed_log.%I to changefeed_reader', name);
+        grant create on schema changefeed_log to changefeed_capture;
+        execute format('alter function changefeed_log.%I owner to changefeed_capture', name);
+        revoke create on schema changefeed_log from changefeed_capture;
+    end if;
+end;
+$$;
+revoke execute on function changefeed.create_snapshot_function(text, text, text) from public;
+grant execute on function changefeed.create_snapshot_function(text, text, text) to changefeed_owner;
+
+-- Both functions take their arguments by number: a name could be one of a column, too.
+
+-- What items_<feed> answers: a first row of which only key is set, to the snapshot in which the others were read; or of which
+-- only problem is set, why none can be. Then an item a row, in order: wanted is false for one outside the scope, of which
+-- there is only the key; version changes whenever the item does; image is left out where it is larger than max_item_bytes.
+-- Fewer rows than size where their images exceed max_bytes; none where nothing lies behind.
+create or replace function changefeed.create_items_function(feed integer, settings text, body text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform changefeed.create_snapshot_function(
+        format('items_%s', feed),
+        'after text, size bigint, max_bytes bigint, max_item_bytes bigint, only_partition_key text, with_bucket boolean',
+        format('returns table (key text, partition_key text, bucket smallint, version text, wanted boolean, bytes integer, '
+               'image text, problem text) language plpgsql security definer set row_security = off '
+               'set max_parallel_workers_per_gather = 0 %sas %L', settings, body));
+end;
+$$;
+
+-- What places_<feed> answers of each of some keys: 0 where it lies up to low, 1 up to high, 2 beyond. Nothing lies up to a
+-- low that is null, everything up to a high that is.
+create or replace function changefeed.create_places_function(feed integer, settings text, body text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform changefeed.create_snapshot_function(
+        format('places_%s', feed), 'keys text[], low text, high text',
+        format('returns smallint[] language plpgsql security definer %sas %L', settings, body));
+end;
+$$;
+
+-- SQL for the rows of items_<feed>. rows_sql: those behind $1, at most $2, in order, of the columns k1 to kn of the order,
+-- key, partition_key, version, wanted, image.
+create or replace function changefeed.items_sql(rows_sql text, columns integer) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+        select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+        union all
+        (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
+            case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
+        from (
+            select r.*, pg_catalog.row_number() over o as number,
+                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (%1$s) s) r
+            window o as (order by %2$s rows unbounded preceding)
+        ) w
+        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        order by %3$s)$sql$,
+        rows_sql,
+        (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n))
+$$;
+
+create or replace function changefeed.table_items_sql(f changefeed.feeds, first boolean) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    index   oid := changefeed.snapshot_index(f);
+    columns text := changefeed.index_columns_sql(f, index, 'n', null);
+    count   integer := cardinality(f.key_numbers);
+begin
+    return changefeed.items_sql(format($sql$
+                select %7$s, n.xmin::pg_catalog.text as version, %2$s as key, %3$s as partition_key,
+                    ($5 is null or %3$s operator(pg_catalog.=) $5) as wanted,
+                    case when $5 is null or %3$s operator(pg_catalog.=) $5 then %4$s end as image
+                from %5$s n %6$s
+                order by %1$s limit $2$sql$,
+        columns, changefeed.key_of(f, 'n'), changefeed.partition_key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        f.source::regclass,
+        case when not first then format('where row(%s) operator(pg_catalog.>) row(%s)', columns,
+                                        changefeed.index_columns_sql(f, index, null, '$1')) end,
+        changefeed.index_columns_sql(f, index, 'n', null, true)), count);
+end;
+$$;
+
+create or replace function changefeed.table_places_sql(f changefeed.feeds) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$
+        select pg_catalog.array_agg(case
+                when $2 is not null and row(%1$s) operator(pg_catalog.<=) row(%2$s) then 0::pg_catalog.int2
+                when $3 is null or row(%1$s) operator(pg_catalog.<=) row(%3$s) then 1::pg_catalog.int2
+                else 2::pg_catalog.int2 end order by u.place)
+        from pg_catalog.unnest($1) with ordinality u (key, place)$sql$,
+        changefeed.index_columns_sql(f, i.index, null, 'u.key'), changefeed.index_columns_sql(f, i.index, null, '$2'),
+        changefeed.index_columns_sql(f, i.index, null, '$3'))
+    from (select changefeed.snapshot_index(f) as index) i
+$$;
+
+-- Where the table is not as it was when the functions were made: SQL of the table as it is, or why there is none.
+create or replace function changefeed.snapshot_problem(f changefeed.feeds) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    problem changefeed.problem := changefeed.capture_problem(f);
+begin
+    perform changefeed.refuse_old_snapshot(f);
+    if problem.code is null then
+        problem := changefeed.read_problem(f);
+    end if;
+    return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
+        then 'no unique index on the key has the default order of types of PostgreSQL''s own' end);
+end;
+$$;
+
+create or replace function changefeed.items_now_sql(feed integer, first boolean) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.snapshot_problem(f);
+    return case when problem is null then changefeed.table_items_sql(f, first) else format(
+        'select null::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2, null::pg_catalog.text, '
+        'null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, %L::pg_catalog.text', problem) end;
+end;
+$$;
+
+create or replace function changefeed.places_now_sql(feed integer) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f       changefeed.feeds;
+    problem text;
+begin
+    select * into strict f from changefeed.feeds where feed_id = feed;
+    problem := changefeed.snapshot_problem(f);
+    if problem is not null then
+        raise exception 'the keys of % have no order: %', f.name, problem using errcode = 'object_not_in_prerequisite_state';
+    end if;
+    return changefeed.table_places_sql(f);
+end;
+$$;
+
+-- The check of the shape is that of capture, see changefeed.table_body.
+create or replace function changefeed.create_snapshot_functions(f changefeed.feeds) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' set datestyle = ''ISO'' '
+        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' ';
+    drifted  constant text := format('(case when $1 is null or $1 is not null then %L::pg_catalog.regclass end) is null '
+        'or changefeed.has_drifted(%s, %L)', f.source::oid, f.feed_id, f.shape);
+begin
+    if changefeed.snapshot_index(f) is null then
+        execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', f.feed_id);
+        return;
+    end if;
+    perform changefeed.create_items_function(f.feed_id, settings, format($body$
+begin
+    if %s then
+        return query execute changefeed.items_now_sql(%s, $1 is null) using $1, $2, $3, $4, $5, $6;
+    elsif $1 is null then
+        return query %s;
+    else
+        return query %s;
+    end if;
+end
+$body$, drifted, f.feed_id, changefeed.table_items_sql(f, true), changefeed.table_items_sql(f, false)));
+    perform changefeed.create_places_function(f.feed_id, settings, format($body$
+declare
+    places pg_catalog.int2[];
+begin
+    if %s then
+        execute changefeed.places_now_sql(%s) into places using $1, $2, $3;
+    else
+        places := (%s);
+    end if;
+    return places;
+end
+$body$, drifted, f.feed_id, changefeed.table_places_sql(f)));
+end;
+$$;
+comment on function changefeed.create_snapshot_functions(changefeed.feeds) is
+    'Writes the functions that snapshots of a watched table are read with, anew if they are there; none where nothing gives '
+    'its key an order.';

@@ -1,0 +1,1 @@
+"""`changefeed mirror`: a copy of a collection, kept for ever."""

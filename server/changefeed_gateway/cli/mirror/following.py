@@ -1,0 +1,104 @@
+"""Brings a collection into a copy, from a snapshot and then for ever."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from changefeed.v1.change_event_pb2 import (
+    CHANGE_TYPE_DELETE,
+    CHANGE_TYPE_TRUNCATE,
+    ITEM_STATE_NOT_APPLICABLE,
+    ChangeEvent,
+)
+from changefeed.v1.read_changes_pb2 import NewItemStateMode
+from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed_client import SNAPSHOT, ChangeFeedClient, ChangeFeedRpcError, Delivery, Tail, after
+from changefeed_gateway.cli.mirror.copy import Copy, CopyPlace, Step
+from changefeed_gateway.cli.progress import SnapshotBar
+
+_BATCH: Final = 5_000
+
+
+Say = Callable[[str, int | None, str], None]
+"""Tells a state of the copy, its items where they are known, and a sentence."""
+
+
+class Following:
+    """One run of the command."""
+
+    def __init__(self, copy: Copy, address: ResourceAddress, *, anew_on_expiry: bool, say: Say) -> None:
+        """`say` tells whoever runs the command what state the copy is in."""
+        self._say = say
+        self._copy, self._address, self._anew = copy, address, anew_on_expiry
+        self._bar = SnapshotBar()
+        self.live = asyncio.Event()
+        self.delivered = asyncio.Event()
+        """Set with every delivery that is in the copy; clear it to await the next."""
+
+    async def run(self, client: ChangeFeedClient, *, until_live: bool) -> None:
+        """Follow; ends when it is live, if told so. Raises ChangeFeedRpcError and whatever the copy raises."""
+        place = await self._copy.place()
+        if place is None:
+            self._say("new", None, "a new copy: it begins with a snapshot")
+        while True:
+            try:
+                return await self._follow(client, place, until_live=until_live)
+            except ChangeFeedRpcError as error:
+                if error.category != "CHECKPOINT_EXPIRED" or not self._anew:
+                    raise
+                self._say("expired", None, "the place of the copy has expired: a new snapshot begins")
+                # As it is in the copy by now; its rows stay until the snapshot has been read.
+                before = await self._copy.place()
+                place = "", before[1] if before else 0
+            finally:
+                self._bar.close()
+
+    async def _follow(self, client: ChangeFeedClient, place: CopyPlace | None, *, until_live: bool) -> None:
+        token, number = place or ("", 0)
+        if not token:
+            number += 1
+        tail = client.tail(
+            self._address,
+            after(token) if token else SNAPSHOT,
+            items=NewItemStateMode.NEW_ITEM_STATE_MODE_REQUIRE,
+            max_batch_size=_BATCH,
+        )
+        async with tail:
+            await self._take_all(tail, number, until_live=until_live)
+
+    async def _take_all(self, tail: Tail, number: int, *, until_live: bool) -> None:
+        async for delivery in tail:
+            place = delivery.continuation_token, number
+            whole = delivery.snapshot is not None and delivery.snapshot.finished
+            await self._copy.take([step_of(event) for event in delivery.events], place, whole=whole)
+            self._show(delivery, whole=whole)
+            self.delivered.set()
+            if delivery.live:
+                self.live.set()
+                if until_live:
+                    return
+
+    def _show(self, delivery: Delivery, *, whole: bool) -> None:
+        if delivery.snapshot is not None:
+            self._bar.show(delivery.snapshot)
+        if whole and delivery.snapshot is not None:
+            self._bar.close()
+            self._say("whole", delivery.snapshot.items, "the snapshot is whole; changes follow")
+        if delivery.live and not self.live.is_set():
+            self._say("live", None, "live: the copy is up to date")
+
+
+def step_of(event: ChangeEvent) -> Step:
+    """What an event does to a copy."""
+    if event.change_type == CHANGE_TYPE_TRUNCATE:
+        return "clear", "", ""
+    key = json.dumps([component.value for component in event.key.components], ensure_ascii=False)
+    if event.change_type == CHANGE_TYPE_DELETE or event.item_state == ITEM_STATE_NOT_APPLICABLE:
+        return "remove", key, ""
+    return "put", key, event.new_item_json
+
+
+def differing(source: Mapping[str, str], copy: Mapping[str, str]) -> set[str]:
+    """The keys under which two are not the same."""
+    return {key for key in source.keys() | copy.keys() if source.get(key) != copy.get(key)}

@@ -1,0 +1,319 @@
+"""Snapshot and stream of one feed: items in the order of their keys, and meanwhile the changes of those that came.
+
+A page: if the place is far behind the newest tick, the changes up to it, for the keys whose items have come. Otherwise
+the next items, by one statement in one snapshot S; a tick, which has everything that S sees; and the changes up to it,
+those of the new items only if S does not see them. So nothing is held between two pages but the place, which the token
+has: no transaction, no lock, nothing that grows with what was read.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from changefeed_gateway.core.cursors import LazyCursors
+from changefeed_gateway.core.errors import UnsupportedCapability
+from changefeed_gateway.core.model import (
+    After,
+    CapabilityName,
+    Change,
+    Cursor,
+    Page,
+    PageRead,
+    PhysicalPartition,
+    SnapshotProgress,
+)
+from changefeed_gateway.providers.postgres.connections import Connections
+from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position
+from changefeed_gateway.providers.postgres.feeds import capture_stopped
+from changefeed_gateway.providers.postgres.log.images import ImageReader
+from changefeed_gateway.providers.postgres.log.items import ItemReader, ItemRow
+from changefeed_gateway.providers.postgres.log.partitions import View
+from changefeed_gateway.providers.postgres.log.reading import LogReader, Stretch
+from changefeed_gateway.providers.postgres.log.snapshot_place import (
+    BEYOND,
+    IN_PART,
+    READ,
+    Part,
+    SnapshotPlace,
+    decode_place,
+    encode_place,
+    keys_to_place,
+    passing,
+    seen_by,
+)
+from changefeed_gateway.providers.postgres.mapping import IMAGE, KEY, OP, SEQ, XID, ChangeMaker, Row, captured
+from changefeed_gateway.providers.postgres.statements import Statements
+from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
+from changefeed_gateway.providers.postgres.ticks.tick import Tick
+
+_WINDOW: Final = 1_000
+"""Changes that are looked for between two ticks around the items, at least: a reader of small pages must get on too."""
+
+Look = Callable[[PageRead, Tick], Awaitable[View]]
+"""What a read can see when a tick is the newest one."""
+
+
+@dataclass
+class _Draft:
+    """A page in the making: its changes, and the place after each of them."""
+
+    start: SnapshotPlace
+    end: SnapshotPlace
+    room: int
+    bytes_left: int
+    changes: list[Change] = field(default_factory=list)
+    times: dict[int, datetime] = field(default_factory=dict)
+    """When ticks were made, of all places."""
+    calls: int = 0
+    _runs: list[tuple[int, Callable[[int], SnapshotPlace]]] = field(default_factory=list)
+
+    def add(self, changes: Sequence[Change], place: Callable[[int], SnapshotPlace]) -> None:
+        """Append changes; `place` tells the place after each of them, by its index among these."""
+        if changes:
+            self._runs.append((len(self.changes), place))
+            self.changes.extend(changes)
+            self.room -= len(changes)
+            self.bytes_left -= sum(len(change.item) for change in changes if change.item is not None)
+
+    def place_after(self, index: int) -> SnapshotPlace:
+        """The place after the change at an index."""
+        first, place = next(run for run in reversed(self._runs) if run[0] <= index)
+        return place(index - first)
+
+    def cut(self, count: int) -> None:
+        """Keep so many of the first changes."""
+        if len(self.changes) > count:
+            self.end = self.place_after(count - 1)
+            del self.changes[count:]
+
+    def cursor_after(self, index: int) -> Cursor:
+        """The cursor after the change at an index."""
+        return self.encode(self.place_after(index))
+
+    def encode(self, place: SnapshotPlace) -> Cursor:
+        """A place as a cursor."""
+        return encode_place(place, self.times[place.position.batch])
+
+
+class SnapshotReader:
+    """Reads the pages of a feed's snapshots."""
+
+    def __init__(
+        self,
+        connections: Connections,
+        statements: Statements,
+        ticks: FeedTicks,
+        log: LogReader,
+        images: ImageReader,
+        maker: ChangeMaker,
+        look: Look,
+        expire_time: Callable[[Tick], datetime],
+    ) -> None:
+        self._connections, self._statements, self._ticks = connections, statements, ticks
+        self._log, self._images, self._maker = log, images, maker
+        self._look, self._expire_time = look, expire_time
+        self._items = ItemReader(connections, statements, ticks.definition)
+
+    async def read_page(self, read: PageRead) -> Page:
+        """`Provider.read_page` from a snapshot's start, or from a place in one."""
+        if isinstance(read.scope, PhysicalPartition):
+            raise UnsupportedCapability(
+                "a physical partition may split meanwhile: take the entire collection, or a logical partition",
+                reason=CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE.value,
+            )
+        if not self._ticks.definition.snapshots:
+            raise UnsupportedCapability("this feed has no snapshots here", reason=CapabilityName.SNAPSHOT.value)
+        place, newest = await self._start(read)
+        draft = _Draft(place, place, read.max_changes, read.max_bytes)
+        draft.times[place.position.batch] = await self._ticks.time_of(place.position)
+        if not read.max_changes:
+            await self._ticks.window.check(place.position.tick)
+        elif place.complete and place.part is None:
+            return await self._page(draft, finished=True)
+        else:
+            await self._fill(draft, read, newest)
+        return await self._page(draft, finished=False)
+
+    # --- From where
+
+    async def _start(self, read: PageRead) -> tuple[SnapshotPlace, Tick]:
+        ticks = self._ticks
+        ticks.notice_other_server()
+        if not isinstance(read.start, After):
+            if ticks.definition.stopped is not None:
+                raise capture_stopped(ticks.definition.name, ticks.definition.stopped)
+            newest = await ticks.ticker.refresh()
+            return SnapshotPlace(Position(newest.id), estimate=await self._items.estimate()), newest
+        place, mark = decode_place(read.start.cursor)
+        # Only a tick made after the items of a part has all that they saw.
+        newest = await (ticks.ticker.refresh() if place.part else ticks.ticker.recent())
+        if place.position > Position(newest.id):
+            newest = await ticks.ticker.refresh()
+        if place.position > Position(newest.id):
+            raise ticks.beyond()
+        await ticks.check_mark(place.position, mark)
+        return place, newest
+
+    # --- What makes a page
+
+    async def _fill(self, draft: _Draft, read: PageRead, newest: Tick) -> None:
+        view = await self._look(read, newest)
+        if await self._is_behind(draft.end, newest, read):
+            stretch = await self._read_log(draft, newest, read, view, self._images.rows_for(read))
+            await self._add_changes(draft, stretch, newest, read, view)
+            if await self._is_behind(draft.end, newest, read):
+                draft.room = 0
+        if draft.room > 0 and draft.bytes_left > 0 and not draft.end.complete:
+            await self._add_items(draft, read, view)
+        draft.cut(read.max_changes)
+
+    async def _is_behind(self, place: SnapshotPlace, newest: Tick, read: PageRead) -> bool:
+        """Whether there is more than what a page may leave to the changes after its items.
+
+        A part must have ended, too, before the next one begins.
+        """
+        if place.part is not None or place.position.seq:
+            return True
+        (base,) = await self._ticks.window.between(place.position.tick, place.position.tick)
+        return 2 * (newest.last_seq - base.last_seq) > read.max_changes
+
+    async def _read_log(self, draft: _Draft, until: Tick, read: PageRead, view: View, size: int) -> Stretch:
+        position = draft.end.position
+        if position >= Position(until.id):
+            return Stretch([], [], position, statements=0)
+        stretch = await self._log.read(position, until.id, until, size, view.part(read.scope))
+        draft.calls += stretch.statements
+        draft.times.update(stretch.times)
+        draft.times[stretch.end.batch] = await self._ticks.time_of(stretch.end)
+        return stretch
+
+    async def _add_changes(self, draft: _Draft, stretch: Stretch, until: Tick, read: PageRead, view: View) -> None:
+        """Add what of a stretch of the log is for the consumer; at `until` the newest part is one with the others."""
+        rows = captured(stretch.rows)
+        stops = len(rows) < len(stretch.rows)
+        if stops and not rows:
+            if draft.changes:
+                return
+            raise capture_stopped(self._ticks.definition.name, stretch.rows[0][IMAGE] or "")
+        end = stretch.end
+        if stops:
+            end = RowCursors(
+                stretch.ticks, [row[SEQ] for row in stretch.rows], len(rows), complete=False, times=stretch.times
+            ).position(len(rows) - 1)
+        where = await self._where(draft, draft.end, rows)
+        await self._add_rows(draft, draft.end, rows, stretch, end, read, view, where)
+        if draft.end.part is not None and draft.end.position == Position(until.id):
+            draft.end = draft.end._replace(part=None)
+
+    async def _add_rows(
+        self,
+        draft: _Draft,
+        place: SnapshotPlace,
+        rows: Sequence[Row],
+        stretch: Stretch,
+        end: Position,
+        read: PageRead,
+        view: View,
+        where: dict[str, int],
+    ) -> None:
+        """Add those of some rows that are for the consumer at a place, and move to `end` if all of them fit."""
+        kept = passing(place, rows, where)
+        chosen, ticks = [rows[i] for i in kept], [stretch.ticks[i] for i in kept]
+        shown = await self._images.illustrate(chosen, replace(read, max_bytes=max(1, draft.bytes_left)))
+        whole = len(shown.rows) == len(chosen)
+        cursors = RowCursors(
+            ticks, [row[SEQ] for row in chosen], len(shown.rows), complete=not end.seq, times=stretch.times
+        )
+        changes = self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, ticks))
+        draft.add(changes, lambda index: place._replace(position=cursors.position(index)))
+        draft.end = place._replace(position=end if whole else cursors.position(len(shown.rows) - 1))
+
+    async def _add_items(self, draft: _Draft, read: PageRead, view: View) -> None:
+        before = draft.end
+        bounded = replace(read, max_bytes=draft.bytes_left)
+        several = len(view.topology.partitions) > 1
+        items = await self._items.read(before.key, draft.room, bounded, with_bucket=several)
+        # P1: made after the items were read, so all that they saw lies up to it.
+        until = await self._ticks.ticker.refresh()
+        draft.calls += 2
+        window = await self._read_log(draft, until, read, view, max(read.max_changes, _WINDOW))
+        sees = seen_by(items.snapshot)
+        where = await self._where(draft, before, window.rows)
+        gone = [
+            index
+            for index, row in enumerate(window.rows)
+            if row[OP] == "delete" and where[row[KEY]] != READ and sees(int(row[XID]))
+        ]
+        if len(gone) >= draft.room or not _is_plain(window, until, sees):
+            # In their own order they get on; the items are read again when these changes have come.
+            await self._add_changes(draft, window, until, read, view)
+            return
+        await self._add_front(draft, before, window, gone, read, view)
+        rows = items.rows
+        part = Part(before.key, items.snapshot)
+        after = before._replace(
+            key=rows[-1].key if rows else before.key,
+            complete=not rows,
+            part=part,
+            items=before.items + sum(bool(row.wanted) for row in rows),
+        )
+        self._add_read(draft, before, part, rows, bounded, view)
+        where = await self._where(draft, after, window.rows)
+        await self._add_rows(draft, after, window.rows, window, window.end, read, view, where)
+        if draft.end.position == Position(until.id):
+            draft.end = draft.end._replace(part=None)
+
+    async def _add_front(
+        self, draft: _Draft, place: SnapshotPlace, window: Stretch, gone: Sequence[int], read: PageRead, view: View
+    ) -> None:
+        """Add deletes that the items saw already: an earlier try at this page may have brought what is gone."""
+        rows = [window.rows[i] for i in gone]
+        shown = await self._images.illustrate(rows, read)
+        changes = self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, [window.ticks[i] for i in gone]))
+        draft.add(changes, lambda index: place)
+
+    def _add_read(
+        self, draft: _Draft, before: SnapshotPlace, part: Part, rows: Sequence[ItemRow], read: PageRead, view: View
+    ) -> None:
+        wanted = [row for row in rows if row.wanted]
+        changes = self._items.changes(wanted, view.ids_of_buckets([row.bucket or 0 for row in wanted]), read)
+        draft.add(
+            changes,
+            lambda index: before._replace(key=wanted[index].key, part=part, items=before.items + index + 1),
+        )
+
+    async def _where(self, draft: _Draft, place: SnapshotPlace, rows: Sequence[Row]) -> dict[str, int]:
+        """Where the keys of some changes lie."""
+        keys = keys_to_place(rows)
+        if not keys or not place.needs_order:
+            return dict.fromkeys(keys, IN_PART if place.part else BEYOND)
+        arguments = {"keys": keys, "low": place.low, "high": place.high if place.part else None}
+        ((places,),) = await self._connections.fetch(self._statements.places, arguments)
+        draft.calls += 1
+        return dict(zip(keys, places, strict=True))
+
+    async def _page(self, draft: _Draft, *, finished: bool) -> Page:
+        start, end = draft.start, draft.end
+        (first,) = await self._ticks.window.between(start.position.tick, start.position.tick)
+        (tick,) = await self._ticks.window.between(end.position.tick, end.position.tick)
+        at_end = encode_position(end.position, draft.times[end.position.batch]) if finished else draft.encode(end)
+        return Page(
+            changes=draft.changes,
+            cursors=LazyCursors(range(len(draft.changes)), draft.cursor_after),
+            start=draft.encode(start),
+            cursor=at_end,
+            more_available=True,
+            expire_time=self._expire_time(tick),
+            start_expire_time=self._expire_time(first),
+            comparable=False,
+            provider_calls=draft.calls,
+            snapshot=SnapshotProgress(items=end.items, estimate=end.estimate, finished=finished),
+        )
+
+
+def _is_plain(window: Stretch, until: Tick, sees: Callable[[int], bool]) -> bool:
+    """Whether items may stand before the changes around them: all these are there, and none empties what was read."""
+    return window.end >= Position(until.id) and not any(
+        row[OP] == "stopped" or (row[OP] == "truncate" and sees(int(row[XID]))) for row in window.rows
+    )

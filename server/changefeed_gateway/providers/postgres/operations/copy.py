@@ -1,0 +1,133 @@
+"""A copy of a collection in a table of PostgreSQL, and the items of a watched table to compare one with."""
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import psycopg
+from psycopg import sql
+from psycopg.rows import TupleRow
+
+from changefeed_gateway.core.errors import Category
+from changefeed_gateway.providers.postgres.connections import transport_options
+from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
+from changefeed_gateway.providers.postgres.mapping import key_values
+
+Connection = psycopg.AsyncConnection[TupleRow]
+
+_NO_BOUND: Final = 2**62
+
+
+_ROWS: Final = "CREATE TABLE IF NOT EXISTS {} (key text PRIMARY KEY, item json NOT NULL, round integer NOT NULL)"
+_PLACE: Final = "CREATE TABLE IF NOT EXISTS {} (source text PRIMARY KEY, token text NOT NULL, round integer NOT NULL)"
+_PUT: Final = """
+INSERT INTO {} SELECT u.key, u.item::json, %s FROM unnest(%s::text[], %s::text[]) u (key, item)
+ON CONFLICT (key) DO UPDATE SET item = excluded.item, round = excluded.round
+"""
+_MOVE: Final = """
+INSERT INTO {} VALUES (%s, %s, %s) ON CONFLICT (source) DO UPDATE SET token = excluded.token, round = excluded.round
+"""
+
+
+class PostgresCopy:
+    """A table of key, item and snapshot (`round`), and `<table>_place` beside it; see `cli.mirror.copy`.
+
+    Every method is one transaction. Raises OperationError.
+    """
+
+    def __init__(self, dsn: str, table: str, source: str) -> None:
+        """`table`: a name with or without its schema; made if it is not there."""
+        self._dsn, self._source = dsn, source
+        *schema, name = table.split(".")
+        self._table, self._place_table = sql.Identifier(*schema, name), sql.Identifier(*schema, f"{name}_place")
+        self._connection: Connection | None = None
+
+    async def place(self) -> tuple[str, int] | None:
+        """The token to go on with, and the number of the snapshot; makes the tables."""
+        async with self._transaction() as connection:
+            await connection.execute(sql.SQL(_ROWS).format(self._table))
+            await connection.execute(sql.SQL(_PLACE).format(self._place_table))
+            found = await connection.execute(sql.SQL("SELECT source, token, round FROM {}").format(self._place_table))
+            rows = await found.fetchall()
+        if not rows:
+            return None
+        ((source, token, number),) = rows
+        if source != self._source:
+            raise OperationError(
+                f"the table is a copy of {source}: name another one with --table", Category.INVALID_REQUEST
+            )
+        return token, number
+
+    async def take(self, steps: Sequence[tuple[str, str, str]], place: tuple[str, int], *, whole: bool) -> None:
+        """Take steps in order (put, remove or clear; key; item); `whole`: drop the rows of earlier snapshots."""
+        token, number = place
+        cleared, last = _settled(steps)
+        async with self._transaction() as connection:
+            if cleared:
+                await connection.execute(sql.SQL("DELETE FROM {}").format(self._table))
+            removed = [key for key, item in last.items() if item is None]
+            put = {key: item for key, item in last.items() if item is not None}
+            await connection.execute(sql.SQL("DELETE FROM {} WHERE key = ANY(%s)").format(self._table), (removed,))
+            await connection.execute(sql.SQL(_PUT).format(self._table), (number, list(put), list(put.values())))
+            if whole:
+                await connection.execute(sql.SQL("DELETE FROM {} WHERE round < %s").format(self._table), (number,))
+            await connection.execute(sql.SQL(_MOVE).format(self._place_table), (self._source, token, number))
+
+    async def items(self) -> Mapping[str, str]:
+        """All rows."""
+        async with self._transaction() as connection:
+            found = await connection.execute(sql.SQL("SELECT key, item::text FROM {}").format(self._table))
+            return dict(await found.fetchall())
+
+    async def aclose(self) -> None:
+        """Close the connection; idempotent."""
+        if self._connection is not None:
+            await self._connection.close()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        try:
+            if self._connection is None:
+                options = transport_options(self._dsn, "changefeed-mirror")
+                self._connection = await psycopg.AsyncConnection.connect(self._dsn, **options)
+            async with self._connection.transaction():
+                yield self._connection
+        except psycopg.Error as error:
+            raise operation_error(error) from error
+
+
+def _settled(steps: Sequence[tuple[str, str, str]]) -> tuple[bool, dict[str, str | None]]:
+    """Whether everything goes first, and what of each key is there at the end; None: nothing."""
+    cleared, last = False, dict[str, str | None]()
+    for kind, key, item in steps:
+        if kind == "clear":
+            cleared, last = True, {}
+        else:
+            last[key] = item if kind == "put" else None
+    return cleared, last
+
+
+async def source_items(dsn: str, collection: str) -> dict[str, str]:
+    """The items of a feed as they are now, in one statement; keys as JSON arrays of texts. Raises OperationError."""
+    try:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            feeds = await connection.execute(
+                "SELECT feed_id, cardinality(key_columns) FROM changefeed.feeds WHERE name = %s", (collection,)
+            )
+            row = await feeds.fetchone()
+            if row is None:
+                raise OperationError(f"there is no feed {collection!r}", Category.NOT_FOUND)
+            statement = sql.SQL(
+                "SELECT key, image FROM {}(null, %(most)s, %(most)s, %(most)s, null, false) WHERE wanted"
+            )
+            found = await connection.execute(
+                statement.format(sql.Identifier("changefeed_log", f"items_{row[0]}")), {"most": _NO_BOUND}
+            )
+            return {_key(key, row[1]): image async for key, image in found}
+    except psycopg.Error as error:
+        raise operation_error(error) from error
+
+
+def _key(key: str, columns: int) -> str:
+    return json.dumps(key_values(key, columns), ensure_ascii=False)

@@ -1,0 +1,159 @@
+"""`mirror`: a copy of what is there and of every change, that a kill, an expiry and a restart leave right."""
+
+import json
+import signal
+import sqlite3
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from changefeed_gateway.cli.mirror.following import differing
+from changefeed_gateway.providers.postgres.provider import PostgresProvider
+from tests.cli.conftest import CommandLine, CommandLineHere, MemoryGateway, finished
+from tests.conftest import StartGateway
+from tests.databases import LOG, PostgresForTests
+
+pytestmark = pytest.mark.req("CF-13")
+
+DOCUMENTS = "mem/documents"
+
+
+def write(gateway: MemoryGateway, *numbers: int, version: int = 1) -> None:
+    for number in numbers:
+        gateway.documents.put(f"w{number % 3}", f"d{number}", {"n": number, "version": version})
+
+
+def source(gateway: MemoryGateway) -> dict[str, str]:
+    documents = gateway.documents
+    return {
+        json.dumps([component.value for component in key.components]): documents.item(key)[0]
+        for key in documents.present()
+    }
+
+
+def held(file: Path) -> dict[str, str]:
+    database = sqlite3.connect(file)
+    rows = dict(database.execute("select key, item from items").fetchall())
+    database.close()
+    return rows
+
+
+def leave_text(name: str) -> None:
+    Path(name).write_text("no database, but long enough to be taken for one " * 50)
+
+
+@pytest.fixture
+def mirror_here(here: CommandLineHere, memory_gateway: MemoryGateway) -> CommandLineHere:
+    here.environment["CHANGEFEED_TARGET"] = memory_gateway.target
+    return here
+
+
+async def test_a_copy_has_what_was_there_and_goes_on(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, *range(30))
+    first = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    assert first.code == 0, first.err
+    assert "snapshot is whole" in first.err
+    assert held(Path("copy.db")) == source(memory_gateway)
+    write(memory_gateway, 3, 99, version=2)
+    memory_gateway.documents.delete("w0", "d0")
+    second = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--json")
+    assert second.code == 0, second.err
+    # The gateway of this process writes its log there too.
+    said = [json.loads(line) for line in second.out.splitlines() if line.startswith("{")]
+    assert said == [{"type": "copy", "state": "live"}], "it goes on, and does not begin anew"
+    assert held(Path("copy.db")) == source(memory_gateway)
+
+
+async def test_a_kill_leaves_a_copy_that_goes_on(changefeed: CommandLine, memory_gateway: MemoryGateway) -> None:
+    write(memory_gateway, *range(2_000))
+    process = await changefeed.start("mirror", DOCUMENTS, "copy.db")
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"new copy" in line:
+            break
+    write(memory_gateway, *range(1_000), version=2)
+    process.kill()
+    await process.wait()
+    ended = await finished(await changefeed.start("mirror", DOCUMENTS, "copy.db", "--once"))
+    assert ended.code == 0, ended.err
+    assert held(changefeed.directory / "copy.db") == source(memory_gateway)
+    process = await changefeed.start("mirror", DOCUMENTS, "copy.db")
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if b"live" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    assert (await finished(process)).code == 130
+
+
+async def test_an_expired_copy_begins_anew_only_when_told_and_loses_what_is_gone(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, *range(10))
+    await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    before = held(Path("copy.db"))
+    memory_gateway.documents.delete("w1", "d1")
+    write(memory_gateway, 2, 50, version=2)
+    memory_gateway.documents.trim()
+    refused = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    assert refused.code == 6
+    assert "snapshot" in refused.err
+    assert held(Path("copy.db")) == before
+    again = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--on-expiry", "snapshot")
+    assert again.code == 0, again.err
+    assert held(Path("copy.db")) == source(memory_gateway)
+
+
+async def test_a_file_is_the_copy_of_one_collection(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, 1)
+    await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    other = await mirror_here.run("mirror", "mem/plain", "copy.db", "--once")
+    assert other.code == 12
+    assert DOCUMENTS in other.err
+    leave_text("text.db")
+    broken = await mirror_here.run("mirror", DOCUMENTS, "text.db", "--once")
+    assert broken.code == 12
+
+
+async def test_a_table_of_postgresql_is_a_copy_that_verify_compares(
+    here: CommandLineHere, postgres: PostgresForTests, start_gateway: StartGateway
+) -> None:
+    log_database = await postgres.fresh(LOG)
+    gateway = await start_gateway({"main": PostgresProvider(log_database)})
+    connections = {"main": {"provider": "postgres", "dsn": log_database}}
+    here.environment |= {"CHANGEFEED_TARGET": gateway.target, "CHANGEFEED_CONNECTIONS": json.dumps(connections)}
+    url = "postgresql:///?" + "&".join(
+        f"{name}={value}" for name, value in psycopg.conninfo.conninfo_to_dict(log_database).items()
+    )
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        for statement in (
+            "create table things (a text, b int, price numeric, primary key (b, a))",
+            "insert into things select 'ä' || i % 7, i, i * 1.10 from generate_series(1, 50) i",
+            "select changefeed.watch('things')",
+        ):
+            await connection.execute(statement.encode())
+        arguments = ("mirror", "main/public.things", url, "--table", "copy")
+        first = await here.run(*arguments, "--once")
+        assert first.code == 0, first.err
+        await connection.execute("update things set price = 7.00 where b % 3 = 0")
+        await connection.execute("update things set b = b + 100 where b < 5")
+        await connection.execute("delete from things where b > 40 and b < 50")
+        verified = await here.run(*arguments, "--verify")
+        assert verified.code == 0, verified.err
+        assert "41 items" in verified.err
+        await connection.execute("truncate things")
+        await connection.execute("insert into things values ('z', 1, 5)")
+        assert (await here.run(*arguments, "--once")).code == 0
+        rows = await (await connection.execute("select key, item->>'price' from copy")).fetchall()
+        assert rows == [('["1", "z"]', "5")] or rows == [('["z", "1"]', "5")]
+        other = await here.run("mirror", "main/public.others", url, "--table", "copy", "--once")
+        assert other.code == 3
+
+
+def test_what_differs_is_named_by_key() -> None:
+    assert differing({"a": "1", "b": "2"}, {"a": "1", "b": "3", "c": "4"}) == {"b", "c"}
