@@ -36,9 +36,9 @@ create or replace function documents.capture_body(feed integer, changes_sql text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select changefeed.capture_body(feed, format($sql$%s;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, changes_sql), changefeed.written_sql(feed, 'notify', partition_key_sql || ' limit 1')))
+    select changefeed.capture_body(feed, changefeed.is_set_sql('changefeed.annotations'), '',
+        changefeed.append_sql(feed, changes_sql) || ';'
+        || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
 
 -- For files: once a statement ran inside another one's triggers, whose transition rows are older by then, their ids are
@@ -71,14 +71,16 @@ declare
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
+    written text := changefeed.written_sql(feed, 'notify', 'found',
+                                           format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest));
 begin
-    return changefeed.capture_body(feed, format($sql$
-    if mode operator(pg_catalog.=) 'nested' then%s;
-    else%s;
-    end if;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, settled), changefeed.append_sql(feed, changes_sql),
-        changefeed.written_sql(feed, 'notify', format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest))));
+    return changefeed.capture_body(feed,
+        changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
+        format($sql$
+        if mode operator(pg_catalog.=) 'nested' then%s;%s
+            return null;
+        end if;$sql$, changefeed.append_sql(feed, settled), written),
+        changefeed.append_sql(feed, changes_sql) || ';' || written);
 end;
 $function$;
 
