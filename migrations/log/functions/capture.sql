@@ -329,22 +329,38 @@ $$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
 -- logical partition and enters another; the delete comes first, or who mirrors by key alone would end without the row.
-create or replace function changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text)
-returns text
-language sql immutable
+create or replace function changefeed.paired_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
             with pair as (
                 select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
-                from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
-                full join (select %4$s as partition_key, %5$s as key from old_rows o) o
+                from (select %1$s as partition_key, %2$s as key, %3$s as image from %6$s n) n
+                full join (select %4$s as partition_key, %5$s as key from %7$s o) o
                     on o.key operator(pg_catalog.=) n.key and o.partition_key operator(pg_catalog.=) n.partition_key
             )
             select false, 'delete', p.old_partition_key, p.old_key, null::pg_catalog.text from pair p where p.key is null
             union all
             select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
-        $sql$, pk_new, key_new, image, pk_old, key_old)
+        $sql$, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        changefeed.partition_key_of(f, 'o'), changefeed.key_of(f, 'o'), new_rows, old_rows)
+$$;
+
+create or replace function changefeed.inserted_sql(f changefeed.feeds, new_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('select true, ''upsert'', %s, %s, %s from %s n', changefeed.partition_key_of(f, 'n'),
+                  changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'), new_rows)
+$$;
+
+create or replace function changefeed.deleted_sql(f changefeed.feeds, old_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('select false, ''delete'', %s, %s, null::pg_catalog.text from %s o', changefeed.partition_key_of(f, 'o'),
+                  changefeed.key_of(f, 'o'), old_rows)
 $$;
 
 -- A BEFORE trigger may change a key that the statement does not name.
@@ -374,24 +390,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     settings text := changefeed.pinned_settings(f);
-    image    text := changefeed.image_of(f, 'n');
-    key_new  text := changefeed.key_of(f, 'n');
-    key_old  text := changefeed.key_of(f, 'o');
-    pk_new   text := changefeed.partition_key_of(f, 'n');
-    pk_old   text := changefeed.partition_key_of(f, 'o');
-    paired   text := changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image);
-    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image);
+    paired   text := changefeed.paired_sql(f, 'old_rows', 'new_rows');
+    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', changefeed.partition_key_of(f, 'n'),
+                            changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'));
     unseen   boolean := changefeed.may_rekey_unseen(f.source);
+    any_key  text := 'select ' || changefeed.partition_key_of(f, 'r') || ' from ';
 begin
     perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.table_body(
-        f, 'insert', format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image), null,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'insert', changefeed.inserted_sql(f, 'new_rows'), null, any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.table_body(
         f, 'update', case when unseen then paired else updated end, case when not unseen then paired end,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
-        f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text from old_rows o', pk_old, key_old), null,
-        format('select %s from old_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'delete', changefeed.deleted_sql(f, 'old_rows'), null, any_key || 'old_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
 begin
     if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
@@ -486,8 +497,19 @@ begin
                        (select string_agg(format('old.%I', k), ', ') from unnest(keys) k),
                        (select string_agg(format('new.%I', k), ', ') from unnest(keys) k));
     end if;
+    update changefeed.feeds u set triggers = changefeed.trigger_maker() where u.feed_id = f.feed_id;
 end;
 $$;
+
+create or replace function changefeed.trigger_maker() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select encode(sha256(convert_to(prosrc, getdatabaseencoding())), 'hex')
+    from pg_proc where oid = 'changefeed.create_triggers'::regproc
+$$;
+comment on function changefeed.trigger_maker() is
+    'The text of what makes triggers, as one number: feeds.triggers tells which one made those of a feed.';
 
 -- The slow way looks at the table.
 create or replace function changefeed.let_capture_read(source regclass) returns void
