@@ -18,7 +18,7 @@ begin
         create table changefeed_log.log_%1$s (
             xid           xid8 not null,
             seq           bigint not null default nextval('changefeed_log.seq_%1$s'),
-            changed_at    timestamptz not null default clock_timestamp(),
+            changed_at    timestamptz not null,
             bucket        smallint not null,
             created       boolean not null,
             op            text not null,
