@@ -14,12 +14,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -38,11 +47,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (o.space::pg_catalog.text collate pg_catalog."C"), (o.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text from old_rows o) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
@@ -64,12 +69,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -88,11 +102,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
@@ -128,18 +138,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
@@ -161,12 +176,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -185,11 +209,7 @@ begin
         end if;
         if mode operator(pg_catalog.=) 'rekeyed' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
@@ -210,11 +230,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
@@ -246,12 +262,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_2', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -270,11 +295,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
@@ -296,12 +317,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_2', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -320,11 +350,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
@@ -346,18 +372,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_2', true);
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
@@ -379,12 +410,21 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_2', true);
         if (case when mode operator(pg_catalog.=) 'nested' then null
@@ -403,11 +443,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text where ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")) union all select ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")), 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)

@@ -70,7 +70,7 @@ $$;
 
 COMMENT ON FUNCTION changefeed.adopt_log(feed integer) IS 'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
 
-CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text) RETURNS text
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text, changed_at_sql text DEFAULT 'moment'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -78,10 +78,10 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql t
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
         select pg_catalog.pg_current_xact_id(), %s,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
 $_$;
 
-COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an expression of the annotations.';
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text, changed_at_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, changed_at_sql: expressions of the annotations and of the time.';
 
 CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE
@@ -193,15 +193,20 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if %2$s
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := %5$s;
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_%1$s', true);%3$s
     end if;%4$s
     return null;
 end
-$body$, feed, rare_test_sql, rare_sql, usual_sql)
+$body$, feed, rare_test_sql, rare_sql, usual_sql, changefeed.changed_at_sql(feed))
 $_$;
 
 COMMENT ON FUNCTION changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) IS 'The body of a capture function. rare_test_sql: an expression; where it is true, rare_sql runs before usual_sql, PL/pgSQL both.';
@@ -439,7 +444,7 @@ CREATE FUNCTION changefeed.clearing_body(feed integer, doorbell text) RETURNS te
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select changefeed.capture_body(feed, changefeed.is_set_sql('changefeed.annotations'), '',
+    select changefeed.capture_body(feed, 'true', '',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
 $$;
@@ -1992,7 +1997,7 @@ begin
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
     return changefeed.append_sql(feed, case when nested then changefeed.settled_sql(f, old_rows, new_rows)
-        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1');
+        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1', changefeed.changed_at_sql(feed));
 end;
 $_$;
 
@@ -2093,7 +2098,7 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text')
+                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
 $$;
 
 CREATE FUNCTION changefeed.supplied_function(source oid) RETURNS regprocedure
@@ -2496,18 +2501,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2540,18 +2550,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2584,18 +2599,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2628,18 +2648,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2672,18 +2697,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2716,18 +2746,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2760,18 +2795,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -2798,11 +2838,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
@@ -2824,18 +2860,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -2862,11 +2903,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
@@ -2888,18 +2925,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
@@ -2918,18 +2960,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -2956,11 +3003,7 @@ begin
         end if;
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
@@ -2995,18 +3038,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3047,18 +3095,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3099,18 +3152,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3151,18 +3209,23 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
+                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
+                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
+                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3474,11 +3537,11 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
         end;
         $$;
 
-CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text) RETURNS text
+CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text, rare_test_sql text DEFAULT changefeed.is_set_sql('changefeed.annotations'::text)) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select changefeed.capture_body(feed, changefeed.is_set_sql('changefeed.annotations'), '',
+    select changefeed.capture_body(feed, rare_test_sql, '',
         changefeed.append_sql(feed, changes_sql) || ';'
         || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
@@ -3519,7 +3582,7 @@ begin
             from pair p where p.id is not null
         $sql$));
     perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
-        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text'));
+        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text', 'true'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
@@ -3539,7 +3602,9 @@ begin
                     select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
-        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids))))
+        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
+        -- Before a TRUNCATE the transaction may have no id yet.
+        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end))
     from (values
         ('file_tags_insert', 'select n.file_id from new_rows n'),
         ('file_tags_delete', 'select o.file_id from old_rows o'),

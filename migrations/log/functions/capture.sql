@@ -97,7 +97,9 @@ $$;
 
 -- xid comes first among the columns of a log, so that it is assigned before a number is drawn: a tick between the two
 -- would take the number for one that is already accounted for; and before the day floor is read.
-create or replace function changefeed.append_sql(feed integer, changes_sql text, said_sql text default 'said') returns text
+create or replace function changefeed.append_sql(
+    feed integer, changes_sql text, said_sql text default 'said', changed_at_sql text default 'moment'
+) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -105,11 +107,11 @@ as $$
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
         select pg_catalog.pg_current_xact_id(), %s,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
 $$;
-comment on function changefeed.append_sql(integer, text, text) is
-    'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an '
-    'expression of the annotations.';
+comment on function changefeed.append_sql(integer, text, text, text) is
+    'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, '
+    'changed_at_sql: expressions of the annotations and of the time.';
 
 -- The settings that texts of a type depend on. A key is written by a cast, an image as JSON, which has one form of a time.
 create or replace function changefeed.settings_of(type oid, of_key boolean) returns text[]
@@ -222,6 +224,8 @@ comment on function changefeed.create_capture_function(integer, text, text, text
 -- said: the annotations of the transaction, where it has some.
 -- mode: what this transaction has done before that the usual way does not fit; read where the usual way may not fit.
 -- written: how many changes the slow way has appended.
+-- moment: when the change is made: by the clock, where that is within the day of the day floor. The floor is looked at when
+-- the transaction has an id: whoever has changed a row has one.
 -- were: the settings of the session while the slow way runs.
 create or replace function changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) returns text
 language sql immutable
@@ -233,15 +237,20 @@ declare
     mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if %2$s
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
     then
+        perform pg_catalog.pg_current_xact_id();
+        moment := %5$s;
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_%1$s', true);%3$s
     end if;%4$s
     return null;
 end
-$body$, feed, rare_test_sql, rare_sql, usual_sql)
+$body$, feed, rare_test_sql, rare_sql, usual_sql, changefeed.changed_at_sql(feed))
 $$;
 comment on function changefeed.capture_body(integer, text, text, text) is
     'The body of a capture function. rare_test_sql: an expression; where it is true, rare_sql runs before usual_sql, '
@@ -376,7 +385,7 @@ create or replace function changefeed.clearing_body(feed integer, doorbell text)
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select changefeed.capture_body(feed, changefeed.is_set_sql('changefeed.annotations'), '',
+    select changefeed.capture_body(feed, 'true', '',
         changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
 $$;

@@ -150,7 +150,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text')
+                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
 $$;
 
 -- What to log of the touched keys as they stand now; old_rows, new_rows: what to select from, null for neither. LATERAL
@@ -275,7 +275,7 @@ begin
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
     return changefeed.append_sql(feed, case when nested then changefeed.settled_sql(f, old_rows, new_rows)
-        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1');
+        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1', changefeed.changed_at_sql(feed));
 end;
 $$;
 
