@@ -10,53 +10,49 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_1_delete()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(1, 'old_rows', NULL) using said;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(1, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(1, 'old_rows', NULL) using said;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (o.space::pg_catalog.text collate pg_catalog."C"), (o.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text from old_rows o) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from old_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from old_rows r limit 1));
     end if;
     return null;
 end
@@ -69,53 +65,49 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_1_insert()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(1, NULL, 'new_rows') using said;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(1, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(1, NULL, 'new_rows') using said;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
     end if;
     return null;
 end
@@ -142,29 +134,33 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_1_truncate()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (null::pg_catalog.text));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (null::pg_catalog.text));
+    end if;
     return null;
 end
 $function$
@@ -176,43 +172,44 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_1_update()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(1, 'old_rows', 'new_rows') using said;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-    if mode operator(pg_catalog.=) 'rekeyed' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(1, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(1, 'old_rows', 'new_rows') using said;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+        if mode operator(pg_catalog.=) 'rekeyed' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
@@ -225,25 +222,20 @@ begin
             union all
             select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
         ) c (created, op, partition_key, key, image);
-    else
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
+    end if;
+            return null;
+        end if;
+    end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
-    end if;
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
     end if;
     return null;
 end
@@ -266,53 +258,49 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_2_delete()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_2', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(2, '(select ($2).*)', NULL) using said, old, new;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_2', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(2, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(2, '(select ($2).*)', NULL) using said, old, new;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+    end if;
+        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (select (old.space::pg_catalog.text collate pg_catalog."C")));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (select (old.space::pg_catalog.text collate pg_catalog."C")));
     end if;
     return null;
 end
@@ -325,53 +313,49 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_2_insert()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_2', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(2, NULL, '(select ($3).*)') using said, old, new;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_2', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(2, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(2, NULL, '(select ($3).*)') using said, old, new;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+    end if;
+        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select true, 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));
     end if;
     return null;
 end
@@ -384,29 +368,33 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_2_truncate()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_2', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_2', true);
+    end if;
+        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (null::pg_catalog.text));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (null::pg_catalog.text));
+    end if;
     return null;
 end
 $function$
@@ -418,53 +406,49 @@ CREATE OR REPLACE FUNCTION changefeed_log.capture_2_update()
  SECURITY DEFINER
 AS $function$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_2', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '<table>'::pg_catalog.regclass end) is null
+    if (case when pg_catalog.current_setting('changefeed.mode_2', true) operator(pg_catalog.<>) ''
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+            else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
     then
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(2, '(select ($2).*)', '(select ($3).*)') using said, old, new;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (null::pg_catalog.text));
-        end if;
-        end if;
-        return null;
-    end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(2, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_2', true);
+        if (case when mode operator(pg_catalog.=) 'nested' then null
+            else '<table>'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(2, '<shape>')
+        then
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(2, '(select ($2).*)', '(select ($3).*)') using said, old, new;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);
+    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (null::pg_catalog.text));
+    end if;
+            return null;
+        end if;
+    end if;
+        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text where ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")) union all select ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")), 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_2', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));
     end if;
     return null;
 end

@@ -70,7 +70,7 @@ $$;
 
 COMMENT ON FUNCTION changefeed.adopt_log(feed integer) IS 'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
 
-CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text) RETURNS text
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text, changed_at_sql text DEFAULT 'moment'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -78,10 +78,10 @@ CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql t
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
         select pg_catalog.pg_current_xact_id(), %s,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
 $_$;
 
-COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an expression of the annotations.';
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text, changed_at_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, changed_at_sql: expressions of the annotations and of the time.';
 
 CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE
@@ -138,6 +138,16 @@ $_$;
 
 COMMENT ON FUNCTION changefeed.begin_epoch(feed integer) IS 'Begins the history of a feed anew, without a loss of what no tick has bounded yet: all earlier tokens are refused. By itself after a restore; by hand on a physical clone whose readers shall not be mistaken for the original''s.';
 
+CREATE FUNCTION changefeed.bell_is_armed_sql(feed integer) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$pg_catalog.pg_sequence_last_value('changefeed_log.bell_%1$s'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_%1$s'::pg_catalog.regclass), 0)$sql$, feed)
+$_$;
+
+COMMENT ON FUNCTION changefeed.bell_is_armed_sql(feed integer) IS 'SQL that tells whether somebody sleeps; null where nobody ever did.';
+
 CREATE FUNCTION changefeed.beyond_day(feed integer, at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -155,9 +165,9 @@ $$;
 CREATE FUNCTION changefeed.bucket(partition_key text) RETURNS smallint
     LANGUAGE sql STABLE PARALLEL SAFE
     AS $$
-    select ('x' operator(pg_catalog.||) pg_catalog.encode(pg_catalog.substring(pg_catalog.sha256(
-        pg_catalog.convert_to(partition_key, pg_catalog.getdatabaseencoding())), 1, 2), 'hex')
-    )::pg_catalog.bit(12)::pg_catalog.int4::pg_catalog.int2
+    select pg_catalog.rpad('x', 4, pg_catalog.encode(pg_catalog.sha256(
+        pg_catalog.convert_to(partition_key, pg_catalog.getdatabaseencoding())), 'hex')
+    )::pg_catalog.bit::pg_catalog.int4::pg_catalog.int2
 $$;
 
 COMMENT ON FUNCTION changefeed.bucket(partition_key text) IS 'The bucket of a partition key, 0 to 4095: the first twelve bits of its SHA-256. A physical partition is a range of buckets.';
@@ -173,26 +183,33 @@ CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) 
     from now
 $$;
 
-CREATE FUNCTION changefeed.capture_body(feed integer, statements text) RETURNS text
+CREATE FUNCTION changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($body$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_%s', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;%s
+    if %2$s
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := %5$s;
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_%1$s', true);%3$s
+    end if;%4$s
     return null;
 end
-$body$, feed, statements)
+$body$, feed, rare_test_sql, rare_sql, usual_sql, changefeed.changed_at_sql(feed))
 $_$;
+
+COMMENT ON FUNCTION changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) IS 'The body of a capture function. rare_test_sql: an expression; where it is true, rare_sql runs before usual_sql, PL/pgSQL both.';
 
 CREATE TABLE changefeed.feeds (
     feed_id integer NOT NULL,
@@ -221,6 +238,7 @@ CREATE TABLE changefeed.feeds (
     capture_function text,
     generator text,
     renewal_problem text,
+    triggers text,
     CONSTRAINT feeds_capture_check CHECK ((capture = ANY (ARRAY['statement'::text, 'row'::text]))),
     CONSTRAINT feeds_check CHECK (((image_mode = 'current'::text) = (image_function IS NOT NULL))),
     CONSTRAINT feeds_check1 CHECK ((cardinality(key_columns) = cardinality(key_types))),
@@ -269,6 +287,8 @@ COMMENT ON COLUMN changefeed.feeds.generator IS 'Which text of changefeed.genera
 
 COMMENT ON COLUMN changefeed.feeds.renewal_problem IS 'Why check_feeds could not write capture anew.';
 
+COMMENT ON COLUMN changefeed.feeds.triggers IS 'Which text of changefeed.create_triggers made the triggers.';
+
 CREATE FUNCTION changefeed.capture_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -307,9 +327,13 @@ begin
         if found and problem is not null then
             execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
         end if;
-    elsif problem is null
-        and (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
-        perform changefeed.fit_capture(f);
+    elsif problem is null then
+        if (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
+            perform changefeed.fit_capture(f);
+        end if;
+        if f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f) then
+            perform changefeed.renew_triggers(f);
+        end if;
     end if;
 exception when others then
     -- Whatever it is, it is this feed's, and the others are looked at all the same.
@@ -334,7 +358,7 @@ exception when lock_not_available then
 end;
 $$;
 
-COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table or its generator has changed. Without harm.';
+COMMENT ON FUNCTION changefeed.check_feeds() IS 'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table or its generator has changed, its triggers too where the owner of the feeds may make them. Without harm.';
 
 CREATE FUNCTION changefeed.checked_annotations(annotations text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
@@ -343,6 +367,9 @@ CREATE FUNCTION changefeed.checked_annotations(annotations text) RETURNS text
 declare
     found text;
 begin
+    if annotations = '' then
+        return null;
+    end if;
     if octet_length(annotations) > 1024 then
         raise exception 'changefeed.annotations has % bytes', octet_length(annotations)
             using errcode = 'invalid_parameter_value', hint = 'Set a JSON object of at most 1024 bytes.';
@@ -413,6 +440,15 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.clearing_body(feed integer, doorbell text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select changefeed.capture_body(feed, 'true', '',
+        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
+$$;
+
 CREATE FUNCTION changefeed.column_names(source oid, numbers smallint[]) RETURNS text[]
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -458,9 +494,7 @@ begin
         return;
     end if;
     perform changefeed.create_snapshot_functions(f);
-    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.capture_body(feed,
-        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
-        || changefeed.doorbell_sql(feed, f.doorbell, 'null::pg_catalog.text')));
+    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.clearing_body(feed, f.doorbell));
     if f.capture = 'row' then
         perform changefeed.create_row_capture(f);
     else
@@ -793,24 +827,19 @@ CREATE FUNCTION changefeed.create_statement_capture(f changefeed.feeds) RETURNS 
     AS $_$
 declare
     settings text := changefeed.pinned_settings(f);
-    image    text := changefeed.image_of(f, 'n');
-    key_new  text := changefeed.key_of(f, 'n');
-    key_old  text := changefeed.key_of(f, 'o');
-    pk_new   text := changefeed.partition_key_of(f, 'n');
-    pk_old   text := changefeed.partition_key_of(f, 'o');
-    paired   text := changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image);
-    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image);
+    paired   text := changefeed.paired_sql(f, 'old_rows', 'new_rows');
+    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', changefeed.partition_key_of(f, 'n'),
+                            changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'));
     unseen   boolean := changefeed.may_rekey_unseen(f.source);
+    any_key  text := 'select ' || changefeed.partition_key_of(f, 'r') || ' from ';
 begin
     perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.table_body(
-        f, 'insert', format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image), null,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'insert', changefeed.inserted_sql(f, 'new_rows'), null, any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.table_body(
         f, 'update', case when unseen then paired else updated end, case when not unseen then paired end,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
-        f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text from old_rows o', pk_old, key_old), null,
-        format('select %s from old_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'delete', changefeed.deleted_sql(f, 'old_rows'), null, any_key || 'old_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
 begin
     if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
@@ -894,6 +923,7 @@ begin
                        (select string_agg(format('old.%I', k), ', ') from unnest(keys) k),
                        (select string_agg(format('new.%I', k), ', ') from unnest(keys) k));
     end if;
+    update changefeed.feeds u set triggers = changefeed.trigger_maker() where u.feed_id = f.feed_id;
 end;
 $_$;
 
@@ -1091,19 +1121,13 @@ $_$;
 
 COMMENT ON FUNCTION changefeed.days_needed(feed integer, tick bigint) IS 'The days of a log that hold a change which a tick does not see: one that is read from there on.';
 
-CREATE FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION changefeed.deleted_sql(f changefeed.feeds, old_rows text) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select case doorbell when 'poll' then '' else format($sql$
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_%1$s'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_%1$s'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(%1$s, (%2$s));
-        end if;$sql$, feed, partition_key_sql) end
-$_$;
-
-COMMENT ON FUNCTION changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that rings the doorbell of a feed if somebody sleeps. partition_key_sql: a query of one text.';
+    AS $$
+    select format('select false, ''delete'', %s, %s, null::pg_catalog.text from %s o', changefeed.partition_key_of(f, 'o'),
+                  changefeed.key_of(f, 'o'), old_rows)
+$$;
 
 CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -1166,7 +1190,16 @@ CREATE FUNCTION changefeed.end_migration() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    watched regclass;
 begin
+    for watched in select source from changefeed.feeds where source is not null loop
+        begin
+            perform changefeed.let_capture_read(watched);
+        exception when insufficient_privilege then
+            continue;  -- The feed's state says so.
+        end;
+    end loop;
     perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
@@ -1188,7 +1221,8 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
         coalesce((p.stopped).code, w.code)
     from changefeed.feeds f
     left join pg_class c on c.oid = f.source
-    cross join lateral (select changefeed.capture_problem(f) as stopped, changefeed.read_problem(f) as read) p
+    cross join lateral (select changefeed.capture_problem(f) as stopped, changefeed.read_problem(f) as read,
+        changefeed.look_problem(f) as look) p
     left join lateral (
         select min(a.attname) as name from pg_attribute a
         where a.attrelid = f.source and a.attgenerated = 'v' and not a.attisdropped and f.image_mode = 'captured'
@@ -1199,8 +1233,11 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
             (2, 'altered', case when f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)
                 then 'the table was altered: capture follows more slowly' end),
             (3, (p.read).code, (p.read).detail),
+            (6, (p.look).code, (p.look).detail || ': capture would stop at a statement inside another one''s triggers'),
             (4, 'image_incomplete', 'the images leave out the column ' || quote_ident(v.name)
-                                     || ', which is generated when it is read')
+                                     || ', which is generated when it is read'),
+            (5, 'triggers_older', case when f.source is not null and f.triggers is distinct from changefeed.trigger_maker()
+                then 'its triggers are of an older version, and may cost its writers more' end)
         ) u (place, code, detail)
         where u.detail is not null and (p.stopped).code is null
         order by u.place limit 1) w on true
@@ -1423,6 +1460,14 @@ CREATE FUNCTION changefeed.index_columns_sql(f changefeed.feeds, index oid, row_
     where i.indexrelid = index and k.place <= i.indnkeyatts
 $_$;
 
+CREATE FUNCTION changefeed.inserted_sql(f changefeed.feeds, new_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select format('select true, ''upsert'', %s, %s, %s from %s n', changefeed.partition_key_of(f, 'n'),
+                  changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'), new_rows)
+$$;
+
 CREATE FUNCTION changefeed.is_at_home(feed integer) RETURNS boolean
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1437,6 +1482,11 @@ CREATE FUNCTION changefeed.is_captured_by_day(feed integer) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.generator = changefeed.generator()) $$;
+
+CREATE FUNCTION changefeed.is_set_sql(setting text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$ select format($sql$pg_catalog.current_setting(%L, true) operator(pg_catalog.<>) ''$sql$, setting) $_$;
 
 CREATE FUNCTION changefeed.items_now_sql(feed integer, first boolean) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -1605,6 +1655,14 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.look_problem(f changefeed.feeds) RETURNS changefeed.problem
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select row('table_expression', format('an expression of the table calls %s, which is not a superuser''s', s.function))::changefeed.problem
+    from (select changefeed.supplied_function(f.source) as function) s where s.function is not null
+$$;
+
 CREATE FUNCTION changefeed.make_first_tick(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1639,6 +1697,14 @@ $$;
 
 COMMENT ON FUNCTION changefeed.mark_days(feed integer) IS 'Gives the attached days of a feed the mark of its epoch.';
 
+CREATE FUNCTION changefeed.may_make_triggers(f changefeed.feeds) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select has_table_privilege(c.oid, 'trigger') and (not f.always or pg_has_role(c.relowner, 'usage'))
+    from pg_class c where c.oid = f.source
+$$;
+
 CREATE FUNCTION changefeed.may_rekey_unseen(source oid) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1670,21 +1736,22 @@ $$;
 
 COMMENT ON FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) IS 'Retires two neighbouring physical partitions and starts one in their place. Needs a transaction of its own.';
 
-CREATE FUNCTION changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text) RETURNS text
-    LANGUAGE sql IMMUTABLE
+CREATE FUNCTION changefeed.paired_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
             with pair as (
                 select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
-                from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
-                full join (select %4$s as partition_key, %5$s as key from old_rows o) o
+                from (select %1$s as partition_key, %2$s as key, %3$s as image from %6$s n) n
+                full join (select %4$s as partition_key, %5$s as key from %7$s o) o
                     on o.key operator(pg_catalog.=) n.key and o.partition_key operator(pg_catalog.=) n.partition_key
             )
             select false, 'delete', p.old_partition_key, p.old_key, null::pg_catalog.text from pair p where p.key is null
             union all
             select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
-        $sql$, pk_new, key_new, image, pk_old, key_old)
+        $sql$, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        changefeed.partition_key_of(f, 'o'), changefeed.key_of(f, 'o'), new_rows, old_rows)
 $_$;
 
 CREATE FUNCTION changefeed.partition_key_of(f changefeed.feeds, row_name text) RETURNS text
@@ -1698,9 +1765,9 @@ CREATE FUNCTION changefeed.pin_settings() RETURNS text[]
 declare
     were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
         'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'search_path',
-        'row_security']) s (name));
+        'row_security', 'constraint_exclusion']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off', 'off']);
     return were;
 end;
 $$;
@@ -1904,6 +1971,10 @@ CREATE FUNCTION changefeed.remedy(f changefeed.feeds, code text) RETURNS text
     select case
         when code = 'altered' then
             'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
+        when code = 'triggers_older' then
+            'call changefeed.watch again with the same options, as a role that may make triggers on the table'
+        when code = 'table_expression' then
+            'give the function to a superuser, or take it out of the table''s indexes, statistics and partition key'
         when code = 'renewal_failed' then 'remove what the message names; a gateway tries again every 10 s'
         when code = 'image_incomplete' then
             'make the column stored, or unwatch the table and name the others as image_columns'
@@ -1929,6 +2000,18 @@ begin
     perform changefeed.let_capture_read(f.source);
     perform changefeed.create_capture(feed);
     perform changefeed.create_triggers(f);
+end;
+$$;
+
+CREATE FUNCTION changefeed.renew_triggers(f changefeed.feeds) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '100ms'
+    AS $$
+begin
+    perform changefeed.create_triggers(f);
+exception when lock_not_available then
+    return;
 end;
 $$;
 
@@ -1976,7 +2059,7 @@ begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
             pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits',
-                'lc_monetary', 'search_path', 'row_security']),
+                'lc_monetary', 'search_path', 'row_security', 'constraint_exclusion']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;
@@ -1995,6 +2078,15 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.ring(feed integer, partition_key text) IS 'Wakes the gateways that sleep, when the transaction commits.';
+
+CREATE FUNCTION changefeed.rows_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select case when old_rows is null then changefeed.inserted_sql(f, new_rows)
+        when new_rows is null then changefeed.deleted_sql(f, old_rows)
+        else changefeed.paired_sql(f, old_rows, new_rows) end
+$$;
 
 CREATE FUNCTION changefeed.same_feed(wanted changefeed.feeds) RETURNS integer
     LANGUAGE plpgsql STABLE
@@ -2117,6 +2209,7 @@ CREATE FUNCTION changefeed.settled_now_sql(feed integer, old_rows text, new_rows
 declare
     f       changefeed.feeds;
     problem changefeed.problem;
+    nested  constant boolean := coalesce(current_setting(format('changefeed.mode_%s', feed), true) = 'nested', false);
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     perform changefeed.refuse_old_snapshot(f);
@@ -2124,11 +2217,15 @@ begin
     if problem.code is null then
         problem := changefeed.read_problem(f);
     end if;
+    if problem.code is null and nested then
+        problem := changefeed.look_problem(f);
+    end if;
     if problem.code is not null then
         return changefeed.stop_sql(feed, problem.detail,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
-    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows), '$1');
+    return changefeed.append_sql(feed, case when nested then changefeed.settled_sql(f, old_rows, new_rows)
+        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1', changefeed.changed_at_sql(feed));
 end;
 $_$;
 
@@ -2190,14 +2287,13 @@ CREATE FUNCTION changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_r
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then%5$s
-        end if;$sql$, f.feed_id, old_rows, new_rows,
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);%5$s
+            return null;$sql$, f.feed_id, old_rows, new_rows,
         case f.capture when 'row' then ' using said, old, new' else ' using said' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, 'null::pg_catalog.text'))
+        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text'))
 $_$;
 
 CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
@@ -2265,33 +2361,55 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text')
+                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
+$$;
+
+CREATE FUNCTION changefeed.supplied_function(source oid) RETURNS regprocedure
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    with tables as (
+        select source as oid union select p.relid from pg_partition_tree(source) p
+    ), planned as (
+        select 'pg_class'::regclass as class, t.oid from tables t
+        union all
+        select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
+        union all
+        select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
+    )
+    select p.oid::regprocedure
+    from planned n
+    join pg_depend d on d.classid = n.class and d.objid = n.oid
+        and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+    left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+    join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
+    join pg_roles r on r.oid = p.proowner
+    where not r.rolsuper
+    order by p.oid limit 1
 $$;
 
 CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql text, rekeyed_sql text, partition_key_sql text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    select changefeed.capture_body(f.feed_id, format($sql$
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '%1$s'::pg_catalog.regclass end) is null
-        or changefeed.has_drifted(%2$s, %3$L)
-    then%4$s
-        return null;
-    end if;%5$s%6$s;%7$s
-    if found then%8$s
-    end if;$sql$,
-        f.source::oid, f.feed_id, f.shape,
-        changefeed.slow_way_sql(
-            f,
-            case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
-            case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
-        case when rekeyed_sql is not null then format($sql$
-    if mode operator(pg_catalog.=) 'rekeyed' then%s;
-    else$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql)) end,
-        changefeed.append_sql(f.feed_id, usual_sql),
-        case when rekeyed_sql is not null then E'\n    end if;' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, partition_key_sql)))
+    select changefeed.capture_body(f.feed_id,
+        changefeed.unusual_sql(f, changefeed.is_set_sql('changefeed.mode_' || f.feed_id)
+                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')),
+        format($sql$
+        if %s
+        then%s
+        end if;%s$sql$,
+            changefeed.unusual_sql(f, $sql$mode operator(pg_catalog.=) 'nested'$sql$),
+            changefeed.slow_way_sql(
+                f,
+                case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
+                case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
+            case when rekeyed_sql is not null then format($sql$
+        if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
+            return null;
+        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql), written.sql) end),
+        changefeed.append_sql(f.feed_id, usual_sql) || ';' || written.sql)
+    from (select changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql) as sql) written
 $_$;
 
 CREATE FUNCTION changefeed.table_items_sql(f changefeed.feeds, first boolean) RETURNS text
@@ -2379,6 +2497,23 @@ begin
     return null;
 end;
 $$;
+
+CREATE FUNCTION changefeed.tell(feed integer, partition_key text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if pg_trigger_depth() > 1 then
+        perform set_config(format('changefeed.mode_%s', feed), 'nested', true);
+    end if;
+    if pg_sequence_last_value(format('changefeed_log.bell_%s', feed)::regclass)
+        > coalesce(pg_sequence_last_value(format('changefeed_log.rung_%s', feed)::regclass), 0) then
+        perform changefeed.ring(feed, partition_key);
+    end if;
+end;
+$$;
+
+COMMENT ON FUNCTION changefeed.tell(feed integer, partition_key text) IS 'Lets later statements of the transaction know that one ran inside another''s triggers, and rings the bell of those who sleep.';
 
 CREATE FUNCTION changefeed.text_form(type oid) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -2529,6 +2664,16 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
             end if;$sql$, feed)
 $_$;
 
+CREATE FUNCTION changefeed.trigger_maker() RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select encode(sha256(convert_to(prosrc, getdatabaseencoding())), 'hex')
+    from pg_proc where oid = 'changefeed.create_triggers'::regproc
+$$;
+
+COMMENT ON FUNCTION changefeed.trigger_maker() IS 'The text of what makes triggers, as one number: feeds.triggers tells which one made those of a feed.';
+
 CREATE FUNCTION changefeed.trigger_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2551,6 +2696,15 @@ begin
     );
 end;
 $$;
+
+CREATE FUNCTION changefeed.unusual_sql(f changefeed.feeds, tests_sql text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format($sql$(case when %s then null
+            else '%s'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(%s, %L)$sql$, tests_sql, f.source::oid, f.feed_id, f.shape)
+$_$;
 
 CREATE FUNCTION changefeed.unwatch(source regclass) RETURNS void
     LANGUAGE plpgsql
@@ -2601,6 +2755,7 @@ begin
     end if;
     feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
     if (select changefeed.has_drifted(feed, f.shape) or f.generator is distinct from changefeed.generator()
+            or f.triggers is distinct from changefeed.trigger_maker()
         from changefeed.feeds f where f.feed_id = feed) then
         perform changefeed.renew_capture(feed);
     end if;
@@ -2614,38 +2769,48 @@ $$;
 
 COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text, key text[], image_columns text[], always boolean, retention interval) IS 'Makes a feed of a table and answers its id; again without harm. key: the primary key unless given. partition_key: the key unless given. image: captured or none. image_columns: all unless given. doorbell: notify or poll. always: under session_replication_role = replica too. retention: 7 days unless given.';
 
-CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) RETURNS text
+CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
-    select format($sql$
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_%s', 'nested', true);
-        end if;%s$sql$, feed, changefeed.doorbell_sql(feed, doorbell, partition_key_sql))
+    select format(case doorbell
+        when 'notify' then $sql$
+    if %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
+        perform changefeed.tell(%1$s, (%4$s));
+    end if;$sql$
+        else $sql$
+    if %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+        perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
+    end if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql)
 $_$;
 
-COMMENT ON FUNCTION changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) IS 'PL/pgSQL that follows where changes were appended.';
+COMMENT ON FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text) IS 'PL/pgSQL that follows where changes were appended. written_test_sql: whether there were some. partition_key_sql: a query of one text.';
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2655,14 +2820,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
@@ -2670,7 +2830,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2680,22 +2839,27 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2705,14 +2869,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
             cross join lateral (
@@ -2720,7 +2879,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2730,22 +2888,27 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2755,14 +2918,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
             cross join lateral (
@@ -2770,7 +2928,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2780,22 +2937,27 @@ CREATE FUNCTION changefeed_log.capture_1_file_tags_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2805,14 +2967,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
@@ -2820,7 +2977,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2830,22 +2986,27 @@ CREATE FUNCTION changefeed_log.capture_1_file_versions_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2855,14 +3016,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
@@ -2870,7 +3026,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2880,22 +3035,27 @@ CREATE FUNCTION changefeed_log.capture_1_file_versions_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -2905,14 +3065,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
@@ -2920,7 +3075,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -2930,23 +3084,27 @@ CREATE FUNCTION changefeed_log.capture_1_files_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -2965,28 +3123,23 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    else
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
+    end if;
+            return null;
+        end if;
+    end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
-    end if;
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
     end if;
     return null;
 end
@@ -2996,23 +3149,27 @@ CREATE FUNCTION changefeed_log.capture_1_files_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -3031,28 +3188,23 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    else
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+    end if;
+            return null;
+        end if;
+    end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
             from new_rows n where n.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
-    end if;
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
     end if;
     return null;
 end
@@ -3062,33 +3214,32 @@ CREATE FUNCTION changefeed_log.capture_1_files_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select null::pg_catalog.text limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select null::pg_catalog.text limit 1));
     end if;
     return null;
 end
@@ -3098,23 +3249,27 @@ CREATE FUNCTION changefeed_log.capture_1_files_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-    if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+        if mode operator(pg_catalog.=) 'nested' then
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with now as (
@@ -3133,13 +3288,15 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    else
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+    end if;
+            return null;
+        end if;
+    end if;
         insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
-                select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
-                    then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
-                from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             with pair as (
@@ -3158,16 +3315,9 @@ begin
                 p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.id is not null
         ) c (created, op, partition_key, key, image);
-    end if;
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
-        end if;
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
     end if;
     return null;
 end
@@ -3177,22 +3327,27 @@ CREATE FUNCTION changefeed_log.capture_1_runs_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3206,14 +3361,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
@@ -3225,7 +3375,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -3235,22 +3384,27 @@ CREATE FUNCTION changefeed_log.capture_1_runs_insert() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3264,14 +3418,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
@@ -3283,7 +3432,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -3293,22 +3441,27 @@ CREATE FUNCTION changefeed_log.capture_1_runs_truncate() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if true
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3322,14 +3475,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
@@ -3341,7 +3489,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -3351,22 +3498,27 @@ CREATE FUNCTION changefeed_log.capture_1_runs_update() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
     AS $$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_1', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), (
+    if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := (
                 select case when d.now operator(pg_catalog.<) (d.day operator(pg_catalog.+) '24:00'::pg_catalog.interval)
                     then greatest(d.now, d.day) else changefeed.beyond_day(1, d.now) end
                 from (select pg_catalog.clock_timestamp() as now, changefeed.day_start(
-                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d),
+                    pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)) as day offset 0) d);
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_1', true);
+    end if;
+        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_catalog.pg_current_xact_id(), moment,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
         from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -3386,14 +3538,9 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image);
-    if found then
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_1', 'nested', true);
-        end if;
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(1, (select c.partition_key from (
+    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+        perform changefeed.tell(1, (select c.partition_key from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (
@@ -3411,7 +3558,6 @@ begin
                 where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
                 offset 0 for key share) f
         ) c (created, op, partition_key, key, image) limit 1));
-        end if;
     end if;
     return null;
 end
@@ -3763,14 +3909,14 @@ begin
 end
 $_$;
 
-CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text) RETURNS text
+CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text, rare_test_sql text DEFAULT changefeed.is_set_sql('changefeed.annotations'::text)) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-    select changefeed.capture_body(feed, format($sql$%s;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, changes_sql), changefeed.written_sql(feed, 'notify', partition_key_sql || ' limit 1')))
-$_$;
+    AS $$
+    select changefeed.capture_body(feed, rare_test_sql, '',
+        changefeed.append_sql(feed, changes_sql) || ';'
+        || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
+$$;
 
 CREATE FUNCTION documents.create_capture(feed integer) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -3808,7 +3954,7 @@ begin
             from pair p where p.id is not null
         $sql$));
     perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
-        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text'));
+        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text', 'true'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
@@ -3828,7 +3974,9 @@ begin
                     select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
-        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids))))
+        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
+        -- Before a TRUNCATE the transaction may have no id yet.
+        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end))
     from (values
         ('file_tags_insert', 'select n.file_id from new_rows n'),
         ('file_tags_delete', 'select o.file_id from old_rows o'),
@@ -3952,14 +4100,16 @@ declare
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
+    written text := changefeed.written_sql(feed, 'notify', 'found',
+                                           format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest));
 begin
-    return changefeed.capture_body(feed, format($sql$
-    if mode operator(pg_catalog.=) 'nested' then%s;
-    else%s;
-    end if;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, settled), changefeed.append_sql(feed, changes_sql),
-        changefeed.written_sql(feed, 'notify', format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest))));
+    return changefeed.capture_body(feed,
+        changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
+        format($sql$
+        if mode operator(pg_catalog.=) 'nested' then%s;%s
+            return null;
+        end if;$sql$, changefeed.append_sql(feed, settled), written),
+        changefeed.append_sql(feed, changes_sql) || ';' || written);
 end;
 $_$;
 

@@ -184,6 +184,57 @@ async def everything_is_written_again(owner: Connection) -> None:
     )
 
 
+CONSTANT = """
+CREATE FUNCTION shop.constant(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM shop.spied('a constant');
+    RETURN 1;
+END $$
+"""
+"""Who plans a query of a table runs such a call in an expression of it, where no cache has its result."""
+
+
+@pytest.mark.parametrize("options", ["", ", always => true"], ids=["statement", "row"])
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "CREATE STATISTICS shop.mine ON (shop.constant(1) + id), part FROM shop.orders",
+        "CREATE INDEX mine ON shop.orders ((shop.constant(1) + id))",
+        "CREATE INDEX mine ON shop.orders (part) WHERE shop.constant(1) = id",
+    ],
+    ids=["statistics", "index", "predicate"],
+)
+@pytest.mark.req("BX-11")
+async def test_capture_does_not_look_at_a_table_whose_expressions_call_what_the_owner_supplies(
+    admin: Connection, owner: Connection, expression: str, options: str
+) -> None:
+    await write(owner, CONSTANT, "CREATE TABLE shop.orders (id int PRIMARY KEY, part text NOT NULL)")
+    feed = await watch(admin, "'shop.orders'" + options)
+    await write(owner, NESTED, expression)
+    states = "SELECT state, code FROM changefeed.feed_states()"
+    assert await (await admin.execute(states)).fetchall() == [("drifted", "table_expression")]
+    # Where it need not look it goes on, also after an alteration.
+    await write(owner, "INSERT INTO shop.orders VALUES (1, 'p')", "ALTER TABLE shop.orders ADD more int")
+    await write(owner, "UPDATE shop.orders SET id = 2", "UPDATE shop.orders SET part = 'nested'")
+    assert await spied_as_others(admin) == []
+    assert [op for (op,) in await rows(admin, feed, "op")] == ["upsert", "delete", "upsert", "upsert", "stopped"]
+    await write(admin, "ALTER FUNCTION shop.constant OWNER TO CURRENT_USER", "SELECT changefeed.check_feeds()")
+    assert await (await admin.execute(states)).fetchall() == [("capturing", None)]
+    await write(owner, "UPDATE shop.orders SET part = 'nested'")
+    assert [op for (op,) in await rows(admin, feed, "op")][5:] == ["upsert", "upsert"]
+
+
+@pytest.mark.req("BX-11")
+async def test_no_constraint_of_the_owner_runs_as_capture(admin: Connection, owner: Connection) -> None:
+    check = "CHECK (id > shop.constant(1) - 9)"
+    await write(owner, CONSTANT, f"CREATE TABLE shop.orders (id int PRIMARY KEY, part text, {check})")
+    await watch(admin, "'shop.orders'")
+    await write(owner, NESTED, "SET constraint_exclusion = on", "INSERT INTO shop.orders VALUES (1, 'p')")
+    await write(owner, "UPDATE shop.orders SET part = 'nested'")
+    assert await spied_as_others(admin) == []
+    assert await one(owner, "SHOW constraint_exclusion") == "on"
+
+
 @pytest.mark.req("BX-11")
 async def test_the_owner_reads_and_deletes_nothing_by_a_cast_of_his(admin: Connection, owner: Connection) -> None:
     """The attack that showed it: an enum, a cast to JSON with a function, and an insert."""

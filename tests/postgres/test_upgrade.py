@@ -115,14 +115,19 @@ async def test_capture_is_renewed_under_writers_at_full_speed_without_a_lost_cha
         await connection.execute("CREATE TABLE orders (id int PRIMARY KEY, note int)")
         await connection.execute("INSERT INTO orders SELECT n, 0 FROM generate_series(1, 4) n")
         await connection.execute("SELECT changefeed.watch('orders')")
+        await connection.execute("GRANT TRIGGER ON orders TO changefeed_owner")
+        triggers: set[bool] = set()
         writers = [asyncio.create_task(write(number)) for number in range(1, 5)]
         for version in range(20):
             await connection.execute(
                 "UPDATE changefeed.functions SET checksum = %s WHERE topic = 'capture'", (f"version {version}",)
             )
             assert await generators(connection) == {False}
+            await connection.execute("UPDATE changefeed.feeds SET triggers = 'older'")
             await connection.execute("SELECT changefeed.check_feeds()")
             assert await generators(connection) == {True}
+            found = await connection.execute("SELECT triggers = changefeed.trigger_maker() FROM changefeed.feeds")
+            triggers |= {made for (made,) in await found.fetchall()}
             await asyncio.sleep(0)
         stop.set()
         done = await asyncio.gather(*writers)
@@ -132,6 +137,59 @@ async def test_capture_is_renewed_under_writers_at_full_speed_without_a_lost_cha
         )
         assert await logged.fetchall() == [(number, count, count) for number, count in enumerate(done, start=1)]
         assert min(done) > 0
+        assert True in triggers
+
+
+OLDER_REKEY = """
+    CREATE OR REPLACE TRIGGER changefeed_1_rekey AFTER UPDATE ON orders FOR EACH ROW
+    WHEN (old.id IS DISTINCT FROM new.id) EXECUTE FUNCTION changefeed_log.capture_1_rekey();
+    UPDATE changefeed.feeds SET triggers = 'older'
+"""
+
+
+async def rekey_trigger(connection: Connection) -> str:
+    query = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'changefeed_1_rekey'"
+    [(definition,)] = await (await connection.execute(query.encode())).fetchall()
+    return str(definition)
+
+
+@pytest.mark.req("DB-12")
+async def test_migrating_makes_the_triggers_of_existing_feeds_anew(older: str) -> None:
+    await migrate(older)
+    async with await psycopg.AsyncConnection.connect(older, autocommit=True) as connection:
+        rekey = "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'changefeed_2_rekey'"
+        [(definition,)] = await (await connection.execute(rekey.encode())).fetchall()
+        assert "AFTER UPDATE OF" in definition
+        states = await connection.execute("SELECT DISTINCT state, code FROM changefeed.feed_states()")
+        assert await states.fetchall() == [("capturing", None)]
+
+
+@pytest.mark.req("DB-12", "P8")
+async def test_older_triggers_are_made_anew_where_that_is_allowed_and_told_of_where_not(log_database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        await connection.execute("CREATE TABLE orders (id int PRIMARY KEY)")
+        await connection.execute("SELECT changefeed.watch('orders')")
+        today = await rekey_trigger(connection)
+        await connection.execute(OLDER_REKEY.encode())
+        await connection.execute("SELECT changefeed.check_feeds()")
+        assert await rekey_trigger(connection) != today
+        states = await connection.execute("SELECT state, code, remedy FROM changefeed.feed_states()")
+        [(state, code, remedy)] = await states.fetchall()
+        assert (state, code) == ("drifted", "triggers_older")
+        assert "changefeed.watch again" in remedy
+        await connection.execute("GRANT TRIGGER ON orders TO changefeed_owner")
+        # Not while somebody writes for long: he would wait, and all others behind.
+        async with await psycopg.AsyncConnection.connect(log_database) as writer:
+            await writer.execute("INSERT INTO orders VALUES (1)")
+            await connection.execute("SELECT changefeed.check_feeds()")
+            assert await rekey_trigger(connection) != today
+            await writer.commit()
+        await connection.execute("SELECT changefeed.check_feeds()")
+        assert await rekey_trigger(connection) == today
+        await connection.execute("REVOKE TRIGGER ON orders FROM changefeed_owner")
+        await connection.execute(OLDER_REKEY.encode())
+        await connection.execute("SELECT changefeed.watch('orders')")
+        assert await rekey_trigger(connection) == today
 
 
 async def test_tick_functions_of_existing_feeds_are_renewed(log_database: str) -> None:

@@ -32,13 +32,15 @@ grant usage on schema documents to changefeed_reader, changefeed_capture;
 grant select on all tables in schema documents to changefeed_capture;
 grant update (created_at) on documents.files to changefeed_capture;
 
-create or replace function documents.capture_body(feed integer, changes_sql text, partition_key_sql text) returns text
+create or replace function documents.capture_body(
+    feed integer, changes_sql text, partition_key_sql text, rare_test_sql text default changefeed.is_set_sql('changefeed.annotations')
+) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select changefeed.capture_body(feed, format($sql$%s;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, changes_sql), changefeed.written_sql(feed, 'notify', partition_key_sql || ' limit 1')))
+    select changefeed.capture_body(feed, rare_test_sql, '',
+        changefeed.append_sql(feed, changes_sql) || ';'
+        || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
 
 -- For files: once a statement ran inside another one's triggers, whose transition rows are older by then, their ids are
@@ -71,14 +73,16 @@ declare
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
+    written text := changefeed.written_sql(feed, 'notify', 'found',
+                                           format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest));
 begin
-    return changefeed.capture_body(feed, format($sql$
-    if mode operator(pg_catalog.=) 'nested' then%s;
-    else%s;
-    end if;
-    if found then%s
-    end if;$sql$, changefeed.append_sql(feed, settled), changefeed.append_sql(feed, changes_sql),
-        changefeed.written_sql(feed, 'notify', format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest))));
+    return changefeed.capture_body(feed,
+        changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
+        format($sql$
+        if mode operator(pg_catalog.=) 'nested' then%s;%s
+            return null;
+        end if;$sql$, changefeed.append_sql(feed, settled), written),
+        changefeed.append_sql(feed, changes_sql) || ';' || written);
 end;
 $function$;
 
@@ -118,7 +122,7 @@ begin
             from pair p where p.id is not null
         $sql$));
     perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
-        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text'));
+        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text', 'true'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
@@ -138,7 +142,9 @@ begin
                     select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
-        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids))))
+        format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
+        -- Before a TRUNCATE the transaction may have no id yet.
+        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end))
     from (values
         ('file_tags_insert', 'select n.file_id from new_rows n'),
         ('file_tags_delete', 'select o.file_id from old_rows o'),

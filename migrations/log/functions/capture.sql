@@ -5,8 +5,11 @@
 -- temporary objects and operators the writer has; no SET clause is paid for it. Nothing in it calls what the owner of a
 -- table or of a type may supply: see changefeed.is_built_in.
 --
--- The usual way is one INSERT. What is rare goes the slow way: a statement inside another one's triggers, and a table that
--- is not as it was when the function was made. docs/providers/postgres.md walks a made function line by line.
+-- The usual way is one test, one INSERT, and one test. Each expression and each call more costs every statement of every
+-- writer about 0.5 us: PostgreSQL prepares it anew in each transaction, and looks whether the role may call the function. What
+-- is rare stands behind the first test: annotations, a key that changed, and the slow way, for a statement inside another
+-- one's triggers and for a table that is not as it was when the function was made. docs/providers/postgres.md walks a made
+-- function line by line.
 
 create or replace function changefeed.generator() returns text
 language sql stable
@@ -20,19 +23,33 @@ comment on function changefeed.generator() is
 
 -- Rings for those who sleep only: NOTIFY holds one lock of the whole cluster until its commit is flushed. Why nobody is
 -- missed: see doorbell.sql.
-create or replace function changefeed.doorbell_sql(feed integer, doorbell text, partition_key_sql text) returns text
+create or replace function changefeed.bell_is_armed_sql(feed integer) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select case doorbell when 'poll' then '' else format($sql$
-        if coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.bell_%1$s'::pg_catalog.regclass), 0)
-            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_%1$s'::pg_catalog.regclass), 0)
-        then
-            perform changefeed.ring(%1$s, (%2$s));
-        end if;$sql$, feed, partition_key_sql) end
+    select format($sql$pg_catalog.pg_sequence_last_value('changefeed_log.bell_%1$s'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_%1$s'::pg_catalog.regclass), 0)$sql$, feed)
 $$;
-comment on function changefeed.doorbell_sql(integer, text, text) is
-    'PL/pgSQL that rings the doorbell of a feed if somebody sleeps. partition_key_sql: a query of one text.';
+comment on function changefeed.bell_is_armed_sql(integer) is
+    'SQL that tells whether somebody sleeps; null where nobody ever did.';
+
+-- What is seldom to be done after changes were appended.
+create or replace function changefeed.tell(feed integer, partition_key text) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if pg_trigger_depth() > 1 then
+        perform set_config(format('changefeed.mode_%s', feed), 'nested', true);
+    end if;
+    if pg_sequence_last_value(format('changefeed_log.bell_%s', feed)::regclass)
+        > coalesce(pg_sequence_last_value(format('changefeed_log.rung_%s', feed)::regclass), 0) then
+        perform changefeed.ring(feed, partition_key);
+    end if;
+end;
+$$;
+comment on function changefeed.tell(integer, text) is
+    'Lets later statements of the transaction know that one ran inside another''s triggers, and rings the bell of those who sleep.';
 
 -- What a transaction says of itself by set_config('changefeed.annotations', ..., true). Nothing of it is repeated in an
 -- error: it may name a person.
@@ -43,6 +60,9 @@ as $$
 declare
     found text;
 begin
+    if annotations = '' then
+        return null;
+    end if;
     if octet_length(annotations) > 1024 then
         raise exception 'changefeed.annotations has % bytes', octet_length(annotations)
             using errcode = 'invalid_parameter_value', hint = 'Set a JSON object of at most 1024 bytes.';
@@ -77,7 +97,9 @@ $$;
 
 -- xid comes first among the columns of a log, so that it is assigned before a number is drawn: a tick between the two
 -- would take the number for one that is already accounted for; and before the day floor is read.
-create or replace function changefeed.append_sql(feed integer, changes_sql text, said_sql text default 'said') returns text
+create or replace function changefeed.append_sql(
+    feed integer, changes_sql text, said_sql text default 'said', changed_at_sql text default 'moment'
+) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -85,11 +107,11 @@ as $$
         insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
         select pg_catalog.pg_current_xact_id(), %s,
             changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changefeed.changed_at_sql(feed), said_sql, changes_sql)
+        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
 $$;
-comment on function changefeed.append_sql(integer, text, text) is
-    'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql: an '
-    'expression of the annotations.';
+comment on function changefeed.append_sql(integer, text, text, text) is
+    'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, '
+    'changed_at_sql: expressions of the annotations and of the time.';
 
 -- The settings that texts of a type depend on. A key is written by a cast, an image as JSON, which has one form of a time.
 create or replace function changefeed.settings_of(type oid, of_key boolean) returns text[]
@@ -199,43 +221,67 @@ comment on function changefeed.create_capture_function(integer, text, text, text
     'Makes a trigger function changefeed_log.capture_<feed>_<event>. It runs as changefeed_capture, so that writers of the '
     'table need no rights on the log. settings: its SET clauses.';
 
--- mode: what this transaction has done before that the usual way does not fit.
--- said: the annotations of the transaction.
+-- said: the annotations of the transaction, where it has some.
+-- mode: what this transaction has done before that the usual way does not fit; read where the usual way may not fit.
 -- written: how many changes the slow way has appended.
+-- moment: when the change is made: by the clock, where that is within the day of the day floor. The floor is looked at when
+-- the transaction has an id: whoever has changed a row has one.
 -- were: the settings of the session while the slow way runs.
-create or replace function changefeed.capture_body(feed integer, statements text) returns text
+create or replace function changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($body$
 declare
-    mode    pg_catalog.text := pg_catalog.current_setting('changefeed.mode_%s', true);
-    said    pg_catalog.text := pg_catalog.current_setting('changefeed.annotations', true);
+    said    pg_catalog.text;
+    mode    pg_catalog.text;
     written pg_catalog.int8;
     were    pg_catalog.text[];
+    moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if said operator(pg_catalog.<>) '' then
-        said := changefeed.checked_annotations(said);
-    else
-        said := null;
-    end if;%s
+    if %2$s
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
+    then
+        perform pg_catalog.pg_current_xact_id();
+        moment := %5$s;
+        said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
+        mode := pg_catalog.current_setting('changefeed.mode_%1$s', true);%3$s
+    end if;%4$s
     return null;
 end
-$body$, feed, statements)
+$body$, feed, rare_test_sql, rare_sql, usual_sql, changefeed.changed_at_sql(feed))
 $$;
+comment on function changefeed.capture_body(integer, text, text, text) is
+    'The body of a capture function. rare_test_sql: an expression; where it is true, rare_sql runs before usual_sql, '
+    'PL/pgSQL both.';
+
+-- True, or null.
+create or replace function changefeed.is_set_sql(setting text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$ select format($sql$pg_catalog.current_setting(%L, true) operator(pg_catalog.<>) ''$sql$, setting) $$;
 
 -- A statement inside another one's triggers is captured before the outer one, whose transition rows are older by then.
 -- Once that has happened in a transaction, its statements log their keys as the table shows them now.
-create or replace function changefeed.written_sql(feed integer, doorbell text, partition_key_sql text) returns text
+create or replace function changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text)
+returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select format($sql$
-        if pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-            perform pg_catalog.set_config('changefeed.mode_%s', 'nested', true);
-        end if;%s$sql$, feed, changefeed.doorbell_sql(feed, doorbell, partition_key_sql))
+    select format(case doorbell
+        when 'notify' then $sql$
+    if %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
+        perform changefeed.tell(%1$s, (%4$s));
+    end if;$sql$
+        else $sql$
+    if %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+        perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
+    end if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql)
 $$;
-comment on function changefeed.written_sql(integer, text, text) is 'PL/pgSQL that follows where changes were appended.';
+comment on function changefeed.written_sql(integer, text, text, text) is
+    'PL/pgSQL that follows where changes were appended. written_test_sql: whether there were some. partition_key_sql: a '
+    'query of one text.';
 
 -- The SQL is made at the time, of the table as it is by then, and where the writer's settings are not to be seen.
 create or replace function changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
@@ -243,65 +289,87 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
-        were := changefeed.pin_settings();
-        execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
-        get diagnostics written = row_count;
-        perform changefeed.restore_settings(were);
-        if written operator(pg_catalog.>) 0 then%5$s
-        end if;$sql$, f.feed_id, old_rows, new_rows,
+            were := changefeed.pin_settings();
+            execute changefeed.settled_now_sql(%1$s, %2$L, %3$L)%4$s;
+            get diagnostics written = row_count;
+            perform changefeed.restore_settings(were);%5$s
+            return null;$sql$, f.feed_id, old_rows, new_rows,
         case f.capture when 'row' then ' using said, old, new' else ' using said' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, 'null::pg_catalog.text'))
+        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text'))
 $$;
 
 -- The check of the shape is an immutable call with constants: PostgreSQL makes it when it makes the plan of the expression,
--- and makes that anew after any change of the table that the plan names, by a constant that is never null. It costs a
--- statement nothing, and comes before any SQL that names a column.
+-- and makes that anew after any change of the table that the plan names, by a constant that is null where the usual way does
+-- not fit. It costs a statement nothing, and comes before any SQL that names a column.
+create or replace function changefeed.unusual_sql(f changefeed.feeds, tests_sql text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format($sql$(case when %s then null
+            else '%s'::pg_catalog.regclass end) is null
+        or changefeed.has_drifted(%s, %L)$sql$, tests_sql, f.source::oid, f.feed_id, f.shape)
+$$;
+
 create or replace function changefeed.table_body(
     f changefeed.feeds, event text, usual_sql text, rekeyed_sql text, partition_key_sql text
 ) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select changefeed.capture_body(f.feed_id, format($sql$
-    if mode operator(pg_catalog.=) 'nested'
-        or (case when tg_nargs operator(pg_catalog.=) 0 then '%1$s'::pg_catalog.regclass end) is null
-        or changefeed.has_drifted(%2$s, %3$L)
-    then%4$s
-        return null;
-    end if;%5$s%6$s;%7$s
-    if found then%8$s
-    end if;$sql$,
-        f.source::oid, f.feed_id, f.shape,
-        changefeed.slow_way_sql(
-            f,
-            case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
-            case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
-        case when rekeyed_sql is not null then format($sql$
-    if mode operator(pg_catalog.=) 'rekeyed' then%s;
-    else$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql)) end,
-        changefeed.append_sql(f.feed_id, usual_sql),
-        case when rekeyed_sql is not null then E'\n    end if;' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, partition_key_sql)))
+    select changefeed.capture_body(f.feed_id,
+        changefeed.unusual_sql(f, changefeed.is_set_sql('changefeed.mode_' || f.feed_id)
+                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')),
+        format($sql$
+        if %s
+        then%s
+        end if;%s$sql$,
+            changefeed.unusual_sql(f, $sql$mode operator(pg_catalog.=) 'nested'$sql$),
+            changefeed.slow_way_sql(
+                f,
+                case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
+                case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
+            case when rekeyed_sql is not null then format($sql$
+        if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
+            return null;
+        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql), written.sql) end),
+        changefeed.append_sql(f.feed_id, usual_sql) || ';' || written.sql)
+    from (select changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql) as sql) written
 $$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
 -- logical partition and enters another; the delete comes first, or who mirrors by key alone would end without the row.
-create or replace function changefeed.paired_sql(pk_new text, pk_old text, key_new text, key_old text, image text)
-returns text
-language sql immutable
+create or replace function changefeed.paired_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
             with pair as (
                 select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
-                from (select %1$s as partition_key, %2$s as key, %3$s as image from new_rows n) n
-                full join (select %4$s as partition_key, %5$s as key from old_rows o) o
+                from (select %1$s as partition_key, %2$s as key, %3$s as image from %6$s n) n
+                full join (select %4$s as partition_key, %5$s as key from %7$s o) o
                     on o.key operator(pg_catalog.=) n.key and o.partition_key operator(pg_catalog.=) n.partition_key
             )
             select false, 'delete', p.old_partition_key, p.old_key, null::pg_catalog.text from pair p where p.key is null
             union all
             select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
-        $sql$, pk_new, key_new, image, pk_old, key_old)
+        $sql$, changefeed.partition_key_of(f, 'n'), changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'),
+        changefeed.partition_key_of(f, 'o'), changefeed.key_of(f, 'o'), new_rows, old_rows)
+$$;
+
+create or replace function changefeed.inserted_sql(f changefeed.feeds, new_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('select true, ''upsert'', %s, %s, %s from %s n', changefeed.partition_key_of(f, 'n'),
+                  changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'), new_rows)
+$$;
+
+create or replace function changefeed.deleted_sql(f changefeed.feeds, old_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format('select false, ''delete'', %s, %s, null::pg_catalog.text from %s o', changefeed.partition_key_of(f, 'o'),
+                  changefeed.key_of(f, 'o'), old_rows)
 $$;
 
 -- A BEFORE trigger may change a key that the statement does not name.
@@ -313,6 +381,15 @@ as $$
     select exists (select from pg_trigger t where t.tgrelid = source and not t.tgisinternal and t.tgtype & 19 = 19)
 $$;
 
+create or replace function changefeed.clearing_body(feed integer, doorbell text) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+    select changefeed.capture_body(feed, 'true', '',
+        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
+$$;
+
 -- The functions of one watched table. An update that changes no key, the usual one, needs no pairing of old and new rows: a
 -- row trigger that PostgreSQL fires only for statements that name a column of the key tells the statement's function, for
 -- the rest of the transaction.
@@ -322,24 +399,19 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     settings text := changefeed.pinned_settings(f);
-    image    text := changefeed.image_of(f, 'n');
-    key_new  text := changefeed.key_of(f, 'n');
-    key_old  text := changefeed.key_of(f, 'o');
-    pk_new   text := changefeed.partition_key_of(f, 'n');
-    pk_old   text := changefeed.partition_key_of(f, 'o');
-    paired   text := changefeed.paired_sql(pk_new, pk_old, key_new, key_old, image);
-    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image);
+    paired   text := changefeed.paired_sql(f, 'old_rows', 'new_rows');
+    updated  text := format('select false, ''upsert'', %s, %s, %s from new_rows n', changefeed.partition_key_of(f, 'n'),
+                            changefeed.key_of(f, 'n'), changefeed.image_of(f, 'n'));
     unseen   boolean := changefeed.may_rekey_unseen(f.source);
+    any_key  text := 'select ' || changefeed.partition_key_of(f, 'r') || ' from ';
 begin
     perform changefeed.create_capture_function(f.feed_id, 'insert', settings, changefeed.table_body(
-        f, 'insert', format('select true, ''upsert'', %s, %s, %s from new_rows n', pk_new, key_new, image), null,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'insert', changefeed.inserted_sql(f, 'new_rows'), null, any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'update', settings, changefeed.table_body(
         f, 'update', case when unseen then paired else updated end, case when not unseen then paired end,
-        format('select %s from new_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
-        f, 'delete', format('select false, ''delete'', %s, %s, null::pg_catalog.text from old_rows o', pk_old, key_old), null,
-        format('select %s from old_rows r limit 1', changefeed.partition_key_of(f, 'r'))));
+        f, 'delete', changefeed.deleted_sql(f, 'old_rows'), null, any_key || 'old_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
 begin
     if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
@@ -391,9 +463,7 @@ begin
         return;
     end if;
     perform changefeed.create_snapshot_functions(f);
-    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.capture_body(feed,
-        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
-        || changefeed.doorbell_sql(feed, f.doorbell, 'null::pg_catalog.text')));
+    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.clearing_body(feed, f.doorbell));
     if f.capture = 'row' then
         perform changefeed.create_row_capture(f);
     else
@@ -437,8 +507,19 @@ begin
                        (select string_agg(format('old.%I', k), ', ') from unnest(keys) k),
                        (select string_agg(format('new.%I', k), ', ') from unnest(keys) k));
     end if;
+    update changefeed.feeds u set triggers = changefeed.trigger_maker() where u.feed_id = f.feed_id;
 end;
 $$;
+
+create or replace function changefeed.trigger_maker() returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select encode(sha256(convert_to(prosrc, getdatabaseencoding())), 'hex')
+    from pg_proc where oid = 'changefeed.create_triggers'::regproc
+$$;
+comment on function changefeed.trigger_maker() is
+    'The text of what makes triggers, as one number: feeds.triggers tells which one made those of a feed.';
 
 -- The slow way looks at the table.
 create or replace function changefeed.let_capture_read(source regclass) returns void

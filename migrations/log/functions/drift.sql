@@ -150,7 +150,7 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text')
+                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
 $$;
 
 -- What to log of the touched keys as they stand now; old_rows, new_rows: what to select from, null for neither. LATERAL
@@ -192,6 +192,42 @@ begin
 end;
 $$;
 
+-- What to log of the rows as they are.
+create or replace function changefeed.rows_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case when old_rows is null then changefeed.inserted_sql(f, new_rows)
+        when new_rows is null then changefeed.deleted_sql(f, old_rows)
+        else changefeed.paired_sql(f, old_rows, new_rows) end
+$$;
+
+-- Who plans a query of a table evaluates calls with constant arguments in the expressions of its indexes, statistics and
+-- partition key. Such a function runs as capture, so it must be one that only a superuser can supply or replace.
+create or replace function changefeed.supplied_function(source oid) returns regprocedure
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    with tables as (
+        select source as oid union select p.relid from pg_partition_tree(source) p
+    ), planned as (
+        select 'pg_class'::regclass as class, t.oid from tables t
+        union all
+        select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
+        union all
+        select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
+    )
+    select p.oid::regprocedure
+    from planned n
+    join pg_depend d on d.classid = n.class and d.objid = n.oid
+        and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+    left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+    join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
+    join pg_roles r on r.oid = p.proowner
+    where not r.rolsuper
+    order by p.oid limit 1
+$$;
+
 -- Why capture could not look at the table.
 create or replace function changefeed.read_problem(f changefeed.feeds) returns changefeed.problem
 language sql stable
@@ -207,6 +243,14 @@ as $$
     from pg_class c where c.oid = f.source
 $$;
 
+create or replace function changefeed.look_problem(f changefeed.feeds) returns changefeed.problem
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select row('table_expression', format('an expression of the table calls %s, which is not a superuser''s', s.function))::changefeed.problem
+    from (select changefeed.supplied_function(f.source) as function) s where s.function is not null
+$$;
+
 -- What a capture function runs where its own SQL does not fit the table or the transaction.
 create or replace function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
 language plpgsql stable
@@ -215,6 +259,7 @@ as $$
 declare
     f       changefeed.feeds;
     problem changefeed.problem;
+    nested  constant boolean := coalesce(current_setting(format('changefeed.mode_%s', feed), true) = 'nested', false);
 begin
     select * into strict f from changefeed.feeds where feed_id = feed;
     perform changefeed.refuse_old_snapshot(f);
@@ -222,25 +267,29 @@ begin
     if problem.code is null then
         problem := changefeed.read_problem(f);
     end if;
+    if problem.code is null and nested then
+        problem := changefeed.look_problem(f);
+    end if;
     if problem.code is not null then
         return changefeed.stop_sql(feed, problem.detail,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
-    return changefeed.append_sql(feed, changefeed.settled_sql(f, old_rows, new_rows), '$1');
+    return changefeed.append_sql(feed, case when nested then changefeed.settled_sql(f, old_rows, new_rows)
+        else changefeed.rows_sql(f, old_rows, new_rows) end, '$1', changefeed.changed_at_sql(feed));
 end;
 $$;
 
--- Settings that texts and names depend on, and row_security: a table hidden by a policy is an error, not one of deleted
--- rows. No SET clause: it would be undone at the end of the call.
+-- Settings that texts and names depend on; row_security: a table hidden by a policy is an error, not one of deleted rows;
+-- constraint_exclusion: the table's own constraints are not to be evaluated. No SET clause: it would be undone at the end of the call.
 create or replace function changefeed.pin_settings() returns text[]
 language plpgsql
 as $$
 declare
     were pg_catalog.text[] := array (select pg_catalog.current_setting(s.name) from pg_catalog.unnest(array [
         'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'search_path',
-        'row_security']) s (name));
+        'row_security', 'constraint_exclusion']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off', 'off']);
     return were;
 end;
 $$;
@@ -252,13 +301,13 @@ begin
     perform pg_catalog.set_config(s.name, s.value, true)
         from rows from (
             pg_catalog.unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits',
-                'lc_monetary', 'search_path', 'row_security']),
+                'lc_monetary', 'search_path', 'row_security', 'constraint_exclusion']),
             pg_catalog.unnest(were)) s (name, value);
 end;
 $$;
 
 -- The lock keeps the table as it is until the functions are written, and is in nobody's way. Where it is not to be had at
--- once, next time. Triggers stay as they are: what a newer generator makes fits those of an older one.
+-- once, next time.
 create or replace function changefeed.fit_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -271,6 +320,29 @@ begin
         perform changefeed.create_capture(f.feed_id);
     end if;
 exception when lock_not_available or undefined_table then
+    return;
+end;
+$$;
+
+-- Whoever may not is told by the feed's state, and waits for no lock.
+create or replace function changefeed.may_make_triggers(f changefeed.feeds) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select has_table_privilege(c.oid, 'trigger') and (not f.always or pg_has_role(c.relowner, 'usage'))
+    from pg_class c where c.oid = f.source
+$$;
+
+-- Functions of a newer generator fit the triggers of an older one, so there is time. CREATE TRIGGER waits for those who
+-- write, and those who come wait behind it: for an instant, or next time.
+create or replace function changefeed.renew_triggers(f changefeed.feeds) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms'
+as $$
+begin
+    perform changefeed.create_triggers(f);
+exception when lock_not_available then
     return;
 end;
 $$;
@@ -288,9 +360,13 @@ begin
         if found and problem is not null then
             execute changefeed.stop_sql(f.feed_id, problem, 'select 1');
         end if;
-    elsif problem is null
-        and (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
-        perform changefeed.fit_capture(f);
+    elsif problem is null then
+        if (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
+            perform changefeed.fit_capture(f);
+        end if;
+        if f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f) then
+            perform changefeed.renew_triggers(f);
+        end if;
     end if;
 exception when others then
     -- Whatever it is, it is this feed's, and the others are looked at all the same.
@@ -318,7 +394,7 @@ end;
 $$;
 comment on function changefeed.check_feeds() is
     'Marks the logs of feeds whose capture has stopped, and writes capture anew where its table or its generator has '
-    'changed. Without harm.';
+    'changed, its triggers too where the owner of the feeds may make them. Without harm.';
 
 create or replace function changefeed.remedy(f changefeed.feeds, code text) returns text
 language sql stable
@@ -327,6 +403,10 @@ as $$
     select case
         when code = 'altered' then
             'a gateway writes capture anew within 10 s; without one, call changefeed.watch again with the same options'
+        when code = 'triggers_older' then
+            'call changefeed.watch again with the same options, as a role that may make triggers on the table'
+        when code = 'table_expression' then
+            'give the function to a superuser, or take it out of the table''s indexes, statistics and partition key'
         when code = 'renewal_failed' then 'remove what the message names; a gateway tries again every 10 s'
         when code = 'image_incomplete' then
             'make the column stored, or unwatch the table and name the others as image_columns'
@@ -356,7 +436,8 @@ as $$
         coalesce((p.stopped).code, w.code)
     from changefeed.feeds f
     left join pg_class c on c.oid = f.source
-    cross join lateral (select changefeed.capture_problem(f) as stopped, changefeed.read_problem(f) as read) p
+    cross join lateral (select changefeed.capture_problem(f) as stopped, changefeed.read_problem(f) as read,
+        changefeed.look_problem(f) as look) p
     left join lateral (
         select min(a.attname) as name from pg_attribute a
         where a.attrelid = f.source and a.attgenerated = 'v' and not a.attisdropped and f.image_mode = 'captured'
@@ -367,8 +448,11 @@ as $$
             (2, 'altered', case when f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)
                 then 'the table was altered: capture follows more slowly' end),
             (3, (p.read).code, (p.read).detail),
+            (6, (p.look).code, (p.look).detail || ': capture would stop at a statement inside another one''s triggers'),
             (4, 'image_incomplete', 'the images leave out the column ' || quote_ident(v.name)
-                                     || ', which is generated when it is read')
+                                     || ', which is generated when it is read'),
+            (5, 'triggers_older', case when f.source is not null and f.triggers is distinct from changefeed.trigger_maker()
+                then 'its triggers are of an older version, and may cost its writers more' end)
         ) u (place, code, detail)
         where u.detail is not null and (p.stopped).code is null
         order by u.place limit 1) w on true

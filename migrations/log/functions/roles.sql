@@ -50,7 +50,16 @@ create or replace function changefeed.end_migration() returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    watched regclass;
 begin
+    for watched in select source from changefeed.feeds where source is not null loop
+        begin
+            perform changefeed.let_capture_read(watched);
+        exception when insufficient_privilege then
+            continue;  -- The feed's state says so.
+        end;
+    end loop;
     perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();

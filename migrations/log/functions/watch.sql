@@ -204,6 +204,7 @@ begin
     end if;
     feed := coalesce(changefeed.same_feed(wanted), changefeed.create_watched(wanted));
     if (select changefeed.has_drifted(feed, f.shape) or f.generator is distinct from changefeed.generator()
+            or f.triggers is distinct from changefeed.trigger_maker()
         from changefeed.feeds f where f.feed_id = feed) then
         perform changefeed.renew_capture(feed);
     end if;
