@@ -59,6 +59,7 @@ begin
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
@@ -115,6 +116,7 @@ CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
     SET lock_timeout TO '5s'
     AS $_$
 begin
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
@@ -974,6 +976,7 @@ CREATE FUNCTION changefeed.date_anew(feed integer) RETURNS void
 declare
     right_time timestamptz;
 begin
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     right_time := clock_timestamp();
@@ -985,9 +988,7 @@ begin
             at = at - greatest(ceil(extract(epoch from at - $1) / 4294.967296), 0) * interval '4294.967296 s'
         where reached > $1
     $sql$, feed) using right_time;
-    execute format('drop sequence changefeed_log.day_%1$s; '
-                   'create sequence changefeed_log.day_%1$s as bigint minvalue 0 start 0 cache 1', feed);
-    perform changefeed.let_capture_append(feed);
+    execute format('alter sequence changefeed_log.day_%s restart', feed);
 end;
 $_$;
 
@@ -1621,6 +1622,15 @@ begin
     end if;
 end;
 $_$;
+
+CREATE FUNCTION changefeed.lock_day_floor(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    execute format('alter sequence changefeed_log.day_%s cache 1', feed);
+end;
+$$;
 
 CREATE FUNCTION changefeed.lock_feed(name text) RETURNS integer
     LANGUAGE plpgsql

@@ -16,6 +16,7 @@ from tests.databases import LOG
 from tests.postgres.history import DAY, live_since
 from tests.postgres.reading import open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
+from tests.postgres.test_documents_capture import until_waiting
 from tests.postgres.test_plans import recorded
 from tests.postgres.test_provider_waiting import listening
 from tests.postgres.test_stepping_clock import server_with_clock
@@ -80,6 +81,30 @@ async def test_nothing_is_written_before_the_floor(shop: Shop) -> None:
         query = f"SELECT DISTINCT {column} FROM changefeed_log.{table} WHERE {column} > now()"
         cursor = await shop.connection.execute(query.encode())
         assert await cursor.fetchall() == [(starts,)]
+
+
+@pytest.mark.req("P8")
+@pytest.mark.parametrize("begins", ["begin_epoch", "date_anew"])
+async def test_a_feed_that_begins_anew_and_its_writers_wait_for_each_other_and_nobody_fails(
+    shop: Shop, log_database: str, begins: str
+) -> None:
+    await shop.tick(force=True)
+    async with AsyncExitStack() as stack:
+        holder, beginner, writer = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(log_database)) for _ in range(3)
+        ]
+        await holder.execute("SELECT count(*) FROM changefeed_log.tick_1")
+        beginning = asyncio.create_task(beginner.execute(f"SELECT changefeed.{begins}(1)".encode()))
+        await until_waiting(shop.connection, beginner)
+        writing = asyncio.create_task(writer.execute("INSERT INTO orders VALUES (1, 0, 'x')"))
+        await until_waiting(shop.connection, writer)
+        await holder.commit()
+        await beginning
+        await beginner.commit()
+        await writing
+        await writer.commit()
+    await shop.tick()
+    assert keys(await shop.page(Beginning())) == [1]
 
 
 @pytest.mark.req("P1")

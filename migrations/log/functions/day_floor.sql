@@ -15,6 +15,18 @@ language sql stable
 as $$ select pg_catalog.floor(extract(epoch from at) operator(pg_catalog./) 86400)::pg_catalog.int8 $$;
 comment on function changefeed.day_of(timestamptz) is 'The number of its day (UTC), counted from 1970.';
 
+-- Whoever reads a sequence holds its lock until the transaction ends: writers before they come to the log, ticks before they come
+-- to their lock. So who wants all of these takes this one first, or writers would end in a deadlock. LOCK takes no sequences;
+-- this changes nothing.
+create or replace function changefeed.lock_day_floor(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    execute format('alter sequence changefeed_log.day_%s cache 1', feed);
+end;
+$$;
+
 -- Until capture was written anew by an upgrade, it dates by the clock alone.
 create or replace function changefeed.is_captured_by_day(feed integer) returns boolean
 language sql stable
@@ -36,8 +48,8 @@ begin
 end;
 $$;
 
--- The floor begins anew, in a sequence of its own, which gateways tell from the one before as they tell days apart: what they
--- know of ticks, they learn again. Nobody writes meanwhile.
+-- The floor begins anew, in a file of its own, which gateways tell from the one before as they tell days apart: what they know
+-- of ticks, they learn again. Nobody writes meanwhile.
 create or replace function changefeed.date_anew(feed integer) returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
@@ -46,6 +58,7 @@ as $$
 declare
     right_time timestamptz;
 begin
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     right_time := clock_timestamp();
@@ -57,9 +70,7 @@ begin
             at = at - greatest(ceil(extract(epoch from at - $1) / 4294.967296), 0) * interval '4294.967296 s'
         where reached > $1
     $sql$, feed) using right_time;
-    execute format('drop sequence changefeed_log.day_%1$s; '
-                   'create sequence changefeed_log.day_%1$s as bigint minvalue 0 start 0 cache 1', feed);
-    perform changefeed.let_capture_append(feed);
+    execute format('alter sequence changefeed_log.day_%s restart', feed);
 end;
 $$;
 comment on function changefeed.date_anew(integer) is

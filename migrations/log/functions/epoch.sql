@@ -19,6 +19,7 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
 as $$
 begin
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
@@ -59,6 +60,7 @@ begin
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
     end if;
+    perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     if exists (select from changefeed.feeds f where f.feed_id = feed and f.home = changefeed.home(feed)) then
         return false;
