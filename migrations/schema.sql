@@ -613,10 +613,12 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
+            adopted boolean;
             force   constant boolean := false;
             made    boolean;
         begin
-            armed := false;%2$s
+            armed := false;
+            made := false;%2$s
             starts := changefeed.day_start(base_floor);
             if newest.id - base between 2 and 16 then
                 for id, at, last_seq, tick_xid, snapshot, topology, day in
@@ -874,9 +876,11 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
+            adopted boolean;
             known   constant bigint := null;
         begin
-            armed := false;%2$s
+            armed := false;
+            made := false;%2$s
             id := newest.id;
             at := newest.at;
             last_seq := newest.last_seq;
@@ -2594,10 +2598,9 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                 perform setval('changefeed_log.rung_%1$s',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if not changefeed.is_at_home(%1$s) then
-                perform changefeed.adopt_log(%1$s);
-            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
+            -- transaction, which no tick of its own can see: the next one bounds it.
+            adopted := not changefeed.is_at_home(%1$s) and changefeed.adopt_log(%1$s);
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
@@ -2622,6 +2625,7 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
+                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -2640,6 +2644,7 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                     exit;
                 end if;
             end loop;
+            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
@@ -3648,10 +3653,12 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
+            adopted boolean;
             force   constant boolean := false;
             made    boolean;
         begin
             armed := false;
+            made := false;
             if pg_is_in_recovery() then
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
@@ -3665,10 +3672,9 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                 perform setval('changefeed_log.rung_1',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if not changefeed.is_at_home(1) then
-                perform changefeed.adopt_log(1);
-            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
+            -- transaction, which no tick of its own can see: the next one bounds it.
+            adopted := not changefeed.is_at_home(1) and changefeed.adopt_log(1);
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3693,6 +3699,7 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
+                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -3711,6 +3718,7 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                     exit;
                 end if;
             end loop;
+            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
@@ -3800,9 +3808,11 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
+            adopted boolean;
             known   constant bigint := null;
         begin
             armed := false;
+            made := false;
             if pg_is_in_recovery() then
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
@@ -3816,10 +3826,9 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 perform setval('changefeed_log.rung_1',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
-            if not changefeed.is_at_home(1) then
-                perform changefeed.adopt_log(1);
-            end if;
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
+            -- transaction, which no tick of its own can see: the next one bounds it.
+            adopted := not changefeed.is_at_home(1) and changefeed.adopt_log(1);
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3844,6 +3853,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
+                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -3862,6 +3872,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                     exit;
                 end if;
             end loop;
+            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then

@@ -14,7 +14,7 @@ from changefeed_gateway.core.model import After, Beginning, Now, Page
 from changefeed_gateway.providers.postgres.ticks.tick import Tick, days_between
 from tests.databases import LOG
 from tests.postgres.history import DAY, live_since
-from tests.postgres.reading import open_provider, page_read
+from tests.postgres.reading import address, open_provider, page_read
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 from tests.postgres.test_documents_capture import until_waiting
 from tests.postgres.test_plans import recorded
@@ -105,6 +105,21 @@ async def test_a_feed_that_begins_anew_and_its_writers_wait_for_each_other_and_n
         await writer.commit()
     await shop.tick()
     assert keys(await shop.page(Beginning())) == [1]
+
+
+@pytest.mark.req("P1")
+async def test_what_was_written_before_a_copied_log_is_adopted_comes_without_another_write(log_database: str) -> None:
+    async with open_shop(log_database) as shop:
+        await shop.tick(force=True)
+        await shop.connection.execute("UPDATE changefeed.feeds SET home = 'elsewhere'")
+        await shop.insert(1)
+    # As the gateway does for a feed that nobody reads.
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as gateway:
+        for _ in range(2):
+            await gateway.execute("SELECT changefeed.tick(1)")
+    async with open_provider(log_database, QUIET) as provider:
+        feed = await provider.open_feed(address("public.orders"))
+        assert keys(await provider.read_page(feed, page_read(Beginning()))) == [1]
 
 
 @pytest.mark.req("P1")
