@@ -90,7 +90,8 @@ async def test_a_gateway_that_is_not_there_is_an_error_at_once_that_says_where_i
     result = await here.run("tail", "main/documents", *options, environment=environment)
     assert result.code == 8
     assert result.err == (
-        f"no gateway answers at {said}: start it with changefeed serve, or say with --target where it is\n"
+        f"no gateway answers at {said}: start it with changefeed serve, or say with --target where it is,"
+        " and with --tls or --ca if it speaks TLS\n"
     )
 
 

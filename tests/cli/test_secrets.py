@@ -32,6 +32,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "unwatch": ("public.t",),
     "read": ("main/documents",),
     "tail": ("main/documents",),
+    "mirror": ("main/documents", "copy.db"),
     "capabilities": ("main/documents",),
     "partitions list": ("main/documents",),
     "partitions split": ("documents", "p"),
@@ -40,7 +41,7 @@ ARGUMENTS: Mapping[str, tuple[str, ...]] = {
     "token inspect": ("main/documents", "x" * 60),
     "policy explain": ("jwt:alice", "main/documents"),
 }
-CLIENTS = {"read", "tail", "streams", "capabilities", "partitions list", "token inspect"}
+CLIENTS = {"read", "tail", "mirror", "streams", "capabilities", "partitions list", "token inspect"}
 """They know no database."""
 RUN_ELSEWHERE = {"serve", "demo"}
 """They do not end by themselves once a connection string is one: below."""

@@ -184,7 +184,9 @@ class Follower:
             return
         if not content.more_available:
             place.tail.begin(content)
-        if place.tail.ring is not None and place.listener.partition_key is None:
+        # Elsewhere a place may have several cursors, each of the question that came to it: who stands there by
+        # another one than the kept page's would be given a change again.
+        if feed.single_order and place.tail.ring is not None and place.listener.partition_key is None:
             place.tail.ring.extend(page)
 
     def _leave(self, place: _Place) -> None:
