@@ -110,6 +110,11 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.before_now() RETURNS xid8
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8 $$;
+
 CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -122,7 +127,7 @@ begin
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key),
+    update pg_temp.changefeed_unread u set xid = changefeed.before_now(), bucket = changefeed.bucket(u.partition_key),
         changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
@@ -613,12 +618,10 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             force   constant boolean := false;
             made    boolean;
         begin
-            armed := false;
-            made := false;%2$s
+            armed := false;%2$s
             starts := changefeed.day_start(base_floor);
             if newest.id - base between 2 and 16 then
                 for id, at, last_seq, tick_xid, snapshot, topology, day in
@@ -876,11 +879,9 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             known   constant bigint := null;
         begin
-            armed := false;
-            made := false;%2$s
+            armed := false;%2$s
             id := newest.id;
             at := newest.at;
             last_seq := newest.last_seq;
@@ -1685,7 +1686,7 @@ begin
     execute format($sql$
         insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached, first_xid)
         select 1, own.at, 0, own.xid,
-               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot()))::pg_snapshot, 1, own.at, own.xid
+               format('%%1$s:%%1$s:', changefeed.before_now())::pg_snapshot, 1, own.at, own.xid
         from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
@@ -2598,9 +2599,10 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                 perform setval('changefeed_log.rung_%1$s',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
-            -- transaction, which no tick of its own can see: the next one bounds it.
-            adopted := not changefeed.is_at_home(%1$s) and changefeed.adopt_log(%1$s);
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(%1$s) then
+                perform changefeed.adopt_log(%1$s);
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
@@ -2625,7 +2627,6 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
-                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -2644,7 +2645,6 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                     exit;
                 end if;
             end loop;
-            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
@@ -3653,12 +3653,10 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             force   constant boolean := false;
             made    boolean;
         begin
             armed := false;
-            made := false;
             if pg_is_in_recovery() then
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
@@ -3672,9 +3670,10 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                 perform setval('changefeed_log.rung_1',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
-            -- transaction, which no tick of its own can see: the next one bounds it.
-            adopted := not changefeed.is_at_home(1) and changefeed.adopt_log(1);
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(1) then
+                perform changefeed.adopt_log(1);
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3699,7 +3698,6 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
-                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -3718,7 +3716,6 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                     exit;
                 end if;
             end loop;
-            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
@@ -3808,11 +3805,9 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             known   constant bigint := null;
         begin
             armed := false;
-            made := false;
             if pg_is_in_recovery() then
                 raise exception 'no tick on a standby: its snapshots lack transactions in flight'
                     using errcode = 'read_only_sql_transaction';
@@ -3826,9 +3821,10 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 perform setval('changefeed_log.rung_1',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_1'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
-            -- transaction, which no tick of its own can see: the next one bounds it.
-            adopted := not changefeed.is_at_home(1) and changefeed.adopt_log(1);
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(1) then
+                perform changefeed.adopt_log(1);
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3853,7 +3849,6 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
-                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -3872,7 +3867,6 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                     exit;
                 end if;
             end loop;
-            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then

@@ -10,7 +10,8 @@ as $$
 $$;
 comment on function changefeed.home(integer) is 'Cluster, database and table of a feed''s log as they are now.';
 
--- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction. With
+-- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction that has ended,
+-- so that a tick of this transaction sees it. With
 -- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers. TRUNCATE empties
 -- attached days only; nobody attaches or detaches one while both tables are locked.
 create or replace function changefeed.begin_epoch(feed integer) returns void
@@ -25,7 +26,7 @@ begin
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = pg_current_xact_id(), bucket = changefeed.bucket(u.partition_key),
+    update pg_temp.changefeed_unread u set xid = changefeed.before_now(), bucket = changefeed.bucket(u.partition_key),
         changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);

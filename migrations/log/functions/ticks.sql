@@ -81,9 +81,10 @@ as $$
                 perform setval('changefeed_log.rung_%1$s',
                                greatest(0, least(answered, coalesce(pg_sequence_last_value('changefeed_log.bell_%1$s'), 0))));
             end if;
-            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties. What it found is of this
-            -- transaction, which no tick of its own can see: the next one bounds it.
-            adopted := not changefeed.is_at_home(%1$s) and changefeed.adopt_log(%1$s);
+            -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
+            if not changefeed.is_at_home(%1$s) then
+                perform changefeed.adopt_log(%1$s);
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
@@ -108,7 +109,6 @@ as $$
                 if not quiet then
                     quiet := changefeed.sees_candidates(newest.snapshot, newest.first_xid);
                 end if;
-                exit when adopted;
                 made := force or reading > newest.last_seq
                     -- Once an hour anyway: the tokens of a feed where nothing happens must not age.
                     or clock_timestamp() - newest.at > '1 hour';
@@ -127,7 +127,6 @@ as $$
                     exit;
                 end if;
             end loop;
-            quiet := quiet and not adopted;
             if made then
                 -- What a tick bounds is delivered as soon as it is visible; durable, it makes durable all that it sees.
                 if current_setting('synchronous_commit') = 'off' then
@@ -201,11 +200,9 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             known   constant bigint := null;
         begin
-            armed := false;
-            made := false;%2$s
+            armed := false;%2$s
             id := newest.id;
             at := newest.at;
             last_seq := newest.last_seq;
@@ -253,12 +250,10 @@ begin
             starts  timestamptz;
             reading bigint;
             locked  boolean := false;
-            adopted boolean;
             force   constant boolean := false;
             made    boolean;
         begin
-            armed := false;
-            made := false;%2$s
+            armed := false;%2$s
             starts := changefeed.day_start(base_floor);
             if newest.id - base between 2 and 16 then
                 for id, at, last_seq, tick_xid, snapshot, topology, day in
