@@ -110,11 +110,6 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.before_now() RETURNS xid8
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$ select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8 $$;
-
 CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -126,16 +121,18 @@ begin
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = changefeed.before_now(), bucket = changefeed.bucket(u.partition_key),
-        changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     -- Not setval, which would count also if all this came to nothing. A clock that was ahead is forgotten.
     execute format('alter sequence changefeed_log.day_%s restart', feed);
+    perform changefeed.make_first_tick(feed);
+    -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
+    -- database of another encoding it is another one.
+    execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
+                   'bucket = changefeed.bucket(u.partition_key), changed_at = least(u.changed_at, clock_timestamp()) '
+                   'from changefeed_log.tick_%s t', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
-    perform changefeed.make_first_tick(feed);
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
@@ -1686,7 +1683,8 @@ begin
     execute format($sql$
         insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached, first_xid)
         select 1, own.at, 0, own.xid,
-               format('%%1$s:%%1$s:', changefeed.before_now())::pg_snapshot, 1, own.at, own.xid
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::pg_snapshot,
+               1, own.at, own.xid
         from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;

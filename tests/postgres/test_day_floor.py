@@ -123,6 +123,28 @@ async def test_what_was_written_before_a_copied_log_is_adopted_comes_without_ano
 
 
 @pytest.mark.req("P1")
+async def test_what_a_feed_that_begins_anew_has_found_comes_whoever_ends_meanwhile(
+    shop: Shop, log_database: str
+) -> None:
+    await shop.tick(force=True)
+    await shop.insert(1)
+    await shop.connection.execute("CREATE TABLE changefeed_log.log_1_20200101 (LIKE changefeed_log.log_1)")
+    async with (
+        await psycopg.AsyncConnection.connect(log_database) as other,
+        await psycopg.AsyncConnection.connect(log_database, autocommit=True) as beginner,
+    ):
+        # The oldest that is under way, in the way of the feed's loose days.
+        await other.execute("SELECT pg_current_xact_id() FROM changefeed_log.log_1_20200101")
+        await other.execute("SELECT pg_current_xact_id()")
+        beginning = asyncio.create_task(beginner.execute("SELECT changefeed.begin_epoch(1)"))
+        await until_waiting(shop.connection, beginner)
+        await other.commit()
+        await beginning
+    await shop.tick()
+    assert keys(await shop.page(Beginning())) == [1]
+
+
+@pytest.mark.req("P1")
 async def test_what_is_dated_beyond_the_day_is_counted_and_the_next_tick_moves_the_floor(shop: Shop) -> None:
     await shop.tick(force=True)
     await shop.connection.execute("ALTER SEQUENCE changefeed_log.day_1 RESTART")

@@ -10,10 +10,10 @@ as $$
 $$;
 comment on function changefeed.home(integer) is 'Cluster, database and table of a feed''s log as they are now.';
 
--- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction that has ended,
--- so that a tick of this transaction sees it. With
--- the log to ourselves all of it is visible, and each row's changes keep the order of their numbers. TRUNCATE empties
--- attached days only; nobody attaches or detaches one while both tables are locked.
+-- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction that has
+-- ended, so that the next tick sees it, be it of this transaction. With the log to ourselves all of it is visible, and each
+-- row's changes keep the order of their numbers. TRUNCATE empties attached days only; nobody attaches or detaches one while
+-- both tables are locked.
 create or replace function changefeed.begin_epoch(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -25,16 +25,18 @@ begin
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
-    -- In a database of another encoding it is another one.
-    update pg_temp.changefeed_unread u set xid = changefeed.before_now(), bucket = changefeed.bucket(u.partition_key),
-        changed_at = least(u.changed_at, clock_timestamp());
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
     -- Not setval, which would count also if all this came to nothing. A clock that was ahead is forgotten.
     execute format('alter sequence changefeed_log.day_%s restart', feed);
+    perform changefeed.make_first_tick(feed);
+    -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
+    -- database of another encoding it is another one.
+    execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
+                   'bucket = changefeed.bucket(u.partition_key), changed_at = least(u.changed_at, clock_timestamp()) '
+                   'from changefeed_log.tick_%s t', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
-    perform changefeed.make_first_tick(feed);
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;

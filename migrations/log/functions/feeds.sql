@@ -80,13 +80,7 @@ end;
 $$;
 
 -- It must see nobody who may still write: not our own transaction either, which a snapshot counts as ended once a later
--- one has.
--- The newest transaction that has ended, as have all before it.
-create or replace function changefeed.before_now() returns xid8
-language sql stable
-set search_path = pg_catalog, pg_temp
-as $$ select (pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::text::xid8 $$;
-
+-- one has. Nor does it see the last one that has ended, as of which begin_epoch enters what it finds.
 create or replace function changefeed.make_first_tick(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -95,7 +89,8 @@ begin
     execute format($sql$
         insert into changefeed_log.tick_%s (id, at, last_seq, xid, snapshot, topology, reached, first_xid)
         select 1, own.at, 0, own.xid,
-               format('%%1$s:%%1$s:', changefeed.before_now())::pg_snapshot, 1, own.at, own.xid
+               format('%%1$s:%%1$s:', pg_snapshot_xmin(pg_current_snapshot())::text::bigint - 1)::pg_snapshot,
+               1, own.at, own.xid
         from (select pg_current_xact_id() as xid, clock_timestamp() as at) own
     $sql$, feed);
 end;
