@@ -180,15 +180,19 @@ class FanOut:
     async def _fill(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
         """Read every open partition in turn until the page is full or all of them were read to their end.
 
-        What rests is left to the next page where more is to come anyway, and to the wait where one follows.
+        What rests is left to the next page where more is to come anyway, and to the wait where one follows: a page that
+        has changes waits no more, so then too more may be there.
         """
         resting = self._resting(feed, joining.vector)
         await self._read_in_turn(feed, read, joining, [pid for pid in joining.vector.open if pid not in resting])
-        if resting and not (read.max_wait or read.then_waits):
-            if joining.complete and not joining.full:
-                await self._read_in_turn(feed, read, joining, resting)
-            else:
-                joining.complete = False
+        if not resting:
+            return
+        if read.max_wait or read.then_waits:
+            joining.complete = joining.complete and not _any_changes(joining.segments)
+        elif joining.complete and not joining.full:
+            await self._read_in_turn(feed, read, joining, resting)
+        else:
+            joining.complete = False
 
     def _resting(self, feed: Feed, vector: Vector) -> list[PartitionId]:
         """The partitions where it is too early to ask again."""

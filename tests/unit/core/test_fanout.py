@@ -269,6 +269,25 @@ def test_what_came_while_a_partition_rested_is_in_the_page_that_says_that_nothin
     world.run(scenario())
 
 
+@pytest.mark.req("P1")
+def test_who_pages_with_waits_until_nothing_more_is_there_has_what_came_while_a_partition_rested() -> None:
+    world = HotAmongIdle()
+    wait = timedelta(seconds=5)
+
+    async def scenario() -> None:
+        received = len((await world.page(size=100, max_wait=wait)).records)
+        world.heat(1)
+        world.put_elsewhere()
+        answer = await world.page(size=100, max_wait=wait)
+        while answer.more_available:
+            received += len(answer.records)
+            answer = await world.page(size=100, max_wait=wait)
+        received += len(answer.records)
+        assert received == world.reading.collection.last_sequence
+
+    world.run(scenario())
+
+
 class Waiting(WatchedProvider):
     """Reads that wait: the first ends as it is told, and the others take a moment to be given up."""
 
