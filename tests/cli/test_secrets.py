@@ -12,6 +12,8 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as trying
 from hypothesis import strategies as st
 
+from changefeed_gateway.app import operations
+from changefeed_gateway.app.opening.contract import OperatorError
 from changefeed_gateway.cli.main import app
 from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 from tests.cli.conftest import CommandLine, CommandLineHere
@@ -79,6 +81,15 @@ def test_no_output_shows_a_part_of_a_password(here: CommandLineHere, command: st
     assert MARKER not in result.out + result.err
     if command not in CLIENTS and not is_dsn(dsn):
         assert result.code == (11 if command == "doctor" else 10)
+
+
+@trying(max_examples=30)
+@given(dsn=dsns)
+async def test_no_error_of_a_copy_shows_a_part_of_a_password(dsn: str) -> None:
+    with pytest.raises(OperatorError) as refused:
+        async with operations.postgres_copy(dsn, "items", "main/documents") as copy:
+            await copy.place()
+    assert MARKER not in str(refused.value)
 
 
 @trying(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])

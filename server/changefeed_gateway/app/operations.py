@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Unpack
 
 from changefeed_gateway.app.opening.contract import OperatorError, extra
 from changefeed_gateway.app.opening.postgres import running
+from changefeed_gateway.core.errors import Category
 from changefeed_gateway.settings import PostgresConnection, Settings
+from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 
 if TYPE_CHECKING:
     from changefeed_gateway.providers.postgres.operations.copy import PostgresCopy as PostgresCopy
@@ -97,7 +99,11 @@ async def postgres_copy(dsn: str, table: str, source: str) -> "AsyncIterator[Pos
     with extra("postgres"):
         from changefeed_gateway.providers.postgres.errors import OperationError
         from changefeed_gateway.providers.postgres.operations.copy import PostgresCopy
-    kept = PostgresCopy(dsn, table, source)
+    try:
+        # As the settings read theirs: whoever reads it after us could complain by showing it.
+        kept = PostgresCopy(canonical_dsn(dsn), table, source)
+    except NotADsn as error:
+        raise OperatorError(f"the copy's connection string cannot be used: {error}", Category.INVALID_REQUEST) from None
     try:
         yield kept
     except OperationError as error:

@@ -62,6 +62,11 @@ class LivePages:
         """What follows a tick, if it is there."""
         return self._pages.get(tick)
 
+    def let_go(self) -> None:
+        """P7: keep none for a feed that nobody reads any more."""
+        if not self.wanted:
+            self._pages.clear()
+
     def clear(self) -> None:
         """Have none: nobody came for them, or the ticks are of another history."""
         self._pages.clear()

@@ -53,6 +53,8 @@ class SequenceWatch:
         idle_due = monotonic() + self._idle
         while True:
             await asyncio.sleep(self._between_looks)
+            for feed in self._feeds():
+                feed.live.let_go()
             idle = monotonic() >= idle_due
             if not idle and not any(feed.ticker.waiting for feed in self._feeds()):
                 continue
