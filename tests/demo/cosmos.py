@@ -7,28 +7,24 @@ from contextlib import asynccontextmanager
 from azure.cosmos.aio import ContainerProxy
 from pydantic import SecretStr
 
-from changefeed_client import NOW
-from changefeed_gateway.cli.demo.ledger import Ledger
 from changefeed_gateway.cli.demo.mirror import Document, parsed
 from changefeed_gateway.settings import Settings
 from changefeed_gateway.settings.model import CosmosConnection
 from tests.cosmos.sdk import container_client
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.wire import DATABASE, WireServer
-from tests.demo.editors import Item, edit
+from tests.demo.editors import InMemory, Item
 
 _CONTAINER = "documents"
 
 
-class CosmosServer:
+class CosmosServer(InMemory):
     """In memory: each run begins anew. What is written and read passes through the vendor's SDK."""
 
     database = "a wire-level server of Cosmos DB (the project's own: there is no emulator with this feed)"
-    first_position = NOW
-    orders = None
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self._server: WireServer
         self._container: ContainerProxy
 
@@ -47,17 +43,10 @@ class CosmosServer:
             async with container_client(self._server, _CONTAINER) as self._container:
                 yield settings.model_copy(update={"connections": {"main": connection}})
 
-    async def edit(self, stop: asyncio.Event) -> None:
-        """Edit documents."""
-        await edit(self, self.ledger, stop)
-
     async def disturb(self, say: Callable[[str], None]) -> None:
         """Split a range."""
         say("a range of the container splits under its readers")
         await asyncio.to_thread(self._server.split, _CONTAINER, self._server.ranges(_CONTAINER)[0])
-
-    async def touch_all(self) -> None:
-        """Nothing is there before a run."""
 
     async def put(self, item: Item) -> None:
         """Create or replace an item."""

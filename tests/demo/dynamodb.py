@@ -2,18 +2,16 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
-from changefeed_client import NOW
-from changefeed_gateway.cli.demo.ledger import Ledger
 from changefeed_gateway.cli.demo.mirror import Document, parsed
 from changefeed_gateway.settings import Settings
 from changefeed_gateway.settings.model import DynamoDBConnection
-from tests.demo.editors import Item, edit
+from tests.demo.editors import InMemory, Item
 from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, session
 
@@ -21,15 +19,13 @@ _TABLE = "documents"
 _REGION = "eu-test-1"
 
 
-class DynamoDBLocal:
+class DynamoDBLocal(InMemory):
     """In memory: each run begins anew."""
 
     database = "DynamoDB Local"
-    first_position = NOW
-    orders = None
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self._client: Any
 
     @asynccontextmanager
@@ -56,16 +52,6 @@ class DynamoDBLocal:
             BillingMode="PAY_PER_REQUEST",
             StreamSpecification={"StreamEnabled": True, "StreamViewType": "NEW_AND_OLD_IMAGES"},
         )
-
-    async def edit(self, stop: asyncio.Event) -> None:
-        """Edit documents."""
-        await edit(self, self.ledger, stop)
-
-    async def disturb(self, say: Callable[[str], None]) -> None:
-        """Nothing: what is in memory would be gone."""
-
-    async def touch_all(self) -> None:
-        """Nothing is there before a run."""
 
     async def put(self, item: Item) -> None:
         """Create or replace an item."""

@@ -5,16 +5,15 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
+from changefeed_client import NOW
 from changefeed_gateway.cli.demo.ledger import Ledger
+from changefeed_gateway.cli.demo.workload import TAGS, TOPICS, WORKSPACES
 
 Item = dict[str, Any]
 """`workspace` and `id` are its key; `title`, `tags`, `last_run` and `revision` its content."""
 
-_WORKSPACES: Final = ("Research", "Legal", "Finance")
-_TOPICS: Final = ("budget", "contract", "field notes", "forecast", "interview", "invoice", "minutes", "survey")
-_TAGS: Final = ("draft", "final", "important", "review", "shared", "todo")
 _EDITORS: Final = 4
 _PAUSE_SECONDS: Final = 0.05
 """Mean time that an editor thinks between two edits."""
@@ -24,29 +23,40 @@ _MOST_DOCUMENTS: Final = 60
 _dice: Final = random.Random()
 
 
-class Store(Protocol):
-    """The items of a collection."""
+class InMemory:
+    """What stages have in common whose database ends with the run; what is not theirs alone of a `Stage`."""
+
+    first_position = NOW
+    orders = None
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
 
     async def put(self, item: Item) -> None:
         """Create or replace: one change."""
-        ...
+        raise NotImplementedError
 
     async def delete(self, item: Item) -> None:
         """Delete: one change."""
-        ...
+        raise NotImplementedError
 
+    async def edit(self, stop: asyncio.Event) -> None:
+        """Let several people edit until told to stop."""
+        async with asyncio.TaskGroup() as editors:
+            for _ in range(_EDITORS):
+                editors.create_task(Editor(self, self.ledger).work(stop))
 
-async def edit(store: Store, ledger: Ledger, stop: asyncio.Event) -> None:
-    """Let several people edit until told to stop."""
-    async with asyncio.TaskGroup() as editors:
-        for _ in range(_EDITORS):
-            editors.create_task(Editor(store, ledger).work(stop))
+    async def disturb(self, say: Callable[[str], None]) -> None:
+        """Nothing: a restart would leave nothing."""
+
+    async def touch_all(self) -> None:
+        """Nothing is there before a run."""
 
 
 class Editor:
     """Has documents of his own, so that nobody else is in the way."""
 
-    def __init__(self, store: Store, ledger: Ledger) -> None:
+    def __init__(self, store: InMemory, ledger: Ledger) -> None:
         self._store, self._ledger = store, ledger
         self._documents: dict[str, Item] = {}
 
@@ -64,8 +74,8 @@ class Editor:
         await self._put(
             {
                 "id": str(uuid.uuid4()),
-                "workspace": _dice.choice(_WORKSPACES),
-                "title": f"{_dice.choice(_TOPICS)} {_dice.randint(1, 99)}",
+                "workspace": _dice.choice(WORKSPACES),
+                "title": f"{_dice.choice(TOPICS)} {_dice.randint(1, 99)}",
                 "tags": [],
                 "last_run": None,
                 "revision": 0,
@@ -73,10 +83,10 @@ class Editor:
         )
 
     async def _rename(self, item: Item) -> None:
-        await self._put(item | {"title": f"{_dice.choice(_TOPICS)} {_dice.randint(1, 99)}"})
+        await self._put(item | {"title": f"{_dice.choice(TOPICS)} {_dice.randint(1, 99)}"})
 
     async def _tag(self, item: Item) -> None:
-        await self._put(item | {"tags": sorted({*item["tags"], _dice.choice(_TAGS)})})
+        await self._put(item | {"tags": sorted({*item["tags"], _dice.choice(TAGS)})})
 
     async def _untag(self, item: Item) -> None:
         await self._put(item | {"tags": []})
@@ -89,7 +99,7 @@ class Editor:
     async def _move(self, item: Item) -> None:
         """Gone from one workspace, new in another: two changes, one after the other, as these are two keys."""
         await self._delete(item)
-        await self._put(item | {"workspace": _dice.choice(_WORKSPACES)})
+        await self._put(item | {"workspace": _dice.choice(WORKSPACES)})
 
     async def _delete(self, item: Item) -> None:
         del self._documents[item["id"]]

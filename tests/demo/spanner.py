@@ -2,16 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from changefeed_client import NOW
-from changefeed_gateway.cli.demo.ledger import Ledger
 from changefeed_gateway.cli.demo.mirror import Document, parsed
 from changefeed_gateway.settings import Settings
 from changefeed_gateway.settings.model import SpannerConnection
-from tests.demo.editors import Item, edit
+from tests.demo.editors import InMemory, Item
 from tests.spanner.emulator import running_emulator
 from tests.spanner.sdk import BareDatabase, bare_database, deletion, mutation
 
@@ -24,15 +22,13 @@ _SCHEMA = (
 )
 
 
-class SpannerEmulator:
+class SpannerEmulator(InMemory):
     """In memory: each run begins anew."""
 
     database = "the Cloud Spanner emulator"
-    first_position = NOW
-    orders = None
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self._database: BareDatabase
         self._turn = asyncio.Lock()
 
@@ -51,16 +47,6 @@ class SpannerEmulator:
             )
             async with bare_database(emulator.host, path, postgres=False) as self._database:
                 yield settings.model_copy(update={"connections": {"main": connection}})
-
-    async def edit(self, stop: asyncio.Event) -> None:
-        """Edit documents."""
-        await edit(self, self.ledger, stop)
-
-    async def disturb(self, say: Callable[[str], None]) -> None:
-        """Nothing: what is in memory would be gone."""
-
-    async def touch_all(self) -> None:
-        """Nothing is there before a run."""
 
     async def put(self, item: Item) -> None:
         """Create or replace a row."""

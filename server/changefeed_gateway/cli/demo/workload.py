@@ -14,9 +14,9 @@ from psycopg.types.json import Jsonb
 
 from changefeed_gateway.cli.demo.ledger import Ledger
 
-_WORKSPACES: Final = ("Research", "Legal", "Finance")
-_TOPICS: Final = ("budget", "contract", "field notes", "forecast", "interview", "invoice", "minutes", "survey")
-_TAGS: Final = ("draft", "final", "important", "review", "shared", "todo")
+WORKSPACES: Final = ("Research", "Legal", "Finance")
+TOPICS: Final = ("budget", "contract", "field notes", "forecast", "interview", "invoice", "minutes", "survey")
+TAGS: Final = ("draft", "final", "important", "review", "shared", "todo")
 _EDITORS: Final = 6
 _PAUSE_SECONDS: Final = 0.05
 """Mean time that an editor thinks between two edits."""
@@ -47,7 +47,7 @@ class Workload:
     async def prepare(self) -> None:
         """Find the workspaces and documents of earlier runs, or make the workspaces."""
         async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as connection:
-            for name in _WORKSPACES:
+            for name in WORKSPACES:
                 await connection.execute(
                     "INSERT INTO documents.workspaces (name)"
                     " SELECT %(name)s WHERE NOT EXISTS (SELECT FROM documents.workspaces WHERE name = %(name)s)",
@@ -149,7 +149,7 @@ class _Edit:
         cursor = await self._connection.execute(
             "INSERT INTO documents.files (workspace_id, title, metadata)"
             " SELECT %s::uuid, format('%%s %%s', %s::text, n), %s FROM generate_series(1, %s) n RETURNING id::text",
-            (_dice.choice(self._workspaces), _dice.choice(_TOPICS), Jsonb({"pages": _dice.randint(1, 90)}), count),
+            (_dice.choice(self._workspaces), _dice.choice(TOPICS), Jsonb({"pages": _dice.randint(1, 90)}), count),
         )
         self.uploaded = {row[0] async for row in cursor}
         await self._connection.execute(
@@ -161,7 +161,7 @@ class _Edit:
 
     async def rename(self, document: str) -> None:
         """One change."""
-        title = f"{_dice.choice(_TOPICS)} {_dice.randint(1, 99)}"
+        title = f"{_dice.choice(TOPICS)} {_dice.randint(1, 99)}"
         await self._count(
             document, "UPDATE documents.files SET title = %s, updated_at = now() WHERE id = %s", (title, document)
         )
@@ -171,7 +171,7 @@ class _Edit:
         await self._count(
             document,
             "INSERT INTO documents.file_tags (file_id, tag) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-            (document, _dice.choice(_TAGS)),
+            (document, _dice.choice(TAGS)),
         )
 
     async def untag(self, document: str) -> None:
