@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -35,7 +36,14 @@ class DynamoDBLocal(InMemory):
         async with running_dynamodb_local() as url:
             self._client = session().client("dynamodb", endpoint_url=url)
             await asyncio.to_thread(self._create)
-            connection = DynamoDBConnection(provider="dynamodb", region=_REGION, endpoint_url=url, tables=(_TABLE,))
+            connection = DynamoDBConnection(
+                provider="dynamodb",
+                region=_REGION,
+                endpoint_url=url,
+                tables=(_TABLE,),
+                # To which DynamoDB Local rounds: what a gateway that was killed knew as now would be later than what follows.
+                time_granularity=timedelta(minutes=1),
+            )
             yield settings.model_copy(update={"connections": {"main": connection}})
 
     def _create(self) -> None:
