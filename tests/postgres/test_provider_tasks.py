@@ -111,10 +111,11 @@ async def test_a_feed_that_is_made_anew_sends_who_waits_for_the_old_one_away(log
 
 async def test_a_provider_that_is_closed_while_it_starts_starts_nothing(database: str) -> None:
     provider = PostgresProvider(database)
+    before = asyncio.all_tasks()
     starting = asyncio.create_task(provider.start())
     await asyncio.sleep(0)
     await provider.aclose()
     with suppress(TransientFailure):
         await starting
-    names = {task.get_name() for task in asyncio.all_tasks()}
+    names = {task.get_name() for task in asyncio.all_tasks() - before}
     assert not names & {"doorbell", "watch of the sequences", "check of capture"}
