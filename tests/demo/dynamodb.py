@@ -41,7 +41,7 @@ class DynamoDBLocal(InMemory):
                 region=_REGION,
                 endpoint_url=url,
                 tables=(_TABLE,),
-                # To which DynamoDB Local rounds: what a gateway that was killed knew as now would be later than what follows.
+                # To which DynamoDB Local rounds: what a killed gateway knew as now would be later than what follows.
                 time_granularity=timedelta(minutes=1),
             )
             yield settings.model_copy(update={"connections": {"main": connection}})
