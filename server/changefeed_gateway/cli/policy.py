@@ -94,10 +94,6 @@ def _print(found: Explanation) -> None:
         out.print(Text.assemble((f"{found.quota_path}: ", "bold"), told), soft_wrap=True)
 
 
-def _yes(given: bool) -> str:
-    return "yes" if given else "no"
-
-
 def _scope(rule: Rule) -> str:
     if rule.partition_keys is None:
         return "every scope"
