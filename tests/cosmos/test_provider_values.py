@@ -56,12 +56,17 @@ async def test_an_item_arrives_as_it_is_without_what_says_where_it_is_kept(eithe
     assert (event.key.sort_key, item_id.name, item_id.value) == ("1", "id", "1")
 
 
-async def test_half_a_pair_of_surrogates_does_not_stop_the_feed(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "value",
+    ['"\\ud800"', str(2**64), "1e22", "[" * 300 + "]" * 300],
+    ids=["half a pair of surrogates", "beyond 64 bits", "a large fraction", "many levels"],
+)
+async def test_a_value_that_few_writers_of_json_take_does_not_stop_the_feed(scene: Scene, value: str) -> None:
     start = (await scene.client.resolve(NOW)).continuation_token
     scene.put("1")
-    scene.server.container(THINGS).history[-1]._text = '{"id":"1","pk":"a","_ts":1,"_etag":"e","text":"\\ud800"}'
+    scene.server.container(THINGS).history[-1]._text = f'{{"id":"1","pk":"a","_ts":1,"_etag":"e","value":{value}}}'
     [event] = (await scene.client.read_all(after(start))).events
-    assert json.loads(event.new_item_json)["text"] == "\ud800"
+    assert json.loads(event.new_item_json)["value"] == json.loads(value)
 
 
 @pytest.mark.req("CF-03")

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
+import orjson
+
 from changefeed_gateway.core.columns import SECOND, KeyShape, Row
 from changefeed_gateway.core.errors import InvalidRequest, ProviderFailure
 from changefeed_gateway.core.model import (
@@ -311,6 +313,7 @@ def _item(image: Document | None, change_type: ChangeType, read: PageRead) -> tu
 def _in_utf8(content: Mapping[str, Any]) -> bytes:
     """JSON, with escapes for all that is not ASCII where UTF-8 has no word for some: half a pair of surrogates."""
     try:
-        return _compact(content).encode()
-    except UnicodeEncodeError:
+        return orjson.dumps(content)
+    except orjson.JSONEncodeError:
+        # It also refuses whole numbers of more than 64 bits, and more than 254 levels.
         return _escaped(content).encode()
