@@ -28,6 +28,7 @@ type order struct {
 	HeartbeatMS int    `json:"heartbeat_ms"`
 	PatienceMS  *int   `json:"patience_ms"`
 	MaxEvents   int64  `json:"max_events"`
+	MaxBatch    int32  `json:"max_batch_size"`
 	Deduplicate int    `json:"deduplicate"`
 	Roots       string `json:"roots"`
 	Bearer      string `json:"bearer"`
@@ -43,11 +44,17 @@ type event struct {
 }
 
 type delivery struct {
-	Token     string   `json:"token"`
-	Live      bool     `json:"live"`
-	Partition string   `json:"partition"`
-	Children  []string `json:"children"`
-	Events    []event  `json:"events"`
+	Token     string    `json:"token"`
+	Live      bool      `json:"live"`
+	Partition string    `json:"partition"`
+	Children  []string  `json:"children"`
+	Snapshot  *progress `json:"snapshot"`
+	Events    []event   `json:"events"`
+}
+
+type progress struct {
+	Items    int64 `json:"items"`
+	Finished bool  `json:"finished"`
 }
 
 type failure struct {
@@ -76,6 +83,9 @@ func (o *order) handle(_ context.Context, partition string, d changefeed.Deliver
 	said := delivery{Token: d.ContinuationToken, Live: d.Live, Partition: partition, Children: []string{}, Events: []event{}}
 	for _, child := range d.Children {
 		said.Children = append(said.Children, child.GetPartitionId())
+	}
+	if d.Snapshot != nil {
+		said.Snapshot = &progress{Items: d.Snapshot.GetItems(), Finished: d.Snapshot.GetFinished()}
 	}
 	for _, e := range d.Events {
 		one := event{
@@ -118,6 +128,9 @@ func (o *order) options() []changefeed.TailOption {
 	if o.PatienceMS != nil {
 		options = append(options, changefeed.WithPatience(time.Duration(*o.PatienceMS)*time.Millisecond))
 	}
+	if o.MaxBatch > 0 {
+		options = append(options, changefeed.WithBatches(o.MaxBatch))
+	}
 	if o.MaxEvents > 0 {
 		options = append(options, changefeed.WithMaxEvents(o.MaxEvents))
 	}
@@ -149,7 +162,8 @@ func (o *order) run(ctx context.Context) error {
 		return err
 	}
 	start := map[string]*pb.StartPosition{
-		"beginning": changefeed.Beginning(), "now": changefeed.Now(), "after": changefeed.After(o.After),
+		"beginning": changefeed.Beginning(), "now": changefeed.Now(), "snapshot": changefeed.Snapshot(),
+		"after": changefeed.After(o.After),
 	}[o.Start]
 	switch o.Call {
 	case "tail":
@@ -188,7 +202,7 @@ func (o *order) run(ctx context.Context) error {
 			return err
 		}
 		return o.handle(ctx, "", changefeed.Delivery{
-			ContinuationToken: page.GetContinuationToken(), Events: page.GetEvents(),
+			ContinuationToken: page.GetContinuationToken(), Events: page.GetEvents(), Snapshot: page.GetSnapshot(),
 		})
 	}
 	return errors.New("no such call: " + o.Call)

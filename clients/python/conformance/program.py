@@ -14,12 +14,15 @@ from typing import Any
 import grpc
 
 from changefeed.v1.change_event_pb2 import ChangeEvent
+from changefeed.v1.read_changes_pb2 import SnapshotProgress
 from changefeed_client import (
     BEGINNING,
     NOW,
+    SNAPSHOT,
     ChangeFeedClient,
     ChangeFeedRpcError,
     Checkpoint,
+    Delivery,
     FileCheckpoint,
     MemoryCheckpoint,
     StreamInterrupted,
@@ -82,7 +85,8 @@ class Program:
     def __init__(self, order: Json) -> None:
         self._order = order
         self._address = collection(order["collection"])
-        self._start = {"beginning": BEGINNING, "now": NOW}.get(order["start"]) or after(order["after"])
+        starts = {"beginning": BEGINNING, "now": NOW, "snapshot": SNAPSHOT}
+        self._start = starts.get(order["start"]) or after(order["after"])
         path = order.get("checkpoint")
         self._checkpoint: Checkpoint | None = FileCheckpoint(path) if path else None
 
@@ -99,14 +103,14 @@ class Program:
         options = {"max_events": most, "checkpoint": self._checkpoint, **self._options()}
         async with client.tail(self._address, self._start, **options) as tail:
             async for delivery in tail:
-                await self._handle("", delivery.events, delivery.continuation_token, delivery.live)
+                await self._handle("", delivery)
 
     async def _partitions(self, client: ChangeFeedClient) -> None:
         checkpoint = self._checkpoint or MemoryCheckpoint()
         await client.read_partitions(
             self._address,
             self._start,
-            lambda name, d: self._handle(name, d.events, d.continuation_token, d.live),
+            self._handle,
             checkpoint=checkpoint,
             **self._options(),
         )
@@ -120,23 +124,31 @@ class Program:
 
     async def _page(self, client: ChangeFeedClient) -> None:
         page = await client.read_page(self._address, self._start)
-        await self._handle("", page.events, page.continuation_token, False)
+        snapshot = page.snapshot if page.HasField("snapshot") else None
+        self._tell("", page.events, page.continuation_token, False, snapshot)
 
     def _options(self) -> Json:
         return {
             "heartbeat_interval": self._span("heartbeat_ms"),
             "patience": self._span("patience_ms"),
             "deduplicate": self._order.get("deduplicate", 0),
+            "max_batch_size": self._order.get("max_batch_size", 0),
         }
 
     def _span(self, name: str) -> timedelta | None:
         return timedelta(milliseconds=self._order[name]) if name in self._order else None
 
-    async def _handle(self, partition: str, events: Sequence[ChangeEvent], token: str, live: bool) -> None:
-        said = {"token": token, "live": live, "partition": partition, "events": [told(event) for event in events]}
-        say("delivery", said)
-        if events:
+    async def _handle(self, partition: str, delivery: Delivery) -> None:
+        self._tell(partition, delivery.events, delivery.continuation_token, delivery.live, delivery.snapshot)
+        if delivery.events:
             await asyncio.sleep(self._order.get("handle_ms", 0) / 1_000)
+
+    def _tell(
+        self, partition: str, events: Sequence[ChangeEvent], token: str, live: bool, snapshot: SnapshotProgress | None
+    ) -> None:
+        progress = None if snapshot is None else {"items": snapshot.items, "finished": snapshot.finished}
+        said = {"token": token, "live": live, "partition": partition, "snapshot": progress}
+        say("delivery", {**said, "events": [told(event) for event in events]})
 
 
 async def run(order: Json) -> None:

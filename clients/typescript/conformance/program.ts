@@ -15,6 +15,7 @@ import {
   MemoryCheckpoint,
   now,
   parseItem,
+  snapshot,
   StreamInterrupted,
 } from "../src/index.js";
 
@@ -22,13 +23,14 @@ interface Order {
   target: string;
   collection: string;
   call: "tail" | "partitions" | "page" | "drain";
-  start: "beginning" | "now" | "after";
+  start: "beginning" | "now" | "snapshot" | "after";
   after?: string;
   checkpoint?: string;
   handle_ms?: number;
   heartbeat_ms?: number;
   patience_ms?: number;
   max_events?: number;
+  max_batch_size?: number;
   deduplicate?: number;
   roots?: string;
   bearer?: string;
@@ -38,7 +40,9 @@ function say(what: string, content: unknown): void {
   process.stdout.write(`${JSON.stringify({ [what]: content })}\n`);
 }
 
-async function handle(order: Order, partition: string, delivery: Pick<Delivery, "events" | "continuationToken" | "live">) {
+type Told = Pick<Delivery, "events" | "continuationToken" | "live" | "snapshot">;
+
+async function handle(order: Order, partition: string, delivery: Told) {
   const events = delivery.events.map((event) => ({
     id: event.eventId,
     type: event.changeType,
@@ -48,7 +52,9 @@ async function handle(order: Order, partition: string, delivery: Pick<Delivery, 
     // Parsed and written again: it must still have every digit.
     item: event.newItemJson ? formatItem(parseItem(event.newItemJson)) : null,
   }));
-  say("delivery", { token: delivery.continuationToken, live: delivery.live, partition, events });
+  const { continuationToken: token, live, snapshot: progress } = delivery;
+  const told = progress ? { items: Number(progress.items), finished: progress.finished } : null;
+  say("delivery", { token, live, partition, snapshot: told, events });
   if (events.length > 0) {
     await sleep(order.handle_ms ?? 0);
   }
@@ -56,17 +62,18 @@ async function handle(order: Order, partition: string, delivery: Pick<Delivery, 
 
 async function carryOut(order: Order, client: ChangeFeedClient): Promise<void> {
   const address = collection(order.collection);
-  const start = { beginning, now, after: () => after(order.after ?? "") }[order.start]();
+  const start = { beginning, now, snapshot, after: () => after(order.after ?? "") }[order.start]();
   const options = {
     onReconnect: (error: unknown, pause: number) => say("reconnect", { message: String(error), pause_ms: pause }),
     ...(order.heartbeat_ms && { heartbeatInterval: order.heartbeat_ms }),
     ...(order.patience_ms !== undefined && { patience: order.patience_ms }),
     ...(order.deduplicate && { deduplicate: order.deduplicate }),
+    ...(order.max_batch_size && { maxBatchSize: order.max_batch_size }),
   };
   const checkpoint = order.checkpoint ? new FileCheckpoint(order.checkpoint) : undefined;
   if (order.call === "page") {
     const page = await client.readPage({ address, startPosition: start });
-    await handle(order, "", { ...page, live: false });
+    await handle(order, "", { ...page, snapshot: page.snapshot, live: false });
   } else if (order.call === "drain") {
     const began = performance.now();
     let events = 0;

@@ -77,6 +77,11 @@ class Consumer:
                 assert not said, f"no line of a program: {said}"
 
     @property
+    def finished_snapshots(self) -> int:
+        """How often the end of a snapshot was told."""
+        return sum(bool(delivery["snapshot"] and delivery["snapshot"]["finished"]) for delivery in self.deliveries)
+
+    @property
     def events(self) -> list[Json]:
         """Everything delivered, in order."""
         return [event for delivery in self.deliveries for event in delivery["events"]]
