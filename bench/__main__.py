@@ -18,6 +18,7 @@ from bench import (
     resume,
     retention,
     ring,
+    snapshot,
     spanner,
     tax,
 )
@@ -39,6 +40,7 @@ PARTS = {
     "resume": resume,
     "retention": retention,
     "ring": ring,
+    "snapshot": snapshot,
     "tax": tax,
 }
 

@@ -107,6 +107,13 @@ class Gateway:
             process.kill()
             process.wait()
 
+    def kill(self) -> None:
+        """End it as a crash does."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+
     def log_tail(self) -> str:
         """Its last words; warnings and errors only."""
         return self._log.read_text()[-2000:]

@@ -17,11 +17,15 @@ from changefeed.v1 import (
 )
 
 Stub = change_feed_service_pb2_grpc.ChangeFeedServiceStub
-_BEGINNING = position_pb2.StartPosition(beginning=position_pb2.Beginning())
+_STARTS = {
+    "beginning": position_pb2.StartPosition(beginning=position_pb2.Beginning()),
+    "snapshot": position_pb2.StartPosition(snapshot=position_pb2.Snapshot()),
+}
 
 
-def _start(token: str) -> position_pb2.StartPosition:
-    return position_pb2.StartPosition(continuation_token=token) if token else _BEGINNING
+def start_of(token: str, start: str = "beginning") -> position_pb2.StartPosition:
+    """A token's place; without one, `start`."""
+    return position_pb2.StartPosition(continuation_token=token) if token else _STARTS[start]
 
 
 def channel(target: str) -> grpc.Channel:
@@ -37,12 +41,18 @@ def address(collection: str) -> resource_pb2.ResourceAddress:
 
 
 def subscribe(
-    target: str, collection: str, events: int, pause: float = 0.0, batch_size: int = 0, token: str = ""
+    target: str,
+    collection: str,
+    events: int,
+    pause: float = 0.0,
+    batch_size: int = 0,
+    token: str = "",
+    start: str = "beginning",
 ) -> Answer:
     """Through one stream that ends by itself; `pause` seconds after each message make a slow reader."""
     stub = Stub(channel(target))
     request = subscribe_pb2.SubscribeRequest(
-        address=address(collection), start_position=_start(token), max_events=events, max_batch_size=batch_size
+        address=address(collection), start_position=start_of(token, start), max_events=events, max_batch_size=batch_size
     )
     ready()
     meter = _Meter()
@@ -66,32 +76,34 @@ def touch(target: str, collection: str) -> Answer:
     return {}
 
 
-def read(target: str, collection: str, events: int, page_size: int, token: str = "") -> Answer:
+def read(
+    target: str, collection: str, events: int, page_size: int, token: str = "", start: str = "beginning"
+) -> Answer:
     """Through one unary call after the other."""
     stub = Stub(channel(target))
     ready()
     meter = _Meter()
-    for page in read_pages(stub, collection, page_size=page_size, events=events, token=token):
+    for page in read_pages(stub, collection, page_size=page_size, events=events, token=token, start=start):
         meter.take(page.events)
     return meter.answer()
 
 
 def read_pages(
-    stub: Stub, collection: str, *, page_size: int, events: int, token: str = ""
+    stub: Stub, collection: str, *, page_size: int, events: int, token: str = "", start: str = "beginning"
 ) -> Iterator[read_changes_pb2.ReadChangesResponse]:
-    """Pages from a token, or else the beginning, until they brought so many events."""
-    start, received = _start(token), 0
+    """Pages from a token, or else a start, until they brought so many events."""
+    position, received = start_of(token, start), 0
     while received < events:
         page: read_changes_pb2.ReadChangesResponse = stub.ReadChanges(
             read_changes_pb2.ReadChangesRequest(
-                address=address(collection), start_position=start, max_page_size=page_size
+                address=address(collection), start_position=position, max_page_size=page_size
             )
         )
         if not page.events:
             raise RuntimeError(f"{collection} ended after {received} events of {events}")
         received += len(page.events)
         yield page
-        start = position_pb2.StartPosition(continuation_token=page.continuation_token)
+        position = start_of(page.continuation_token)
 
 
 class _Meter:

@@ -56,15 +56,21 @@ class CommandLine:
             "COLUMNS": "200",
         }
 
-    async def start(self, *arguments: str, environment: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
-        """Start a command; its standard output and error are pipes."""
+    async def start(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        out: int = asyncio.subprocess.PIPE,
+        err: int = asyncio.subprocess.PIPE,
+    ) -> asyncio.subprocess.Process:
+        """Start a command; its standard output and error are pipes unless told otherwise."""
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "changefeed_gateway.cli", *arguments),
             cwd=self.directory,
             env={**self.environment, **(environment or {})},
             stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
+            stdout=out,
+            stderr=err,
         )
 
     async def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:

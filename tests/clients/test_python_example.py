@@ -1,20 +1,24 @@
-"""The example of the Python client: killed at any moment it misses nothing, and it stops where that is impossible."""
+"""The examples of the Python client: killed at any moment they miss nothing, and they stop where that is impossible."""
 
 import asyncio
+import json
 import os
+import sqlite3
 import sys
 from pathlib import Path
+
+import pytest
 
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from tests.conftest import StartGateway
 
-EXAMPLE = Path(__file__).parents[2] / "clients/python/examples/follow.py"
+EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
 
 
-async def start(target: str, place: Path) -> asyncio.subprocess.Process:
+async def start(target: str, place: Path, example: str = "follow.py") -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        *(sys.executable, str(EXAMPLE), "main/documents", str(place)),
+        *(sys.executable, str(EXAMPLES / example), "main/documents", str(place)),
         env={**os.environ, "CHANGEFEED_TARGET": target},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -69,3 +73,37 @@ async def test_it_does_not_begin_anew_on_a_damaged_place(tmp_path: Path) -> None
         _, err = await example.communicate()
         assert example.returncode == 1
         assert b"holds no place" in err
+
+
+@pytest.mark.req("CF-12")
+async def test_a_mirror_begins_with_what_is_there_and_is_the_same_after_kills(
+    start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    store = MemoryStore()
+    documents = store.create("documents")
+    gateway = await start_gateway({"main": MemoryProvider(store)})
+    for number in range(1_500):
+        documents.put("w", f"{number}", {"n": number})
+    documents.trim()  # only a snapshot brings them by now
+    for round_ in range(3):
+        mirror = await start(gateway.target, tmp_path / "mirror.db", "mirror.py")
+        documents.delete("w", f"{round_}")
+        documents.put("w", f"new {round_}", {"round": round_})
+        while json.dumps(["w", f"new {round_}"]) not in mirrored(tmp_path / "mirror.db"):
+            assert await lines(mirror, 1) != [""]
+        mirror.kill()
+        await mirror.communicate()
+    held = {key: documents.item(key)[0] for key in documents.present()}
+    assert mirrored(tmp_path / "mirror.db") == {
+        json.dumps([component.value for component in key.components]): item for key, item in held.items()
+    }
+
+
+def mirrored(file: Path) -> dict[str, str]:
+    database = sqlite3.connect(file)
+    try:
+        return dict(database.execute("select key, item from items").fetchall())
+    except sqlite3.OperationalError:  # it has not made its tables yet
+        return {}
+    finally:
+        database.close()

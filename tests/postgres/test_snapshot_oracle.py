@@ -1,4 +1,8 @@
-"""Snapshots under fire: writers at full speed, consumers that are killed and resumed anywhere, two gateways in turn."""
+"""Snapshots under fire: writers at full speed, consumers that are killed and resumed anywhere, two gateways in turn.
+
+Some consumers read a provider's pages, which they leave in the middle; others are clients of gateways, by pages and by
+streams.
+"""
 
 import asyncio
 import json
@@ -10,6 +14,8 @@ from contextlib import asynccontextmanager
 import psycopg
 import pytest
 
+from changefeed.v1.subscribe_pb2 import SUBSCRIPTION_STATE_LIVE
+from changefeed_gateway.api.wire.cases import CHANGE_TYPES, ITEM_STATES
 from changefeed_gateway.core.model import (
     After,
     Beginning,
@@ -18,14 +24,20 @@ from changefeed_gateway.core.model import (
     Cursor,
     Feed,
     ItemState,
+    Key,
+    KeyComponent,
+    KeyType,
     LogicalPartition,
     Page,
     PageRead,
+    PartitionId,
     Scope,
     Snapshot,
     Start,
 )
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
+from tests.conformance.client import SNAPSHOT, Client, Event, after, logical, wire_address
+from tests.conftest import StartGateway
 from tests.postgres.reading import WHOLE, address, open_provider, page_read, read_all
 from tests.soak import soak_dice, soak_seconds
 
@@ -179,6 +191,64 @@ class ForgetfulConsumer(Consumer):
         super().take(new)
 
 
+class GatewayConsumer:
+    """A client of gateways: by a page or by a stream that it leaves after some messages, at each in turn."""
+
+    def __init__(self, clients: Sequence[Client], dice: random.Random, scope: Scope = WHOLE) -> None:
+        self._clients, self._dice = clients, dice
+        self._scope = logical(scope.partition_key) if isinstance(scope, LogicalPartition) else None
+        self._turns = 0
+        self._token = ""
+        self.seen: list[Change] = []
+        self.finished = False
+        self.done = False
+        self.items: dict[str, str] = {}
+
+    async def step(self) -> None:
+        """Take what comes with its token, as one transaction would."""
+        self._turns += 1
+        client = self._clients[self._turns % len(self._clients)]
+        start, size = after(self._token) if self._token else SNAPSHOT, self._dice.choice((1, 7, 50, 400, 400))
+        if self._dice.random() < 0.5:
+            page = await client.read(start, scope=self._scope, size=size)
+            self._take(page.events, page.continuation_token)
+            self.finished = self.finished or page.snapshot.finished
+            self.done = not page.more_available
+            return
+        async with client.subscribe(start, scope=self._scope, size=size) as stream:
+            for _ in range(self._dice.randrange(1, 8)):
+                message = await stream.next()
+                assert message is not None, "nothing ends a stream of an entire collection"
+                self._take(message.batch.events, stream.token)
+                self.finished = self.finished or message.HasField("snapshot_finished")
+                self.done = message.state_changed.state == SUBSCRIPTION_STATE_LIVE
+                if self.done:
+                    return
+
+    def _take(self, events: Sequence[Event], token: str) -> None:
+        self._token = token
+        changes = [change_of(event) for event in events]
+        self.seen += changes
+        for change in changes:
+            apply(self.items, change)
+
+
+def change_of(event: Event) -> Change:
+    """What a client was told, in our own words; without the fields that are not compared."""
+    types, states = ({wire: case for case, wire in cases.items()} for cases in (CHANGE_TYPES, ITEM_STATES))
+    components = [KeyComponent(part.name, part.value, KeyType.STRING) for part in event.key.components]
+    return Change(
+        event_id=event.event_id,
+        change_type=types[event.change_type],
+        key=Key(event.key.partition_key, tuple(components), ""),
+        item_state=states[event.item_state],
+        item=event.new_item_json or None,
+        commit_time=None,
+        partition_id=PartitionId(event.partition_id),
+        sequence=event.sequence,
+    )
+
+
 def key_of(change: Change) -> str:
     return json.dumps([component.value for component in change.key.components])
 
@@ -263,18 +333,23 @@ async def log_since(provider: PostgresProvider, feed: Feed, read: PageRead) -> l
     return (await read_all(provider, feed, read))[0]
 
 
+@pytest.mark.soak
 @pytest.mark.req("CF-12", "P1", "P2", "P3", "P4")
-async def test_each_key_has_its_item_and_then_exactly_its_later_changes(log_database: str) -> None:
+async def test_each_key_has_its_item_and_then_exactly_its_later_changes(
+    log_database: str, start_gateway: StartGateway
+) -> None:
     dice = soak_dice()
     async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
         for statement in _SCHEMA.split(";\n"):
             if statement.strip():
                 named = {"spaces": list(SPACES), "names": list(NAMES)}
                 await connection.execute(statement, named if "%(" in statement else None)
+    gateways = [await start_gateway({"test": PostgresProvider(log_database)}) for _ in range(2)]
+    clients = [Client(gateway.stub, wire_address(address(COLLECTION))) for gateway in gateways]
     async with open_provider(log_database) as one, open_provider(log_database) as two:
         feed = await one.open_feed(address(COLLECTION))
         providers = (one, two)
-        exact: list[tuple[Consumer, Scope]] = []
+        exact: list[tuple[Consumer | GatewayConsumer, Scope]] = []
         forgetful: list[ForgetfulConsumer] = []
         ends = asyncio.get_running_loop().time() + SECONDS
         async with writing(log_database, 4):
@@ -282,18 +357,20 @@ async def test_each_key_has_its_item_and_then_exactly_its_later_changes(log_data
             while asyncio.get_running_loop().time() < ends or not any(consumer.finished for consumer, _ in exact):
                 scope: Scope = dice.choice((WHOLE, WHOLE, LogicalPartition("B")))
                 consumer, other = Consumer(providers, dice, scope), ForgetfulConsumer(providers, dice)
-                exact.append((consumer, scope))
+                client = GatewayConsumer(clients, dice, scope)
+                exact += [(consumer, scope), (client, scope)]
                 forgetful.append(other)
-                while not consumer.finished and (len(exact) == 1 or asyncio.get_running_loop().time() < ends):
+                while not consumer.finished and (len(exact) == 2 or asyncio.get_running_loop().time() < ends):
                     await consumer.step()
                     await other.step()
-        for consumer, scope in exact:
-            consumer.done = False
-            while not consumer.done:
-                await consumer.step()
+                    await client.step()
+        for each, scope in exact:
+            each.done = False
+            while not each.done:
+                await each.step()
             log = await log_since(one, feed, page_read(Beginning(), scope=scope))
-            items = check_exact(consumer.seen, log)
-            assert consumer.items == await table(log_database, "B" if scope is not WHOLE else None)
+            items = check_exact(each.seen, log)
+            assert each.items == await table(log_database, "B" if scope is not WHOLE else None)
             assert items
         for other in forgetful:
             other.done = False  # it may have come to an end that was none, while others wrote

@@ -61,6 +61,8 @@ async def mirror(target: str, path: str, database: sqlite3.Connection) -> None:
                         apply(database, event)
                     database.execute("delete from place")
                     database.execute("insert into place values (?)", (delivery.continuation_token,))
+                if delivery.events:
+                    print(f"{len(delivery.events)} changes", "of the snapshot" if delivery.snapshot else "", flush=True)
 
 
 def main() -> None:

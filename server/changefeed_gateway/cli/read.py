@@ -90,12 +90,15 @@ class _Reading:
         self._bar = SnapshotBar()
 
     async def run(self, gateway: GatewayOptions, start: StartPosition) -> None:
-        async with client_of(gateway) as client:
-            page = await self._page(client, start)
-            while self._goes_on(page):
-                page = await self._page(client, after(page.continuation_token))
-        self._meter.close()
-        self._bar.close()
+        try:
+            async with client_of(gateway) as client:
+                page = await self._page(client, start)
+                while self._goes_on(page):
+                    page = await self._page(client, after(page.continuation_token))
+        finally:
+            # Whatever ends it: they hide a terminal's cursor.
+            self._meter.close()
+            self._bar.close()
         self._finish(page)
 
     async def _page(self, client: ChangeFeedClient, start: StartPosition) -> ReadChangesResponse:

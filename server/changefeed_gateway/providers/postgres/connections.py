@@ -11,6 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
+from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from tenacity import (
     AsyncRetrying,
@@ -151,12 +152,22 @@ class Connections:
         return await self._run_once(work)
 
     async def fetch(
-        self, statement: str, arguments: Mapping[str, Any], *, within: timedelta | None = None
+        self,
+        statement: str,
+        arguments: Mapping[str, Any],
+        *,
+        within: timedelta | None = None,
+        texts_as_bytes: bool = False,
     ) -> list[Any]:
-        """All rows of one prepared statement; errors as `run` has them."""
+        """All rows of one prepared statement; errors as `run` has them.
+
+        `texts_as_bytes`: texts in UTF-8 as they come, where nobody looks into them.
+        """
 
         async def work(connection: Connection) -> list[Any]:
             cursor = connection.cursor(binary=True)
+            if texts_as_bytes:
+                cursor.adapters.register_loader("text", ByteaBinaryLoader)
             await cursor.execute(statement, arguments, prepare=True)
             rows = found = await cursor.fetchmany(_A_TURN)
             while len(found) == _A_TURN:
@@ -273,5 +284,7 @@ def transport_options(dsn: str, application_name: str) -> dict[str, Any]:
     wanted = {"application_name": application_name, **_TRANSPORT}
     return {
         "autocommit": True,
+        # Whatever the database's is: texts go on as they come.
+        "client_encoding": "utf8",
         **{name: value for name, value in wanted.items() if name not in given},
     }

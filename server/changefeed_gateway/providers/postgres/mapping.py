@@ -64,7 +64,11 @@ class ChangeMaker:
             for op, new in zip(ops, created, strict=True)
         ]
         texts = [key.encode() for key in keys]
-        shapes, values = self._components(texts, kinds)
+        shapes, values = [self._shape] * count, key_values(texts, self._shape)
+        if ChangeType.TRUNCATE in kinds:
+            for index, kind in enumerate(kinds):
+                if kind is ChangeType.TRUNCATE:
+                    shapes[index], values[index] = (), ()
         return Columns(
             # P3: of what was logged alone, so it is the same from any replica and in any scope.
             event_ids=[prefix + sequence for sequence in sequences],
@@ -83,26 +87,12 @@ class ChangeMaker:
             annotations=[b"" if text is None else text.encode() for text in annotations],
         )
 
-    def _components(
-        self, keys: Sequence[bytes], kinds: Sequence[ChangeType]
-    ) -> tuple[list[KeyShape], list[tuple[bytes, ...]]]:
-        """Names, types and values of each key's components; a truncation has none."""
-        values: list[tuple[bytes, ...]]
-        if len(self._shape) == 1:
-            values = [(_only(key) if key[:1] == b"[" else key,) for key in keys]
-        else:
-            values = [_several(key) if key else () for key in keys]
-        shapes = [self._shape] * len(keys)
-        if ChangeType.TRUNCATE in kinds:
-            for index, kind in enumerate(kinds):
-                if kind is ChangeType.TRUNCATE:
-                    shapes[index], values[index] = (), ()
-        return shapes, values
 
-
-def key_values(key: str, count: int) -> list[str]:
-    """The values of a key's text, of which there are `count`."""
-    return list(json.loads(key)) if count > 1 or key[:1] == "[" else [key]
+def key_values(keys: Sequence[bytes], shape: KeyShape) -> list[tuple[bytes, ...]]:
+    """The values of each key's components; none for the empty key of a truncation."""
+    if len(shape) == 1:
+        return [(_only(key) if key[:1] == b"[" else key,) for key in keys]
+    return [_several(key) if key else () for key in keys]
 
 
 def _only(key: bytes) -> bytes:

@@ -1,20 +1,12 @@
-"""The items of a snapshot as they are read from the table."""
+"""The items of a snapshot as they are read from the table, field by field: a page has thousands."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from itertools import compress
+from typing import Any, Final, NamedTuple
 
-from changefeed_gateway.core.model import (
-    Change,
-    ChangeType,
-    ItemState,
-    Key,
-    KeyComponent,
-    LogicalPartition,
-    Origin,
-    PageRead,
-    PartitionId,
-)
+from changefeed_gateway.core.columns import Columns, KeyShape
+from changefeed_gateway.core.model import ChangeType, ItemState, LogicalPartition, Origin, PageRead, PartitionId
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, capture_stopped
 from changefeed_gateway.providers.postgres.mapping import key_values
@@ -24,25 +16,25 @@ _FEWEST: Final = 8
 _WEIGHT: Final = 0.2
 """How fast the average follows the sizes that are seen."""
 
-
-class ItemRow(NamedTuple):
-    """One row of items.sql."""
-
-    key: str
-    partition_key: str
-    bucket: int | None
-    version: str
-    wanted: bool | None
-    image_bytes: int | None
-    image: str | None
-    problem: str | None
+_Row = tuple[bytes, bytes, int | None, bytes, bool | None, int | None, bytes | None, bytes | None]
+"""One row of items.sql, its texts as they come: key, partition key, bucket, version, wanted, bytes, image, problem."""
+_KEY: Final = 0
+_WANTED: Final = 4
+_PROBLEM: Final = 7
 
 
 class ItemsRead(NamedTuple):
-    """What one statement found, in one snapshot of the database; nothing lies behind where there are no rows."""
+    """What one statement found, in one snapshot of the database: the items of the scope, one sequence a field."""
 
     snapshot: str
-    rows: Sequence[ItemRow]
+    last: str | None
+    """The last key that was read, of the scope or not; None: nothing lies behind."""
+    keys: Sequence[bytes] = ()
+    partition_keys: Sequence[bytes] = ()
+    buckets: Sequence[int | None] = ()
+    versions: Sequence[bytes] = ()
+    sizes: Sequence[int | None] = ()
+    images: Sequence[bytes | None] = ()
 
 
 class ItemReader:
@@ -51,8 +43,8 @@ class ItemReader:
     def __init__(self, connections: Connections, statements: Statements, definition: FeedDefinition) -> None:
         self._connections, self._statements, self._definition = connections, statements, definition
         self._average_bytes = 0.0
-        self._columns = tuple(zip(definition.key_columns, definition.key_types, strict=True))
-        self._event_prefix = f"{hashlib.sha256(definition.incarnation.encode()).hexdigest()[:8]}-"
+        self._shape: KeyShape = tuple(zip(definition.key_columns, definition.key_types, strict=True))
+        self._event_prefix = f"{hashlib.sha256(definition.incarnation.encode()).hexdigest()[:8]}-i".encode()
         self._by_image = definition.image_mode is ImageMode.CURRENT
 
     async def estimate(self) -> int | None:
@@ -71,17 +63,16 @@ class ItemReader:
             "partition_key": scope.partition_key if isinstance(scope, LogicalPartition) else None,
             "with_bucket": with_bucket,
         }
-        fetched = await self._connections.fetch(self._statements.items, arguments)
-        found = [tuple.__new__(ItemRow, row) for row in fetched]
+        rows: list[_Row] = await self._connections.fetch(self._statements.items, arguments, texts_as_bytes=True)
         # The first, except where a plan puts it elsewhere: the one that is no item.
-        head = next(index for index, row in enumerate(found) if row.wanted is None)
-        if (problem := found[head].problem) is not None:
-            raise capture_stopped(self._definition.name, problem)
-        snapshot = found.pop(head).key
-        sizes = [row.image_bytes for row in found if row.image_bytes is not None]
+        head = rows.pop(next(index for index, row in enumerate(rows) if row[_WANTED] is None))
+        if (problem := head[_PROBLEM]) is not None:
+            raise capture_stopped(self._definition.name, problem.decode())
+        found = _of_rows(head[_KEY].decode(), rows)
+        sizes = [size for size in found.sizes if size is not None]
         if sizes:
             self._average_bytes += _WEIGHT * (sum(sizes) / len(sizes) - self._average_bytes)
-        return ItemsRead(snapshot, found)
+        return found
 
     def _likely(self, size: int, read: PageRead) -> int:
         """How many are likely to fit into a page: what does not fit is read again for the next one."""
@@ -89,37 +80,59 @@ class ItemReader:
             return size
         return min(size, max(_FEWEST, int(read.max_bytes / self._average_bytes * 1.1) + 1))
 
-    def changes(self, rows: Sequence[ItemRow], partition_ids: Iterable[PartitionId], read: PageRead) -> list[Change]:
+    def changes(self, items: ItemsRead, partition_ids: Iterable[PartitionId], read: PageRead) -> Columns:
         """The items as they go to a consumer; `partition_ids` has one for each."""
-        # A NamedTuple's own constructor costs three times as much.
-        new = tuple.__new__
-        snapshot, application, included = ChangeType.SNAPSHOT, Origin.APPLICATION, ItemState.INCLUDED
-        changes: list[Change] = []
-        for row, partition_id in zip(rows, partition_ids, strict=False):
-            state = _state(row, read)
-            key = new(Key, (row.partition_key, self._components(row.key), ""))
-            text = row.image if state is included else None
-            event_id = self._event_id(row)
-            changes.append(new(Change, (event_id, snapshot, key, state, text, None, partition_id, "", application, "")))
-        return changes
-
-    def _components(self, key: str) -> tuple[KeyComponent, ...]:
-        if len(self._columns) == 1 and key[:1] != "[":
-            return (tuple.__new__(KeyComponent, (self._columns[0][0], key, self._columns[0][1])),)
-        values = key_values(key, len(self._columns))
-        return tuple(
-            KeyComponent(name, value, key_type) for (name, key_type), value in zip(self._columns, values, strict=True)
+        keys, count = items.keys, len(items.keys)
+        states, images = _shown(items, read)
+        return Columns(
+            event_ids=self._event_ids(items),
+            change_types=[ChangeType.SNAPSHOT] * count,
+            partition_keys=items.partition_keys,
+            sort_keys=[b""] * count,
+            key_shapes=[self._shape] * count,
+            key_values=key_values(keys, self._shape),
+            item_states=states,
+            items=images,
+            commit_times=[None] * count,
+            partition_ids=list(partition_ids),
+            sequences=[b""] * count,
+            origins=[Origin.APPLICATION] * count,
+            annotations=[b""] * count,
         )
 
-    def _event_id(self, row: ItemRow) -> str:
+    def _event_ids(self, items: ItemsRead) -> list[bytes]:
         """P3: of what the item is, so that it is the same for as long as the item is."""
-        text = f"{row.key}\0{row.version}\0{row.image or ''}" if self._by_image else f"{row.key}\0{row.version}"
-        return f"{self._event_prefix}i{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}"
+        texts = list(map(b"%b\0%b".__mod__, zip(items.keys, items.versions, strict=True)))
+        if self._by_image:
+            texts = [b"%b\0%b" % (text, image or b"") for text, image in zip(texts, items.images, strict=True)]
+        hashed, size = hashlib.blake2b, 12
+        digests = b"".join([hashed(text, digest_size=size).digest() for text in texts]).hex().encode()
+        prefix, width = self._event_prefix, 2 * size
+        return [prefix + digests[at : at + width] for at in range(0, len(digests), width)]
 
 
-def _state(row: ItemRow, read: PageRead) -> ItemState:
+def _of_rows(snapshot: str, rows: Sequence[_Row]) -> ItemsRead:
+    if not rows:
+        return ItemsRead(snapshot, None)
+    last = rows[-1][_KEY].decode()
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    wanted = columns.pop(_WANTED)
+    if not all(wanted):
+        columns = [list(compress(column, wanted)) for column in columns]
+    keys, partition_keys, buckets, versions, sizes, images, _ = columns
+    return ItemsRead(snapshot, last, keys, partition_keys, buckets, versions, sizes, images)
+
+
+def _shown(items: ItemsRead, read: PageRead) -> tuple[Sequence[ItemState], Sequence[bytes | None]]:
+    """Whether each item is there, and its text where it is."""
+    count = len(items.keys)
     if not read.items:
-        return ItemState.OMITTED
-    if row.image_bytes is None:
-        return ItemState.UNAVAILABLE
-    return ItemState.TOO_LARGE if row.image_bytes > read.max_item_bytes else ItemState.INCLUDED
+        return [ItemState.OMITTED] * count, [None] * count
+    if None not in items.images:
+        return [ItemState.INCLUDED] * count, items.images
+    # A size without an image is that of one that is larger than an item may be.
+    states = [
+        ItemState.UNAVAILABLE if size is None else ItemState.TOO_LARGE if image is None else ItemState.INCLUDED
+        for size, image in zip(items.sizes, items.images, strict=True)
+    ]
+    return states, items.images

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
 
+from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import UnsupportedCapability
 from changefeed_gateway.core.model import (
     After,
     CapabilityName,
-    Change,
     Cursor,
     Page,
     PageRead,
@@ -27,7 +27,7 @@ from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position
 from changefeed_gateway.providers.postgres.feeds import capture_stopped
 from changefeed_gateway.providers.postgres.log.images import ImageReader
-from changefeed_gateway.providers.postgres.log.items import ItemReader, ItemRow
+from changefeed_gateway.providers.postgres.log.items import ItemReader, ItemsRead
 from changefeed_gateway.providers.postgres.log.partitions import View
 from changefeed_gateway.providers.postgres.log.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.log.snapshot_place import (
@@ -62,30 +62,40 @@ class _Draft:
     end: SnapshotPlace
     room: int
     bytes_left: int
-    changes: list[Change] = field(default_factory=list)
+    count: int = 0
+    """Changes so far."""
     times: dict[int, datetime] = field(default_factory=dict)
     """When ticks were made, of all places."""
     calls: int = 0
-    _runs: list[tuple[int, Callable[[int], SnapshotPlace]]] = field(default_factory=list)
+    _runs: list[tuple[int, Columns, Callable[[int], SnapshotPlace]]] = field(default_factory=list)
+    """Some changes, before which there are so many, and the place after each of them, by its index among these."""
 
-    def add(self, changes: Sequence[Change], place: Callable[[int], SnapshotPlace]) -> None:
+    def add(self, changes: Columns, place: Callable[[int], SnapshotPlace]) -> None:
         """Append changes; `place` tells the place after each of them, by its index among these."""
         if changes:
-            self._runs.append((len(self.changes), place))
-            self.changes.extend(changes)
+            self._runs.append((self.count, changes, place))
+            self.count += len(changes)
             self.room -= len(changes)
-            self.bytes_left -= sum(len(change.item) for change in changes if change.item is not None)
+            self.bytes_left -= sum(map(len, filter(None, changes.items)))
+
+    @property
+    def changes(self) -> Columns:
+        """All of them."""
+        return Columns.joined([changes for _, changes, _ in self._runs])
 
     def place_after(self, index: int) -> SnapshotPlace:
         """The place after the change at an index."""
-        first, place = next(run for run in reversed(self._runs) if run[0] <= index)
+        first, _, place = next(run for run in reversed(self._runs) if run[0] <= index)
         return place(index - first)
 
     def cut(self, count: int) -> None:
-        """Keep so many of the first changes."""
-        if len(self.changes) > count:
+        """Keep so many of the first changes, one at least."""
+        if self.count > count:
             self.end = self.place_after(count - 1)
-            del self.changes[count:]
+            self._runs = [
+                (first, changes[: count - first], place) for first, changes, place in self._runs if first < count
+            ]
+            self.count = count
 
     def cursor_after(self, index: int) -> Cursor:
         """The cursor after the change at an index."""
@@ -193,7 +203,7 @@ class SnapshotReader:
         rows = captured(stretch.rows)
         stops = len(rows) < len(stretch.rows)
         if stops and not rows:
-            if draft.changes:
+            if draft.count:
                 return
             raise capture_stopped(self._ticks.definition.name, stretch.rows[0][IMAGE] or "")
         end = stretch.end
@@ -250,15 +260,14 @@ class SnapshotReader:
             await self._add_changes(draft, window, until, read, view)
             return
         await self._add_front(draft, before, window, gone, read, view)
-        rows = items.rows
         part = Part(before.key, items.snapshot)
         after = before._replace(
-            key=rows[-1].key if rows else before.key,
-            complete=not rows,
+            key=before.key if items.last is None else items.last,
+            complete=items.last is None,
             part=part,
-            items=before.items + sum(bool(row.wanted) for row in rows),
+            items=before.items + len(items.keys),
         )
-        self._add_read(draft, before, part, rows, bounded, view)
+        self._add_read(draft, before, part, items, bounded, view)
         where = await self._where(draft, after, window.rows)
         await self._add_rows(draft, after, window.rows, window, window.end, read, view, where)
         if draft.end.position == Position(until.id):
@@ -274,13 +283,11 @@ class SnapshotReader:
         draft.add(changes, lambda index: place)
 
     def _add_read(
-        self, draft: _Draft, before: SnapshotPlace, part: Part, rows: Sequence[ItemRow], read: PageRead, view: View
+        self, draft: _Draft, before: SnapshotPlace, part: Part, items: ItemsRead, read: PageRead, view: View
     ) -> None:
-        wanted = [row for row in rows if row.wanted]
-        changes = self._items.changes(wanted, view.ids_of_buckets([row.bucket or 0 for row in wanted]), read)
         draft.add(
-            changes,
-            lambda index: before._replace(key=wanted[index].key, part=part, items=before.items + index + 1),
+            self._items.changes(items, view.ids_of_buckets([bucket or 0 for bucket in items.buckets]), read),
+            lambda index: before._replace(key=items.keys[index].decode(), part=part, items=before.items + index + 1),
         )
 
     async def _where(self, draft: _Draft, place: SnapshotPlace, rows: Sequence[Row]) -> dict[str, int]:
@@ -300,7 +307,7 @@ class SnapshotReader:
         at_end = encode_position(end.position, draft.times[end.position.batch]) if finished else draft.encode(end)
         return Page(
             changes=draft.changes,
-            cursors=LazyCursors(range(len(draft.changes)), draft.cursor_after),
+            cursors=LazyCursors(range(draft.count), draft.cursor_after),
             start=draft.encode(start),
             cursor=at_end,
             more_available=True,

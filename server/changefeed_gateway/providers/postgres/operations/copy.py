@@ -12,7 +12,6 @@ from psycopg.rows import TupleRow
 from changefeed_gateway.core.errors import Category
 from changefeed_gateway.providers.postgres.connections import transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
-from changefeed_gateway.providers.postgres.mapping import key_values
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -130,4 +129,4 @@ async def source_items(dsn: str, collection: str) -> dict[str, str]:
 
 
 def _key(key: str, columns: int) -> str:
-    return json.dumps(key_values(key, columns), ensure_ascii=False)
+    return json.dumps(json.loads(key) if columns > 1 or key[:1] == "[" else [key], ensure_ascii=False)
