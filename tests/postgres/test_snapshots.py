@@ -117,13 +117,16 @@ KEYS = {
     "inet": ["10.0.0.1", "10.0.0.0/8"],
     "int[]": ["{1,2}", "{1,10}"],
     "oid": ["5", "4000000000"],
+    "color": ["blue", "[x", "red", "Z"],
 }
+ENUM = "create type color as enum ('red', 'Z', '[x', 'blue')"
 
 
 @pytest.mark.parametrize("composite", [False, True])
 async def test_every_type_of_key_is_paged_in_the_order_of_its_index_and_finds_its_changes(
     connection: Connection, provider: PostgresProvider, composite: bool
 ) -> None:
+    await script(connection, ENUM)
     for number, (kind, values) in enumerate(KEYS.items()):
         table = f"things_{number}"
         other = ", other text default '[z'" if composite else ""
@@ -360,7 +363,11 @@ async def test_a_physical_partition_has_none_and_says_why(connection: Connection
     [
         ("id text not null, unique (id) include (note)", True),
         ("id int not null", False),
-        ("id color primary key", False),
+        ("id color primary key", True),
+        ("id hue primary key", False),
+        ("id shade primary key", False),
+        ("id pair primary key", False),
+        ("id color[] primary key", False),
     ],
 )
 async def test_a_key_without_an_order_of_postgresqls_own_has_no_snapshots(
@@ -368,7 +375,8 @@ async def test_a_key_without_an_order_of_postgresqls_own_has_no_snapshots(
 ) -> None:
     await script(
         connection,
-        "create type color as enum ('red', 'blue');"
+        "create type color as enum ('red', 'blue'); create type hue as enum ('red', 'blue');"
+        "create cast (hue as text) with inout as implicit; create type pair as (a int, b int); create domain shade as color;"
         f"create table things (note int, {columns}); create unique index on things (id desc);"
         "select changefeed.watch('things', key => '{id}')",
     )
@@ -377,6 +385,58 @@ async def test_a_key_without_an_order_of_postgresqls_own_has_no_snapshots(
     if not key:
         with pytest.raises(UnsupportedCapability):
             await Reader(provider).page()
+
+
+COLORED = (
+    "create type color as enum ('red', 'green', 'blue');"
+    "create table things (id color, n int, primary key (id, n));"
+    "insert into things select c, n from unnest(enum_range(null::color)) c, generate_series(1, 2) n;"
+    "select changefeed.watch('things')"
+)
+
+
+async def test_values_that_an_enum_gets_meanwhile_keep_their_place(
+    connection: Connection, provider: PostgresProvider
+) -> None:
+    await script(connection, COLORED)
+    reader = Reader(provider)
+    await reader.page()
+    for value in ("'white' before 'red'", "'black' after 'blue'", "'grey' before 'blue'"):
+        await script(connection, f"alter type color add value {value}")
+    await script(connection, "insert into things values ('white', 1), ('black', 1), ('grey', 1)")
+    changes = (await reader.to_the_end())[3:]
+    read = [key for kind, key in kinds(changes) if kind == "snapshot"]
+    assert read == ["green,2", "grey,1", "blue,1", "blue,2", "black,1"]
+    assert ("create", "white,1") in kinds(changes)
+
+
+@pytest.mark.parametrize("change", ["", "update things set n = n + 10 where id = 'blue'"])
+async def test_a_value_of_a_key_that_gets_another_name_ends_the_snapshot_loudly(
+    connection: Connection, provider: PostgresProvider, change: str
+) -> None:
+    await script(connection, COLORED)
+    reader = Reader(provider)
+    await reader.page()
+    await script(connection, f"alter type color rename value 'green' to 'lime'; {change}")
+    with pytest.raises(HistoryGap, match="another name"):
+        await reader.to_the_end()
+
+
+async def test_a_cast_that_the_owner_of_a_key_s_type_made_is_not_called(
+    connection: Connection, provider: PostgresProvider
+) -> None:
+    await script(
+        connection,
+        COLORED + ";create function lie(text) returns color language plpgsql as $$ begin raise 'called'; end $$;"
+        "create cast (text as color) with function lie(text) as implicit;"
+        "create function tell(color) returns text language plpgsql as $$ begin raise 'called'; end $$;"
+        "create cast (color as text) with function tell(color) as assignment",
+    )
+    reader = Reader(provider)
+    await reader.page()
+    await script(connection, "update things set n = n + 10")
+    changes = await reader.to_the_end()
+    assert {text(change) for change in changes[-3:]} == {"green,12", "blue,11", "blue,12"}
 
 
 async def test_a_gateway_that_may_only_read_feeds_reads_snapshots_and_nobody_else_does(

@@ -4,8 +4,17 @@
 -- already, so a reader of the feed needs no rights on the table; nothing in them calls what the owner of a table or of a type
 -- may supply. Only changefeed_reader may call them.
 
--- The unique index that gives a feed's items their order: on exactly its key, in the default order of PostgreSQL's own types,
--- so that rows compare as the index has them. Every primary key of such types is one. Null if there is none.
+-- Who owns an enum may make a cast of it to another type that comparisons would call.
+create or replace function changefeed.is_plain_enum(type oid) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select exists (select from pg_type t where t.oid = type and t.typtype = 'e'
+        and not exists (select from pg_cast c where c.castsource = t.oid and c.castcontext = 'i'))
+$$;
+
+-- The unique index that gives a feed's items their order: on exactly its key, in the default order of PostgreSQL's own types
+-- and of enums, so that rows compare as the index has them. Every primary key of such types is one. Null if there is none.
 create or replace function changefeed.snapshot_index(f changefeed.feeds) returns oid
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -20,9 +29,54 @@ as $$
             left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
             left join pg_opclass c on c.oid = k.opclass
             where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
-                or not changefeed.is_built_in(a.atttypid)))
+                or not (changefeed.is_built_in(a.atttypid) or changefeed.is_plain_enum(a.atttypid))))
     order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
     limit 1
+$$;
+
+-- SQL for the value of a column that a text is. Of an enum it is looked up among its values, because its owner may have made
+-- a cast of texts, and because the name of the type may be another one's tomorrow; null where it has no such value.
+create or replace function changefeed.value_sql(source oid, number smallint, written text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select format(
+        case
+            when changefeed.is_plain_enum(a.atttypid) then
+                '(select e.v from pg_catalog.unnest(pg_catalog.enum_range((select t.%3$I from %4$s t limit 0))) e (v) '
+                'where (pg_catalog.concat(e.v) collate pg_catalog."C") operator(pg_catalog.=) %1$s)'
+            when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')'
+            else '(%1$s)::%2$s'
+        end,
+        -- With -1: the name without a length means a length of 1 for some.
+        written, format_type(changefeed.base_type(a.atttypid), -1), a.attname, source::regclass)
+    from pg_attribute a where a.attrelid = source and a.attnum = number
+$$;
+
+-- SQL for the text of one column in a key's text.
+create or replace function changefeed.key_part_sql(f changefeed.feeds, number smallint, type oid, key_text text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select case
+        when cardinality(f.key_numbers) > 1 then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', key_text,
+                                                        array_position(f.key_numbers, number) - 1)
+        when changefeed.key_type(type) in ('number', 'boolean', 'binary') or type = 'uuid'::regtype then key_text
+        else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
+                    'else %1$s end', key_text)
+    end
+$$;
+
+-- SQL that tells whether a key's text names a value that an enum does not have any more: nothing lies before or behind it.
+create or replace function changefeed.is_gone_sql(f changefeed.feeds, key_text text) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select coalesce(key_text || ' is not null and (' || string_agg(
+        changefeed.value_sql(f.source, a.attnum, changefeed.key_part_sql(f, a.attnum, a.atttypid, key_text)) || ' is null',
+        ' or ' order by a.attnum) || ')', 'false')
+    from pg_attribute a
+    where a.attrelid = f.source and a.attnum = any (f.key_numbers) and changefeed.is_plain_enum(a.atttypid)
 $$;
 
 -- SQL for the columns of that index in its order: of a row variable; or, if there is a text_name, of a key's text (see
@@ -35,20 +89,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select string_agg(
         case when text_name is null then format('%I.%I', row_name, a.attname)
-            else format(
-                case when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')' else '(%1$s)::%2$s' end,
-                case
-                    when cardinality(f.key_numbers) > 1
-                        then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', text_name,
-                                    array_position(f.key_numbers, a.attnum) - 1)
-                    when changefeed.key_type(a.atttypid) in ('number', 'boolean', 'binary') or a.atttypid = 'uuid'::regtype
-                        then text_name
-                    else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
-                                'else %1$s end', text_name)
-                end,
-                -- With -1: the name without a length means a length of 1 for some.
-                format_type(changefeed.base_type(a.atttypid), -1))
-            end
+            else changefeed.value_sql(f.source, a.attnum, changefeed.key_part_sql(f, a.attnum, a.atttypid, text_name)) end
         || case when k.sorted_by <> 0 then format(' collate %I.%I', s.nspname, c.collname) else '' end
         || case when named then format(' as k%s', k.place) else '' end, ', ' order by k.place)
     from pg_index i
@@ -100,7 +141,7 @@ end;
 $$;
 
 -- What places_<feed> answers of each of some keys: 0 where it lies up to low, 1 up to high, 2 beyond. Nothing lies up to a
--- low that is null, everything up to a high that is.
+-- low that is null, everything up to a high that is. Null in place of all of it where low or high is gone.
 create or replace function changefeed.create_places_function(feed integer, settings text, body text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -113,14 +154,15 @@ end;
 $$;
 
 -- SQL for the rows of items_<feed>. rows_sql: those behind $1, at most $2, in order, of the columns k1 to kn of the order,
--- key, partition_key, version, wanted, image.
-create or replace function changefeed.items_sql(rows_sql text, columns integer) returns text
+-- key, partition_key, version, wanted, image. problem: SQL that tells why there is no order behind $1; null where there is.
+drop function if exists changefeed.items_sql(text, integer);
+create or replace function changefeed.items_sql(rows_sql text, columns integer, problem text default 'null') returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -134,7 +176,7 @@ as $$
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
-        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n))
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem)
 $$;
 
 create or replace function changefeed.table_items_sql(f changefeed.feeds, first boolean) returns text
@@ -156,7 +198,9 @@ begin
         f.source::regclass,
         case when not first then format('where row(%s) operator(pg_catalog.>) row(%s)', columns,
                                         changefeed.index_columns_sql(f, index, null, '$1')) end,
-        changefeed.index_columns_sql(f, index, 'n', null, true)), count);
+        changefeed.index_columns_sql(f, index, 'n', null, true)), count,
+        format('case when %s then ''a value of the key''''s type is gone or has another name'' end',
+               changefeed.is_gone_sql(f, '$1')));
 end;
 $$;
 
@@ -165,13 +209,14 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
-        select pg_catalog.array_agg(case
+        select case when not (%4$s or %5$s) then pg_catalog.array_agg(case
                 when $2 is not null and row(%1$s) operator(pg_catalog.<=) row(%2$s) then 0::pg_catalog.int2
                 when $3 is null or row(%1$s) operator(pg_catalog.<=) row(%3$s) then 1::pg_catalog.int2
-                else 2::pg_catalog.int2 end order by u.place)
+                else 2::pg_catalog.int2 end order by u.place) end
         from pg_catalog.unnest($1) with ordinality u (key, place)$sql$,
         changefeed.index_columns_sql(f, i.index, null, 'u.key'), changefeed.index_columns_sql(f, i.index, null, '$2'),
-        changefeed.index_columns_sql(f, i.index, null, '$3'))
+        changefeed.index_columns_sql(f, i.index, null, '$3'),
+        changefeed.is_gone_sql(f, '$2'), changefeed.is_gone_sql(f, '$3'))
     from (select changefeed.snapshot_index(f) as index) i
 $$;
 
@@ -188,7 +233,7 @@ begin
         problem := changefeed.read_problem(f);
     end if;
     return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
-        then 'no unique index on the key has the default order of types of PostgreSQL''s own' end);
+        then 'no unique index on the key has the default order of types of PostgreSQL''s own, or of enums' end);
 end;
 $$;
 

@@ -34,10 +34,9 @@ class SnapshotBar:
         """Show a state, on a terminal."""
         if not sys.stderr.isatty():
             return
-        if self._task is None:
+        if first := self._task is None:
             self._started, self._before = time.monotonic(), progress.items
             self._task = self._bar.add_task("", total=None, rate=0.0, estimate="")
-            self._bar.start()
         known = progress.HasField("estimated_items")
         passed = time.monotonic() - self._started
         self._bar.update(
@@ -47,6 +46,8 @@ class SnapshotBar:
             rate=(progress.items - self._before) / passed if passed > 0 else 0.0,
             estimate=f"of about {progress.estimated_items:,}" if known else "",
         )
+        if first:
+            self._bar.start()
 
     def close(self) -> None:
         """Take it away; idempotent."""

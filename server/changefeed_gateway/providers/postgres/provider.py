@@ -48,7 +48,7 @@ _ITEM_STATES: Final = {
 
 _NO_ORDER: Final = (
     "items are read in the order of the key's index: it needs a primary key, or a unique index in default order, on"
-    " PostgreSQL's own types"
+    " PostgreSQL's own types or enums"
 )
 _ON_A_STANDBY: Final = "a snapshot on a standby does not tell which transactions it sees: ask a gateway of the primary"
 
@@ -294,8 +294,8 @@ def _capabilities(definition: FeedDefinition) -> tuple[Capability, ...]:
         CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE: "exact per key; all others are passed over",
     }
     missing = {
-        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE: "a physical partition may split while its items are read:"
-        " take the entire collection, or a logical partition"
+        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE: "a physical partition may be merged while its items are read,"
+        " and what follows would have two places: take the entire collection, or a logical partition"
     }
     if not definition.snapshots:
         missing |= dict.fromkeys(NO_SNAPSHOTS, _NO_ORDER if not definition.standby else _ON_A_STANDBY)

@@ -129,7 +129,7 @@ class SnapshotReader:
         """`Provider.read_page` from a snapshot's start, or from a place in one."""
         if isinstance(read.scope, PhysicalPartition):
             raise UnsupportedCapability(
-                "a physical partition may split meanwhile: take the entire collection, or a logical partition",
+                "a physical partition may be merged meanwhile: take the entire collection, or a logical partition",
                 reason=CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE.value,
             )
         if not self._ticks.definition.snapshots:
@@ -298,6 +298,8 @@ class SnapshotReader:
         arguments = {"keys": keys, "low": place.low, "high": place.high if place.part else None}
         ((places,),) = await self._connections.fetch(self._statements.places, arguments)
         draft.calls += 1
+        if places is None:
+            raise capture_stopped(self._ticks.definition.name, "a value of the key's type is gone or has another name")
         return dict(zip(keys, places, strict=True))
 
     async def _page(self, draft: _Draft, *, finished: bool) -> Page:
