@@ -1436,23 +1436,10 @@ $_$;
 CREATE FUNCTION changefeed.index_columns_sql(f changefeed.feeds, index oid, row_name text, text_name text, named boolean DEFAULT false) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
     select string_agg(
         case when text_name is null then format('%I.%I', row_name, a.attname)
-            else format(
-                case when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')' else '(%1$s)::%2$s' end,
-                case
-                    when cardinality(f.key_numbers) > 1
-                        then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', text_name,
-                                    array_position(f.key_numbers, a.attnum) - 1)
-                    when changefeed.key_type(a.atttypid) in ('number', 'boolean', 'binary') or a.atttypid = 'uuid'::regtype
-                        then text_name
-                    else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
-                                'else %1$s end', text_name)
-                end,
-                -- With -1: the name without a length means a length of 1 for some.
-                format_type(changefeed.base_type(a.atttypid), -1))
-            end
+            else changefeed.value_sql(f.source, a.attnum, changefeed.key_part_sql(f, a.attnum, a.atttypid, text_name)) end
         || case when k.sorted_by <> 0 then format(' collate %I.%I', s.nspname, c.collname) else '' end
         || case when named then format(' as k%s', k.place) else '' end, ', ' order by k.place)
     from pg_index i
@@ -1461,7 +1448,7 @@ CREATE FUNCTION changefeed.index_columns_sql(f changefeed.feeds, index oid, row_
     left join pg_collation c on c.oid = k.sorted_by
     left join pg_namespace s on s.oid = c.collnamespace
     where i.indexrelid = index and k.place <= i.indnkeyatts
-$_$;
+$$;
 
 CREATE FUNCTION changefeed.inserted_sql(f changefeed.feeds, new_rows text) RETURNS text
     LANGUAGE sql STABLE
@@ -1486,6 +1473,25 @@ CREATE FUNCTION changefeed.is_captured_by_day(feed integer) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select exists (select from changefeed.feeds f where f.feed_id = feed and f.generator = changefeed.generator()) $$;
 
+CREATE FUNCTION changefeed.is_gone_sql(f changefeed.feeds, key_text text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select coalesce(key_text || ' is not null and (' || string_agg(
+        changefeed.value_sql(f.source, a.attnum, changefeed.key_part_sql(f, a.attnum, a.atttypid, key_text)) || ' is null',
+        ' or ' order by a.attnum) || ')', 'false')
+    from pg_attribute a
+    where a.attrelid = f.source and a.attnum = any (f.key_numbers) and changefeed.is_plain_enum(a.atttypid)
+$$;
+
+CREATE FUNCTION changefeed.is_plain_enum(type oid) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select exists (select from pg_type t where t.oid = type and t.typtype = 'e'
+        and not exists (select from pg_cast c where c.castsource = t.oid and c.castcontext = 'i'))
+$$;
+
 CREATE FUNCTION changefeed.is_set_sql(setting text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1507,13 +1513,13 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer) RETURNS text
+CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer, problem text DEFAULT 'null'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -1527,7 +1533,7 @@ CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer) RETURNS tex
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
-        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n))
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem)
 $_$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
@@ -1551,6 +1557,19 @@ CREATE FUNCTION changefeed.key_of(f changefeed.feeds, row_name text) RETURNS tex
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$ select changefeed.key_text(f.source, row_name, changefeed.column_names(f.source, f.key_numbers)) $$;
+
+CREATE FUNCTION changefeed.key_part_sql(f changefeed.feeds, number smallint, type oid, key_text text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select case
+        when cardinality(f.key_numbers) > 1 then format('(%s::pg_catalog.json operator(pg_catalog.->>) %s)', key_text,
+                                                        array_position(f.key_numbers, number) - 1)
+        when changefeed.key_type(type) in ('number', 'boolean', 'binary') or type = 'uuid'::regtype then key_text
+        else format('case when pg_catalog.starts_with(%1$s, ''['') then %1$s::pg_catalog.json operator(pg_catalog.->>) 0 '
+                    'else %1$s end', key_text)
+    end
+$_$;
 
 CREATE FUNCTION changefeed.key_text(source regclass, row_name text, columns text[]) RETURNS text
     LANGUAGE plpgsql STABLE
@@ -2323,7 +2342,7 @@ CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
             left join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
             left join pg_opclass c on c.oid = k.opclass
             where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
-                or not changefeed.is_built_in(a.atttypid)))
+                or not (changefeed.is_built_in(a.atttypid) or changefeed.is_plain_enum(a.atttypid))))
     order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
     limit 1
 $$;
@@ -2340,7 +2359,7 @@ begin
         problem := changefeed.read_problem(f);
     end if;
     return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
-        then 'no unique index on the key has the default order of types of PostgreSQL''s own' end);
+        then 'no unique index on the key has the default order of types of PostgreSQL''s own, or of enums' end);
 end;
 $$;
 
@@ -2444,7 +2463,9 @@ begin
         f.source::regclass,
         case when not first then format('where row(%s) operator(pg_catalog.>) row(%s)', columns,
                                         changefeed.index_columns_sql(f, index, null, '$1')) end,
-        changefeed.index_columns_sql(f, index, 'n', null, true)), count);
+        changefeed.index_columns_sql(f, index, 'n', null, true)), count,
+        format('case when %s then ''a value of the key''''s type is gone or has another name'' end',
+               changefeed.is_gone_sql(f, '$1')));
 end;
 $_$;
 
@@ -2453,13 +2474,14 @@ CREATE FUNCTION changefeed.table_places_sql(f changefeed.feeds) RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-        select pg_catalog.array_agg(case
+        select case when not (%4$s or %5$s) then pg_catalog.array_agg(case
                 when $2 is not null and row(%1$s) operator(pg_catalog.<=) row(%2$s) then 0::pg_catalog.int2
                 when $3 is null or row(%1$s) operator(pg_catalog.<=) row(%3$s) then 1::pg_catalog.int2
-                else 2::pg_catalog.int2 end order by u.place)
+                else 2::pg_catalog.int2 end order by u.place) end
         from pg_catalog.unnest($1) with ordinality u (key, place)$sql$,
         changefeed.index_columns_sql(f, i.index, null, 'u.key'), changefeed.index_columns_sql(f, i.index, null, '$2'),
-        changefeed.index_columns_sql(f, i.index, null, '$3'))
+        changefeed.index_columns_sql(f, i.index, null, '$3'),
+        changefeed.is_gone_sql(f, '$2'), changefeed.is_gone_sql(f, '$3'))
     from (select changefeed.snapshot_index(f) as index) i
 $_$;
 
@@ -2736,6 +2758,23 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.unwatch(source regclass) IS 'Ends the feed of a table: its triggers, its log and its history.';
+
+CREATE FUNCTION changefeed.value_sql(source oid, number smallint, written text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select format(
+        case
+            when changefeed.is_plain_enum(a.atttypid) then
+                '(select e.v from pg_catalog.unnest(pg_catalog.enum_range((select t.%3$I from %4$s t limit 0))) e (v) '
+                'where (pg_catalog.concat(e.v) collate pg_catalog."C") operator(pg_catalog.=) %1$s)'
+            when changefeed.key_type(a.atttypid) = 'binary' then 'pg_catalog.decode(%1$s, ''base64'')'
+            else '(%1$s)::%2$s'
+        end,
+        -- With -1: the name without a length means a length of 1 for some.
+        written, format_type(changefeed.base_type(a.atttypid), -1), a.attname, source::regclass)
+    from pg_attribute a where a.attrelid = source and a.attnum = number
+$_$;
 
 CREATE FUNCTION changefeed.watch(source regclass, partition_key text[] DEFAULT NULL::text[], image text DEFAULT 'captured'::text, doorbell text DEFAULT 'notify'::text, key text[] DEFAULT NULL::text[], image_columns text[] DEFAULT NULL::text[], always boolean DEFAULT false, retention interval DEFAULT NULL::interval) RETURNS integer
     LANGUAGE plpgsql
@@ -3587,7 +3626,7 @@ begin
     if $1 is null then
         return query 
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -3613,7 +3652,7 @@ begin
     else
         return query 
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, null::pg_catalog.text
+            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text

@@ -235,13 +235,12 @@ class GatewayConsumer:
 
 def change_of(event: Event) -> Change:
     """What a client was told, in our own words; without the fields that are not compared."""
-    types, states = ({wire: case for case, wire in cases.items()} for cases in (CHANGE_TYPES, ITEM_STATES))
     components = [KeyComponent(part.name, part.value, KeyType.STRING) for part in event.key.components]
     return Change(
         event_id=event.event_id,
-        change_type=types[event.change_type],
+        change_type=next(case for case, wire in CHANGE_TYPES.items() if wire == event.change_type),
         key=Key(event.key.partition_key, tuple(components), ""),
-        item_state=states[event.item_state],
+        item_state=next(case for case, wire in ITEM_STATES.items() if wire == event.item_state),
         item=event.new_item_json or None,
         commit_time=None,
         partition_id=PartitionId(event.partition_id),

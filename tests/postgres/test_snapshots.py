@@ -376,7 +376,8 @@ async def test_a_key_without_an_order_of_postgresqls_own_has_no_snapshots(
     await script(
         connection,
         "create type color as enum ('red', 'blue'); create type hue as enum ('red', 'blue');"
-        "create cast (hue as text) with inout as implicit; create type pair as (a int, b int); create domain shade as color;"
+        "create cast (hue as text) with inout as implicit; create type pair as (a int, b int);"
+        "create domain shade as color;"
         f"create table things (note int, {columns}); create unique index on things (id desc);"
         "select changefeed.watch('things', key => '{id}')",
     )
