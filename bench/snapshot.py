@@ -171,8 +171,8 @@ class _Speed:
             f"A snapshot of {self._rows:,} rows, {len(systems[0].rounds)} rounds",
             ["", "rows/s", "spread", "client us", "gateway us", "server us", "of keyset"],
             rows,
-            f"us a row: processor time. Aims: {_AIMS['of keyset']} of keyset pages of 1000, {_AIMS['rows/s']:,} rows/s on a"
-            " fast machine.",
+            f"us a row: processor time. Aims: {_AIMS['of keyset']} of keyset pages of 1000, {_AIMS['rows/s']:,} rows/s"
+            " on a fast machine.",
             str(others),
         )
         self._report.table(
