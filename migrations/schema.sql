@@ -1524,12 +1524,13 @@ CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer, problem tex
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
         from (
-            select r.*, pg_catalog.row_number() over o as number,
-                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
-            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (%1$s) s) r
-            window o as (order by %2$s rows unbounded preceding)
+            select r.*, pg_catalog.sum(r.weight) over (order by %2$s rows unbounded preceding) as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes,
+                    case when pg_catalog.octet_length(s.image) operator(pg_catalog.<=) $4
+                        then pg_catalog.octet_length(s.image) else 0 end as weight
+                from (%1$s) s) r
         ) w
-        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        where w.total operator(pg_catalog.<=) $3 or w.total operator(pg_catalog.=) w.weight
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
@@ -3631,9 +3632,11 @@ begin
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
         from (
-            select r.*, pg_catalog.row_number() over o as number,
-                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
-            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (
+            select r.*, pg_catalog.sum(r.weight) over (order by r.k1 rows unbounded preceding) as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes,
+                    case when pg_catalog.octet_length(s.image) operator(pg_catalog.<=) $4
+                        then pg_catalog.octet_length(s.image) else 0 end as weight
+                from (
                 with raw as materialized (
                     select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
                         f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
@@ -3645,9 +3648,8 @@ begin
                 from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
                     on i.key operator(pg_catalog.=) r.id::pg_catalog.text
         ) s) r
-            window o as (order by r.k1 rows unbounded preceding)
         ) w
-        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        where w.total operator(pg_catalog.<=) $3 or w.total operator(pg_catalog.=) w.weight
         order by w.k1);
     else
         return query 
@@ -3657,9 +3659,11 @@ begin
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
         from (
-            select r.*, pg_catalog.row_number() over o as number,
-                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
-            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (
+            select r.*, pg_catalog.sum(r.weight) over (order by r.k1 rows unbounded preceding) as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes,
+                    case when pg_catalog.octet_length(s.image) operator(pg_catalog.<=) $4
+                        then pg_catalog.octet_length(s.image) else 0 end as weight
+                from (
                 with raw as materialized (
                     select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,
                         f.kind operator(pg_catalog.=) 'document' and f.deleted_at is null
@@ -3671,9 +3675,8 @@ begin
                 from raw r left join documents.documents_image(array (select w.id::pg_catalog.text from raw w where w.wanted)) i
                     on i.key operator(pg_catalog.=) r.id::pg_catalog.text
         ) s) r
-            window o as (order by r.k1 rows unbounded preceding)
         ) w
-        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        where w.total operator(pg_catalog.<=) $3 or w.total operator(pg_catalog.=) w.weight
         order by w.k1);
     end if;
 end

@@ -80,7 +80,7 @@ def check_that_no_key_goes_back(world: World, events: Sequence[Event]) -> None:
         places[item] = histories[item].index(content, places[item])
 
 
-@pytest.mark.req("CF-12", "P1", "P2", "P4")
+@pytest.mark.req("BX-6", "CF-12", "P1", "P2", "P4")
 async def test_a_mirror_killed_anywhere_at_two_gateways_equals_its_source_and_no_key_goes_back(world: World) -> None:
     if not await world.can("CHANGE_FEED_SNAPSHOT"):
         return

@@ -125,7 +125,7 @@ grant execute on function changefeed.create_snapshot_function(text, text, text) 
 -- What items_<feed> answers: a first row of which only key is set, to the snapshot in which the others were read; or of which
 -- only problem is set, why none can be. Then an item a row, in order: wanted is false for one outside the scope, of which
 -- there is only the key; version changes whenever the item does; image is left out where it is larger than max_item_bytes.
--- Fewer rows than size where their images exceed max_bytes; none where nothing lies behind.
+-- Fewer rows than size where their images exceed max_bytes, but for the first image; none where nothing lies behind.
 create or replace function changefeed.create_items_function(feed integer, settings text, body text) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -167,12 +167,13 @@ as $$
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
         from (
-            select r.*, pg_catalog.row_number() over o as number,
-                pg_catalog.sum(case when r.bytes operator(pg_catalog.<=) $4 then r.bytes else 0 end) over o as total
-            from (select s.*, pg_catalog.octet_length(s.image) as bytes from (%1$s) s) r
-            window o as (order by %2$s rows unbounded preceding)
+            select r.*, pg_catalog.sum(r.weight) over (order by %2$s rows unbounded preceding) as total
+            from (select s.*, pg_catalog.octet_length(s.image) as bytes,
+                    case when pg_catalog.octet_length(s.image) operator(pg_catalog.<=) $4
+                        then pg_catalog.octet_length(s.image) else 0 end as weight
+                from (%1$s) s) r
         ) w
-        where w.total operator(pg_catalog.<=) $3 or w.number operator(pg_catalog.=) 1
+        where w.total operator(pg_catalog.<=) $3 or w.total operator(pg_catalog.=) w.weight
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
