@@ -2601,6 +2601,11 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
             if not changefeed.is_at_home(%1$s) then
                 perform changefeed.adopt_log(%1$s);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_%1$s');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
@@ -2636,7 +2641,7 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                     lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_%1$s');
                     armed := true;
                 else
@@ -3672,6 +3677,11 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_1');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3707,7 +3717,7 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                     lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_1');
                     armed := true;
                 else
@@ -3823,6 +3833,11 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_1');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3858,7 +3873,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                     lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_1');
                     armed := true;
                 else
