@@ -57,8 +57,8 @@ class DirectReader:
     async def unless_draining(self, work: Coroutine[None, None, EncodedPage], otherwise: EncodedPage) -> EncodedPage:
         """The page that some work brings, or another one as soon as the gateway drains."""
         loop = asyncio.get_running_loop()
-        reading, over = loop.create_task(work), loop.create_future()
-        reading.add_done_callback(lambda _: _resolve(over))
+        over: asyncio.Future[None] = loop.create_future()
+        reading = loop.create_task(_do(work, over))
         self._undrained.add(over)
         if self._draining:
             # Behind the first step of the work, which may be all of it.
@@ -93,6 +93,14 @@ def _resolve(over: "asyncio.Future[None]") -> None:
     """Unless it is resolved already."""
     if not over.done():
         over.set_result(None)
+
+
+async def _do(work: Coroutine[None, None, _T], over: "asyncio.Future[None]") -> _T:
+    try:
+        return await work
+    finally:
+        # Not by a callback of the task, which would be called a turn of the loop later.
+        _resolve(over)
 
 
 async def _end(task: "asyncio.Task[_T]") -> None:
