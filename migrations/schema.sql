@@ -2624,6 +2624,11 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
             if not changefeed.is_at_home(%1$s) then
                 perform changefeed.adopt_log(%1$s);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_%1$s');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
@@ -2659,7 +2664,7 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                     lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_%1$s');
                     armed := true;
                 else
@@ -3714,6 +3719,11 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_1');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3749,7 +3759,7 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                     lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_1');
                     armed := true;
                 else
@@ -3865,6 +3875,11 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
             end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_1');
+                armed := true;
+            end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
@@ -3900,7 +3915,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                     lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_1');
                     armed := true;
                 else

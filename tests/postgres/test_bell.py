@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -50,6 +51,17 @@ async def ask(shop: Shop, *, arm: bool = False, answered: int | None = None) -> 
     row = await (await shop.connection.execute(query, (arm, answered))).fetchone()
     assert row is not None
     return bool(row[0])
+
+
+async def ask_knowing(shop: Shop, known: int, answered: int | None = None) -> tuple[bool, bool]:
+    """A question of a gateway that knows a number, and would sleep; answers whether it is quiet, and armed."""
+    query = (
+        "SELECT quiet, armed FROM changefeed_log.live_1(true, %s::bigint, 0, '3', '{}', %s::bigint, 0, null, 0, 1)"
+        " WHERE id IS NOT NULL ORDER BY id DESC LIMIT 1"
+    )
+    row = await (await shop.connection.execute(query, (answered, known))).fetchone()
+    assert row is not None
+    return bool(row[0]), bool(row[1])
 
 
 async def sleep(shop: Shop) -> None:
@@ -104,6 +116,37 @@ async def test_who_arms_the_bell_after_a_number_was_drawn_sees_the_number(
         assert not await ask(shop, arm=True)
         await writer.commit()
     assert await heard(listener) == []
+
+
+@pytest.mark.req("P1", "P8")
+async def test_a_question_that_brings_a_lone_change_leaves_the_bell_armed(shop: Shop, listener: Connection) -> None:
+    await sleep(shop)
+    await shop.insert(1)
+    (ring,) = await heard(listener)
+    assert await ask_knowing(shop, 0, ring) == (True, True)
+    await shop.insert(2)
+    assert await heard(listener) == [2 * ring]
+    await shop.insert(3)
+    await heard(listener)
+    assert await ask_knowing(shop, 1, 2 * ring) == (True, False), "more are no lone one"
+    await shop.insert(4)
+    assert await heard(listener) == []
+
+
+@pytest.mark.req("P1")
+async def test_who_had_drawn_a_number_before_the_bell_was_armed_keeps_the_gateway_awake(
+    shop: Shop, listener: Connection, log_database: str
+) -> None:
+    """He looked at the bell before, and does not ring."""
+    await ask(shop)
+    async with await connect(log_database) as writer:
+        await writer.execute("INSERT INTO orders VALUES (1, 0)")
+        quiet, armed = await ask_knowing(shop, 0)
+        assert armed
+        assert not quiet
+        await writer.commit()
+    assert await heard(listener) == []
+    assert await ask_knowing(shop, 1) == (True, True)
 
 
 @pytest.mark.req("P1")
@@ -163,6 +206,48 @@ async def test_several_gateways_are_woken_by_each_change(log_database: str) -> N
                 pages = await asyncio.gather(*waiting)
             assert [keys(page) for page in pages] == [[number]] * 3
             cursors = [page.cursor for page in pages]
+
+
+@pytest.mark.req("P8")
+async def test_a_lone_change_is_one_ring_and_one_statement(
+    log_database: str, listener: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    statements: list[str] = []
+    cadence = Cadence(interval=timedelta(microseconds=1), quiet_poll=timedelta(seconds=60))
+    options = PostgresOptions(cadence=cadence, idle_cadence=timedelta(hours=1), check_cadence=timedelta(hours=1))
+    async with open_shop(log_database, options=options) as shop:
+        await listening(shop.provider)
+        cursor = (await shop.page(Now())).cursor
+        [feed] = shop.provider._feeds()
+
+        async def read_next(number: int) -> None:
+            nonlocal cursor
+            reading = asyncio.create_task(shop.page(After(cursor), wait=30))
+            while feed._bell.silent or feed.ticker._rest_is_over is None:  # noqa: ASYNC110 - until it sleeps
+                await asyncio.sleep(0.001)
+            await heard(listener)
+            statements.clear()
+            await shop.insert(number)
+            async with asyncio.timeout(30):
+                page = await reading
+            assert keys(page) == [number]
+            cursor = page.cursor
+
+        for number in range(1, 4):  # until two ticks are known, and the day that they lie in
+            await read_next(number)
+        execute = psycopg.AsyncCursor.execute
+
+        async def counted(cursor: Any, *args: Any, **options: Any) -> Any:
+            if cursor.connection.info.parameter_status("application_name") == "changefeed-gateway":
+                statements.append(str(args)[:150])
+            return await execute(cursor, *args, **options)
+
+        monkeypatch.setattr(psycopg.AsyncCursor, "execute", counted)
+        for number in range(4, 10):
+            await read_next(number)
+            assert len(statements) == 1, statements
+            assert not feed._bell.silent
+            assert len(await heard(listener)) == 1
 
 
 @pytest.mark.req("P8")

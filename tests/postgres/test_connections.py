@@ -9,6 +9,7 @@ import pytest
 import structlog
 
 from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.providers.postgres import connections as connections_module
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from tests.databases import PostgresForTests
 
@@ -30,6 +31,56 @@ async def test_every_row_of_an_answer_comes_in_order_however_many_turns_they_are
         for count in (0, 1, 999, 1_000, 1_001, 2_000, 4_500):
             rows = await connections.fetch("SELECT generate_series(1, %(count)s)", {"count": count})
             assert rows == [(number,) for number in range(1, count + 1)]
+
+
+async def _pids(connections: Connections, count: int) -> set[int]:
+    return {pid for _ in range(count) for (pid,) in await connections.fetch("SELECT pg_backend_pid()", {})}
+
+
+@pytest.mark.req("P8")
+async def test_statements_one_after_the_other_take_one_connection_out_of_the_pool(log_database: str) -> None:
+    connections = Connections(log_database, max_size=2)
+    await connections.open()
+    async with aclosing(connections):
+        await _pids(connections, 1)
+        before = connections.pool_stats()["requests_num"]
+        assert len(await _pids(connections, 10)) == 1
+        assert connections.pool_stats()["requests_num"] == before
+
+
+async def test_who_queues_is_given_what_another_has_done_with(log_database: str) -> None:
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    async with aclosing(connections), asyncio.timeout(30):
+        asking = [connections.fetch("SELECT pg_sleep(0.01)", {}) for _ in range(20)]
+        assert len(await asyncio.gather(*asking)) == 20
+        assert connections.pool_stats().get("requests_errors", 0) == 0
+
+
+async def test_a_connection_goes_back_to_the_pool_before_it_is_old(
+    log_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "_AT_HAND_FOR", 0.0)
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    async with aclosing(connections):
+        await _pids(connections, 5)
+        assert connections.pool_stats()["requests_num"] == 5
+
+
+async def test_a_restart_is_not_seen_of_a_connection_at_hand(log_database: str) -> None:
+    connections = Connections(log_database, max_size=3)
+    await connections.open()
+    async with aclosing(connections), asyncio.timeout(30):
+        await asyncio.gather(*(connections.fetch("SELECT pg_sleep(0.05)", {}) for _ in range(3)))
+        async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as killer:
+            await killer.execute(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+                " WHERE application_name = 'changefeed-gateway' AND datname = current_database()"
+            )
+        assert await connections.fetch("SELECT 1", {}) == [(1,)]
+        answers = await asyncio.gather(*(connections.fetch("SELECT pg_sleep(0.05)", {}) for _ in range(3)))
+        assert len(answers) == 3
 
 
 async def _cancel_at(connections: Connections, moment: int) -> None:

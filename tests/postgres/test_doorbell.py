@@ -105,11 +105,10 @@ async def test_text_that_is_none_does_not_end_the_doorbell(postgres: PostgresFor
         await until(1)
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as stranger:
             await stranger.execute("DO $$ BEGIN PERFORM pg_notify('changefeed', E'\\xff'); END $$")
-            await until(2)
             await stranger.execute("SELECT pg_notify('changefeed', '{\"feed\" : 7}')")
-            await until(3)
+            await until(2)
         assert not listening.done()
-        assert rung == [None, None, {7: 0}]
+        assert rung == [None, {7: 0}]
         assert doorbell.passed_over == 1
     finally:
         listening.cancel()

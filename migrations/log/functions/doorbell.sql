@@ -5,7 +5,7 @@
 -- the transaction.
 --
 -- Nothing is missed: a writer draws its number first and looks at the bell afterwards (capture.sql); a gateway arms the bell
--- first and reads the sequence afterwards (make_tick). So either the writer sees the armed bell, or the gateway sees a
+-- first and reads the sequence afterwards (tick_sql). So either the writer sees the armed bell, or the gateway sees a
 -- number that it cannot account for, and stays awake. All who commit while it is armed notify: one that commits late, or
 -- never, harms nobody. A ring carries the value that the bell had, and who hears it answers up to that value: whoever had
 -- armed the bell by then hears the same ring, and whoever arms it later is ahead of the answer, however late that comes.

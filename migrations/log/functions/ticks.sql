@@ -62,7 +62,8 @@ as $$
 $$;
 
 -- PL/pgSQL that makes a tick if it can bring a change, or if forced. Takes force, arm, answered and known, the last number that
--- whoever asks knows of; leaves newest, made, quiet (only new numbers can bring anything) and armed.
+-- whoever asks knows of; leaves newest, made, quiet (only new numbers can bring anything) and armed. Told to arm, it arms the bell
+-- if nothing is there, and also if known tells that it is one change: more are no lone one, and others are likely to follow.
 create or replace function changefeed.tick_sql(feed integer) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
@@ -84,6 +85,11 @@ as $$
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if not changefeed.is_at_home(%1$s) then
                 perform changefeed.adopt_log(%1$s);
+            end if;
+            -- P1: armed first, then the sequence is read; see doorbell.sql.
+            if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) <= known + 1 then
+                perform nextval('changefeed_log.bell_%1$s');
+                armed := true;
             end if;
             -- There is news for certain: what is read without the lock would be read again.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
@@ -120,7 +126,7 @@ as $$
                     lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                     locked := true;
                 elsif arm and not armed then
-                    -- P1: armed first, then the sequence is read once more; see doorbell.sql.
+                    -- P1: as above, and then all is read once more.
                     perform nextval('changefeed_log.bell_%1$s');
                     armed := true;
                 else

@@ -28,17 +28,21 @@ class DirectReader:
     def __init__(self, provider: Provider, encoder: ChangeEncoder) -> None:
         self._provider = provider
         self._encoder = encoder
-        self._drain = asyncio.Event()
+        self._draining = False
+        self._undrained: set[asyncio.Future[None]] = set()
+        """Of each read that a drain cuts short, what it waits for."""
         self._abandoned: set[asyncio.Task[EncodedPage]] = set()
 
     @property
     def draining(self) -> bool:
         """Whether `begin_drain` was called."""
-        return self._drain.is_set()
+        return self._draining
 
     def begin_drain(self) -> None:
         """Let every waiting read answer at once, now and from now on."""
-        self._drain.set()
+        self._draining = True
+        for over in self._undrained:
+            _resolve(over)
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`."""
@@ -52,15 +56,20 @@ class DirectReader:
 
     async def unless_draining(self, work: Coroutine[None, None, EncodedPage], otherwise: EncodedPage) -> EncodedPage:
         """The page that some work brings, or another one as soon as the gateway drains."""
-        reading = asyncio.create_task(work)
-        draining = asyncio.create_task(self._drain.wait())
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+        reading = loop.create_task(_do(work, over))
+        self._undrained.add(over)
+        if self._draining:
+            # Behind the first step of the work, which may be all of it.
+            loop.call_soon(_resolve, over)
         try:
-            await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+            await over
         except asyncio.CancelledError:
             await _end(reading)
             raise
         finally:
-            draining.cancel()
+            self._undrained.discard(over)
         if reading.done():
             return reading.result()
         # A database that does not answer does not hold up the drain either.
@@ -78,6 +87,20 @@ class DirectReader:
         """Wait for the reads that the drain cut short."""
         if self._abandoned:
             await asyncio.wait(set(self._abandoned))
+
+
+def _resolve(over: "asyncio.Future[None]") -> None:
+    """Unless it is resolved already."""
+    if not over.done():
+        over.set_result(None)
+
+
+async def _do(work: Coroutine[None, None, _T], over: "asyncio.Future[None]") -> _T:
+    try:
+        return await work
+    finally:
+        # Not by a callback of the task, which would be called a turn of the loop later.
+        _resolve(over)
 
 
 async def _end(task: "asyncio.Task[_T]") -> None:

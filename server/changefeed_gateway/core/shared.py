@@ -35,7 +35,7 @@ class SharedQuestion(Generic[_Answer]):
         self._goes_on, self._foreseen = goes_on, foreseen
         self._next: dict[Hashable, _Asked[_Answer]] = {}
         """Not put yet: may still be shared."""
-        self._under_way: dict[Hashable, asyncio.Task[_Answer]] = {}
+        self._under_way: dict[Hashable, asyncio.Future[_Answer]] = {}
         self._tasks: dict[asyncio.Task[_Answer], None] = {}
 
     @property
@@ -74,6 +74,30 @@ class SharedQuestion(Generic[_Answer]):
                 self._nobody_joins(question, task)
                 task.cancel()
         return outcome(task)
+
+    async def ask_here(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
+        """As `ask`, for a loop that asks again and again: in the loop's own task, if nobody asks at the same time.
+
+        That saves a task and its turns of the event loop. Whoever cancels the loop cancels the question.
+        """
+        if question in self._next or question in self._under_way or self._slots.locked():
+            return await self.ask(question, put)
+        mine: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
+        self._under_way[question] = mine
+        try:
+            async with self._slots:
+                answer = await put()
+        except asyncio.CancelledError:
+            mine.cancel()
+            raise
+        except BaseException as error:
+            mine.set_exception(error)
+            mine.exception()  # There may be nobody to hear of it but the caller.
+            raise
+        finally:
+            del self._under_way[question]
+        mine.set_result(answer)
+        return answer
 
     async def _put(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
         task = self._next[question].task
@@ -126,8 +150,8 @@ class _Asked(Generic[_Answer]):
         self.waiting = 0
 
 
-def outcome(task: "asyncio.Task[_Answer]") -> _Answer:
-    """What a finished task that several waited for brought, as `SharedQuestion.ask` says."""
+def outcome(task: "asyncio.Future[_Answer]") -> _Answer:
+    """What a finished task or future that several waited for brought, as `SharedQuestion.ask` says."""
     if task.cancelled():
         raise cut_short()
     if isinstance(error := task.exception(), ChangeFeedError):

@@ -35,8 +35,12 @@ class Turns:
             await mine
 
     def resolve(self, future: "asyncio.Future[_Answer]", answer: _Answer) -> None:
-        """Let who awaits a future go on with an answer, in this turn or a later one."""
-        self._waiting.append((future, answer))
+        """Let who awaits a future go on with an answer, in the next turn or a later one."""
+        if self._left and not self._waiting and not future.done():
+            self._left -= 1
+            future.set_result(answer)
+        else:
+            self._waiting.append((future, answer))
         self._make_due()
 
     def _make_due(self) -> None:

@@ -172,3 +172,62 @@ async def test_a_question_carries_nothing_of_the_call_that_came_first() -> None:
         return caller.get()
 
     assert await question.ask("a", answer) == "nobody"
+
+
+async def test_who_asks_again_and_again_needs_no_task_of_its_own() -> None:
+    question = SharedQuestion[object]()
+
+    async def answer() -> object:
+        return asyncio.current_task()
+
+    assert await question.ask_here("a", answer) is asyncio.current_task()
+    assert await question.ask("a", answer) is not asyncio.current_task()
+    assert question.under_way == question.waiting == 0
+
+
+async def test_a_question_in_the_task_of_who_asks_is_one_of_those_under_way() -> None:
+    database, question = Database(), SharedQuestion[int](at_once=1)
+    here = asyncio.create_task(question.ask_here("a", database.answer))
+    await turns()
+    joined = asyncio.create_task(question.ask("a", database.answer, join=True))
+    later = [asyncio.create_task(question.ask("a", database.answer)) for _ in range(2)]
+    here_again = asyncio.create_task(question.ask_here("a", database.answer))
+    other = asyncio.create_task(question.ask_here("b", database.answer))
+    await turns()
+    assert len(database.put) == 1
+    database.may_answer.set()
+    assert await here == await joined == 1
+    assert await other == 2
+    assert await asyncio.gather(*later, here_again) == [3, 3, 3]
+
+
+@pytest.mark.parametrize("failure", [TransientFailure("out"), KeyError("x")])
+async def test_what_a_question_in_the_task_of_who_asks_raises_is_told_to_who_joined(failure: Exception) -> None:
+    database, question = Database(), SharedQuestion[int]()
+    database.error = failure
+    here = asyncio.create_task(question.ask_here("a", database.answer))
+    await turns()
+    joined = asyncio.create_task(question.ask("a", database.answer, join=True))
+    await turns()
+    database.may_answer.set()
+    assert [type(answer) for answer in await asyncio.gather(here, joined, return_exceptions=True)] == [
+        type(failure)
+    ] * 2
+    database.error = None
+    assert await question.ask_here("a", database.answer) == 2
+
+
+async def test_who_cancels_a_question_in_its_own_task_ends_it_and_those_behind_are_answered() -> None:
+    database, question = Database(), SharedQuestion[int]()
+    here = asyncio.create_task(question.ask_here("a", database.answer))
+    await turns()
+    joined = asyncio.create_task(question.ask("a", database.answer, join=True))
+    behind = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    here.cancel()
+    await turns()
+    assert here.cancelled()
+    database.may_answer.set()
+    with pytest.raises(TransientFailure):
+        await joined
+    assert await behind == 2

@@ -3,16 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import TypeVarTuple
 
 import pytest
 import structlog
 
 from changefeed_gateway.core.errors import InternalFailure, NotFound, TransientFailure
 from changefeed_gateway.core.supervision import Supervisor
+from changefeed_gateway.providers.postgres.ticks.bell import Bell
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
 from changefeed_gateway.providers.postgres.ticks.ticker import Cadence, TickAnswer, Ticker
+from tests.virtual_time import VirtualTime
 
 BRISK = Cadence(
     interval=timedelta(milliseconds=1),
@@ -94,6 +98,94 @@ async def test_a_ring_wakes_all_who_wait_with_one_question() -> None:
         ticker.ring()
         assert {answer.id for answer in await asyncio.gather(*waiting) if answer} == {2}
         assert database.asked == 2
+
+
+_Arguments = TypeVarTuple("_Arguments")
+
+
+class _Counting(VirtualTime):
+    """Counts what is put into its turns."""
+
+    steps = 0
+
+    def call_soon(
+        self, callback: Callable[[*_Arguments], object], *args: *_Arguments, context: Context | None = None
+    ) -> asyncio.Handle:
+        self.steps += 1
+        return super().call_soon(callback, *args, context=context)
+
+
+class _Bells(_Counting):
+    """A gateway whose database answers at once, and arms the bell as the change log does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.newest = 1
+        self.bell = Bell(lambda: True)
+        self.asked = 0
+        self.ticker = Ticker(self.ask, Cadence(), Supervisor(), "ticks", self.bell)
+
+    async def ask(self) -> TickAnswer:
+        orders = self.bell.orders()
+        self.asked += 1
+        known = self.newest if self.ticker.newest is None else self.ticker.newest.id
+        self.bell.obeyed(orders, armed=orders.arm and self.newest - known <= 1)
+        return TickAnswer(tick(self.newest), True)
+
+    async def change(self, count: int = 1) -> tuple[int, int]:
+        """Changes that ring after silence; the steps of the loop until a reader has them, and the questions."""
+        steps = 0
+
+        async def read() -> None:
+            nonlocal steps
+            await self.ticker.wait(self.newest, 60)
+            steps = self.steps
+
+        reading = asyncio.create_task(read())
+        await self.pass_time(1.0)
+        assert not self.bell.silent
+        asked, before = self.asked, self.steps
+        self.newest += count
+        self.ticker.ring(1000)
+        await self.turns()
+        assert reading.done()
+        await self.pass_time(0.01)
+        return steps - before, self.asked - asked
+
+    async def pass_time(self, seconds: float) -> None:
+        await self.turns()
+        self.now += seconds
+        await self.turns()
+
+
+@pytest.mark.req("P8")
+def test_a_change_after_silence_costs_one_question_and_wakes_its_reader_in_two_steps() -> None:
+    loop = _Bells()
+
+    async def scenario() -> None:
+        await loop.change()
+        for _ in range(5):
+            steps, questions = await loop.change()
+            # As many turns are the test's own.
+            assert steps <= 4
+            assert questions == 1, "and none that arms the bell afterwards"
+        await loop.ticker.aclose()
+
+    loop.run(scenario())
+
+
+@pytest.mark.req("P8")
+def test_after_several_changes_it_looks_once_more_before_it_lets_anybody_ring() -> None:
+    loop = _Bells()
+
+    async def scenario() -> None:
+        await loop.change()
+        for _ in range(5):
+            _, questions = await loop.change(7)
+            assert questions == 2
+        await loop.ticker.aclose()
+
+    loop.run(scenario())
 
 
 async def test_the_safety_poll_finds_what_no_ring_told() -> None:

@@ -5,10 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import Context
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg.types.numeric import Int8Dumper
 from psycopg.types.string import ByteaBinaryLoader
@@ -20,9 +22,11 @@ from tenacity import (
     wait_exponential_jitter,
 )
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.postgres.errors import connection_lost, is_outage
 from changefeed_gateway.providers.postgres.outage import Outage
+from changefeed_gateway.providers.postgres.registered import RegisteredConnection
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -71,6 +75,8 @@ _WHILE_REFUSED: Final = 2.5
 
 _A_TURN: Final = 1_000
 """Rows made in one turn of the loop: some 2 ms."""
+_AT_HAND_FOR: Final = 60.0
+"""Seconds for which a connection is kept out of the pool, which replaces those that are too old."""
 _FOR_A_CONNECTION: Final = 1.0
 """Seconds to wait in the pool's queue before joining it anew: only who joins makes the pool connect again."""
 
@@ -107,10 +113,16 @@ class Connections:
         """When the server of the newest connection did; another one, or the same after a restart, has another time."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
+        self._at_hand: RegisteredConnection | None = None
+        """The one that was used last: to put it into the pool and take it out again costs a fifth of a statement."""
+        self._queueing = 0
+        """Those who wait for the pool."""
+        self._closed = False
         self._repair = SharedQuestion[None](goes_on=True, foreseen=psycopg.Error)
         self._refusal = SharedQuestion[psycopg.Error | None](goes_on=True, foreseen=psycopg.Error)
         self._pool = AsyncConnectionPool(
             dsn,
+            connection_class=RegisteredConnection,
             kwargs=self._options,
             min_size=1,
             max_size=max_size,
@@ -128,8 +140,10 @@ class Connections:
 
     async def aclose(self) -> None:
         """Close every connection; idempotent."""
+        self._closed = True
         await self._repair.aclose()
         await self._refusal.aclose()
+        await self._put_into_pool()
         await self._pool.close()
 
     async def run(self, work: Callable[[Connection], Awaitable[_T]], *, within: timedelta | None = None) -> _T:
@@ -138,8 +152,14 @@ class Connections:
         Raises errors of the core: TransientFailure when no connection is to be had within `patience`, or when all of
         it takes longer than `within`.
         """
+        # The server's own timeout does not help when the network swallows its answer.
+        longest = self._statement_timeout.total_seconds() + 5
         with self.outage.watched():
-            async with asyncio.timeout(within.total_seconds() if within else None):
+            if within is None or within.total_seconds() > longest:
+                async with asyncio.timeout(within.total_seconds() if within else None):
+                    return await self._run(partial(_in_time, work, longest))
+            # One timer will do.
+            async with asyncio.timeout(within.total_seconds()):
                 return await self._run(work)
 
     async def _run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
@@ -182,13 +202,33 @@ class Connections:
     async def _run_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
         connection = await self._take()
         try:
-            # The server's own timeout does not help when the network swallows its answer.
-            async with asyncio.timeout(self._statement_timeout.total_seconds() + 5):
-                return await work(connection)
+            return await work(connection)
         finally:
+            await self._give_back(connection)
+
+    async def _give_back(self, connection: RegisteredConnection) -> None:
+        if (
+            self._at_hand is None
+            and not self._queueing
+            and not self._closed
+            and monotonic() - connection.taken_at < _AT_HAND_FOR
+            and connection.pgconn.transaction_status == TransactionStatus.IDLE
+        ):
+            self._at_hand = connection
+        else:
             await self._pool.putconn(connection)
 
-    async def _take(self) -> Connection:
+    async def _put_into_pool(self) -> None:
+        """What is at hand."""
+        connection, self._at_hand = self._at_hand, None
+        if connection is not None:
+            await self._pool.putconn(connection)
+
+    async def _take(self) -> RegisteredConnection:
+        connection, self._at_hand = self._at_hand, None
+        return connection or await self._take_out_of_pool()
+
+    async def _take_out_of_pool(self) -> RegisteredConnection:
         failures, refusal = self._failures, None
         try:
             return await self._take_once()
@@ -210,7 +250,7 @@ class Connections:
             # What was found out says more than that the pool had none to give.
             raise refusal or error from None
 
-    async def _take_once(self) -> Connection:
+    async def _take_once(self) -> RegisteredConnection:
         """A connection of the pool, unless the caller was cancelled meanwhile.
 
         The pool waits by asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes together with
@@ -218,7 +258,12 @@ class Connections:
         """
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
-        connection = await self._pool.getconn(timeout=_FOR_A_CONNECTION)
+        self._queueing += 1
+        try:
+            connection = await self._pool.getconn(timeout=_FOR_A_CONNECTION)
+        finally:
+            self._queueing -= 1
+        connection.taken_at = monotonic()
         if task is not None and task.cancelling() > cancelled:
             await self._pool.putconn(connection)
             raise asyncio.CancelledError
@@ -244,6 +289,7 @@ class Connections:
 
     async def _sweep(self) -> None:
         """Replace what a restart left dead in the pool."""
+        await self._put_into_pool()
         await self._pool.check()
 
     async def _configure(self, connection: Connection) -> None:
@@ -269,6 +315,11 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
+
+
+async def _in_time(work: Callable[[Connection], Awaitable[_T]], seconds: float, connection: Connection) -> _T:
+    async with asyncio.timeout(seconds):
+        return await work(connection)
 
 
 async def leads_through_pooler(connection: Connection) -> bool:

@@ -13,7 +13,7 @@ class BellOrders(NamedTuple):
     """What a question to the database does to the bell, before it reads the sequence."""
 
     arm: bool
-    """Where it finds nothing, and then it looks once more."""
+    """Where it finds nothing, or a lone change: before it looks, or else it looks once more."""
     answered: int | None
     """The highest value of the rings that were heard: whoever armed the bell up to there has heard them too."""
     rings: int

@@ -9,15 +9,14 @@ import asyncio
 import json
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import structlog
 from psycopg import sql
 
-from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
 from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import (
@@ -43,6 +42,61 @@ _PROBE: Final = re.compile(r'\{"probe": "[0-9a-f]{16}"\}')
 """What gateways send themselves."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+
+class Ear:
+    """Takes in what a connection is notified of as soon as it has come: in one turn of the event loop, by no task."""
+
+    def __init__(self, connection: Connection, take_in: Callable[[Sequence[bytes], str], None]) -> None:
+        """`take_in` is called with the payloads of what came together, and their encoding."""
+        self.heard = 0
+        """Notifications so far."""
+        self._pgconn, self._encoding = connection.pgconn, connection.info.encoding
+        self._take_in = take_in
+        self._expected: tuple[bytes, asyncio.Future[None]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._failed: asyncio.Future[Exception] = self._loop.create_future()
+        self._socket: int | None = connection.fileno()
+        self._loop.add_reader(self._socket, self._listen)
+
+    def expect(self, payload: bytes) -> "asyncio.Future[None]":
+        """Something for `wait` to wait for: a payload, from now on."""
+        self._expected = payload, self._loop.create_future()
+        return self._expected[1]
+
+    async def wait(self, seconds: float, expected: "asyncio.Future[None] | None" = None) -> bool:
+        """Wait for what is expected; whether it came in time. Raises what ended the connection, or the taking in."""
+        awaited: set[asyncio.Future[Any]] = {self._failed}
+        if expected is not None:
+            awaited.add(expected)
+        await asyncio.wait(awaited, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if self._failed.done():
+            raise self._failed.result()
+        return expected is not None and expected.done()
+
+    def close(self) -> None:
+        """Before the connection is closed: the number of its socket will be another one's."""
+        if self._socket is not None:
+            self._loop.remove_reader(self._socket)
+            self._socket = None
+
+    def _listen(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            payloads: list[bytes] = []
+            while (notification := self._pgconn.notifies()) is not None:
+                payloads.append(notification.extra)
+            if payloads:
+                self.heard += len(payloads)
+                self._take_in(payloads, self._encoding)
+        except Exception as error:
+            # libpq may have closed the socket.
+            self.close()
+            self._failed.set_result(error)
+            return
+        if self._expected is not None and self._expected[0] in payloads:
+            self._expected[1].set_result(None)
+            self._expected = None
 
 
 class Doorbell:
@@ -78,18 +132,22 @@ class Doorbell:
         """Listen until the connection is lost, or is found deaf. Raises ChangeFeedError."""
         with self._connections.outage.watched():
             connection = await self._connect()
+            ear = Ear(connection, self._take_in)
             try:
-                # A transaction pooler takes the LISTEN and passes nothing on.
-                not_heard = "the doorbell is not heard: give a direct connection, or set doorbell to poll"
-                await self._expect(connection, await self._send_probe(), not_heard)
+                if not await self._hears_probe(ear):
+                    # A transaction pooler takes the LISTEN and passes nothing on.
+                    raise TransientFailure(
+                        "the doorbell is not heard: give a direct connection, or set doorbell to poll"
+                    )
                 self.listening.set()
                 self._ring(None)
                 done()
                 while True:
-                    await self._hear(connection)
+                    await self._hear(ear)
                     done()
             finally:
                 self.listening.clear()
+                ear.close()
                 await connection.close()
 
     async def _connect(self) -> Connection:
@@ -102,47 +160,38 @@ class Doorbell:
             raise
         return connection
 
-    async def _hear(self, connection: Connection) -> None:
-        if await self._pass_on(connection, self._probe_interval):
+    async def _hear(self, ear: Ear) -> None:
+        before = ear.heard
+        await ear.wait(self._probe_interval)
+        if ear.heard > before:
             return
         try:
-            probe = await self._send_probe()
+            heard = await self._hears_probe(ear)
         except ChangeFeedError:
             return  # the database is away; the next probe tells whether this connection survived
-        await self._expect(connection, probe, "the doorbell has gone deaf: its connection died silently")
+        if not heard:
+            raise TransientFailure("the doorbell has gone deaf: its connection died silently")
 
-    async def _send_probe(self) -> str:
+    async def _hears_probe(self, ear: Ear) -> bool:
         """Send ourselves a notification: a connection that died silently looks like a quiet one."""
         payload = json.dumps({"probe": secrets.token_hex(8)})
+        expected = ear.expect(payload.encode())
 
         async def send(other: Connection) -> None:
             await other.execute("SELECT pg_notify(%s, %s)", (CHANNEL, payload))
 
         await self._connections.run(send, within=self._probe_timeout)
-        return payload
+        return await ear.wait(self._probe_timeout.total_seconds(), expected)
 
-    async def _expect(self, connection: Connection, probe: str, deaf: str) -> None:
-        if not await self._pass_on(connection, self._probe_timeout.total_seconds(), until=probe):
-            raise TransientFailure(deaf)
-
-    async def _pass_on(self, connection: Connection, seconds: float, until: str = "") -> bool:
-        """Ring for what is heard within some seconds, or until a payload; whether there was any, or that one."""
-        deadline = monotonic() + seconds
-        heard = False
-        while (remaining := deadline - monotonic()) > 0 and not (until and heard):
-            payloads: list[str] = []
+    def _take_in(self, payloads: Iterable[bytes], encoding: str) -> None:
+        texts: list[str] = []
+        for payload in payloads:
             try:
-                # Leaving the generator between two notifications of one packet would lose the second.
-                async for notification in connection.notifies(timeout=remaining, stop_after=1):
-                    payloads.append(notification.payload)
+                texts.append(payload.decode(encoding))
             except UnicodeDecodeError:
-                # In a database of encoding SQL_ASCII anything is text; what came behind it is lost.
+                # In a database of encoding SQL_ASCII anything is text.
                 self._pass_over()
-                self._ring(None)
-                heard = heard or not until
-            heard = heard or (until in payloads if until else bool(payloads))
-            self._ring_for(payloads)
-        return heard
+        self._ring_for(texts)
 
     def _ring_for(self, payloads: Iterable[str]) -> None:
         bells: dict[int, int] = {}

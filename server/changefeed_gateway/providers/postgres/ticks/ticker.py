@@ -3,10 +3,9 @@
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -17,6 +16,8 @@ from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.supervision import Done, LongTask, Supervisor
 from changefeed_gateway.providers.postgres.ticks.bell import Bell
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
+
+_T = TypeVar("_T")
 
 FOR_A_TICK: Final = timedelta(seconds=5)
 """Time to answer for a statement that takes a millisecond; then it is asked anew."""
@@ -82,8 +83,9 @@ class Ticker:
         self._not_before = 0.0
         self._answered_at = 0.0
         self._quiet = False
-        self._rung = asyncio.Event()
-        self._news: asyncio.Future[ChangeFeedError | None] | None = None
+        self._rung = False
+        self._rest_is_over: asyncio.Future[None] | None = None
+        self._hearing: set[asyncio.Future[ChangeFeedError | bool]] = set()
         self._waiting = 0
         self._linger_until = 0.0
         self._loop: LongTask | None = None
@@ -91,7 +93,8 @@ class Ticker:
     def ring(self, value: int = 0) -> None:
         """Say that there may be news: whoever waits is served at once. `value` is what a bell had that rang."""
         self._bell.hear(value)
-        self._rung.set()
+        self._rung = True
+        self._end_rest()
 
     @property
     def waiting(self) -> bool:
@@ -167,18 +170,28 @@ class Ticker:
         try:
             while self.newest is None or self.newest.id <= seen:
                 self._follow()
-                news = self._news = self._news or asyncio.get_running_loop().create_future()
-                await asyncio.wait({news}, timeout=max(0.0, begin + seconds - monotonic()))
-                if not news.done():
+                if not await self._hear(begin + seconds):
                     self._check_answered(begin)
                     return None
-                if (error := news.result()) is not None:
-                    raise error
             return self.newest
         finally:
             self._waiting -= 1
             self._left_at = monotonic()
             self._linger_until = self._left_at + _LINGER
+
+    async def _hear(self, until: float) -> bool:
+        """Wait for the next tick; whether there was one before a time of the clock. Raises the error that was told."""
+        told: asyncio.Future[ChangeFeedError | bool] = asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_at(until, _resolve, told, False)
+        self._hearing.add(told)
+        try:
+            news = await told
+        finally:
+            timer.cancel()
+            self._hearing.discard(told)
+        if isinstance(news, ChangeFeedError):
+            raise news
+        return news
 
     async def aclose(self) -> None:
         """Stop asking, and send away whoever waits; idempotent."""
@@ -193,8 +206,10 @@ class Ticker:
             await self._loop.aclose()
 
     async def _ask_and_tell(self) -> TickAnswer:
-        await asyncio.sleep(max(0.0, self._not_before - monotonic()))
         begin = monotonic()
+        if begin < self._not_before:
+            await asyncio.sleep(self._not_before - begin)
+            begin = monotonic()
         self.questions += 1
         if self._unanswered_since is None:
             self._unanswered_since = begin
@@ -206,13 +221,12 @@ class Ticker:
             self._not_before = begin + self._cadence.interval.total_seconds()
             self.newest = answer.newest
             self.ticks += 1
-            self._tell(None)
+            self._tell(True)
         return answer
 
-    def _tell(self, error: ChangeFeedError | None) -> None:
-        if self._news is not None:
-            self._news.set_result(error)
-            self._news = None
+    def _tell(self, what: ChangeFeedError | bool) -> None:
+        for told in self._hearing:
+            _resolve(told, what)
 
     def _check_answered(self, begin: float) -> None:
         """An empty answer is a statement about the database, so the database must have made it."""
@@ -229,10 +243,10 @@ class Ticker:
         if self._loop is None or not self._loop.running:
             self._loop = self._supervisor.keep(self._name, self._ask_while_waiting)
 
-    async def _ask_patiently(self) -> TickAnswer:
+    async def _ask_patiently(self, *, again_and_again: bool = False) -> TickAnswer:
         try:
             # The usual case, without the cost of counting attempts.
-            return await self._ask_once()
+            return await (self._ask_here() if again_and_again else self._ask_once())
         except TransientFailure:
             if self._closed:
                 raise
@@ -248,6 +262,11 @@ class Ticker:
         if self._closed:
             raise cut_short()
         return await self._question.ask(None, self._ask_and_tell)
+
+    async def _ask_here(self) -> TickAnswer:
+        if self._closed:
+            raise cut_short()
+        return await self._question.ask_here(None, self._ask_and_tell)
 
     async def _ask_while_waiting(self, done: Done) -> None:
         try:
@@ -272,10 +291,10 @@ class Ticker:
         interval = self._cadence.interval.total_seconds()
         poll = idle_ring = shortest
         while self._waiting or monotonic() < self._linger_until:
-            before, rung, begin = self.newest, self._rung.is_set(), monotonic()
-            self._rung.clear()
+            before, rung, begin = self.newest, self._rung, monotonic()
+            self._rung = False
             try:
-                answer = await self._ask_patiently()
+                answer = await self._ask_patiently(again_and_again=True)
             except ChangeFeedError as error:
                 self._tell(error)
                 if self._closed or not error.retryable:
@@ -292,9 +311,10 @@ class Ticker:
                 idle_ring = shortest
             pause = self._lone_poll() if answer.quiet else poll
             if self._bell.silent and (news or answer.quiet):
-                # Awake until a question finds nothing, and has armed the bell: so nobody rings under load.
+                # Awake until a question finds one change or none, and has armed the bell: so nobody rings under load.
                 pause = interval
-            await self._rest(pause)
+            if not self._rung:
+                await self._rest(pause)
 
     def _lone_poll(self) -> float:
         """Seconds; drawn, so that feeds that began together do not ask together."""
@@ -302,6 +322,21 @@ class Ticker:
 
     async def _rest(self, seconds: float) -> None:
         """Pause until the bell rings."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._rung.wait()
+        loop = asyncio.get_running_loop()
+        self._rest_is_over = loop.create_future()
+        timer = loop.call_later(seconds, self._end_rest)
+        try:
+            await self._rest_is_over
+        finally:
+            timer.cancel()
+            self._rest_is_over = None
+
+    def _end_rest(self) -> None:
+        if self._rest_is_over is not None:
+            _resolve(self._rest_is_over, None)
+
+
+def _resolve(future: "asyncio.Future[_T]", what: _T) -> None:
+    """Unless it is resolved already: two may come in one turn of the loop."""
+    if not future.done():
+        future.set_result(what)
