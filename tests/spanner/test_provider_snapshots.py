@@ -244,7 +244,7 @@ async def test_refusals_of_a_read_of_rows_have_their_reasons() -> None:
         scene.server.deny(MAIN, "StreamingRead")
         found = await refused(
             scene.client.read(SNAPSHOT),
-            "AUTHORIZATION_FAILED",
+            "PROVIDER_ERROR",
             "PROVIDER_AUTHORIZATION_FAILED",
             grpc.StatusCode.UNAVAILABLE,
         )
