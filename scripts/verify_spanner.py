@@ -17,11 +17,24 @@ from google.cloud.spanner_admin_database_v1 import DatabaseAdminAsyncClient
 from google.cloud.spanner_v1 import ExecuteSqlRequest, SpannerAsyncClient
 
 from changefeed_gateway.core.errors import ChangeFeedError
-from changefeed_gateway.core.model import Address, AtTime, Beginning, Now, Page, PageRead, PhysicalPartition, Start
+from changefeed_gateway.core.model import (
+    Address,
+    AtTime,
+    Beginning,
+    EntireCollection,
+    Now,
+    Page,
+    PageRead,
+    PhysicalPartition,
+    Scan,
+    Scope,
+    Start,
+)
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.providers.spanner.provider import SpannerOptions, SpannerProvider
 from changefeed_gateway.providers.spanner.query import StreamQueries
-from changefeed_gateway.providers.spanner.sdk import Endpoint, Parameter, Retries, Sdk
+from changefeed_gateway.providers.spanner.requests import Parameter, rows_as_of
+from changefeed_gateway.providers.spanner.sdk import Endpoint, Retries, Sdk
 
 DATABASE = f"verify-{uuid.uuid4().hex[:8]}"
 STATEMENTS = (
@@ -35,20 +48,17 @@ ROW = (
 
 
 async def read(provider: Provider, start: Start) -> list[Page]:
-    """A page of each partition from a start."""
+    """A page of each partition from a start, or one of rows."""
     feed = await provider.open_feed(Address(connection="verify", database="", collection="Things"))
+    scopes: list[Scope] = [EntireCollection()]
+    if not isinstance(start, Scan):
+        scopes = [PhysicalPartition(each.partition_id) for each in await provider.list_partitions(feed, start)]
     return [
         await provider.read_page(
             feed,
-            PageRead(
-                scope=PhysicalPartition(partition.partition_id),
-                start=start,
-                max_changes=100,
-                max_bytes=1_000_000,
-                max_item_bytes=1_000_000,
-            ),
+            PageRead(scope=scope, start=start, max_changes=100, max_bytes=1_000_000, max_item_bytes=1_000_000),
         )
-        for partition in await provider.list_partitions(feed, start)
+        for scope in scopes
     ]
 
 
@@ -80,6 +90,12 @@ async def show_texts(endpoint: Endpoint, token: str) -> None:
             print(f"{name}: {type(error).__name__} {vars(error) or error}")
         finally:
             query.close()
+    try:
+        await (await sdk.begin(rows_as_of(10**9, "Things", ["id"], None, 1), life=30, columns=1, doing="a read")).read(
+            30
+        )
+    except ChangeFeedError as error:
+        print(f"rows of a time that is gone: {type(error).__name__} {error}")
     await sdk.query("SELECT @name", {"name": Parameter("reachable")})
     await sdk.close()
 
@@ -103,6 +119,7 @@ async def verify(project: str, instance: str) -> None:
         starts: dict[str, Start] = {
             "beginning": Beginning(),
             "now": Now(),
+            "rows": Scan(None),
             "ten seconds ago": AtTime(datetime.now(UTC) - timedelta(seconds=10)),
         }
         for name, start in starts.items():

@@ -196,7 +196,7 @@ class Key(NamedTuple):
 class ExactTime(datetime):
     """A time that is finer than a microsecond."""
 
-    nanoseconds: int
+    nanoseconds: int = 0
     """Beyond the microsecond, 0 to 999."""
 
     @classmethod
@@ -245,6 +245,8 @@ class Feed:
     """What changes carry when items are asked for: INCLUDED, INCLUDED_CURRENT or UNAVAILABLE."""
     single_order: bool
     """True when the provider itself reads the entire collection, and each logical partition, as one order."""
+    items_as_of: bool = False
+    """True when a `Scan` reads all items as they were at one time, which its pages' `watermark` says."""
     commit_time: str = ""
     """What `Change.commit_time` means here; empty when it is never set."""
     retention: timedelta | None = None

@@ -66,7 +66,11 @@ class Provider(Protocol):
         `Page.snapshot`, none of their cursors is comparable, and the last of them has no changes and is `finished`.
         Elsewhere `Scan` reads items only, in some order of the provider's own in which none is missed that is there all
         the while: each as a change of type SNAPSHOT. Its cursors start a `Scan` only, it never waits, and it says
-        `finished` on the page behind which there is nothing, also when that page holds items.
+        `finished` on the page behind which there is nothing, also when that page holds items. With `max_changes` 0 it
+        sees whether the items still can be read from there. Where `Feed.items_as_of` holds, all are read as they were
+        at the page's `watermark`, with every change before it and none from it on: the changes follow `AtTime` of it.
+        Elsewhere an item is read as it is, with every change that was committed before the scan began; one that was
+        changed since then may be left out.
 
         Expiry is found by the read itself: CheckpointExpired. Other errors: NotFound when the partition or, since
         `open_feed`, the collection is gone; UnsupportedCapability; HistoryGap; TransientFailure; Throttled.

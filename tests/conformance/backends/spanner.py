@@ -9,7 +9,6 @@ from google.cloud.spanner_admin_database_v1 import DatabaseDialect
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from tests.conformance.backend import Hook, Item
 from tests.spanner.emulator import GOOGLE_SQL, POSTGRESQL, Emulator
 from tests.spanner.gateway import make_provider
@@ -37,7 +36,11 @@ class EmulatorBackend:
 
     hooks: frozenset[Hook] = frozenset()
     provider_id = "spanner"
-    capabilities = frozenset(CapabilityName) - {CapabilityName.LOGICAL_PARTITION_SCOPE, *NO_SNAPSHOTS}
+    capabilities = frozenset(CapabilityName) - {
+        CapabilityName.LOGICAL_PARTITION_SCOPE,
+        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE,
+        CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE,
+    }
     item_state = ItemState.INCLUDED
     largest_content = 2_500_000
     time_granularity = timedelta(0)

@@ -15,6 +15,7 @@ from google.cloud.spanner_v1 import (
     DeleteSessionRequest,
     ExecuteSqlRequest,
     GetSessionRequest,
+    ReadRequest,
     Session,
     Transaction,
 )
@@ -28,6 +29,7 @@ from tests.spanner.server.database import Database
 from tests.spanner.server.errors import ServiceError
 from tests.spanner.server.faults import Fault, Kind
 from tests.spanner.server.reading import Reading, StreamQuery, check_query, parse_query
+from tests.spanner.server.rows import read_rows
 
 Context = Any
 Messages = AsyncGenerator[bytes, None]
@@ -67,6 +69,11 @@ class SpannerApi:
         handlers["ExecuteStreamingSql"] = grpc.unary_stream_rpc_method_handler(
             self._execute_streaming_sql,
             request_deserializer=ExecuteSqlRequest.pb().FromString,
+            response_serializer=None,
+        )
+        handlers["StreamingRead"] = grpc.unary_stream_rpc_method_handler(
+            self._streaming_read,
+            request_deserializer=ReadRequest.pb().FromString,
             response_serializer=None,
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
@@ -159,6 +166,23 @@ class SpannerApi:
                     yield piece
         if head:
             yield head
+
+    async def _streaming_read(self, request: Any, context: Context) -> Messages:
+        call = Call("StreamingRead")
+        try:
+            database = self._database(request.session)
+            with self.calls.under_way(call):
+                fault = self.faults.take(call)
+                async with aclosing(self._rows(database, request)) as messages:
+                    async for message in _until_fault(messages, fault):
+                        yield message
+        except Exception as error:
+            await self._refuse(call.operation, error, context)
+
+    async def _rows(self, database: Database, request: Any) -> Messages:
+        now = self.account.clock.tick()
+        for message in read_rows(database, request, now=now, behaviour=self.account.behaviour):
+            yield message
 
     # --- Inside
 

@@ -36,3 +36,5 @@ class Behaviour:
     """How many queries of one partition may be under way at one time."""
     shortest_heartbeat: timedelta = timedelta(milliseconds=100)
     """100 ms in the emulator, a second in the service."""
+    version_retention: timedelta = timedelta(hours=1)
+    """How long rows can be read as they were."""

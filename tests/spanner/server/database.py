@@ -3,23 +3,32 @@
 import base64
 import hashlib
 import itertools
+from bisect import insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, NamedTuple
 
 from tests.spanner.server import errors
 from tests.spanner.server.behaviour import Behaviour
-from tests.spanner.server.clock import Clock
+from tests.spanner.server.clock import Clock, nanoseconds
 from tests.spanner.server.schema import StreamDefinition, Table
 from tests.spanner.server.stream import ChangeStream
 from tests.spanner.server.transaction import Commit, RowChange, publish
-from tests.spanner.server.values import Row, stored
+from tests.spanner.server.values import Row, key_place, stored
 
 Mutation = Mapping[str, Any]
 """As the API's JSON has it: `{"insert": {"table": ..., "columns": [...], "values": [[...]]}}`, `update`,
 `insert_or_update`, `replace`, or `{"delete": {"table": ..., "key_set": {"keys": [[...]]}}}`."""
 
 Rows = dict[tuple[Any, ...], Row]
+
+
+class _Version(NamedTuple):
+    """What a row was from a time on; None once it was deleted."""
+
+    time: int
+    row: Row | None
 
 
 @dataclass
@@ -39,6 +48,10 @@ class Database:
         self.tables: dict[str, Table] = {}
         self.rows: dict[str, Rows] = {}
         self.streams: dict[str, ChangeStream] = {}
+        self._versions: dict[str, dict[tuple[Any, ...], list[_Version]]] = {}
+        """What the rows of a table were, the latest last."""
+        self._made: dict[str, int] = {}
+        """When a table was."""
         self._clock = clock
         self._behaviour = behaviour
         self._transactions = itertools.count(2)
@@ -50,9 +63,11 @@ class Database:
             assert table.name not in self.tables
             self.tables[table.name] = table
             self.rows[table.name] = {}
+            self._versions[table.name] = {}
+            self._made[table.name] = self._clock.tick()
 
     def drop_table(self, name: str) -> None:
-        del self.tables[name], self.rows[name]
+        del self.tables[name], self.rows[name], self._versions[name], self._made[name]
 
     def create_stream(self, definition: StreamDefinition) -> ChangeStream:
         assert definition.name not in self.streams
@@ -72,6 +87,27 @@ class Database:
             raise errors.no_function(name, postgres=self.postgres)
         return stream
 
+    # --- Reads
+
+    @property
+    def version_retention(self) -> timedelta:
+        """How long rows can be read as they were."""
+        return self._behaviour.version_retention
+
+    def rows_at(self, name: str, time: int) -> list[Row]:
+        """A table as it was, in the order of its keys. Raises NOT_FOUND and FAILED_PRECONDITION."""
+        if time < self._clock.now() - nanoseconds(self._behaviour.version_retention):
+            raise errors.too_stale(time)
+        if name not in self.tables or time < self._made[name]:
+            raise errors.not_found(f"Table not found: {name}")
+        table = self.tables[name]
+        found = [
+            row
+            for versions in self._versions[name].values()
+            if (row := next((v.row for v in reversed(versions) if v.time <= time), None)) is not None
+        ]
+        return sorted(found, key=lambda row: key_place(table, [row[column] for column in table.key]))
+
     # --- Transactions
 
     def commit(self, mutations: Iterable[Mutation], *, at: int | None = None, **said: Any) -> Commit:
@@ -83,6 +119,8 @@ class Database:
                 self._apply(pending.setdefault(self._table(body).name, {}), operation, body, now)
         changes = [change for name, found in pending.items() for change in self._settle(self.tables[name], found)]
         for change in changes:
+            versions = self._versions[change.table.name].setdefault(change.key, [])
+            insort(versions, _Version(now, change.new), key=lambda version: version.time)
             if change.new is None:
                 del self.rows[change.table.name][change.key]
             else:

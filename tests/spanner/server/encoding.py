@@ -19,8 +19,7 @@ RESUME = bytes(_Raw(resume_token=b"where to go on").SerializeToString())
 
 def encode(record: Record, *, postgres: bool) -> bytes:
     """A row with a record, as bytes of a message that may be joined with others."""
-    value = struct_pb2.Value(string_value=_json(_named(record))) if postgres else _value([_positional(record)])
-    return row(value)
+    return row(struct_pb2.Value(string_value=_json(_named(record))) if postgres else value([_positional(record)]))
 
 
 def row(*values: struct_pb2.Value) -> bytes:
@@ -152,20 +151,21 @@ def _json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
-def _value(value: Any) -> struct_pb2.Value:
-    match value:
+def value(plain: Any) -> struct_pb2.Value:
+    """A value as the API has it."""
+    match plain:
         case None:
             return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
         case bool():
-            return struct_pb2.Value(bool_value=value)
+            return struct_pb2.Value(bool_value=plain)
         case float():
-            return struct_pb2.Value(number_value=value)
+            return struct_pb2.Value(number_value=plain)
         case str():
-            return struct_pb2.Value(string_value=value)
+            return struct_pb2.Value(string_value=plain)
         case list():
-            return struct_pb2.Value(list_value=struct_pb2.ListValue(values=map(_value, value)))
+            return struct_pb2.Value(list_value=struct_pb2.ListValue(values=map(value, plain)))
         case _:
-            raise TypeError(type(value))
+            raise TypeError(type(plain))
 
 
 def _cut(value: struct_pb2.Value, after: int) -> tuple[struct_pb2.Value, struct_pb2.Value] | None:

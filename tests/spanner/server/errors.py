@@ -104,6 +104,14 @@ def aged_out() -> ServiceError:
     return out_of_range("This partition is no longer valid.")
 
 
+def too_stale(time: int) -> ServiceError:
+    """A read of rows as they were at a time of which nothing is kept."""
+    return ServiceError(
+        grpc.StatusCode.FAILED_PRECONDITION,
+        f"Read-only transaction timestamp {_offset(time)} has exceeded the maximum timestamp staleness",
+    )
+
+
 def too_many_readers() -> ServiceError:
     return ServiceError(
         grpc.StatusCode.RESOURCE_EXHAUSTED, "Too many concurrent change stream queries for one partition token."

@@ -5,11 +5,13 @@ import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from google.protobuf import json_format, struct_pb2
 
 from tests.spanner.server import errors
+from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.clock import rfc3339
 from tests.spanner.server.database import Database
 from tests.spanner.server.encoding import RowType
@@ -37,7 +39,7 @@ def answer(database: Database, sql: str, parameters: Mapping[str, Any], *, now: 
         if bool(match[1]) is database.postgres:
             raise errors.invalid('[ERROR] syntax error at or near ")"' if match[1] else "Syntax error: Unexpected end")
         name = match[2] or ("current_timestamp" if database.postgres else "")
-        return Result(_row_type([(name, {"code": "TIMESTAMP"})]), [struct_pb2.Value(string_value=rfc3339(now))])
+        return Result(row_type([(name, {"code": "TIMESTAMP"})]), [struct_pb2.Value(string_value=rfc3339(now))])
     try:
         return _by_sqlite(database, sql, parameters)
     except sqlite3.Error as error:
@@ -64,7 +66,7 @@ def _by_sqlite(database: Database, sql: str, parameters: Mapping[str, Any]) -> R
         for place, name in enumerate(names)
     ]
     values = [_value(value, kind) for row in found for value, kind in zip(row, types, strict=True)]
-    return Result(_row_type(list(zip(names, types, strict=True))), values)
+    return Result(row_type(list(zip(names, types, strict=True))), values)
 
 
 def _translated(sql: str, *, postgres: bool) -> str:
@@ -127,7 +129,7 @@ def _views(database: Database) -> dict[str, tuple[list[str], Iterator[Sequence[A
         ),
         "database_options": (
             ["catalog_name", "schema_name", "option_name", "option_type", "option_value"],
-            iter([(*place, "database_dialect", _option_type(database, ""), _dialect(database))]),
+            ((*place, name, _option_type(database, ""), value) for name, value in _database_options(database)),
         ),
         "tables": (
             [*table, "table_type", "parent_table_name", "spanner_state"],
@@ -194,6 +196,12 @@ def _dialect(database: Database) -> str:
     return "POSTGRESQL" if database.postgres else "GOOGLE_STANDARD_SQL"
 
 
+def _database_options(database: Database) -> Iterator[tuple[str, str]]:
+    yield "database_dialect", _dialect(database)
+    if database.version_retention != Behaviour().version_retention:
+        yield "version_retention_period", f"{database.version_retention // timedelta(seconds=1)}s"
+
+
 def _nullable(database: Database, table: Table, column: Column) -> str:
     return "NO" if database.postgres and column.name in table.key else "YES"
 
@@ -230,16 +238,17 @@ def _type(tables: Sequence[Table], name: str, values: Sequence[Any], *, postgres
     for table in tables:
         for column in table.columns:
             if column.name == name:
-                return _api_type(column.type_code(postgres=postgres))
+                return api_type(column.type_code(postgres=postgres))
     return {"code": "INT64" if any(isinstance(value, int) for value in values) else "STRING"}
 
 
-def _api_type(code: Mapping[str, Any]) -> dict[str, Any]:
+def api_type(code: Mapping[str, Any]) -> dict[str, Any]:
+    """A column's type as the API has it."""
     made = {"code": code["code"]}
     if "type_annotation" in code:
         made["typeAnnotation"] = code["type_annotation"]
     if "array_element_type" in code:
-        made["arrayElementType"] = _api_type(code["array_element_type"])
+        made["arrayElementType"] = api_type(code["array_element_type"])
     return made
 
 
@@ -257,7 +266,8 @@ def _value(value: Any, kind: Mapping[str, Any]) -> struct_pb2.Value:
             return struct_pb2.Value(string_value=str(value))
 
 
-def _row_type(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+def row_type(columns: Sequence[tuple[str, Mapping[str, Any]]]) -> Any:
+    """The type of rows with such columns."""
     fields = [{"name": name, "type": kind} for name, kind in columns]
     return json_format.ParseDict({"fields": fields}, RowType())
 

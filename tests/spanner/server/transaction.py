@@ -10,7 +10,7 @@ from typing import Any
 from tests.spanner.server.partition import DataRecord, Mod, Partition
 from tests.spanner.server.schema import Column, StreamDefinition, Table
 from tests.spanner.server.stream import HASHES, ChangeStream
-from tests.spanner.server.values import Row, sort_key, told
+from tests.spanner.server.values import Row, key_place, told
 
 MOD_TYPES = {(False, True): "INSERT", (True, True): "UPDATE", (True, False): "DELETE"}
 WHOLE_ROWS = frozenset({"NEW_ROW", "NEW_ROW_AND_OLD_VALUES"})
@@ -53,9 +53,7 @@ class RowChange:
 
     @property
     def sort_key(self) -> tuple[Any, ...]:
-        return tuple(
-            sort_key(self.table.column(name), value) for name, value in zip(self.table.key, self.key, strict=True)
-        )
+        return key_place(self.table, self.key)
 
     @property
     def place(self) -> int:

@@ -3,13 +3,13 @@
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 from tests.spanner.server.clock import SECOND, parse, rfc3339
 from tests.spanner.server.errors import ServiceError, invalid
-from tests.spanner.server.schema import Column
+from tests.spanner.server.schema import Column, Table
 
 Row = Mapping[str, Any]
 Stored = None | bool | float | str | list[Any]
@@ -55,6 +55,11 @@ def sort_key(column: Column, value: Stored) -> tuple[bool, Any]:
             return True, parse(str(value))
         case _:
             return True, value
+
+
+def key_place(table: Table, key: Sequence[Stored]) -> tuple[tuple[bool, Any], ...]:
+    """Where a key, or its first values, lie among those of the table."""
+    return tuple(sort_key(table.column(name), value) for name, value in zip(table.key, key, strict=False))
 
 
 def _scalar(kind: str, value: Any, postgres: bool, now: int) -> Stored:

@@ -24,6 +24,7 @@ from changefeed_gateway.core.model import (
     Scope,
     Start,
 )
+from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.providers.memory.collection import MemoryCollection
 from changefeed_gateway.providers.memory.faults import Faults
 from changefeed_gateway.providers.memory.history import History
@@ -34,7 +35,7 @@ from changefeed_gateway.providers.memory.reading import (
     require_capabilities,
     resolve,
 )
-from changefeed_gateway.providers.memory.scanning import SNAPSHOT_CONVERGES, scan
+from changefeed_gateway.providers.memory.scanning import scan
 from changefeed_gateway.providers.memory.store import MemoryStore
 
 PROVIDER_ID = "memory"

@@ -14,19 +14,14 @@ from changefeed_gateway.core.model import (
     Page,
     PageRead,
     PhysicalPartition,
-    PortabilityWarning,
     Scan,
     SnapshotProgress,
 )
+from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.providers.memory.collection import MemoryCollection
 from changefeed_gateway.providers.memory.history import PartitionLog
 from changefeed_gateway.providers.memory.mapping import bucket_of
 from changefeed_gateway.providers.memory.reading import find_history
-
-SNAPSHOT_CONVERGES = PortabilityWarning(
-    code="SNAPSHOT_CONVERGES",
-    message="a change that is made while a snapshot is read may arrive before and after its item: the last one wins",
-)
 
 
 def scan(collection: MemoryCollection, read: PageRead, start: Scan) -> Page:

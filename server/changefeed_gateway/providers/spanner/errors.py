@@ -11,6 +11,7 @@ from typing import Final
 from google.api_core.exceptions import (
     Aborted,
     DeadlineExceeded,
+    FailedPrecondition,
     Forbidden,
     GoogleAPICallError,
     InternalServerError,
@@ -81,6 +82,10 @@ class StreamGone(ForTheCaller):
     """The stream is not there: ask the table what there is instead."""
 
 
+class TableGone(ForTheCaller):
+    """A table, or a column of it, is not there at the time that was asked for."""
+
+
 class SessionGone(ForTheCaller):
     """The service forgot the session: make another one."""
 
@@ -99,6 +104,14 @@ def expired() -> CheckpointExpired:
     )
 
 
+def outlived() -> CheckpointExpired:
+    """The error for a snapshot whose rows can no longer be read as they were when it began."""
+    return CheckpointExpired(
+        "the rows as they were when the snapshot began are older than the database keeps: lengthen its"
+        " version_retention_period if snapshots take longer"
+    )
+
+
 def before_retention() -> CheckpointExpired:
     """The error for a time before everything that is kept."""
     return CheckpointExpired(
@@ -112,6 +125,15 @@ def recreated() -> InvalidRequest:
     return InvalidRequest.field(
         "start_position.continuation_token",
         "the table's change stream was dropped and made anew: read the table again and restart from now",
+        reason=Reason.TOKEN_RESOURCE_RECREATED,
+    )
+
+
+def table_recreated() -> InvalidRequest:
+    """The error for a snapshot of a table that is not there as it was when it began."""
+    return InvalidRequest.field(
+        "start_position.continuation_token",
+        "the table is not there any more as it was when the snapshot began: read it again from a new snapshot",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
 
@@ -164,12 +186,14 @@ def translate(error: Exception, doing: str) -> Exception:
             return _not_found(text, doing)
         case ResourceExhausted():
             return Throttled("Spanner has no room for the query: come back later", retry_after=_LATER)
+        case FailedPrecondition() if "exceeded the maximum timestamp staleness" in text:
+            return outlived()
         case Unauthenticated():
             return unauthenticated()
         case Forbidden():
             return ProviderAuthorizationFailed(
-                f"the connection's credentials may not do {doing}: allow spanner.sessions.create and"
-                " spanner.databases.select (roles/spanner.databaseReader)"
+                f"the connection's credentials may not do {doing}: allow spanner.sessions.create,"
+                " spanner.databases.select and, for snapshots, spanner.databases.read (roles/spanner.databaseReader)"
             )
         case DeadlineExceeded():
             return TransientFailure(
@@ -221,6 +245,8 @@ def _not_found(text: str, doing: str) -> Exception:
         return SessionGone()
     if text.startswith("Change Stream not found") or _NO_FUNCTION.match(text):
         return StreamGone()
+    if text.startswith(("Table not found", "Column not found")):
+        return TableGone()
     if text.startswith("Database not found"):
         return NotFound("there is no such database in the connection's instance", reason=Reason.DATABASE_NOT_FOUND)
     if text.startswith("Instance not found"):

@@ -34,7 +34,8 @@ def text(nanoseconds: int) -> str:
 
 def of_datetime(moment: datetime) -> int:
     """Nanoseconds of an aware time."""
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000
+    beyond = moment.nanoseconds if isinstance(moment, ExactTime) else 0
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1_000 + beyond
 
 
 def of_timedelta(length: timedelta) -> int:

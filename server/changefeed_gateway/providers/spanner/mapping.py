@@ -5,8 +5,9 @@ BYTES as base64, a JSON column as a string that holds its text. Nothing is conve
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.model import (
@@ -66,7 +67,7 @@ class ChangeMaker:
         return Change(
             number,
             change_type,
-            self._make_key(json.loads(record.mods[place].keys)),
+            _make_key(self._key, json.loads(record.mods[place].keys)),
             state,
             item,
             commit_time,
@@ -75,15 +76,6 @@ class ChangeMaker:
             origin,
             annotations,
         )
-
-    def _make_key(self, values: dict[str, Any]) -> Key:
-        components = tuple([_component(column, values[column.name]) for column in self._key])
-        if len(components) == 1 and components[0].type is not KeyType.NULL:
-            text = components[0].value
-            if not (components[0].type is KeyType.STRING and text.startswith("[")):
-                return Key(text, components)
-        listed = [values[column.name] for column in self._key]
-        return Key(json.dumps(listed, ensure_ascii=False, separators=(",", ":")), components)
 
     def _item(
         self, record: DataRecord, place: int, change_type: ChangeType, read: PageRead
@@ -96,6 +88,35 @@ class ChangeMaker:
             return ItemState.UNAVAILABLE, None
         mod = record.mods[place]
         item = _joined(mod.keys, mod.new_values)
+        if len(item) > read.max_item_bytes or len(item.encode()) > read.max_item_bytes:
+            return ItemState.TOO_LARGE, None
+        return ItemState.INCLUDED, item
+
+
+class ItemMaker:
+    """Makes the items of a snapshot from the rows of one table as they were at one time."""
+
+    def __init__(self, key: Sequence[KeyColumn], columns: Sequence[str], time: int, *, whole: bool) -> None:
+        """`columns` of a row, the key's first. `whole`: changes carry items, and so do these."""
+        self._key, self._columns, self._time, self._whole = key, columns, time, whole
+
+    def make(self, values: Sequence[Any], read: PageRead) -> Change:
+        """The item of a row, with its values as JSON has them."""
+        row = dict(zip(self._columns, values, strict=True))
+        key = _make_key(self._key, row)
+        state, item = self._item(row, read)
+        # P3: a row at a time is the same whoever reads it.
+        digest = blake2b(_dump([component.value for component in key.components]).encode(), digest_size=12)
+        return Change(
+            f"{self._time}.{digest.hexdigest()}", ChangeType.SNAPSHOT, key, state, item, None, PartitionId(""), ""
+        )
+
+    def _item(self, row: Mapping[str, Any], read: PageRead) -> tuple[ItemState, str | None]:
+        if not read.items:
+            return ItemState.OMITTED, None
+        if not self._whole:
+            return ItemState.UNAVAILABLE, None
+        item = _dump(row)
         if len(item) > read.max_item_bytes or len(item.encode()) > read.max_item_bytes:
             return ItemState.TOO_LARGE, None
         return ItemState.INCLUDED, item
@@ -123,6 +144,21 @@ def _facts(record: DataRecord) -> _Facts:
     )
 
 
+def _make_key(columns: Sequence[KeyColumn], values: Mapping[str, Any]) -> Key:
+    listed = [_plain(values[column.name]) for column in columns]
+    components = tuple([_component(column, value) for column, value in zip(columns, listed, strict=True)])
+    if len(components) == 1 and components[0].type is not KeyType.NULL:
+        text = components[0].value
+        if not (components[0].type is KeyType.STRING and text.startswith("[")):
+            return Key(text, components)
+    return Key(_dump(listed), components)
+
+
+def _plain(value: Any) -> Any:
+    """A key's value in its one form: a whole FLOAT64 may come as 1 or as 1.0."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 def _component(column: KeyColumn, value: Any) -> KeyComponent:
     if value is None:
         return KeyComponent(column.name, "", KeyType.NULL)
@@ -141,3 +177,7 @@ def _origin(record: DataRecord, change_type: ChangeType) -> Origin:
         return Origin.APPLICATION
     # Time to live is what deletes rows in transactions of Spanner's own.
     return Origin.EXPIRY if change_type is ChangeType.DELETE else Origin.SYSTEM
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))

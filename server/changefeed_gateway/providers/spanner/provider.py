@@ -43,12 +43,14 @@ from changefeed_gateway.providers.spanner.errors import (
     ForeignPartition,
     OutsidePartition,
     StreamGone,
+    TableGone,
     TooFarFuture,
     TooFarPast,
     before_retention,
     expired,
     no_partition,
     recreated,
+    table_recreated,
     unknown,
 )
 from changefeed_gateway.providers.spanner.gathering import Amount
@@ -57,6 +59,7 @@ from changefeed_gateway.providers.spanner.mapping import ChangeMaker
 from changefeed_gateway.providers.spanner.partitions import Census, Topology, is_creation
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.reading import Batch, Pace, PartitionReader
+from changefeed_gateway.providers.spanner.scanning import scan
 from changefeed_gateway.providers.spanner.sdk import Endpoint, Retries, Sdk
 from changefeed_gateway.providers.spanner.table import Stream, capabilities, find_stream, warnings
 
@@ -122,6 +125,7 @@ class SpannerProvider:
             capabilities=capabilities(stream),
             item_state=stream.item_state,
             single_order=False,
+            items_as_of=True,
             commit_time="exact, by Spanner's own clock",
             retention=stream.retention,
             warnings=warnings(stream),
@@ -146,7 +150,9 @@ class SpannerProvider:
             raise await self._explain(error, stream, start) from error
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
-        """Read one partition."""
+        """Read one partition, or the table's rows for a `Scan`."""
+        if isinstance(read.start, Scan):
+            return await self._scan(feed.opened_as(Stream), read, read.start)
         if not isinstance(read.scope, PhysicalPartition):
             raise UnsupportedCapability(
                 "a change-stream partition holds many keys: read the entire collection, and choose",
@@ -163,6 +169,12 @@ class SpannerProvider:
             raise recreated() if isinstance(read.start, After) else no_partition(token) from error
         except ForTheCaller as error:
             raise await self._explain(error, stream, read.start) from error
+
+    async def _scan(self, stream: Stream, read: PageRead, start: Scan) -> Page:
+        try:
+            return await scan(self._sdk, self._life(stream).topology, stream, read, start)
+        except ForTheCaller as error:
+            raise await self._explain(error, stream, start) from error
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Who waits is told so."""
@@ -232,7 +244,8 @@ class SpannerProvider:
         return position
 
     async def _check_time(self, moment: int) -> int:
-        if moment > await self._sdk.now():
+        # The moment after one that was read, with which the changes after a snapshot begin, is none of the future.
+        if moment > await self._sdk.now() + 1:
             raise InvalidRequest.field("start_position.at_time", "lies in the future: name a time up to now")
         return moment
 
@@ -267,10 +280,12 @@ class SpannerProvider:
         """What it means for the caller that the service refused."""
         match error:
             case TooFarPast(earliest=earliest):
-                if not isinstance(start, After):
+                if not _is_held(start):
                     return before_retention() if isinstance(start, AtTime) else expired()
                 made_anew = earliest is not None and is_creation(earliest, await self._sdk.now(), stream.retention)
                 return recreated() if made_anew else expired()
+            case TableGone():
+                return table_recreated() if _is_held(start) else NotFound(f"there is no table {stream.table} any more")
             case StreamGone():
                 return await self._what_instead(stream, start)
             case TooFarFuture():
@@ -285,9 +300,14 @@ class SpannerProvider:
             await self._questions.ask(table, lambda: self._look_up(table))
         except (FeedNotProvisioned, NotFound) as error:
             return error
-        if isinstance(start, After):
+        if _is_held(start):
             return recreated()
         return FeedNotProvisioned(f"the change stream {gone.name} was dropped and made anew meanwhile: try again")
+
+
+def _is_held(start: Start | None) -> bool:
+    """Whether a start was answered before, and may be of another life of the stream or the table."""
+    return isinstance(start, After) or (isinstance(start, Scan) and start.after is not None)
 
 
 def _active(census: Census) -> list[Partition]:

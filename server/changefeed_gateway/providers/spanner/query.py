@@ -15,8 +15,9 @@ from changefeed_gateway.providers.spanner.records import (
     google_records,
     postgres_records,
 )
+from changefeed_gateway.providers.spanner.requests import Parameter
 from changefeed_gateway.providers.spanner.rows import Value
-from changefeed_gateway.providers.spanner.sdk import Parameter, RowStream, Sdk
+from changefeed_gateway.providers.spanner.sdk import RowStream, Sdk
 
 _NAMES: Final = ("start", "end", "token", "heartbeat")
 

@@ -38,6 +38,23 @@ class RowJoiner:
         return not self._values
 
 
+def plain(value: Value) -> Any:
+    """A value as JSON has it: most types are texts. Raises ValueError for a struct."""
+    match value.WhichOneof("kind"):
+        case "string_value":
+            return value.string_value
+        case "number_value":
+            return value.number_value
+        case "bool_value":
+            return value.bool_value
+        case "list_value":
+            return [plain(member) for member in value.list_value.values]
+        case "null_value":
+            return None
+        case _:
+            raise ValueError("a value of a kind that no column has")
+
+
 def join(first: Value, rest: Value) -> None:
     """Append what follows of a value that was cut. Raises ValueError for what cannot be cut."""
     kind = first.WhichOneof("kind")

@@ -24,8 +24,6 @@ from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_v1.services.spanner import SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
-from google.cloud.spanner_v1.types import ExecuteSqlRequest, Type, TypeCode
-from google.protobuf.struct_pb2 import NULL_VALUE, Struct
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from changefeed_gateway.core.cancellation import cut_short
@@ -35,6 +33,7 @@ from changefeed_gateway.core.retries import Attempts, passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.errors import SessionGone, translate, unanswered, unknown, without_text
+from changefeed_gateway.providers.spanner.requests import Ask, Parameter, statement
 from changefeed_gateway.providers.spanner.rows import RowJoiner, Value
 
 _SCOPES: Final = ("https://www.googleapis.com/auth/spanner.data",)
@@ -76,14 +75,6 @@ class Retries(Attempts):
         """Wait before another attempt, after so many failures in a row."""
         longest, first = self.longest_pause.total_seconds(), self.first_pause.total_seconds()
         await asyncio.sleep(min(longest, first * 2.0 ** min(failures - 1, 32)))
-
-
-class Parameter(NamedTuple):
-    """A value of a statement; None is NULL."""
-
-    value: str | None
-    code: int = int(TypeCode.STRING)
-    """Of its type, a `TypeCode`."""
 
 
 class Found(NamedTuple):
@@ -200,8 +191,12 @@ class Sdk:
         self, sql: str, parameters: Mapping[str, Parameter], *, life: float, columns: int = 1, doing: str
     ) -> RowStream:
         """Begin a query that is read while it lasts; `life`: seconds after which it ends, whatever it does."""
+        return await self.begin(statement(sql, parameters), life=life, columns=columns, doing=doing)
+
+    async def begin(self, ask: Ask, *, life: float, columns: int, doing: str) -> RowStream:
+        """Begin any request whose answer is rows, as `open` does."""
         await self.connect()
-        return await self._open(sql, parameters, life=life, columns=columns, doing=doing)
+        return await self._open(ask, life=life, columns=columns, doing=doing)
 
     async def close(self) -> None:
         """End everything; idempotent. Whoever waits is told so."""
@@ -226,7 +221,7 @@ class Sdk:
         raise AssertionError("unreachable: the last attempt re-raises")
 
     async def _query_once(self, sql: str, parameters: Mapping[str, Parameter], doing: str, columns: int) -> Found:
-        stream = await self._open(sql, parameters, life=_SHORT, columns=columns, doing=doing)
+        stream = await self._open(statement(sql, parameters), life=_SHORT, columns=columns, doing=doing)
         rows: list[Sequence[Value]] = []
         try:
             while (more := await stream.read(self.retries.answer_timeout.total_seconds())) is not None:
@@ -235,13 +230,11 @@ class Sdk:
             stream.close()
         return Found(rows, stream.read_time)
 
-    async def _open(
-        self, sql: str, parameters: Mapping[str, Parameter], *, life: float, columns: int, doing: str
-    ) -> RowStream:
+    async def _open(self, ask: Ask, *, life: float, columns: int, doing: str) -> RowStream:
         for attempt in range(_SESSIONS_TRIED):
             session = await self._find_session()
             try:
-                return await self._start(session, sql, parameters, life, columns, doing)
+                return await self._start(session, ask, life, columns, doing)
             except SessionGone as error:
                 if self._session == session:
                     self._session = ""
@@ -249,24 +242,13 @@ class Sdk:
                     raise unanswered() from error
         raise AssertionError("unreachable: the last attempt raises")
 
-    async def _start(
-        self, session: str, sql: str, parameters: Mapping[str, Parameter], life: float, columns: int, doing: str
-    ) -> RowStream:
-        request = ExecuteSqlRequest(
-            session=session,
-            sql=sql,
-            params=_values(parameters),
-            param_types={name: Type(code=parameter.code) for name, parameter in parameters.items()},
-            transaction={"single_use": {"read_only": {"strong": True, "return_read_timestamp": True}}},
-        )
+    async def _start(self, session: str, ask: Ask, life: float, columns: int, doing: str) -> RowStream:
         channel = self._channel()
         self.calls += 1
         # Before the answer: many that begin at once would all find the same channel free.
         channel.open += 1
         try:
-            call = await self._ask(
-                channel.client.execute_streaming_sql(request=request, timeout=life, **self._routed()), doing
-            )
+            call = await self._ask(ask(channel.client, session, timeout=life, **self._routed()), doing)
         except BaseException:
             channel.open -= 1
             raise
@@ -359,13 +341,3 @@ def _timed_out() -> TransientFailure:
     return TransientFailure(
         "Spanner took too long: try again", reason=Reason.PROVIDER_TIMEOUT, retry_after=timedelta(seconds=1)
     )
-
-
-def _values(parameters: Mapping[str, Parameter]) -> Struct:
-    values = Struct()
-    for name, parameter in parameters.items():
-        if parameter.value is None:
-            values.fields[name].null_value = NULL_VALUE
-        else:
-            values.fields[name].string_value = parameter.value
-    return values

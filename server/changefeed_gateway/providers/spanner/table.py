@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState, KeyType, PortabilityWarning
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.spanner.mapping import WHOLE_ROWS, KeyColumn
-from changefeed_gateway.providers.spanner.sdk import Found, Parameter, Sdk
+from changefeed_gateway.providers.spanner.requests import Parameter
+from changefeed_gateway.providers.spanner.sdk import Found, Sdk
 
 DEFAULT_RETENTION: Final = timedelta(days=7)
 """Of a stream that does not set `retention_period` ("Change streams overview: data retention")."""
@@ -117,22 +117,36 @@ async def find_stream(sdk: Sdk, table: str, chosen: str | None) -> Stream:
     Raises NotFound, FeedNotProvisioned and the errors of the service.
     """
     await sdk.connect()
-    schema, _, name = table.rpartition(".")
+    schema, name = schema_and_name(sdk, table)
     if not _NAME.fullmatch(name) or (schema and not _NAME.fullmatch(schema)):
         raise NotFound(f"{table!r} is no name that a table can have")
-    default = "public" if sdk.postgresql else ""
-    first, second = ("p1", "p2") if sdk.postgresql else ("schema", "table")
     found = await sdk.query(
         _POSTGRES if sdk.postgresql else _GOOGLE,
-        {first: Parameter(schema or default), second: Parameter(name)},
+        catalog_parameters(sdk, schema, name),
         columns=4,
         doing="spanner.databases.select on INFORMATION_SCHEMA",
     )
     catalog = _read(found)
     if not catalog.exists:
         raise NotFound(f"there is no table {table} in the connection's database")
-    record_table = name if schema in ("", default) else table
+    record_table = name if schema == _default_schema(sdk) else table
     return _stream(catalog, table, record_table, _choose(catalog, table, chosen))
+
+
+def schema_and_name(sdk: Sdk, table: str) -> tuple[str, str]:
+    """Both parts of a table's name, once the dialect is known."""
+    schema, _, name = table.rpartition(".")
+    return schema or _default_schema(sdk), name
+
+
+def catalog_parameters(sdk: Sdk, schema: str, name: str) -> dict[str, Parameter]:
+    """What a statement on INFORMATION_SCHEMA calls them."""
+    first, second = ("p1", "p2") if sdk.postgresql else ("schema", "table")
+    return {first: Parameter(schema), second: Parameter(name)}
+
+
+def _default_schema(sdk: Sdk) -> str:
+    return "public" if sdk.postgresql else ""
 
 
 def _read(found: Found) -> _Catalog:
@@ -198,15 +212,16 @@ def _stream(catalog: _Catalog, table: str, record_table: str, name: str) -> Stre
         # Only what was set has a row: absence means the default.
         capture=options.get("value_capture_type", DEFAULT_CAPTURE),
         whole=catalog.watching.get(name, catalog.streams.get(name, False)),
-        retention=_period(options.get("retention_period")),
+        retention=parse_period(options.get("retention_period")) or DEFAULT_RETENTION,
         excluded=tuple(words for option, words in _EXCLUDED.items() if options.get(option) in _YES),
         transactions_may_opt_out=options.get("allow_txn_exclusion") in _YES,
     )
 
 
-def _period(text: str | None) -> timedelta:
+def parse_period(text: str | None) -> timedelta | None:
+    """A length of time in Spanner's words, such as 36h; None for anything else."""
     found = _PERIOD.fullmatch(text or "")
-    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else DEFAULT_RETENTION
+    return timedelta(**{_UNITS[found[2]]: int(found[1])}) if found else None
 
 
 def _key_type(spanner_type: str) -> KeyType:
@@ -220,17 +235,21 @@ def _key_type(spanner_type: str) -> KeyType:
 def capabilities(stream: Stream) -> tuple[Capability, ...]:
     """What a table's change stream can do."""
     kept = f"the last {stream.retention}, or since the change stream was made"
-    missing: dict[CapabilityName, str] = {
-        CapabilityName.LOGICAL_PARTITION_SCOPE: (
-            "a change-stream partition holds many keys, and its token does not say which"
+    missing = dict.fromkeys(
+        (
+            CapabilityName.LOGICAL_PARTITION_SCOPE,
+            CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE,
+            CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE,
         ),
-        **NO_SNAPSHOTS,
-    }
+        "a change-stream partition holds many keys, and its token does not say which",
+    )
     details: Mapping[CapabilityName, str] = {
         CapabilityName.CHANGE_FEED: f"the change stream {stream.name}" + "".join(f"; {w}" for w in omissions(stream)),
         CapabilityName.BEGINNING: kept,
         CapabilityName.POINT_IN_TIME: f"within {kept}",
         CapabilityName.NEW_ITEM_STATE: "the row as the change left it",
+        CapabilityName.SNAPSHOT: "exact: the rows as they were at the moment with which the changes begin, which the"
+        " database keeps for its version_retention_period",
         CapabilityName.DELETES: "without those by time to live"
         if _EXCLUDED["exclude_ttl_deletes"] in stream.excluded
         else "",
