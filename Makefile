@@ -1,5 +1,6 @@
 # Every target sets up what it needs. A fresh machine needs Python 3.11 or newer, make and the package registries; for all
-# tests also a JDK (17 or newer), Maven, Go (1.24), Node (20 or newer) with npm, and Debian 12's apt-get and dpkg.
+# tests also a JDK (17 or newer), Maven, Go (1.24), Node (20 or newer) with npm, Rust (1.88) with a C compiler, and Debian
+# 12's apt-get and dpkg.
 PYTHON ?= python3
 # The generator has ready-made packages for Python 3.11 to 3.13: the first of these that fits makes its environment.
 GEN_PYTHON ?= $(PYTHON) python3.13 python3.12 python3.11
@@ -20,7 +21,7 @@ NOT_ON_15 := $(addprefix --ignore=tests/postgres/test_,connections.py pooler.py 
 PARTS := set-up lint $(if $(PYTEST_ARGS),,test-postgres-15) test-newest
 
 # What generates code, a stamp each.
-GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp
+GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp .clients/.stamp-rust
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -177,6 +178,15 @@ clients/typescript/node_modules/.stamp: clients/typescript/package-lock.json
 	@if ! command -v npm >/dev/null; then $(call LACKS,npm,TypeScript); else \
 	   echo "set-up: the TypeScript client, into clients/typescript/node_modules" && \
 	   cd clients/typescript && npm ci --silent --no-audit --no-fund --ignore-scripts && touch $(CURDIR)/$@; \
+	 fi
+
+# The generator first, so that it is there when the client does not compile; then the client, with all it needs.
+.clients/.stamp-rust: clients/rust/Cargo.lock clients/rust/generator/src/main.rs
+	@if ! command -v cargo >/dev/null; then $(call LACKS,cargo,Rust); else \
+	   echo "set-up: the Rust client and its code generator, into .clients/rust" && cd clients/rust && \
+	   export CARGO_TARGET_DIR=$(CURDIR)/.clients/rust && \
+	   cargo build --quiet --locked --package changefeed-client-generator && touch $(CURDIR)/$@ && \
+	   cargo build --quiet --locked --examples; \
 	 fi
 
 # What the tests of the DynamoDB provider run against, from Maven Central.

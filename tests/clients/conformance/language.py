@@ -28,6 +28,10 @@ class Language:
     """The example: takes collection and file."""
     own_tests: tuple[tuple[str, ...], ...] = ()
     """Commands that show what the driver does not, in the folder of the last build."""
+    fast_build: tuple[tuple[Path, tuple[str, ...]], ...] = ()
+    """Commands that build the program to be measured, where that takes longer than the tests' build."""
+    fast_program: tuple[str, ...] = ()
+    """The program to be measured, where it is another one."""
 
     def missing(self) -> list[str]:
         """Tools that this machine lacks."""
@@ -35,10 +39,18 @@ class Language:
 
     def make(self) -> None:
         """Build the programs; of several processes one builds, and the others find nothing to do."""
+        self._make(self.build)
+
+    def make_fast(self) -> tuple[str, ...]:
+        """Build the program as its users build theirs; answers its command."""
+        self._make(self.fast_build or self.build)
+        return self.fast_program or self.program
+
+    def _make(self, commands: tuple[tuple[Path, tuple[str, ...]], ...]) -> None:
         BUILT.mkdir(exist_ok=True)
         with (BUILT / f"{self.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for folder, command in self.build:
+            for folder, command in commands:
                 _run(folder, command)
 
     def test(self) -> None:
@@ -56,7 +68,10 @@ def _run(folder: Path, command: tuple[str, ...]) -> str:
 
 GO = CLIENTS / "go"
 TYPESCRIPT = CLIENTS / "typescript"
+RUST = CLIENTS / "rust"
 PYTHON = CLIENTS / "python"
+
+_CARGO = ("env", f"CARGO_TARGET_DIR={BUILT}/rust", "cargo")
 
 PYTHON_AT_ITS_FLOOR = Language(
     name="PythonAtItsFloor",
@@ -91,5 +106,15 @@ LANGUAGES = (
         program=("node", str(TYPESCRIPT / "dist/conformance/program.js")),
         mirror=("node", str(TYPESCRIPT / "dist/examples/mirror.js")),
         own_tests=(("npm", "run", "--silent", "test"),),
+    ),
+    Language(
+        name="Rust",
+        tools=("cargo", "cc"),
+        build=((RUST, (*_CARGO, "build", "--quiet", "--locked", "--examples")),),
+        program=(str(BUILT / "rust/debug/examples/conformance"),),
+        mirror=(str(BUILT / "rust/debug/examples/mirror"),),
+        own_tests=((*_CARGO, "fmt", "--check"), (*_CARGO, "test", "--quiet", "--locked")),
+        fast_build=((RUST, (*_CARGO, "build", "--quiet", "--locked", "--release", "--example", "conformance")),),
+        fast_program=(str(BUILT / "rust/release/examples/conformance"),),
     ),
 )

@@ -1,0 +1,158 @@
+//! Reads the physical partitions of a collection in parallel, children after all their parents.
+
+use std::collections::{BTreeMap, HashSet};
+use std::pin::pin;
+use std::sync::Arc;
+
+use futures_util::stream::TryStreamExt as _;
+use tokio::task::{JoinError, JoinSet};
+
+use crate::checkpoint::{Checkpoint, Positions, change};
+use crate::client::ChangeFeedClient;
+use crate::errors::{BoxError, Error, StreamInterrupted};
+use crate::messages::{ChildPartition, ResourceAddress, StartPosition};
+use crate::positions::{after, physical_partition};
+use crate::tail::{Delivery, Tail, TailOptions};
+
+pub(crate) struct PartitionReader<H> {
+    client: ChangeFeedClient,
+    address: ResourceAddress,
+    checkpoint: Arc<dyn Checkpoint>,
+    options: TailOptions,
+    handle: Arc<H>,
+    /// Of partitions that are not read to their end; what is in none is finished or to come.
+    positions: Positions,
+    parents: BTreeMap<String, Vec<String>>,
+    running: HashSet<String>,
+    tasks: JoinSet<Result<End, Error>>,
+}
+
+/// A partition that was read to its end.
+struct End {
+    id: String,
+    children: Vec<ChildPartition>,
+}
+
+impl<H, F> PartitionReader<H>
+where
+    H: Fn(String, Delivery) -> F + Send + Sync + 'static,
+    F: Future<Output = Result<(), BoxError>> + Send + 'static,
+{
+    pub(crate) fn new(
+        client: ChangeFeedClient,
+        address: ResourceAddress,
+        checkpoint: Arc<dyn Checkpoint>,
+        options: TailOptions,
+        handle: H,
+    ) -> Result<Self, Error> {
+        if options.is_of_one_tail() {
+            let said = "read_partitions takes no scope, no number of events and no second checkpoint";
+            return Err(Error::Argument(said.to_owned()));
+        }
+        Ok(Self {
+            client,
+            address,
+            checkpoint,
+            options,
+            handle: Arc::new(handle),
+            positions: Positions::new(),
+            parents: BTreeMap::new(),
+            running: HashSet::new(),
+            tasks: JoinSet::new(),
+        })
+    }
+
+    pub(crate) async fn run(mut self, start: StartPosition) -> Result<(), Error> {
+        self.begin(start).await?;
+        let read = self.read_all().await;
+        self.tasks.shutdown().await;
+        read
+    }
+
+    /// Finds the positions: those saved, or those of the start in every partition, fixed before anything is read.
+    async fn begin(&mut self, start: StartPosition) -> Result<(), Error> {
+        self.positions = self.checkpoint.load().await.map_err(Error::Checkpoint)?;
+        let is_first = self.positions.is_empty();
+        let mut listed = pin!(self.client.partitions(self.address.clone()));
+        while let Some(partition) = listed.try_next().await? {
+            let id = partition.partition_id;
+            self.parents.insert(id.clone(), partition.parent_partition_ids);
+            if is_first && (self.options.only.is_empty() || self.options.only.contains(&id)) {
+                let scope = physical_partition(id.as_str());
+                let place = self.client.resolve(self.address.clone(), start.clone(), Some(scope)).await?;
+                self.positions.insert(id, place.continuation_token);
+            }
+        }
+        if is_first {
+            self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)?;
+        }
+        Ok(())
+    }
+
+    async fn read_all(&mut self) -> Result<(), Error> {
+        while !self.positions.is_empty() {
+            self.start_ready();
+            match self.tasks.join_next().await {
+                Some(Ok(end)) => self.retire(end?).await?,
+                Some(Err(failed)) => return Err(broken(failed)),
+                None => return Err(Error::Argument("the partitions wait for each other".to_owned())),
+            }
+        }
+        Ok(())
+    }
+
+    fn start_ready(&mut self) {
+        for (id, token) in &self.positions {
+            let is_waiting = self
+                .parents
+                .get(id)
+                .is_some_and(|parents| parents.iter().any(|parent| self.positions.contains_key(parent)));
+            if !is_waiting && self.running.insert(id.clone()) {
+                let options = self.options.clone().scope(physical_partition(id.as_str()));
+                let tail = self.client.tail(self.address.clone(), after(token.as_str()), options);
+                let (handle, checkpoint) = (Arc::clone(&self.handle), Arc::clone(&self.checkpoint));
+                self.tasks.spawn(read(id.clone(), tail, handle, checkpoint));
+            }
+        }
+    }
+
+    /// Puts the children in the place of a partition, in one step, so that a crash leaves the one or the others.
+    async fn retire(&mut self, end: End) -> Result<(), Error> {
+        self.running.remove(&end.id);
+        let mut changes = Positions::from([(end.id, String::new())]);
+        for child in end.children {
+            let id = child.partition_id;
+            self.parents.insert(id.clone(), child.parent_partition_ids);
+            // Otherwise another parent, or the first listing, named it already.
+            if !self.positions.contains_key(&id) {
+                changes.insert(id, child.continuation_token);
+            }
+        }
+        change(&mut self.positions, changes.clone());
+        self.checkpoint.save(changes).await.map_err(Error::Checkpoint)
+    }
+}
+
+/// A task that did not come to its end: a panic of the handler is the caller's, and a runtime that ends ends all.
+fn broken(failed: JoinError) -> Error {
+    match failed.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(cancelled) => StreamInterrupted::new(cancelled.to_string()).into(),
+    }
+}
+
+/// Follows one partition to its end.
+async fn read<H, F>(id: String, mut tail: Tail, handle: Arc<H>, checkpoint: Arc<dyn Checkpoint>) -> Result<End, Error>
+where
+    H: Fn(String, Delivery) -> F,
+    F: Future<Output = Result<(), BoxError>>,
+{
+    let mut children = Vec::new();
+    while let Some(delivery) = tail.try_next().await? {
+        let token = delivery.continuation_token.clone();
+        children.extend(delivery.children.iter().cloned());
+        handle(id.clone(), delivery).await.map_err(Error::Handler)?;
+        checkpoint.save(Positions::from([(id.clone(), token)])).await.map_err(Error::Checkpoint)?;
+    }
+    Ok(End { id, children })
+}
