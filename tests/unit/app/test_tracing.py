@@ -143,7 +143,8 @@ async def test_without_traces_the_log_has_the_callers_trace() -> None:
     assert "trace_id" not in without
 
 
-async def test_a_collector_that_is_away_harms_nobody() -> None:
+async def test_a_collector_that_is_away_harms_nobody_and_is_left_alone_at_the_end() -> None:
     tracing = TracingSettings(endpoint="http://127.0.0.1:1/v1/traces", share=1)
     async with monitored(MEMORY, tracing=tracing) as gateway:
         assert await read(gateway, "main/documents", CALLER) is grpc.StatusCode.OK
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("Otel", "end of tracing"))]

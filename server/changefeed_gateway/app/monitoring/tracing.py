@@ -43,7 +43,8 @@ class Tracing:
         self._provider = TracerProvider(
             resource=resource, sampler=ParentBased(TraceIdRatioBased(share)), shutdown_on_exit=False
         )
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        self._exporter = OTLPSpanExporter(endpoint=endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("changefeed_gateway")
         self._propagator = TraceContextTextMapPropagator()
 
@@ -99,6 +100,10 @@ class Tracing:
         closing = threading.Thread(target=self._provider.shutdown, name="end of tracing", daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, _LAST_SECONDS)
+        if closing.is_alive():
+            # It would try again for half a minute.
+            self._exporter.shutdown()
+            await asyncio.to_thread(closing.join, _LAST_SECONDS)
 
 
 class CallSpan:
