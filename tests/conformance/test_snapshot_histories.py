@@ -142,7 +142,7 @@ def check(world: World, mirror: Mirror, *, exact: bool) -> None:
             check_never_back(told, versions(world, item))
 
 
-@pytest.mark.req("CF-12", "P1", "P2", "P3", "P4")
+@pytest.mark.req("CF-12", "BX-6", "P1", "P2", "P3", "P4")
 async def test_a_mirror_from_a_snapshot_beside_a_writer_becomes_its_source(world: World) -> None:
     if not await world.can(CAPABILITY):
         return

@@ -121,7 +121,7 @@ async def test_a_snapshot_brings_every_item_once_says_how_far_it_is_and_where_it
     world.journal.check(late, since=len(world.journal.commits), at_least=True)
 
 
-@pytest.mark.req("CF-12", "P1")
+@pytest.mark.req("CF-12", "BX-6", "P1")
 @pytest.mark.parametrize("size", [1, 3])
 async def test_a_mirror_from_a_snapshot_equals_its_source_whatever_is_written(world: World, size: int) -> None:
     if not await world.can(CAPABILITY):

@@ -54,7 +54,12 @@ def test_the_id_of_an_item_is_another_one_when_it_changed_and_the_same_in_any_or
 
     same = {"texts": {"SS": ["a", "b"]}, "numbers": {"NS": ["1", "2"]}, "raws": {"BS": [b"a", b"b"]}}
     assert id_of() == id_of(**same)
-    others = [{"text": {"S": "b"}}, {"flag": {"BOOL": False}}, {"more": {"N": "1"}}, {"list": {"L": []}}]
+    others: list[dict[str, Any]] = [
+        {"text": {"S": "b"}},
+        {"flag": {"BOOL": False}},
+        {"more": {"N": "1"}},
+        {"list": {"L": []}},
+    ]
     assert len({id_of(), *(id_of(**other) for other in others)}) == 5
 
 

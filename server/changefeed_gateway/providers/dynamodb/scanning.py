@@ -106,7 +106,9 @@ async def scan(sdk: Sdk, stream: Stream, read: PageRead, start: Scan, segment_by
         estimate, calls = described.get("ItemCount"), 1
     if not read.max_changes:
         return _page(place, place, [], [], estimate, calls)
-    begun, changes, keys, end = place, [], [], place
+    changes: list[Change] = []
+    keys: list[_Key] = []
+    begun = end = place
     while not changes and not end.done:
         begun = end
         changes, keys, end = await _read_segment(sdk, stream, begun, read)
