@@ -15,10 +15,10 @@ from changefeed.v1 import change_event_pb2, partition_pb2
 from changefeed_gateway.core.model import ItemState
 from tests.conformance.backend import Hook, Item, keeps_order
 from tests.conformance.client import SNAPSHOT, Client, Event, after, wire_address
+from tests.conformance.test_snapshots import CAPABILITY, is_exact
 from tests.conformance.world import CONNECTION, World
 from tests.soak import SOAKING, soak_dice
 
-CAPABILITY = "CHANGE_FEED_SNAPSHOT"
 ITEMS = [Item(f"partition {number % 5}", f"item {number}") for number in range(30)]
 MOST_WRITES = 150
 ROUNDS = 20 if SOAKING else 1
@@ -142,12 +142,11 @@ def check(world: World, mirror: Mirror, *, exact: bool) -> None:
             check_never_back(told, versions(world, item))
 
 
-@pytest.mark.req("CF-12", "P1", "P2", "P3", "P4")
+@pytest.mark.req("CF-12", "BX-6", "P1", "P2", "P3", "P4")
 async def test_a_mirror_from_a_snapshot_beside_a_writer_becomes_its_source(world: World) -> None:
     if not await world.can(CAPABILITY):
         return
-    detail = {each.name: each.detail for each in (await world.client.capabilities()).capabilities}[CAPABILITY]
-    dice = soak_dice()
+    exact, dice = await is_exact(world), soak_dice()
     for item in ITEMS[::2]:
         await world.put(item)
     for _ in range(ROUNDS):
@@ -163,4 +162,4 @@ async def test_a_mirror_from_a_snapshot_beside_a_writer_becomes_its_source(world
             await writer
         while await consumer.step(accidents=False):
             pass
-        check(world, consumer.mirror, exact=detail.startswith("exact"))
+        check(world, consumer.mirror, exact=exact)

@@ -11,7 +11,6 @@ from types_boto3_dynamodb.type_defs import AttributeValueTypeDef, StreamSpecific
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from tests.conformance.backend import Hook, Item
 from tests.dynamodb.gateway import make_provider
 from tests.dynamodb.sdk import table_client
@@ -21,6 +20,11 @@ from tests.dynamodb.server.wire import WireServer
 BETWEEN_WRITES = timedelta(seconds=2)
 """By the wire-level server's clock: a trim then tells a position behind a change from one before it."""
 
+_MISSING = {
+    CapabilityName.LOGICAL_PARTITION_SCOPE,
+    CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE,
+    CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE,
+}
 _NUMBERS = itertools.count(1)
 
 
@@ -31,8 +35,7 @@ class _DynamoBackend:
     provider_id = "dynamodb"
     capabilities = frozenset(CapabilityName) - {
         CapabilityName.POINT_IN_TIME,
-        CapabilityName.LOGICAL_PARTITION_SCOPE,
-        *NO_SNAPSHOTS,
+        *_MISSING,
     }
     item_state = ItemState.INCLUDED
     largest_content = 390_000
@@ -133,7 +136,7 @@ class WireBackend(_DynamoBackend):
     """A wire-level server of the test's own, where time passes with every write."""
 
     hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.FORGET})
-    capabilities = frozenset(CapabilityName) - {CapabilityName.LOGICAL_PARTITION_SCOPE, *NO_SNAPSHOTS}
+    capabilities = frozenset(CapabilityName) - _MISSING
     at_timestamp = True
 
     def __init__(self) -> None:

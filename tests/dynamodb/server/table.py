@@ -1,5 +1,6 @@
 """A table: its items, and the stream that its changes go to."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,10 @@ EXPIRY = {"Type": "Service", "PrincipalId": "dynamodb.amazonaws.com"}
 
 NEW_IMAGES = ("NEW_IMAGE", "NEW_AND_OLD_IMAGES")
 OLD_IMAGES = ("OLD_IMAGE", "NEW_AND_OLD_IMAGES")
+
+
+SCANNED_BYTES = 1 << 20
+"""That one Scan reads."""
 
 
 class Table:
@@ -56,6 +61,25 @@ class Table:
         """Remove an item; without one nothing happens."""
         return self._write(self._whole_key(key), None, identity=EXPIRY if expired else None)
 
+    def scan(
+        self, *, limit: int | None, after: Mapping[str, Attribute] | None, segment: int = 0, segments: int = 1
+    ) -> tuple[list[Item], Item | None]:
+        """Items of a segment behind a key, in the order of a hash, and the key of the last one unless all was read."""
+        places = sorted((_place(key), key) for key in self.items)
+        behind = (-1, "") if after is None else (_place(_text(self._whole_key(after))), _text(self._whole_key(after)))
+        if after is not None and behind[0] % segments != segment:
+            raise invalid("The provided starting key is outside query boundaries based on provided conditions")
+        found: list[Item] = []
+        size = 0
+        for place in places:
+            if place <= behind or place[0] % segments != segment:
+                continue
+            found.append(self.items[place[1]])
+            size += size_of(found[-1])
+            if size > SCANNED_BYTES or len(found) == limit:
+                return found, self._key_of(found[-1])
+        return found, None
+
     def describe(self) -> dict[str, Any]:
         """The table as DescribeTable shows it."""
         described: dict[str, Any] = {
@@ -67,6 +91,7 @@ class Table:
             "AttributeDefinitions": self.attributes,
             "CreationDateTime": self.created,
             "ItemCount": len(self.items),
+            "TableSizeBytes": sum(map(size_of, self.items.values())),
             "BillingModeSummary": {"BillingMode": "PAY_PER_REQUEST"},
         }
         if self.stream is not None:
@@ -114,6 +139,11 @@ class Table:
                 raise invalid(f"One or more parameter values were invalid: the key {name} is missing or mistyped")
             key[name] = item[name]
         return key
+
+
+def _place(text: str) -> int:
+    """Where a key lies, and so in which segment."""
+    return int.from_bytes(hashlib.md5(text.encode()).digest()[:4])
 
 
 def _text(key: Item) -> str:

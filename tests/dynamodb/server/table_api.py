@@ -24,6 +24,7 @@ PARAMETERS = {
     "DeleteTable": {"TableName"},
     "DescribeTable": {"TableName"},
     "PutItem": {"TableName", "Item"},
+    "Scan": {"TableName", "ConsistentRead", "Limit", "ExclusiveStartKey", "Segment", "TotalSegments"},
     "UpdateItem": {"TableName", "Key", "UpdateExpression", "ExpressionAttributeNames", "ExpressionAttributeValues"},
     "UpdateTable": {"TableName", "StreamSpecification"},
 }
@@ -40,6 +41,7 @@ def table_operations(account: Account) -> dict[str, Callable[[Request], Answer]]
         "DeleteTable": _delete_table,
         "DescribeTable": _describe_table,
         "PutItem": _put_item,
+        "Scan": _scan,
         "UpdateItem": _update_item,
         "UpdateTable": _update_table,
     }
@@ -81,6 +83,23 @@ def _delete_table(account: Account, request: Request) -> Answer:
 def _put_item(account: Account, request: Request) -> Answer:
     account.table(request["TableName"]).put(request["Item"])
     return {}
+
+
+def _scan(account: Account, request: Request) -> Answer:
+    if request.get("ConsistentRead") is not True:
+        raise invalid("this server knows consistent reads only")
+    if ("Segment" in request) != ("TotalSegments" in request):
+        raise invalid("Segment and TotalSegments must be given together")
+    if request.get("Segment", 0) >= request.get("TotalSegments", 1):
+        raise invalid("The Segment parameter must be less than TotalSegments")
+    found, last = account.table(request["TableName"]).scan(
+        limit=request.get("Limit"),
+        after=request.get("ExclusiveStartKey"),
+        segment=request.get("Segment", 0),
+        segments=request.get("TotalSegments", 1),
+    )
+    answer: Answer = {"Items": found, "Count": len(found), "ScannedCount": len(found)}
+    return answer if last is None else answer | {"LastEvaluatedKey": last}
 
 
 def _delete_item(account: Account, request: Request) -> Answer:

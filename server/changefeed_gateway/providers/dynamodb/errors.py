@@ -177,7 +177,7 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
 
 
 def _not_found(operation: str, text: str) -> Exception:
-    if operation == "DescribeTable":
+    if operation in ("DescribeTable", "Scan"):
         return _no_table(operation)
     # Only the first words tell the two apart.
     return ShardGone() if text.startswith("Shard") else StreamGone()

@@ -12,6 +12,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.model import (
@@ -85,7 +86,7 @@ class ChangeMaker:
         return Change(
             event_id=record["eventID"],
             change_type=change_type,
-            key=self._key(content["Keys"]),
+            key=_key(self._schema, content["Keys"]),
             item_state=state,
             item=item,
             commit_time=datetime.fromtimestamp(created_of(record), UTC),
@@ -94,15 +95,46 @@ class ChangeMaker:
             origin=_origin(record),
         )
 
-    def _key(self, keys: Mapping[str, AttributeValue]) -> Key:
-        partition = _component(self._schema.partition_key, keys[self._schema.partition_key])
-        text = partition.value
-        if partition.type is KeyType.STRING and text.startswith("["):
-            text = json.dumps([text], ensure_ascii=False)
-        if self._schema.sort_key is None:
-            return Key(text, (partition,))
-        sort = _component(self._schema.sort_key, keys[self._schema.sort_key])
-        return Key(text, (partition, sort), sort.value)
+
+class ItemMaker:
+    """Makes the items of a snapshot of one table."""
+
+    def __init__(self, schema: KeySchema, stream_arn: str, *, whole: bool) -> None:
+        """`whole`: changes carry items, and so do these."""
+        self._schema, self._stream_arn, self._whole = schema, stream_arn, whole
+
+    def make(self, item: Mapping[str, AttributeValue], read: PageRead) -> Change:
+        """One item, as far as the read wants it."""
+        state, text = _item(item if self._whole else None, ChangeType.SNAPSHOT, read)
+        # P3: of what the item holds, so it is another one when that has changed.
+        content = json.dumps([self._stream_arn, _canonical({"M": item})], sort_keys=True)
+        return Change(
+            event_id=blake2b(content.encode(), digest_size=16).hexdigest(),
+            change_type=ChangeType.SNAPSHOT,
+            key=_key(self._schema, item),
+            item_state=state,
+            item=text,
+            commit_time=None,
+            partition_id=PartitionId(""),
+            sequence="",
+        )
+
+
+def key_texts(names: Sequence[str], item: Mapping[str, AttributeValue]) -> tuple[tuple[str, str], ...]:
+    """Type letter and text of some attributes of an item, which are strings, numbers or binaries."""
+    found = [next(iter(item[name].items())) for name in names]
+    return tuple((letter, _base64(content) if letter == "B" else content) for letter, content in found)
+
+
+def _key(schema: KeySchema, keys: Mapping[str, AttributeValue]) -> Key:
+    partition = _component(schema.partition_key, keys[schema.partition_key])
+    text = partition.value
+    if partition.type is KeyType.STRING and text.startswith("["):
+        text = json.dumps([text], ensure_ascii=False)
+    if schema.sort_key is None:
+        return Key(text, (partition,))
+    sort = _component(schema.sort_key, keys[schema.sort_key])
+    return Key(text, (partition, sort), sort.value)
 
 
 def _component(name: str, value: AttributeValue) -> KeyComponent:
@@ -186,3 +218,21 @@ def _number(content: str) -> str:
 
 def _base64(content: bytes) -> str:
     return b64encode(content).decode()
+
+
+def _canonical(value: AttributeValue) -> list[Any]:
+    """A value in the one form of all that are equal: members of sets have no order."""
+    ((letter, content),) = value.items()
+    match letter:
+        case "L":
+            return [letter, [_canonical(member) for member in content]]
+        case "M":
+            return [letter, {name: _canonical(member) for name, member in content.items()}]
+        case "B":
+            return [letter, _base64(content)]
+        case "BS":
+            return [letter, sorted(map(_base64, content))]
+        case "SS" | "NS":
+            return [letter, sorted(content)]
+        case _:
+            return [letter, content]

@@ -41,6 +41,7 @@ from changefeed_gateway.providers.dynamodb.gathering import NOTHING, Gathered, g
 from changefeed_gateway.providers.dynamodb.life import Life
 from changefeed_gateway.providers.dynamodb.mapping import ChangeMaker
 from changefeed_gateway.providers.dynamodb.reading import MOST_RECORDS, ShardReader
+from changefeed_gateway.providers.dynamodb.scanning import SEGMENT_BYTES, scan
 from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries, Sdk
 from changefeed_gateway.providers.dynamodb.shards import Genealogy, Listing, Shard, list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, capabilities, find_stream, what_instead
@@ -64,6 +65,8 @@ class DynamoDBOptions:
     """The endpoint knows the iterator type AT_TIMESTAMP: a reader may start at a time."""
     time_granularity: timedelta = timedelta(seconds=1)
     """To which the endpoint rounds a record's time down: AWS a second, DynamoDB Local a minute."""
+    segment_bytes: int = SEGMENT_BYTES
+    """Of a table, for each segment in which its items are scanned."""
     max_calls: int = 16
     """Calls under way at once."""
     retries: Retries = field(default_factory=Retries)
@@ -136,7 +139,9 @@ class DynamoDBProvider:
             raise await what_instead(self._sdk, stream) from error
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
-        """Read one shard."""
+        """Read one shard, or the table's items for a `Scan`."""
+        if isinstance(read.start, Scan):
+            return await self._scan(feed.opened_as(Stream), read, read.start)
         if not isinstance(read.scope, PhysicalPartition):
             raise UnsupportedCapability(
                 "a shard holds many partition keys: read the entire collection, and choose",
@@ -158,6 +163,12 @@ class DynamoDBProvider:
         self._sdk.close()
         for life in self._lives.values():
             life.close()
+
+    async def _scan(self, stream: Stream, read: PageRead, start: Scan) -> Page:
+        try:
+            return await scan(self._sdk, stream, read, start, self._options.segment_bytes)
+        except StreamGone as error:
+            raise await what_instead(self._sdk, stream) from error
 
     # --- One shard
 

@@ -29,6 +29,7 @@ from changefeed_gateway.providers.dynamodb.errors import (
 
 _METHODS: Final[Mapping[str, tuple[str, str]]] = {
     "DescribeTable": ("describe_table", "Table"),
+    "Scan": ("scan", "Items"),
     "DescribeStream": ("describe_stream", "StreamDescription"),
     "GetShardIterator": ("get_shard_iterator", "ShardIterator"),
     "GetRecords": ("get_records", "Records"),
@@ -38,7 +39,7 @@ _METHODS: Final[Mapping[str, tuple[str, str]]] = {
 _OVERTAKEN: Final = 60
 """Seconds by which an answer may be older than one that came before it."""
 
-_ON_TABLES: Final = "DescribeTable"
+_ON_TABLES: Final = ("DescribeTable", "Scan")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +112,7 @@ class Sdk:
 
     async def _call_once(self, clients: "_Clients", operation: str, parameters: Mapping[str, Any]) -> Answer:
         method, member = _METHODS[operation]
-        client = clients.tables if operation == _ON_TABLES else clients.streams
+        client = clients.tables if operation in _ON_TABLES else clients.streams
         try:
             answer = await self._in_thread(partial(getattr(client, method), **parameters))
         except (ClientError, BotoCoreError) as error:

@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.errors import ChangeFeedError, FeedNotProvisioned, NotFound
 from changefeed_gateway.core.model import Capability, CapabilityName, ItemState
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
+from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.providers.dynamodb.errors import recreated
 from changefeed_gateway.providers.dynamodb.mapping import KeySchema, key_schema
 from changefeed_gateway.providers.dynamodb.sdk import Sdk
@@ -59,10 +59,11 @@ async def what_instead(sdk: Sdk, gone: Stream) -> ChangeFeedError:
 
 def capabilities(stream: Stream, *, at_timestamp: bool) -> tuple[Capability, ...]:
     """What a table's stream can do."""
-    missing = {
-        CapabilityName.LOGICAL_PARTITION_SCOPE: "a shard holds many partition keys, and no index leads to one of them",
-        **NO_SNAPSHOTS,
-    }
+    missing = dict.fromkeys(
+        (CapabilityName.LOGICAL_PARTITION_SCOPE, CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE),
+        "a shard holds many partition keys, and no index leads to one of them",
+    )
+    missing[CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE] = "a shard does not say which keys it holds"
     if not at_timestamp:
         missing[CapabilityName.POINT_IN_TIME] = (
             "not every endpoint can start at a time: where yours can, set at_timestamp on the connection"
@@ -75,6 +76,7 @@ def capabilities(stream: Stream, *, at_timestamp: bool) -> tuple[Capability, ...
         CapabilityName.BEGINNING: "the last 24 hours",
         CapabilityName.POINT_IN_TIME: "within the last 24 hours",
         CapabilityName.NEW_ITEM_STATE: "the item as the change left it",
+        CapabilityName.SNAPSHOT: f"converges: {SNAPSHOT_CONVERGES.message}",
     }
     return tuple(
         Capability(name=name, supported=name not in missing, detail=missing.get(name, details.get(name, "")))
