@@ -249,12 +249,10 @@ class SnapshotReader:
         draft.calls += 2
         window = await self._read_log(draft, until, read, view, max(read.max_changes, _WINDOW))
         sees = seen_by(items.snapshot)
-        where = await self._where(draft, before, window.rows)
-        gone = [
-            index
-            for index, row in enumerate(window.rows)
-            if row[OP] == "delete" and where[row[KEY]] != READ and sees(int(row[XID]))
-        ]
+        rows = window.rows
+        seen = [index for index, row in enumerate(rows) if row[OP] == "delete" and sees(int(row[XID]))]
+        where = await self._where(draft, before, [rows[i] for i in seen])
+        gone = [index for index in seen if where[rows[index][KEY]] != READ]
         if len(gone) >= draft.room or not _is_plain(window, until, sees):
             # In their own order they get on; the items are read again when these changes have come.
             await self._add_changes(draft, window, until, read, view)
