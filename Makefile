@@ -21,7 +21,7 @@ NOT_ON_15 := $(addprefix --ignore=tests/postgres/test_,connections.py pooler.py 
 PARTS := set-up lint $(if $(PYTEST_ARGS),,test-postgres-15) test-newest
 
 # What generates code, a stamp each.
-GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp .clients/.stamp-rust
+GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp .clients/.stamp-rust .clients/.stamp-java
 
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -55,8 +55,8 @@ test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long e
 	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
-set-up: .venv/.stamp-dev $(GENERATORS) .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp \
-  $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
+set-up: .venv/.stamp-dev $(GENERATORS) .clients/.stamp-java-client .dynamodb-local/.stamp .cosmos-node/.stamp \
+  .pgbouncer/.stamp .faketime/.stamp $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
 
 test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp
 	@echo "pytest"
@@ -137,7 +137,7 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 
 clean: ## Remove all that set-up, caches and builds have made (no data)
 	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .cosmos-node .cosmos-java .postgresql-15 .pgbouncer .faketime dist
-	@rm -rf .clients clients/typescript/node_modules clients/typescript/dist
+	@rm -rf .clients clients/typescript/node_modules clients/typescript/dist clients/java/target
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -188,6 +188,19 @@ clients/typescript/node_modules/.stamp: clients/typescript/package-lock.json
 	   cargo build --quiet --locked --package changefeed-client-generator && touch $(CURDIR)/$@ && \
 	   cargo build --quiet --locked --examples; \
 	 fi
+
+JAVA_TOOLS = for tool in java mvn; do command -v $$tool >/dev/null || { $(call LACKS,$$tool,Java); exit; }; done
+MVN := mvn --batch-mode --quiet
+
+.clients/.stamp-java: clients/java/generators/pom.xml
+	@$(JAVA_TOOLS); echo "set-up: the code generators of Java, into .clients" && \
+	 $(MVN) -f $< dependency:copy-dependencies -Dmdep.stripVersion -Dmdep.stripClassifier -DoutputDirectory=$(CURDIR)/.clients/bin && \
+	 chmod +x .clients/bin/*.exe && touch $@
+
+# So that no test waits for the packages that come into Maven's own repository: it only looks whether all is as it was.
+.clients/.stamp-java-client: clients/java/pom.xml
+	@$(JAVA_TOOLS); echo "set-up: the Java client and its packages, into clients/java/target" && mkdir -p .clients && \
+	 $(MVN) -f $< -DskipTests package jar:test-jar && touch $@
 
 # What the tests of the DynamoDB provider run against, from Maven Central.
 .dynamodb-local/.stamp: tests/dynamodb/local/pom.xml

@@ -67,6 +67,7 @@ def _run(folder: Path, command: tuple[str, ...]) -> str:
 
 
 GO = CLIENTS / "go"
+JAVA = CLIENTS / "java"
 TYPESCRIPT = CLIENTS / "typescript"
 RUST = CLIENTS / "rust"
 PYTHON = CLIENTS / "python"
@@ -83,6 +84,18 @@ PYTHON_AT_ITS_FLOOR = Language(
     mirror=(),
 )
 """The oldest packages that the client takes, without the server's: the generator's own environment has them."""
+
+_MAVEN = ("mvn", "--batch-mode", "--quiet", "-DskipTests", "package", "jar:test-jar")
+_JARS = f"{BUILT / 'java'}"
+_ARCHIVE = f"{BUILT / 'java.jsa'}"
+"""Classes as a JVM has them in memory: it starts in a quarter of the time."""
+_CLASSES = ("-XX:+UseSerialGC", "-cp", f"{JAVA / 'target'}/*:{_JARS}/*")
+_JVM = ("java", f"-XX:SharedArchiveFile={_ARCHIVE}", *_CLASSES)
+_ARCHIVING = (
+    f"for jar in target/*.jar; do test {_ARCHIVE} -nt $jar || stale=yes; done; test -z $stale || "
+    f"java -XX:ArchiveClassesAtExit={_ARCHIVE} {_CLASSES[0]} -cp '{_CLASSES[2]}' Program "
+    """'{"call": "tail", "target": "127.0.0.1:1", "collection": "a/b", "start": "beginning", "patience_ms": 0}'"""
+)
 
 LANGUAGES = (
     Language(
@@ -116,5 +129,16 @@ LANGUAGES = (
         own_tests=((*_CARGO, "fmt", "--check"), (*_CARGO, "test", "--quiet", "--locked")),
         fast_build=((RUST, (*_CARGO, "build", "--quiet", "--locked", "--release", "--example", "conformance")),),
         fast_program=(str(BUILT / "rust/release/examples/conformance"),),
+    ),
+    Language(
+        name="Java",
+        tools=("java", "mvn"),
+        build=(
+            (JAVA, (*_MAVEN, "dependency:copy-dependencies", f"-DoutputDirectory={_JARS}")),
+            (JAVA, ("sh", "-c", _ARCHIVING)),
+        ),
+        program=(*_JVM, "Program"),
+        mirror=(*_JVM, "Mirror"),
+        own_tests=((*_JVM, "org.junit.platform.console.ConsoleLauncher", "execute", "--select-package=io.changefeed"),),
     ),
 )

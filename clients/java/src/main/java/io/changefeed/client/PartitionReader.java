@@ -1,0 +1,163 @@
+package io.changefeed.client;
+
+import io.changefeed.v1.ChildPartition;
+import io.changefeed.v1.PhysicalPartition;
+import io.changefeed.v1.ResourceAddress;
+import io.changefeed.v1.StartPosition;
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+import java.util.concurrent.CancellationException;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.ExecutorCompletionService;
+import java.util.concurrent.ExecutorService;
+import java.util.concurrent.Executors;
+import java.util.concurrent.TimeUnit;
+import java.util.function.BiConsumer;
+
+/** Reads the physical partitions of a collection in parallel, children after all their parents. */
+final class PartitionReader {
+    private final ChangeFeedClient client;
+    private final ResourceAddress address;
+    private final Checkpoint checkpoint;
+    private final TailOptions options;
+    private final BiConsumer<String, Delivery> handler;
+
+    /** Of partitions that are not read to their end; what is in none is finished or to come. */
+    private Map<String, String> positions = new HashMap<>();
+
+    private final Map<String, List<String>> parents = new HashMap<>();
+    private final Map<String, Tail> running = new HashMap<>();
+
+    private record End(String id, List<ChildPartition> children) {}
+
+    PartitionReader(
+            ChangeFeedClient client,
+            ResourceAddress address,
+            Checkpoint checkpoint,
+            TailOptions options,
+            BiConsumer<String, Delivery> handler) {
+        this.client = client;
+        this.address = address;
+        this.checkpoint = checkpoint;
+        this.options = options;
+        this.handler = handler;
+    }
+
+    void run(StartPosition start) {
+        begin(start);
+        ExecutorService threads = Executors.newCachedThreadPool(PartitionReader::thread);
+        try {
+            ExecutorCompletionService<End> reading = new ExecutorCompletionService<>(threads);
+            while (!positions.isEmpty()) {
+                startReady(reading);
+                End end = next(reading);
+                running.remove(end.id);
+                retire(end);
+            }
+        } finally {
+            running.values().forEach(Tail::close);
+            finish(threads);
+        }
+    }
+
+    /** Finds the positions: those saved, or those of the start in every partition, fixed before anything is read. */
+    private void begin(StartPosition start) {
+        positions.putAll(checkpoint.load());
+        boolean isFirst = positions.isEmpty();
+        for (PhysicalPartition partition : client.partitions(address)) {
+            String id = partition.getPartitionId();
+            parents.put(id, partition.getParentPartitionIdsList());
+            if (isFirst && (options.only.isEmpty() || options.only.contains(id))) {
+                String token = client.resolve(address, start, Positions.physicalPartition(id))
+                        .getContinuationToken();
+                positions.put(id, token);
+            }
+        }
+        if (isFirst) {
+            checkpoint.save(positions);
+        }
+    }
+
+    private void startReady(ExecutorCompletionService<End> reading) {
+        positions.forEach((id, token) -> {
+            boolean waits = parents.getOrDefault(id, List.of()).stream().anyMatch(positions::containsKey);
+            if (!waits && !running.containsKey(id)) {
+                Tail tail = client.tail(
+                        address, Positions.after(token), Positions.physicalPartition(id), null, options);
+                running.put(id, tail);
+                reading.submit(() -> read(id, tail));
+            }
+        });
+        if (running.isEmpty()) {
+            throw new IllegalStateException("the partitions wait for each other");
+        }
+    }
+
+    /** Follows one partition to its end. */
+    private End read(String id, Tail tail) {
+        List<ChildPartition> children = new ArrayList<>();
+        try (tail) {
+            for (Delivery delivery : tail) {
+                handler.accept(id, delivery);
+                checkpoint.save(Map.of(id, delivery.continuationToken()));
+                children.addAll(delivery.children());
+            }
+        }
+        return new End(id, children);
+    }
+
+    /** Puts the children in the place of a partition, in one step, so that a crash leaves the one or the others. */
+    private void retire(End end) {
+        Map<String, String> changes = new HashMap<>();
+        changes.put(end.id, "");
+        for (ChildPartition child : end.children) {
+            parents.put(child.getPartitionId(), child.getParentPartitionIdsList());
+            // Another parent, or the first listing, may have named it already.
+            if (!positions.containsKey(child.getPartitionId())) {
+                changes.put(child.getPartitionId(), child.getContinuationToken());
+            }
+        }
+        positions = Checkpoint.changed(positions, changes);
+        checkpoint.save(changes);
+    }
+
+    /** Waits for the next partition that is read to its end; throws what its reader threw. */
+    private static End next(ExecutorCompletionService<End> reading) {
+        try {
+            return reading.take().get();
+        } catch (InterruptedException e) {
+            Thread.currentThread().interrupt();
+            throw new CancellationException("the thread that reads the partitions was interrupted");
+        } catch (ExecutionException e) {
+            if (e.getCause() instanceof Error error) {
+                throw error;
+            }
+            throw (RuntimeException) e.getCause();
+        }
+    }
+
+    /** Waits for the handlers that still work: nobody is told of a delivery after the call has returned. */
+    private static void finish(ExecutorService threads) {
+        threads.shutdown();
+        boolean interrupted = false;
+        boolean ended = false;
+        while (!ended) {
+            try {
+                ended = threads.awaitTermination(1, TimeUnit.DAYS);
+            } catch (InterruptedException e) {
+                interrupted = true;
+            }
+        }
+        if (interrupted) {
+            Thread.currentThread().interrupt();
+        }
+    }
+
+    private static Thread thread(Runnable work) {
+        Thread thread = new Thread(work, "changefeed-partition");
+        thread.setDaemon(true);
+        return thread;
+    }
+}
