@@ -138,6 +138,16 @@ async def test_who_is_gone_or_cannot_answer_is_no_answer() -> None:
         one.tell(Question.DRAIN)
 
 
+async def test_what_is_too_large_to_be_ours_ends_the_line() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        one = await Line.open(ours, silent)
+        theirs.sendall(b"\xff" * 13)
+        await asyncio.wait_for(one.listen(), 10)
+        with pytest.raises(NoAnswer):
+            await one.ask(Question.ALIVE)
+
+
 async def test_who_does_not_read_is_asked_no_more_once_a_megabyte_waits() -> None:
     ours, theirs = socket.socketpair()
 

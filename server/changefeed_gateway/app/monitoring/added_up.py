@@ -1,7 +1,6 @@
 """Metrics of several processes as those of one gateway: added up, so that they are as many as those of one."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
@@ -61,7 +60,7 @@ class AddedUp(Collector):
     """The metrics of all workers, and of the parent's own process, which is number 0."""
 
     def __init__(self, ask: Callable[[], list[tuple[int, int, bytes | None]]]) -> None:
-        """`ask` answers number, pid and `encoded` metrics of each worker; None of one that does not answer."""
+        """`ask` answers of each worker its number, which of its processes it is, and its `encoded` metrics or None."""
         self._ask = ask
         self._sums = Sums()
         self._own = process_alone()
@@ -69,16 +68,18 @@ class AddedUp(Collector):
     def collect(self) -> Iterable[Metric]:
         """Ask now."""
         told = [
-            Report(number, pid, None if content is None else decoded(content)) for number, pid, content in self._ask()
+            Report(number, start, None if content is None else decoded(content))
+            for number, start, content in self._ask()
         ]
-        return self._sums.add_up([Report(0, os.getpid(), list(self._own.collect())), *told])
+        return self._sums.add_up([Report(0, 1, list(self._own.collect())), *told])
 
 
 class Report(NamedTuple):
     """What a worker says of itself."""
 
     worker: int
-    pid: int
+    start: int
+    """Which of the processes in its place it is."""
     metrics: Iterable[Metric] | None
     """None when it does not answer."""
 
@@ -126,11 +127,11 @@ class Sums:
 
     def _note(self, report: Report, counted: "dict[str, _Family]") -> None:
         """Remember what a worker has counted; what one before it had counted by its end is kept for good."""
-        pid, last = self._last.get(report.worker, (report.pid, {}))
-        if pid != report.pid:
+        start, last = self._last.get(report.worker, (report.start, {}))
+        if start != report.start:
             _add(self._ended, last.values())
             last = {}
-        self._last[report.worker] = report.pid, last if report.metrics is None else counted
+        self._last[report.worker] = report.start, last if report.metrics is None else counted
 
 
 class _Family:

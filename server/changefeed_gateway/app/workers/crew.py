@@ -25,7 +25,8 @@ _SECONDS: Final = 3.0
 _AFTER_THE_GRACE: Final = 5.0
 """Seconds for workers whose drain is over to end; then they are killed."""
 
-_COMMAND: Final = (sys.executable, "-m", "changefeed_gateway.cli.worker")
+_COMMAND: Final = (sys.executable, "-P", "-m", "changefeed_gateway.cli.worker")
+"""-P: nothing is imported from the working directory."""
 
 _log: FilteringBoundLogger = structlog.get_logger(__name__)
 
@@ -59,10 +60,15 @@ class Worker:
         """Start a process and wait for its end. Raises TransientFailure when nobody asked for it."""
         self._done = done
         ours, theirs = socket.socketpair()
-        with theirs:
-            line = await Line.open(ours, self._answer)
-            # A group of its own: what a terminal sends to all of a group is the parent's to pass on.
-            process = await asyncio.create_subprocess_exec(*_COMMAND, stdin=theirs.fileno(), process_group=0)
+        line = await Line.open(ours, self._answer)
+        try:
+            with theirs:
+                # A group of its own: what a terminal sends to all of a group is the parent's to pass on.
+                process = await asyncio.create_subprocess_exec(*_COMMAND, stdin=theirs.fileno(), process_group=0)
+        except BaseException:
+            # A process that was started all the same finds nobody to ask, and ends.
+            line.close()
+            raise
         self.starts += 1
         self.process, self._line = process, line
         listening = asyncio.create_task(line.listen())
@@ -186,10 +192,10 @@ class Crew:
         return [answer for worker, answer in zip(asked, answers, strict=True) if worker.serves]
 
     async def metrics(self) -> list[tuple[int, int, bytes | None]]:
-        """Number and pid of each worker that has a process, and its metrics if it says them."""
-        asked = [(worker, worker.process.pid) for worker in self.workers if worker.process is not None]
+        """Of each worker that has a process its number, which process it is, and its metrics if it says them."""
+        asked = [(worker, worker.starts) for worker in self.workers if worker.process is not None]
         answers = await asyncio.gather(*(worker.ask(Question.METRICS) for worker, _ in asked))
-        return [(worker.number, pid, answer) for (worker, pid), answer in zip(asked, answers, strict=True)]
+        return [(worker.number, start, answer) for (worker, start), answer in zip(asked, answers, strict=True)]
 
     async def drain(self, grace: timedelta, orders: Orders) -> None:
         """End all workers in good order, or at once when that is ordered; who does not end is killed."""

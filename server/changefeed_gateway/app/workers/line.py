@@ -41,6 +41,9 @@ class Question(StrEnum):
     """Of a worker: end now."""
 
 
+_LARGEST: Final = 64_000_000
+"""Bytes of a question or answer; one that says more is none of ours."""
+
 Answer = Callable[[Question, bytes], Awaitable[bytes]]
 """Answers a question about something. Raises NoAnswer."""
 
@@ -94,6 +97,8 @@ class Line:
         try:
             while True:
                 size, number, kind = _HEAD.unpack(await self._reader.readexactly(_HEAD.size))
+                if size > _LARGEST:
+                    return
                 content = await self._reader.readexactly(size)
                 if kind == _Kind.QUESTION:
                     task = asyncio.create_task(self._answer_question(number, content))
@@ -104,11 +109,12 @@ class Line:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            self._end()
+            self.close()
             for task in answering:
                 task.cancel()
 
-    def _end(self) -> None:
+    def close(self) -> None:
+        """End it for both; idempotent."""
         self._ended = True
         self._writer.close()
         for asked in self._asked.values():
