@@ -90,7 +90,7 @@ class CommandLineHere(CommandLine):
         """Run a command to its end, where no loop runs."""
         cleared = {name: None for name in os.environ if name.startswith("CHANGEFEED_")}
         variables: Mapping[str, str | None] = {**cleared, **self.environment, **(environment or {})}
-        ended = CliRunner().invoke(main.app, arguments, env=variables)
+        ended = CliRunner().invoke(main.app_for(arguments), arguments, env=variables)
         if ended.exception is not None and not isinstance(ended.exception, SystemExit):
             raise ended.exception
         return Result(ended.exit_code, ended.stdout, ended.stderr)

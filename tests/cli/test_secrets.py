@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from changefeed_gateway.app import operations
 from changefeed_gateway.app.opening.contract import OperatorError
-from changefeed_gateway.cli.main import app
+from changefeed_gateway.cli.main import app_for
 from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 from tests.cli.conftest import CommandLine, CommandLineHere
 
@@ -58,7 +58,7 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
         yield " ".join(path)
 
 
-COMMANDS = sorted(commands(typer.main.get_command(app)))
+COMMANDS = sorted(commands(typer.main.get_command(app_for(()))))
 
 
 def is_dsn(text: str) -> bool:

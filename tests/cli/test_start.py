@@ -15,3 +15,33 @@ def test_garbage_is_looked_for_once_the_command_line_is_loaded() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("changefeed ")
     assert done.stdout.endswith("True\n")
+
+
+def loaded(*modules: str) -> set[str]:
+    """The packages that `changefeed serve` has loaded, with modules of its own besides."""
+    program = (
+        "import sys; from changefeed_gateway.cli.main import app_for; app_for(['serve'])\n"
+        f"import {', '.join(modules)}\n"
+        "print(len(sys.modules)); print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    count, names = done.stdout.splitlines()
+    assert int(count) <= MOST_MODULES, names
+    return {part for name in names.split() for part in (name, name.split(".")[0])}
+
+
+MOST_MODULES = 700
+"""There are 667 today, and 810 with what the other commands need. Loading is most of the time until it serves."""
+OF_OTHERS = {
+    *("azure", "boto3", "botocore", "changefeed_client", "cryptography", "google.cloud", "jwt", "opentelemetry"),
+    *("prometheus_client", "psycopg", "changefeed_gateway.cli.demo", "changefeed_gateway.cli.output"),
+}
+"""What only other commands need, or settings that name it."""
+
+
+def test_serving_loads_no_driver_no_identity_and_no_other_command() -> None:
+    assert not loaded("changefeed_gateway.app.serving") & OF_OTHERS
+
+
+def test_the_parent_of_several_processes_loads_no_grpc_either() -> None:
+    assert not loaded("changefeed_gateway.app.workers.parent") & {*OF_OTHERS, "grpc", "google", "changefeed"}

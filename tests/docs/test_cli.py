@@ -37,7 +37,7 @@ def test_every_command_is_described() -> None:
 
 def test_every_command_writes_json() -> None:
     for name in COMMANDS:
-        command = typer.main.get_command(main.app)
+        command = typer.main.get_command(main.app_for(()))
         for part in name.split():
             command = command.commands[part]  # type: ignore[attr-defined]
         assert any("--json" in parameter.opts for parameter in command.params), name

@@ -50,6 +50,11 @@ class GatewayProcess:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not ended since."""
+        return self._process is not None
+
     async def start(self) -> None:
         """Start and wait until it serves."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHANGEFEED_")}

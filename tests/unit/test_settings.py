@@ -220,6 +220,8 @@ def test_every_other_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch
         ("connections: {}", "connections", "a mapping", "at least one"),
         (f"connections: postgresql://u:{SECRET}@h/d", "connections", "a text", "a mapping"),
         (f"connections: {{main: 'postgresql://u:{SECRET}@h'}}", "connections.main", "a text", "a mapping"),
+        ("workers: 0", "workers", "0", "a whole number from 1 to 64"),
+        ("{workers: 2, connections: {main: {provider: memory}}}", "workers", "2", "1, beside a connection of"),
         ("connections: {Main: {provider: memory}}", "connections.Main", "Main", "a name of lower-case"),
         ("connections: {main: {}}", "connections.main.provider", "nothing", "one of postgres, dynamodb, cosmos"),
         (

@@ -1217,10 +1217,11 @@ pub struct ListStreamsRequest {
     #[prost(string, tag = "4")]
     pub page_token: ::prost::alloc::string::String,
 }
-/// A page of streams, the oldest first.
+/// A page of streams of one process of the gateway, the oldest first; it may be empty before the last one.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListStreamsResponse {
-    /// Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+    /// Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+    /// streams of other replicas are theirs to tell.
     #[prost(string, tag = "1")]
     pub gateway: ::prost::alloc::string::String,
     /// The streams.
@@ -1233,7 +1234,7 @@ pub struct ListStreamsResponse {
 /// One open stream, as far as its consumer has taken it.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct StreamStatus {
-    /// Number of the stream within its gateway process.
+    /// Number of the stream within its process.
     #[prost(int64, tag = "1")]
     pub stream_id: i64,
     /// Request id of the call, as in the log.
@@ -1400,7 +1401,7 @@ pub mod operator_service_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Lists the open streams of the gateway process that answers. Safe to repeat.
+        /// Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
         pub async fn list_streams(
             &mut self,
             request: impl tonic::IntoRequest<super::ListStreamsRequest>,

@@ -13,16 +13,18 @@ import grpc
 from google.rpc import error_details_pb2 as error_details_pb2
 from grpc_reflection.v1alpha import reflection
 
+from changefeed.v1.operator_service_pb2 import ListStreamsRequest
 from changefeed_gateway.api import health, operator
 from changefeed_gateway.api.completions import taken_at_once
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
-from changefeed_gateway.api.operator import OperatorService
+from changefeed_gateway.api.operator import OperatorService, Siblings
 from changefeed_gateway.api.reflection import reflection_handlers
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.observation import CallTracing
+from changefeed_gateway.core.policy import Principal
 from changefeed_gateway.core.router import Router
 from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 
@@ -64,6 +66,7 @@ class GatewayServer:
         last_words: timedelta = timedelta(seconds=10),
         reuse_port: bool = False,
         name: str = "",
+        siblings: Siblings | None = None,
         tracing: CallTracing | None = None,
         options: Sequence[tuple[str, int]] = (),
     ) -> None:
@@ -79,6 +82,7 @@ class GatewayServer:
                 sent is no longer held.
             reuse_port: Lets several processes listen on the same port. Otherwise a taken port is an error.
             name: This process among replicas, as it is told to operators.
+            siblings: The other processes that listen on the same port, for what is told of all of them.
             tracing: Makes the spans of calls.
             options: More channel arguments, which win over those set here.
         """
@@ -88,7 +92,7 @@ class GatewayServer:
         self._guard = CallGuard(
             router.limits, door, last_words=last_words, observation=router.observation, tracing=tracing
         )
-        self._operator = OperatorService(router.streams, name)
+        self._operator = OperatorService(router.streams, name, siblings)
         self._health = Health(router.connections, door.knows)
         checks = checks or {}
         for connection in set(router.connections) - checks.keys():
@@ -119,6 +123,13 @@ class GatewayServer:
     def serving(self) -> dict[str, bool]:
         """Which connections serve now; none does once the drain has begun."""
         return self._health.serving
+
+    async def streams(self, principal: Principal, request: bytes) -> bytes:
+        """What this process answers a caller to a ListStreamsRequest that came to a sibling.
+
+        Raises AuthorizationFailed, InvalidRequest.
+        """
+        return await self._operator.page(principal, ListStreamsRequest.FromString(request))
 
     async def drain(self, grace: timedelta, *, notice: timedelta = timedelta(0)) -> None:
         """Stop serving in good order.

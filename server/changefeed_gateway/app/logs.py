@@ -8,10 +8,10 @@ import structlog
 from changefeed_gateway.settings import LoggingSettings
 
 
-def configure_logging(settings: LoggingSettings) -> None:
+def configure_logging(settings: LoggingSettings, *, worker: int | None = None) -> None:
     """Write the log to standard error: lines for people on a terminal, JSON otherwise, unless a format is chosen.
 
-    What libraries log goes the same way.
+    What libraries log goes the same way. Of several processes each line has the number of the `worker` that says it.
     """
     level = logging.getLevelNamesMapping()[settings.level.upper()]
     shared: list[structlog.typing.Processor] = [
@@ -20,6 +20,8 @@ def configure_logging(settings: LoggingSettings) -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    if worker is not None:
+        shared.append(_of_worker(worker))
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -29,6 +31,13 @@ def configure_logging(settings: LoggingSettings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=_rendering(settings)))
     logging.basicConfig(handlers=[handler], level=level, force=True)
+
+
+def _of_worker(number: int) -> structlog.typing.Processor:
+    def add(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+        return {**event, "worker": number}
+
+    return add
 
 
 def _rendering(settings: LoggingSettings) -> list[structlog.typing.Processor]:

@@ -122,7 +122,6 @@ Partition = Annotated[str | None, typer.Option(metavar="ID", help="Only this phy
 Logical = Annotated[str | None, typer.Option("--logical-partition", metavar="KEY", help="Only this partition key.")]
 Items = Annotated[ItemsChoice, typer.Option(help="Whether changes carry the item.")]
 MaxEvents = Annotated[int, typer.Option(min=0, max=MOST, help="End after so many changes; 0 is no end.")]
-Json = Annotated[bool, typer.Option("--json", help="Write JSON lines.")]
 Resume = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="Keep the place in this file, and start from it if it exists."),
@@ -145,10 +144,6 @@ RetryFor = Annotated[
         help="How long an outage may last, and how long to wait for a gateway that is not there yet."
         " [default: 1m, and not at all]",
     ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", help="Settings. [default: CHANGEFEED_CONFIG, or changefeed.yaml]"),
 ]
 Wire = Annotated[
     bool,

@@ -6,9 +6,10 @@ from rich.text import Text
 
 from changefeed.v1.capabilities_pb2 import GetCapabilitiesResponse
 from changefeed.v1.change_event_pb2 import ItemState
-from changefeed_gateway.cli.arguments import Collection, Json
+from changefeed_gateway.cli.arguments import Collection
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, out, print_json, print_table, short
 from changefeed_gateway.settings.values import format_duration
 

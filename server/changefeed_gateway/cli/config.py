@@ -6,8 +6,8 @@ import typer
 import yaml
 
 from changefeed_gateway.app.security import check_files
-from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import out, print_json
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.secrets import check_secrets

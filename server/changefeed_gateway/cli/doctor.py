@@ -10,9 +10,9 @@ from rich.text import Text
 
 from changefeed_gateway.app.opening import examine
 from changefeed_gateway.app.opening.contract import OperatorError
-from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway
 from changefeed_gateway.cli.exits import ExitCode, exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import (
     GatewayTarget,

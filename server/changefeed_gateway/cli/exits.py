@@ -9,10 +9,6 @@ from typing import Final
 
 import typer
 
-from changefeed_client import ChangeFeedRpcError, StreamInterrupted
-from changefeed_gateway.app.opening.contract import OperatorError
-from changefeed_gateway.cli.output import complain
-from changefeed_gateway.cli.place import PlaceError
 from changefeed_gateway.settings import SettingsError
 
 
@@ -64,6 +60,11 @@ class Failed(Exception):
 
 def exit_code(error: BaseException) -> ExitCode | None:
     """The code of an error that a command may end with; None for one that is a fault of ours."""
+    # Here, and no earlier: who serves talks to no gateway, and most commands end well.
+    from changefeed_client import ChangeFeedRpcError, StreamInterrupted
+    from changefeed_gateway.app.opening.contract import OperatorError
+    from changefeed_gateway.cli.place import PlaceError
+
     match error:
         case Failed():
             return error.code
@@ -110,6 +111,9 @@ def _only(error: BaseException) -> BaseException:
 
 
 def _say(error: BaseException) -> None:
+    from changefeed_client import ChangeFeedRpcError
+    from changefeed_gateway.cli.output import complain
+
     match error:
         case ChangeFeedRpcError():
             complain(str(error))

@@ -1,41 +1,42 @@
 """`changefeed`: puts the commands together."""
 
-from importlib.metadata import version
-from typing import Annotated
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Final
 
 import typer
 
 from changefeed_gateway.app.logs import configure_logging
-from changefeed_gateway.cli import config, partitions, policy, retention, token
-from changefeed_gateway.cli.capabilities import capabilities
-from changefeed_gateway.cli.demo.command import demo
-from changefeed_gateway.cli.doctor import doctor
-from changefeed_gateway.cli.feeds import feeds
-from changefeed_gateway.cli.migrate import migrate
-from changefeed_gateway.cli.mirror.command import mirror
-from changefeed_gateway.cli.read import read
-from changefeed_gateway.cli.serve import serve
-from changefeed_gateway.cli.streams import streams
-from changefeed_gateway.cli.tail import tail
-from changefeed_gateway.cli.watch import unwatch, watch
 from changefeed_gateway.settings import LoggingSettings
 
-app = typer.Typer(
-    name="changefeed",
-    help="Change feeds of databases over one gRPC API.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,  # they show lines of code to whoever only wanted to read changes
-    rich_markup_mode="rich",
-)
+_COMMANDS: Final = {
+    "demo": "demo.command",
+    "serve": "serve",
+    "migrate": "migrate",
+    "watch": "watch",
+    "unwatch": "watch",
+    "feeds": "feeds",
+    "read": "read",
+    "tail": "tail",
+    "mirror": "mirror.command",
+    "streams": "streams",
+    "capabilities": "capabilities",
+    "doctor": "doctor",
+}
+"""Each with its module."""
+_GROUPS: Final = ("partitions", "retention", "token", "config", "policy")
+"""Modules of commands that have commands."""
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"changefeed {version('changefeed-gateway')}")
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     show_version: Annotated[
         bool,
@@ -46,15 +47,29 @@ def _options(
     configure_logging(LoggingSettings(level="warning", format="console"))
 
 
-for command in (demo, serve, migrate, watch, unwatch, feeds, read, tail, mirror, streams, capabilities, doctor):
-    app.command()(command)
-app.add_typer(partitions.app, name="partitions")
-app.add_typer(retention.app, name="retention")
-app.add_typer(token.app, name="token")
-app.add_typer(config.app, name="config")
-app.add_typer(policy.app, name="policy")
+def app_for(arguments: Sequence[str]) -> typer.Typer:
+    """The command line: with the command alone that the arguments begin with, otherwise with all of them.
+
+    What the others need is not loaded then: it is a third of what the gateway loads until it serves.
+    """
+    app = typer.Typer(
+        name="changefeed",
+        help="Change feeds of databases over one gRPC API.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,  # they show lines of code to whoever only wanted to read changes
+        rich_markup_mode="rich",
+    )
+    app.callback()(_options)
+    chosen = {*arguments[:1]} & {*_COMMANDS, *_GROUPS} or {*_COMMANDS, *_GROUPS}
+    for name, module in _COMMANDS.items():
+        if name in chosen:
+            app.command()(getattr(import_module(f"{__package__}.{module}"), name))
+    for name in _GROUPS:
+        if name in chosen:
+            app.add_typer(import_module(f"{__package__}.{name}").app, name=name)
+    return app
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app_for(sys.argv[1:])()

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection
+from changefeed_gateway.cli.arguments import Connection, chosen_connection
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
 

@@ -7,9 +7,10 @@ import typer
 
 from changefeed.v1.partition_pb2 import PartitionState, PhysicalPartition
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Collection, Config, Connection, Json, chosen_feed
+from changefeed_gateway.cli.arguments import Collection, Connection, chosen_feed
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import as_dict, err, out, print_json, print_table, short
 from changefeed_gateway.settings import load_settings
 

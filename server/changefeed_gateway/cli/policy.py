@@ -8,8 +8,9 @@ from rich.text import Text
 
 from changefeed_gateway.app.security import Explanation, Rule
 from changefeed_gateway.app.security import explain as explained
-from changefeed_gateway.cli.arguments import Collection, Config, Json
+from changefeed_gateway.cli.arguments import Collection
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import out, print_json, print_table
 from changefeed_gateway.settings import load_settings
 

@@ -18,7 +18,6 @@ from changefeed_gateway.cli.arguments import (
     From,
     Items,
     ItemsChoice,
-    Json,
     Logical,
     MaxEvents,
     MaxWait,
@@ -30,6 +29,7 @@ from changefeed_gateway.cli.arguments import (
 )
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place
 from changefeed_gateway.cli.progress import Meter, SnapshotBar

@@ -10,8 +10,9 @@ import typer
 from rich.text import Text
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection, chosen_feed, spelled
+from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, spelled
 from changefeed_gateway.cli.exits import ExitCode, exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json, print_table, seconds_text, time_text
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import format_duration, parse_duration

@@ -10,9 +10,10 @@ import typer
 from changefeed.v1.operator_service_pb2 import ListStreamsResponse, StreamScope, StreamStatus
 from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed.v1.subscribe_pb2 import SubscriptionState
-from changefeed_gateway.cli.arguments import Json, address_of, spelled
+from changefeed_gateway.cli.arguments import address_of, spelled
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, complain, print_json, print_table, short
 
 _COLUMNS: Final = [

@@ -14,7 +14,6 @@ from changefeed_gateway.cli.arguments import (
     Heartbeat,
     Items,
     ItemsChoice,
-    Json,
     Logical,
     MaxEvents,
     Partition,
@@ -26,6 +25,7 @@ from changefeed_gateway.cli.arguments import (
 )
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import (
     as_dict,
     complain,

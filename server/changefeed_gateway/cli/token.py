@@ -9,9 +9,10 @@ from rich.text import Text
 
 from changefeed.v1.token_pb2 import InspectContinuationTokenResponse
 from changefeed_client import ChangeFeedRpcError
-from changefeed_gateway.cli.arguments import Collection, Json
+from changefeed_gateway.cli.arguments import Collection
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
+from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, out, print_json
 from changefeed_gateway.cli.place import Place, PlaceError
 

@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Config, Connection, Json, chosen_connection, chosen_feed, spelled
+from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, spelled
 from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
 from changefeed_gateway.settings.values import parse_duration

@@ -18,7 +18,7 @@ from changefeed_gateway.settings.model import (
     Settings,
     SpannerConnection,
 )
-from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
+from changefeed_gateway.settings.problems import SettingsError, SettingsProblem, address_taken
 from changefeed_gateway.settings.security import (
     GrantSettings,
     JwtSettings,
@@ -46,6 +46,7 @@ __all__ = [
     "SettingsProblem",
     "SpannerConnection",
     "TlsSettings",
+    "address_taken",
     "client_settings",
     "gateway_target",
     "load_settings",

@@ -327,6 +327,8 @@ class Settings(BaseSettings):
     connections: Annotated[dict[ConnectionName, Connection], Field(min_length=1)] = Field(
         default_factory=_embedded_only
     )
+    workers: Annotated[int, whole_number_between(1, 64)] = 1
+    """Processes that serve, all behind `listen`."""
     tokens: TokenSettings = TokenSettings()
     limits: LimitSettings = LimitSettings()
     logging: LoggingSettings = LoggingSettings()
@@ -353,6 +355,14 @@ class Settings(BaseSettings):
         if security is not None and (unknown := security.named_connections() - connections.keys()):
             raise not_allowed(f"also what security.policy names: {', '.join(sorted(unknown))}")
         return connections
+
+    @field_validator("workers")
+    @classmethod
+    def _memory_is_of_one_process(cls, workers: int, info: ValidationInfo) -> int:
+        connections: dict[str, Connection] = info.data.get("connections", {})
+        if workers > 1 and any(isinstance(connection, MemoryConnection) for connection in connections.values()):
+            raise not_allowed("1, beside a connection of the provider memory: its collections are those of one process")
+        return workers
 
     @classmethod
     def settings_customise_sources(

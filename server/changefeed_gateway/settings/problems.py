@@ -203,3 +203,9 @@ def _tag_of(kind: Any) -> tuple[str, ...]:
     if isinstance(kind, type) and issubclass(kind, BaseModel) and _TAG in kind.model_fields:
         return get_args(kind.model_fields[_TAG].annotation)
     return ()
+
+
+def address_taken(path: str, address: object) -> SettingsError:
+    """What is said of an address that cannot be listened on."""
+    allowed = "an address of this machine that no other process listens on"
+    return SettingsError([SettingsProblem(path=path, given=str(address), allowed=allowed)])

@@ -297,7 +297,7 @@ class ChangeFeedClient:
         return await self._call(self._stub.InspectContinuationToken, request)
 
     async def streams(self, *, connection: str = "", collection: str = "") -> AsyncIterator[ListStreamsResponse]:
-        """For operators: the open streams of the gateway process that answers, page by page; empty names mean all."""
+        """For operators: the open streams of the gateway, page by page, each of one process; empty names mean all."""
         request = ListStreamsRequest(connection=connection, collection=collection)
         while True:
             answer = await self._call(self._operator.ListStreams, request)

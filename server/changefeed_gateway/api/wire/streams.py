@@ -1,5 +1,6 @@
 """Open streams on the wire: what operators are told of them."""
 
+import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
@@ -15,7 +16,8 @@ from changefeed_gateway.core.streams import Progress
 DEFAULT_STREAMS: Final = 500
 MAX_STREAMS: Final = 2_000
 """In one answer; each is well below a kilobyte."""
-_LONGEST_NUMBER: Final = 18
+_PAGE_TOKEN: Final = re.compile(r"(?:([1-9][0-9]{0,3})\.)?([0-9]{1,18})", re.ASCII)
+"""A worker's number where there are several, and that of its last stream that was told."""
 
 _SCOPES: Final[dict[type[Scope] | None, pb.StreamScope]] = {
     None: pb.STREAM_SCOPE_UNSPECIFIED,
@@ -35,6 +37,8 @@ class StreamsAsked(NamedTuple):
     size: int
     after: int
     """Number of the last stream that was told already."""
+    worker: int
+    """Which of several processes is asked; 0 where the token names none."""
 
     def wanted(self, progress: Progress) -> bool:
         """Whether a stream is one of them."""
@@ -55,24 +59,31 @@ def streams_asked(message: pb.ListStreamsRequest) -> StreamsAsked:
             raise InvalidRequest.field(field, f"longer than {MAX_NAME_CHARS} characters")
     if message.page_size < 0:
         raise InvalidRequest.field("page_size", "negative; 0 means the default")
-    text = message.page_token
-    if text and not (len(text) <= _LONGEST_NUMBER and text.isascii() and text.isdecimal()):
-        raise InvalidRequest.field("page_token", "not from an answer of this gateway; start again without it")
+    place = _PAGE_TOKEN.fullmatch(message.page_token or "0")
+    if place is None:
+        raise foreign_page_token()
     return StreamsAsked(
         connection=message.connection,
         collection=message.collection,
         size=min(message.page_size or DEFAULT_STREAMS, MAX_STREAMS),
-        after=int(text or 0),
+        after=int(place[2]),
+        worker=int(place[1] or 0),
     )
 
 
-def streams_response(gateway: str, streams: Sequence[Progress], *, more: bool) -> pb.ListStreamsResponse:
+def foreign_page_token() -> InvalidRequest:
+    """What is said of a page token that no answer of this gateway had."""
+    return InvalidRequest.field("page_token", "not from an answer of this gateway; start again without it")
+
+
+def page_token(worker: int, after: int) -> str:
+    """What asks for the streams after one; `worker` 0 where there is one process."""
+    return f"{worker}.{after}" if worker else str(after)
+
+
+def streams_response(gateway: str, streams: Sequence[Progress], *, next_page_token: str) -> pb.ListStreamsResponse:
     """Encode a page of streams."""
-    return pb.ListStreamsResponse(
-        gateway=gateway,
-        streams=map(_status, streams),
-        next_page_token=str(streams[-1].number) if more else "",
-    )
+    return pb.ListStreamsResponse(gateway=gateway, streams=map(_status, streams), next_page_token=next_page_token)
 
 
 def _status(progress: Progress) -> pb.StreamStatus:

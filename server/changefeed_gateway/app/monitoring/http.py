@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qs
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-from wsgiref.types import StartResponse, WSGIEnvironment
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from changefeed_gateway.settings.values import HostPort
 
@@ -26,22 +26,33 @@ REQUEST_SECONDS: Final = 5.0
 
 _Answer = TypeVar("_Answer")
 
-Serving = Callable[[], dict[str, bool]]
-"""Which connections serve now."""
+Serving = Callable[[], Coroutine[Any, Any, dict[str, bool]]]
+"""Which connections serve now; asked on the gateway's loop."""
+Alive = Callable[[], Coroutine[Any, Any, None]]
+"""Returns if who serves is alive; asked on the gateway's loop. Raises TimeoutError when somebody does not answer."""
+
+
+async def turns() -> None:
+    """Implements `Alive`: whoever runs this turns."""
 
 
 class MonitoringServer:
     """Serves `/metrics`, `/livez` and `/readyz` until it is closed. Belongs to the loop that it is made on."""
 
     def __init__(
-        self, address: HostPort, *, serving: Serving, metrics: "Callable[[OnLoop], Callable[..., Iterable[bytes]]]"
+        self,
+        address: HostPort,
+        *,
+        serving: Serving,
+        metrics: "Callable[[OnLoop], WSGIApplication]",
+        alive: Alive = turns,
     ) -> None:
         """Listen. `metrics` makes the application of `/metrics`, which asks the loop by what it is given.
 
         Raises OSError when the address cannot be listened on.
         """
         self._on_loop = OnLoop(asyncio.get_running_loop())
-        self._serving = serving
+        self._serving, self._alive = serving, alive
         self._metrics = metrics(self._on_loop)
         self._server = _Server(address)
         self._server.set_app(self._answer)
@@ -63,22 +74,21 @@ class MonitoringServer:
                 case "/metrics":
                     return self._metrics(environ, start)
                 case "/livez":
-                    self._on_loop.ask(_alive())
+                    self._on_loop.ask(self._alive())
                     return _text(start, HTTPStatus.OK, "ok")
                 case "/readyz":
                     return self._readiness(parse_qs(environ.get("QUERY_STRING", ""), max_num_fields=100), start)
                 case _:
                     return _text(start, HTTPStatus.NOT_FOUND, "/metrics, /livez or /readyz")
-        except TimeoutError:
-            return _text(
-                start, HTTPStatus.SERVICE_UNAVAILABLE, f"the event loop has not answered for {REQUEST_SECONDS:g} s"
-            )
+        except TimeoutError as error:
+            problem = str(error) or f"the event loop has not answered for {REQUEST_SECONDS:g} s"
+            return _text(start, HTTPStatus.SERVICE_UNAVAILABLE, problem)
         except ValueError:
             return _text(start, HTTPStatus.BAD_REQUEST, "/readyz, or /readyz?connection=NAME")
 
     def _readiness(self, query: dict[str, list[str]], start: StartResponse) -> Iterable[bytes]:
         """Of all connections, or of those that are named."""
-        serving = self._on_loop.ask(_asked(self._serving))
+        serving = self._on_loop.ask(self._serving())
         chosen = query.pop("connection", list(serving))
         if query or not set(chosen) <= set(serving):
             return _text(start, HTTPStatus.NOT_FOUND, "no such connection")
@@ -106,14 +116,6 @@ class OnLoop:
             raise TimeoutError from None
         finally:
             asked.cancel()
-
-
-async def _alive() -> None:
-    """Whoever runs this turns."""
-
-
-async def _asked(question: Callable[[], _Answer]) -> _Answer:
-    return question()
 
 
 def _text(start: StartResponse, status: HTTPStatus, text: str) -> Iterable[bytes]:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Final, TypeVar
+from wsgiref.types import WSGIApplication
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from changefeed_gateway.app.monitoring.http import OnLoop
+from changefeed_gateway.app.monitoring.http import OnLoop, Serving
 from changefeed_gateway.core.meter import FeedGauges, Gauges, Meter
 from changefeed_gateway.core.observation import Distribution, Observation
 
@@ -19,31 +20,57 @@ _FEED: Final = ("connection", "collection")
 _Key = TypeVar("_Key", bound=tuple[str, ...])
 
 
-def metrics_application(
-    observation: Observation, meter: Meter, serving: Callable[[], dict[str, bool]], on_loop: OnLoop
-) -> Callable[..., Iterable[bytes]]:
-    """The WSGI application that writes all metrics of a gateway and of its process."""
+def process_registry(observation: Observation, meter: Meter, serving: Serving, on_loop: OnLoop) -> CollectorRegistry:
+    """All metrics of a gateway in this process, and of the process; collected in another thread than the loop's."""
+    registry = process_alone()
+    registry.register(_Gateway(observation, meter, serving, on_loop))
+    return registry
+
+
+def process_alone() -> CollectorRegistry:
+    """The metrics of this process."""
     registry = CollectorRegistry(auto_describe=False)
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
-    registry.register(_Gateway(observation, meter, serving, on_loop))
+    return registry
+
+
+def metrics_application(*collectors: Collector) -> WSGIApplication:
+    """The WSGI application that writes metrics as they are asked for."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
     return make_wsgi_app(registry)
+
+
+class Workers(Collector):
+    """How many processes serve."""
+
+    def __init__(self, count: Callable[[], tuple[int, int]]) -> None:
+        """`count` answers how many serve now, and how often one was started anew."""
+        self._count = count
+
+    def collect(self) -> Iterable[Metric]:
+        """Count now."""
+        serving, starts = self._count()
+        yield _gauge("workers", "Processes of the gateway that serve now.", (), {(): float(serving)})
+        yield _counter(
+            "worker_restarts", "Processes that ended unasked and were started anew.", (), {(): float(starts)}
+        )
 
 
 class _Gateway(Collector):
     """Reads a gateway on its loop, and gives what it read to the thread that writes it."""
 
-    def __init__(
-        self, observation: Observation, meter: Meter, serving: Callable[[], dict[str, bool]], on_loop: OnLoop
-    ) -> None:
+    def __init__(self, observation: Observation, meter: Meter, serving: Serving, on_loop: OnLoop) -> None:
         self._observation, self._meter, self._serving, self._on_loop = observation, meter, serving, on_loop
 
     def collect(self) -> Iterable[Metric]:
         return self._on_loop.ask(self._read())
 
     async def _read(self) -> list[Metric]:
-        gauges = await self._meter.read()
+        gauges, serving = await self._meter.read(), await self._serving()
         return [
             *_calls(self._observation),
             *_streams(self._observation, gauges),
@@ -53,7 +80,7 @@ class _Gateway(Collector):
                 "connection_serving",
                 "1 while a connection serves: its database answers and its feeds move.",
                 ("connection",),
-                {(name,): float(serves) for name, serves in self._serving().items()},
+                {(name,): float(serves) for name, serves in serving.items()},
             ),
             _histogram(
                 "event_loop_stall_seconds",

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from changefeed_gateway.cli.arguments import Config, Json
 from changefeed_gateway.cli.demo.postgres import EmbeddedPostgres
 from changefeed_gateway.cli.demo.session import Outcome, Session
 from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.exclusive_file import exclusive
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import complain, out, print_json
 from changefeed_gateway.settings import EmbeddedServer, PostgresConnection, SecuritySettings, Settings, load_settings
 from changefeed_gateway.settings.values import HostPort

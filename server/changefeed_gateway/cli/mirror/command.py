@@ -11,12 +11,13 @@ import typer
 
 from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Collection, Config, Json, RetryFor
+from changefeed_gateway.cli.arguments import Collection, RetryFor
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
 from changefeed_gateway.cli.mirror.copy import Copy
 from changefeed_gateway.cli.mirror.following import Following, differing
 from changefeed_gateway.cli.mirror.sqlite_copy import SqliteCopy
+from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import complain, out, print_json
 from changefeed_gateway.settings import Settings, load_settings
 

@@ -153,10 +153,11 @@ func (x *ListStreamsRequest) GetPageToken() string {
 	return ""
 }
 
-// A page of streams, the oldest first.
+// A page of streams of one process of the gateway, the oldest first; it may be empty before the last one.
 type ListStreamsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+	// Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+	// streams of other replicas are theirs to tell.
 	Gateway string `protobuf:"bytes,1,opt,name=gateway,proto3" json:"gateway,omitempty"`
 	// The streams.
 	Streams []*StreamStatus `protobuf:"bytes,2,rep,name=streams,proto3" json:"streams,omitempty"`
@@ -220,7 +221,7 @@ func (x *ListStreamsResponse) GetNextPageToken() string {
 // One open stream, as far as its consumer has taken it.
 type StreamStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Number of the stream within its gateway process.
+	// Number of the stream within its process.
 	StreamId int64 `protobuf:"varint,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
 	// Request id of the call, as in the log.
 	RequestId string `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`

@@ -28,7 +28,7 @@ const (
 //
 // What operators ask a gateway of itself. Consumers need none of it. Nothing here tells a document, a key or a token.
 type OperatorServiceClient interface {
-	// Lists the open streams of the gateway process that answers. Safe to repeat.
+	// Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
 	ListStreams(ctx context.Context, in *ListStreamsRequest, opts ...grpc.CallOption) (*ListStreamsResponse, error)
 }
 
@@ -56,7 +56,7 @@ func (c *operatorServiceClient) ListStreams(ctx context.Context, in *ListStreams
 //
 // What operators ask a gateway of itself. Consumers need none of it. Nothing here tells a document, a key or a token.
 type OperatorServiceServer interface {
-	// Lists the open streams of the gateway process that answers. Safe to repeat.
+	// Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
 	ListStreams(context.Context, *ListStreamsRequest) (*ListStreamsResponse, error)
 	mustEmbedUnimplementedOperatorServiceServer()
 }

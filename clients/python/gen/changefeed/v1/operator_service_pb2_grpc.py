@@ -47,7 +47,7 @@ class OperatorServiceServicer(object):
     """
 
     def ListStreams(self, request, context):
-        """Lists the open streams of the gateway process that answers. Safe to repeat.
+        """Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,7 +61,7 @@ class OperatorServiceStub(typing.Generic[_OperatorServiceListStreamsType]):
     ], channel: grpc.aio.Channel) -> None: ...
 
     ListStreams: _OperatorServiceListStreamsType
-    """Lists the open streams of the gateway process that answers. Safe to repeat."""
+    """Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat."""
 
 OperatorServiceAsyncStub: typing_extensions.TypeAlias = OperatorServiceStub[
     grpc.aio.UnaryUnaryMultiCallable[
@@ -79,6 +79,6 @@ class OperatorServiceServicer(metaclass=abc.ABCMeta):
         request: changefeed.v1.operator_service_pb2.ListStreamsRequest,
         context: _ServicerContext,
     ) -> typing.Union[changefeed.v1.operator_service_pb2.ListStreamsResponse, collections.abc.Awaitable[changefeed.v1.operator_service_pb2.ListStreamsResponse]]:
-        """Lists the open streams of the gateway process that answers. Safe to repeat."""
+        """Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat."""
 
 def add_OperatorServiceServicer_to_server(servicer: OperatorServiceServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

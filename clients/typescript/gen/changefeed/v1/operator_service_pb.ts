@@ -61,13 +61,14 @@ export const ListStreamsRequestSchema: GenMessage<ListStreamsRequest> = /*@__PUR
   messageDesc(file_changefeed_v1_operator_service, 0);
 
 /**
- * A page of streams, the oldest first.
+ * A page of streams of one process of the gateway, the oldest first; it may be empty before the last one.
  *
  * @generated from message changefeed.v1.ListStreamsResponse
  */
 export type ListStreamsResponse = Message<"changefeed.v1.ListStreamsResponse"> & {
   /**
-   * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+   * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+   * streams of other replicas are theirs to tell.
    *
    * @generated from field: string gateway = 1;
    */
@@ -102,7 +103,7 @@ export const ListStreamsResponseSchema: GenMessage<ListStreamsResponse> = /*@__P
  */
 export type StreamStatus = Message<"changefeed.v1.StreamStatus"> & {
   /**
-   * Number of the stream within its gateway process.
+   * Number of the stream within its process.
    *
    * @generated from field: int64 stream_id = 1;
    */
@@ -269,7 +270,7 @@ export const StreamScopeSchema: GenEnum<StreamScope> = /*@__PURE__*/
  */
 export const OperatorService: GenService<{
   /**
-   * Lists the open streams of the gateway process that answers. Safe to repeat.
+   * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
    *
    * @generated from rpc changefeed.v1.OperatorService.ListStreams
    */
