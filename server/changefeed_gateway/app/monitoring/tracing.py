@@ -102,7 +102,7 @@ class Tracing:
         await asyncio.to_thread(closing.join, _LAST_SECONDS)
         if closing.is_alive():
             # It would try again for half a minute.
-            self._exporter.shutdown()
+            self._exporter.shutdown()  # type: ignore[no-untyped-call]
             await asyncio.to_thread(closing.join, _LAST_SECONDS)
 
 
