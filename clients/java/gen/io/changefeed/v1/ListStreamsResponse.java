@@ -7,7 +7,7 @@ package io.changefeed.v1;
 
 /**
  * <pre>
- * A page of streams, the oldest first.
+ * A page of streams of one process of the gateway, the oldest first; it may be empty before the last one.
  * </pre>
  *
  * Protobuf type {@code changefeed.v1.ListStreamsResponse}
@@ -55,7 +55,8 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object gateway_ = "";
   /**
    * <pre>
-   * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+   * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+   * streams of other replicas are theirs to tell.
    * </pre>
    *
    * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -76,7 +77,8 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+   * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+   * streams of other replicas are theirs to tell.
    * </pre>
    *
    * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -386,7 +388,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * A page of streams, the oldest first.
+   * A page of streams of one process of the gateway, the oldest first; it may be empty before the last one.
    * </pre>
    *
    * Protobuf type {@code changefeed.v1.ListStreamsResponse}
@@ -602,7 +604,8 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object gateway_ = "";
     /**
      * <pre>
-     * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+     * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+     * streams of other replicas are theirs to tell.
      * </pre>
      *
      * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -622,7 +625,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+     * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+     * streams of other replicas are theirs to tell.
      * </pre>
      *
      * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -643,7 +647,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+     * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+     * streams of other replicas are theirs to tell.
      * </pre>
      *
      * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -660,7 +665,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+     * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+     * streams of other replicas are theirs to tell.
      * </pre>
      *
      * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -674,7 +680,8 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+     * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+     * streams of other replicas are theirs to tell.
      * </pre>
      *
      * <code>string gateway = 1 [json_name = "gateway"];</code>

@@ -12,7 +12,8 @@ public interface ListStreamsResponseOrBuilder extends
 
   /**
    * <pre>
-   * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+   * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+   * streams of other replicas are theirs to tell.
    * </pre>
    *
    * <code>string gateway = 1 [json_name = "gateway"];</code>
@@ -21,7 +22,8 @@ public interface ListStreamsResponseOrBuilder extends
   java.lang.String getGateway();
   /**
    * <pre>
-   * Names the process that answers: its host, and a number there. The streams of other replicas are theirs to tell.
+   * Names the process whose streams these are: its host, and a number there; empty where a worker does not answer. The
+   * streams of other replicas are theirs to tell.
    * </pre>
    *
    * <code>string gateway = 1 [json_name = "gateway"];</code>

@@ -114,7 +114,7 @@ public final class OperatorServiceGrpc {
 
     /**
      * <pre>
-     * Lists the open streams of the gateway process that answers. Safe to repeat.
+     * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
      * </pre>
      */
     default void listStreams(io.changefeed.v1.ListStreamsRequest request,
@@ -158,7 +158,7 @@ public final class OperatorServiceGrpc {
 
     /**
      * <pre>
-     * Lists the open streams of the gateway process that answers. Safe to repeat.
+     * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
      * </pre>
      */
     public void listStreams(io.changefeed.v1.ListStreamsRequest request,
@@ -189,7 +189,7 @@ public final class OperatorServiceGrpc {
 
     /**
      * <pre>
-     * Lists the open streams of the gateway process that answers. Safe to repeat.
+     * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
      * </pre>
      */
     public io.changefeed.v1.ListStreamsResponse listStreams(io.changefeed.v1.ListStreamsRequest request) throws io.grpc.StatusException {
@@ -219,7 +219,7 @@ public final class OperatorServiceGrpc {
 
     /**
      * <pre>
-     * Lists the open streams of the gateway process that answers. Safe to repeat.
+     * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
      * </pre>
      */
     public io.changefeed.v1.ListStreamsResponse listStreams(io.changefeed.v1.ListStreamsRequest request) {
@@ -249,7 +249,7 @@ public final class OperatorServiceGrpc {
 
     /**
      * <pre>
-     * Lists the open streams of the gateway process that answers. Safe to repeat.
+     * Lists the open streams of the gateway that answers, of all its worker processes. Safe to repeat.
      * </pre>
      */
     public com.google.common.util.concurrent.ListenableFuture<io.changefeed.v1.ListStreamsResponse> listStreams(

@@ -58,7 +58,7 @@ private static final long serialVersionUID = 0L;
   private long streamId_ = 0L;
   /**
    * <pre>
-   * Number of the stream within its gateway process.
+   * Number of the stream within its process.
    * </pre>
    *
    * <code>int64 stream_id = 1 [json_name = "streamId"];</code>
@@ -1312,7 +1312,7 @@ private static final long serialVersionUID = 0L;
     private long streamId_ ;
     /**
      * <pre>
-     * Number of the stream within its gateway process.
+     * Number of the stream within its process.
      * </pre>
      *
      * <code>int64 stream_id = 1 [json_name = "streamId"];</code>
@@ -1324,7 +1324,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Number of the stream within its gateway process.
+     * Number of the stream within its process.
      * </pre>
      *
      * <code>int64 stream_id = 1 [json_name = "streamId"];</code>
@@ -1340,7 +1340,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * Number of the stream within its gateway process.
+     * Number of the stream within its process.
      * </pre>
      *
      * <code>int64 stream_id = 1 [json_name = "streamId"];</code>

@@ -12,7 +12,7 @@ public interface StreamStatusOrBuilder extends
 
   /**
    * <pre>
-   * Number of the stream within its gateway process.
+   * Number of the stream within its process.
    * </pre>
    *
    * <code>int64 stream_id = 1 [json_name = "streamId"];</code>
