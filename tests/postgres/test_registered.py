@@ -59,11 +59,25 @@ async def test_a_long_answer_comes_whole_and_an_error_does_no_harm(connection: R
         assert await one(connection) == 1
 
 
-async def test_a_statement_that_does_not_fit_into_the_socket_is_sent(connection: RegisteredConnection) -> None:
+async def test_a_statement_that_does_not_fit_into_the_socket_is_sent_and_the_next_one_answered(
+    connection: RegisteredConnection,
+) -> None:
+    """psycopg registers the socket for it, and takes that back."""
     text = "x" * 30_000_000
-    cursor = await connection.execute("SELECT %s::text", (text,))
-    assert await cursor.fetchone() == (text,)
-    assert await one(connection) == 1
+    async with asyncio.timeout(30):
+        assert await one(connection) == 1
+        cursor = await connection.execute("SELECT %s::text", (text,))
+        assert await cursor.fetchone() == (text,)
+        assert await one(connection) == 1
+
+
+async def test_who_waits_for_notifications_for_a_while_has_the_next_statement_answered(
+    connection: RegisteredConnection,
+) -> None:
+    async with asyncio.timeout(30):
+        assert await one(connection) == 1
+        assert [notification async for notification in connection.notifies(timeout=0.05)] == []
+        assert await one(connection) == 1
 
 
 @pytest.mark.parametrize("turns", range(8))

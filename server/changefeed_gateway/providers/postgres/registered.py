@@ -33,7 +33,7 @@ class RegisteredConnection(psycopg.AsyncConnection[TupleRow]):
     async def wait(self, gen: PQGen[_T], interval: float = _INTERVAL, timeout: float | None = None) -> _T:  # noqa: ASYNC109
         """See `psycopg.AsyncConnection.wait`."""
         if timeout is not None:
-            return await super().wait(gen, interval, timeout)
+            return await self._leave_to_psycopg(gen, interval, timeout)
         try:
             wanted = next(gen)
         except StopIteration as end:
@@ -42,15 +42,19 @@ class RegisteredConnection(psycopg.AsyncConnection[TupleRow]):
             self._unregister()
             raise
         if wanted != Wait.R:
-            return await super().wait(_begun(gen, wanted), interval)
+            return await self._leave_to_psycopg(_begun(gen, wanted), interval)
         try:
             answer = await self._read(gen)
         except asyncio.CancelledError as error:
-            self._unregister()
-            return await super().wait(_begun(gen, wanted, error), interval)
+            return await self._leave_to_psycopg(_begun(gen, wanted, error), interval)
         if isinstance(answer, _Begun):
-            return await super().wait(cast(PQGen[_T], answer), interval)
+            return await self._leave_to_psycopg(cast(PQGen[_T], answer), interval)
         return answer
+
+    async def _leave_to_psycopg(self, gen: PQGen[_T], interval: float, timeout: float | None = None) -> _T:  # noqa: ASYNC109
+        # It registers the socket itself, and takes that back.
+        self._unregister()
+        return await super().wait(gen, interval, timeout)
 
     async def close(self) -> None:
         """See `psycopg.AsyncConnection.close`."""
