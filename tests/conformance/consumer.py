@@ -1,10 +1,9 @@
 """A consumer as a user would write it: portable, because it asks what a collection can do and looks at nothing else."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from changefeed.v1 import change_event_pb2
-from tests.conformance.client import BEGINNING, NOW, Client, Event, Start, after
+from tests.conformance.client import BEGINNING, NOW, Client, Event, Page, Start, after
 
 
 @dataclass
@@ -34,7 +33,7 @@ async def consume(client: Client, store: Store, *, pages: int | None = None, siz
         store.token = await first_position(client)
     while pages is None or pages > 0:
         page = await client.read(_start(store), size=size)
-        apply(page.events, page.continuation_token, store)
+        _apply(page, store)
         if pages is not None:
             pages -= 1
         elif not page.more_available:
@@ -45,15 +44,14 @@ def _start(store: Store) -> Start:
     return after(store.token)
 
 
-def apply(events: Iterable[Event], token: str, store: Store) -> None:
-    """Take changes and the token behind them, as one transaction would."""
-    for event in events:
+def _apply(page: Page, store: Store) -> None:
+    for event in page.events:
         if event.event_id in store.seen:
             continue
         store.seen.add(event.event_id)
         store.applied.append(event.event_id)
         _apply_event(event, store)
-    store.token = token
+    store.token = page.continuation_token
 
 
 def _apply_event(event: Event, store: Store) -> None:
