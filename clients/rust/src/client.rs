@@ -45,7 +45,7 @@ impl ChangeFeedClient {
     /// called for one delivery of a partition after the other, and for those of several partitions at the same time; a
     /// delivery's token is saved when it returned. The checkpoint's positions go before `start`. It returns what
     /// `handle`, the checkpoint or a tail returned first, after all others have ended; `Ok` when every partition is
-    /// retired without children. Options that are a single tail's (scope, number of events, checkpoint) are
+    /// retired without children. Dropping its future ends all tasks. Options that are a single tail's (scope, number of events, checkpoint) are
     /// [`Error::Argument`].
     pub async fn read_partitions<H, F>(
         &self,
