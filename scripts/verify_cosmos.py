@@ -27,11 +27,12 @@ from changefeed_gateway.core.model import (
     Page,
     PageRead,
     PhysicalPartition,
+    Scan,
     Scope,
     Start,
 )
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.providers.cosmos.cursor import Mode
+from changefeed_gateway.providers.cosmos.cursor import Mode, decode
 from changefeed_gateway.providers.cosmos.provider import CosmosOptions, CosmosProvider
 from changefeed_gateway.providers.cosmos.sdk import Endpoint
 
@@ -100,6 +101,7 @@ async def verify() -> None:
     began = datetime.now(UTC)
     async with container() as things, provider_of(Mode.LATEST_VERSION) as latest:
         async with provider_of(Mode.ALL_VERSIONS_AND_DELETES) as every:
+            both = ((Mode.LATEST_VERSION, latest), (Mode.ALL_VERSIONS_AND_DELETES, every))
             try:
                 start = After((await read(every, Now())).cursor)
                 prefix = LogicalPartition('["t"]')
@@ -113,6 +115,9 @@ async def verify() -> None:
                 tell("with a hierarchical key's prefix", await read(every, prefixed, prefix, wait=15))
                 await asyncio.sleep(30)
                 tell("after the time to live", await read(every, start, wait=60))
+                tell("items of a snapshot (_ts is their time)", await read(every, Scan(None)))
+                numbers = [decode((await read(one, Now())).cursor, mode).lsn for mode, one in both]
+                print(f"numbers of now in both modes, which snapshots compare: {numbers}")
                 tell("nothing new", await read(every, After((await read(every, start)).cursor)))
         tell("latest version, beginning (one item expected, _lsn is there)", await read(latest, Beginning()))
         tell("latest version, at a time", await read(latest, AtTime(began)))

@@ -29,15 +29,12 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.page import EncodedPage, Reader
 
-NO_SNAPSHOTS: Final = dict.fromkeys(
-    (
-        CapabilityName.SNAPSHOT,
-        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE,
-        CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE,
-    ),
-    "the gateway reads the changes of this database, not its items",
+SNAPSHOTS: Final = (
+    CapabilityName.SNAPSHOT,
+    CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE,
+    CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE,
 )
-"""What the capabilities say of a provider that has no snapshots."""
+"""What a collection without snapshots lacks."""
 
 SNAPSHOT_CONVERGES: Final = PortabilityWarning(
     code="SNAPSHOT_CONVERGES",

@@ -7,7 +7,6 @@ from urllib.parse import quote, unquote
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import Address, CapabilityName, ItemState
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
 from changefeed_gateway.providers.cosmos.cursor import Mode
 from tests.conformance.backend import Hook, Item
 from tests.cosmos.gateway import make_provider
@@ -20,7 +19,7 @@ class CosmosBackend:
 
     hooks = frozenset({Hook.SPLIT, Hook.TRIM})
     provider_id = "cosmos"
-    capabilities = frozenset(CapabilityName) - {CapabilityName.BEGINNING, CapabilityName.POINT_IN_TIME, *NO_SNAPSHOTS}
+    capabilities = frozenset(CapabilityName) - {CapabilityName.BEGINNING, CapabilityName.POINT_IN_TIME}
     item_state = ItemState.INCLUDED
     time_granularity = timedelta(seconds=1)
     largest_content = 1_900_000
@@ -87,7 +86,7 @@ class LatestVersionBackend(CosmosBackend):
     """What the settings have to ask for: no deletes, no creates, versions conflated, and nothing is ever forgotten."""
 
     hooks = frozenset({Hook.SPLIT})
-    capabilities = frozenset(CapabilityName) - {CapabilityName.DELETES, *NO_SNAPSHOTS}
+    capabilities = frozenset(CapabilityName) - {CapabilityName.DELETES}
     mode = Mode.LATEST_VERSION
 
     def unprovisioned(self, connection: str) -> Address | None:

@@ -103,7 +103,10 @@ class ContainerApi:
 
     def read_container(self, request: Request) -> Answer:
         """A container."""
-        return answer(self._account.container(request.path[1], request.path[3]).describe())
+        container = self._account.container(request.path[1], request.path[3])
+        usage = f"documentsSize=0;documentsCount={len(container.latest)};collectionSize=0"
+        asked = request.headers.get("x-ms-documentdb-populatequotainfo", "").lower() == "true"
+        return answer(container.describe(), headers={"x-ms-resource-usage": usage} if asked else {})
 
     def read_containers(self, request: Request) -> Answer:
         """The containers of a database."""

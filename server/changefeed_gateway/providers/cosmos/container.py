@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple
 
 from changefeed_gateway.core.model import Capability, CapabilityName, PortabilityWarning
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
+from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.providers.cosmos.cursor import Mode
 from changefeed_gateway.providers.cosmos.mapping import KeyPath, key_paths
 
@@ -58,7 +58,6 @@ def capabilities(mode: Mode, backup_window: timedelta | None) -> tuple[Capabilit
     else:
         only = "all_versions_and_deletes is read from now or from a token only: the service refuses every other start"
         missing = {CapabilityName.BEGINNING: only, CapabilityName.POINT_IN_TIME: only}
-    missing |= NO_SNAPSHOTS
     window = "within the account's backup window" if backup_window is None else f"the last {backup_window.days} days"
     details = {
         CapabilityName.CHANGE_FEED: (
@@ -71,6 +70,9 @@ def capabilities(mode: Mode, backup_window: timedelta | None) -> tuple[Capabilit
         CapabilityName.LOGICAL_PARTITION_SCOPE: "hierarchical keys by prefix too",
         CapabilityName.NEW_ITEM_STATE: "the latest version" if latest else "the item as the change left it",
         CapabilityName.DELETES: "items that expired have the origin EXPIRY",
+        CapabilityName.SNAPSHOT: f"converges: {SNAPSHOT_CONVERGES.message}",
+        CapabilityName.SNAPSHOT_PHYSICAL_PARTITION_SCOPE: "converges; where the range splits, the items of its parts",
+        CapabilityName.SNAPSHOT_LOGICAL_PARTITION_SCOPE: "converges; hierarchical keys by prefix too",
     }
     return tuple(
         Capability(name=name, supported=name not in missing, detail=missing.get(name, details.get(name, "")))

@@ -86,8 +86,7 @@ class Position(NamedTuple):
         The etag is opaque by contract. Where it is a number, as all are that were seen, it says how far an answer
         without changes has gone.
         """
-        number = etag.strip('"')
-        reached = max(self.lsn, lsn, int(number) if number.isdecimal() and len(number) < 20 else 0)
+        reached = max(self.lsn, lsn, number_of(etag))
         return Position(self.interval, etag, max(self.as_of, as_of), reached, WHOLE_RUN)
 
     def narrowed(self, interval: Interval) -> "Position":
@@ -106,6 +105,12 @@ class Position(NamedTuple):
         if backup_window is None or not self.as_of:
             return None
         return datetime.fromtimestamp(self.as_of, UTC) + backup_window
+
+
+def number_of(etag: str) -> int:
+    """The number that an etag is; 0 for one that is none."""
+    number = etag.strip('"')
+    return int(number) if number.isdecimal() and len(number) < 20 else 0
 
 
 def beginning(interval: Interval) -> Position:

@@ -113,6 +113,11 @@ def unavailable() -> TransientFailure:
     return TransientFailure("Cosmos DB does not answer: try again", retry_after=_LATER)
 
 
+def lagging() -> TransientFailure:
+    """The error for a range of which a replica answers that has not come as far as another one."""
+    return TransientFailure("a replica of Cosmos DB lags behind: try again", retry_after=_LATER)
+
+
 def moving() -> TransientFailure:
     """The error for ranges that keep coming and going."""
     return TransientFailure("the container's partitions are being split or moved: try again", retry_after=_LATER)

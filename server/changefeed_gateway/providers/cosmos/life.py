@@ -100,8 +100,10 @@ class Life:
                 return parts, cost
         raise moving()
 
-    async def advance(self, position: Position, partition_id: PartitionId, read: PageRead) -> Advance:
-        """Read what follows a position with one call, as far as it fits into a page.
+    async def advance(
+        self, position: Position, partition_id: PartitionId, read: PageRead, *, items: bool = False
+    ) -> Advance:
+        """Read what follows a position with one call, as far as it fits into a page; `items`: as those of a snapshot.
 
         Raises CheckpointExpired, RangeGone and the errors of the service.
         """
@@ -111,7 +113,7 @@ class Life:
         fetched = self._kept.find(container.rid, position)
         if fetched is None:
             fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
-        maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id)
+        maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id, items=items)
         found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:
             self._kept.keep(container.rid, position, fetched)

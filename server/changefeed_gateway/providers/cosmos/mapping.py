@@ -114,8 +114,18 @@ class _DocumentKey(NamedTuple):
 class ChangeMaker:
     """Makes the changes of one partition."""
 
-    def __init__(self, container_rid: str, paths: Sequence[KeyPath], mode: Mode, partition_id: PartitionId) -> None:
+    def __init__(
+        self,
+        container_rid: str,
+        paths: Sequence[KeyPath],
+        mode: Mode,
+        partition_id: PartitionId,
+        *,
+        items: bool = False,
+    ) -> None:
+        """`items`: of latest versions, the items of a snapshot instead."""
         self._rid = _measured(container_rid)
+        self._items = items
         self._paths = paths
         # The id is told once.
         self._names = ["" if path.steps == ("id",) else path.name for path in paths]
@@ -173,8 +183,8 @@ class ChangeMaker:
         state, item = _item(version, ChangeType.UPDATE, read)
         return (
             # P3: there is no history of an item, so what names the change is the version that it left.
-            _digest(self._rid + _measured(version["_rid"]) + _measured(version["_etag"])),
-            ChangeType.UPDATE,
+            _digest(self._rid + _measured(version["_rid"]) + _measured(version["_etag"]) + "item" * self._items),
+            ChangeType.SNAPSHOT if self._items else ChangeType.UPDATE,
             partition_key.encode(),
             item_id.encode(),
             shape,
@@ -183,7 +193,7 @@ class ChangeMaker:
             item,
             int(version["_ts"]) * SECOND,
             self._partition_id,
-            b"%d" % lsn,
+            b"" if self._items else b"%d" % lsn,
             Origin.APPLICATION,
             b"",
         )

@@ -26,6 +26,7 @@ from changefeed_gateway.core.model import (
     PageRead,
     Partition,
     PhysicalPartition,
+    Scan,
     Start,
 )
 from changefeed_gateway.core.pace import Pace
@@ -35,6 +36,7 @@ from changefeed_gateway.providers.cosmos.life import Life
 from changefeed_gateway.providers.cosmos.logical import LogicalRead
 from changefeed_gateway.providers.cosmos.physical import PhysicalRead
 from changefeed_gateway.providers.cosmos.reading import KeptAnswers
+from changefeed_gateway.providers.cosmos.scanning import ScanRead
 from changefeed_gateway.providers.cosmos.sdk import Endpoint, Retries, Sdk
 
 _NO_CONTAINER: Final = "changefeed-gateway.no-such-container"
@@ -63,9 +65,11 @@ class CosmosProvider:
     def __init__(self, options: CosmosOptions) -> None:
         self._options = options
         self._sdk = Sdk(options.endpoint, options.database, options.retries, max_calls=options.max_calls)
-        self._kept = KeptAnswers()
+        self._kept, self._kept_items = KeptAnswers(), KeptAnswers()
         self._lives: dict[str, Life] = {}
         """Of each container that is read, by its rid."""
+        self._items_of: dict[str, Life] = {}
+        """The same in mode latest_version, where that is not the connection's, for snapshots."""
 
     @property
     def provider_id(self) -> str:
@@ -130,9 +134,11 @@ class CosmosProvider:
         return (await self._life(feed.opened_as(Container)).ranges.listing()).partitions()
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
-        """Read one partition key range, or one logical partition."""
+        """Read one partition key range, or one logical partition; for a `Scan` all ranges too."""
         container = feed.opened_as(Container)
         life = self._life(container)
+        if isinstance(read.start, Scan):
+            return await ScanRead(self._items(container), life, read).page(read.start)
         if isinstance(read.start, Beginning | AtTime):
             self._check_start(read.start)
         match read.scope:
@@ -147,7 +153,7 @@ class CosmosProvider:
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Who waits is told so."""
-        for life in self._lives.values():
+        for life in (*self._lives.values(), *self._items_of.values()):
             life.close()
         await self._sdk.aclose()
 
@@ -169,5 +175,14 @@ class CosmosProvider:
             for known in [rid for rid, life in self._lives.items() if life.container.name == container.name]:
                 # Its readers keep it until they find that out.
                 del self._lives[known]
+                self._items_of.pop(known, None)
             self._lives[container.rid] = Life(self._sdk, container, self._options.pace, self._kept)
         return self._lives[container.rid]
+
+    def _items(self, container: Container) -> Life:
+        if container.mode is Mode.LATEST_VERSION:
+            return self._life(container)
+        if container.rid not in self._items_of:
+            latest = container._replace(mode=Mode.LATEST_VERSION)
+            self._items_of[container.rid] = Life(self._sdk, latest, self._options.pace, self._kept_items)
+        return self._items_of[container.rid]

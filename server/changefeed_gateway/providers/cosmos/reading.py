@@ -10,7 +10,7 @@ from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.cosmos.container import Container
-from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning
+from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, beginning, number_of
 from changefeed_gateway.providers.cosmos.errors import READ_FEED, Refused, expired, unknown
 from changefeed_gateway.providers.cosmos.mapping import Document
 from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, FeedAnswer, Sdk
@@ -90,6 +90,8 @@ class IntervalReader:
     """One interval of one container: a range, what is left of one, or a logical partition."""
 
     def __init__(self, sdk: Sdk, container: Container, interval: Interval, pace: Pace) -> None:
+        self.newest = 0
+        """The highest number that an answer has told."""
         self._goes_on: tuple[str, int] = ("", 0)
         """Where the last answer that brought all that was asked for ended, and how many that was."""
         self._sdk = sdk
@@ -154,7 +156,9 @@ class IntervalReader:
     async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
         container = self._container
         here = position.narrowed(self._interval)
-        return await self._sdk.read_feed(container.name, container.rid, container.mode, here, limit, now=now)
+        answer = await self._sdk.read_feed(container.name, container.rid, container.mode, here, limit, now=now)
+        self.newest = max(self.newest, number_of(answer.etag))
+        return answer
 
     def _age(self, answer: FeedAnswer) -> int:
         """The latest version of an item does not age."""

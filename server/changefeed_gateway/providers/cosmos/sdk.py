@@ -5,6 +5,7 @@ import base64
 import binascii
 import json
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -56,6 +57,7 @@ _SDK_MODES: Final = {
 _START_TYPES: Final = {Mode.ALL_VERSIONS_AND_DELETES: "Now", Mode.LATEST_VERSION: "Beginning"}
 """Of a continuation, whose etag counts. Never a time: the SDK cannot read its own (azure-sdk-for-python #43018)."""
 
+_COUNTED: Final = re.compile(r"documentsCount=(\d{1,18})")
 _SDK_RETRIES: Final = 1
 """The smallest number that the SDK takes for one; the calls that are read by answers end with the first 429 anyway."""
 _OVERTAKEN: Final = 60
@@ -168,6 +170,10 @@ class Sdk:
         """The container's partition key ranges, with their ancestors."""
         return await self._call("ReadPartitionKeyRanges", lambda: self._list_ranges(name))
 
+    async def count_items(self, name: str) -> tuple[int | None, Cost]:
+        """About how many items a container has; None where the service does not say."""
+        return await self._call("ReadContainer", lambda: self._count_items(name))
+
     async def interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         """The effective partition keys of a partition key, or of a prefix of a hierarchical one."""
         return await self._call("ReadContainer", lambda: self._interval_of(name, key, hierarchical=hierarchical))
@@ -216,6 +222,13 @@ class Sdk:
         # What the SDK makes public, `read_feed_ranges`, tells neither ids nor ancestors.
         ranges = [found async for found in _pages(container, self._timeout)]
         return ranges, Cost(seen.calls, seen.charge)
+
+    async def _count_items(self, name: str) -> tuple[int | None, Cost]:
+        container = await self._container(name)
+        seen = _current()
+        described = await container.read(populate_quota_info=True, timeout=self._timeout)
+        found = _COUNTED.search(described.get_response_headers().get("x-ms-resource-usage") or "")
+        return int(found[1]) if found else None, Cost(seen.calls, seen.charge)
 
     async def _interval_of(self, name: str, key: Sequence[Any], *, hierarchical: bool) -> Interval:
         values = [NonePartitionKeyValue if value == UNDEFINED else value for value in key]

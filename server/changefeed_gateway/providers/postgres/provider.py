@@ -27,7 +27,7 @@ from changefeed_gateway.core.model import (
     Start,
 )
 from changefeed_gateway.core.observation import Measure
-from changefeed_gateway.core.snapshot import NO_SNAPSHOTS
+from changefeed_gateway.core.snapshot import SNAPSHOTS
 from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
@@ -298,7 +298,7 @@ def _capabilities(definition: FeedDefinition) -> tuple[Capability, ...]:
         " and what follows would have two places: take the entire collection, or a logical partition"
     }
     if not definition.snapshots:
-        missing |= dict.fromkeys(NO_SNAPSHOTS, _NO_ORDER if not definition.standby else _ON_A_STANDBY)
+        missing |= dict.fromkeys(SNAPSHOTS, _NO_ORDER if not definition.standby else _ON_A_STANDBY)
     if definition.image_mode is ImageMode.NONE:
         missing[CapabilityName.NEW_ITEM_STATE] = details[CapabilityName.NEW_ITEM_STATE]
     return tuple(
