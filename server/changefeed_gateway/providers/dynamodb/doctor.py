@@ -14,8 +14,8 @@ from changefeed_gateway.providers.dynamodb.shards import list_shards
 from changefeed_gateway.providers.dynamodb.table import Stream, find_stream
 
 _ALLOW: Final = (
-    "allow dynamodb:DescribeTable on the table, and dynamodb:DescribeStream, dynamodb:GetShardIterator and"
-    " dynamodb:GetRecords on its stream"
+    "allow dynamodb:DescribeTable (and dynamodb:Scan, for snapshots) on the table, and dynamodb:DescribeStream,"
+    " dynamodb:GetShardIterator and dynamodb:GetRecords on its stream"
 )
 
 

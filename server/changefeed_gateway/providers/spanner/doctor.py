@@ -14,7 +14,10 @@ from changefeed_gateway.providers.spanner.reading import PartitionReader
 from changefeed_gateway.providers.spanner.sdk import Sdk
 from changefeed_gateway.providers.spanner.table import Stream, find_stream, omissions
 
-_ALLOW: Final = "grant roles/spanner.databaseReader on the database, or a role with spanner.databases.select"
+_ALLOW: Final = (
+    "grant roles/spanner.databaseReader on the database, or a role with spanner.databases.select and, for snapshots,"
+    " spanner.databases.read"
+)
 
 
 async def examine(options: SpannerOptions) -> Examination:
