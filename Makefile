@@ -194,7 +194,8 @@ MVN := mvn --batch-mode --quiet
 
 .clients/.stamp-java: clients/java/generators/pom.xml
 	@$(JAVA_TOOLS); echo "set-up: the code generators of Java, into .clients" && \
-	 $(MVN) -f $< dependency:copy-dependencies -Dmdep.stripVersion -Dmdep.stripClassifier -DoutputDirectory=$(CURDIR)/.clients/bin && \
+	 $(MVN) -f $< dependency:copy-dependencies -Dmdep.stripVersion -Dmdep.stripClassifier -DoverWriteReleases \
+	   -DoutputDirectory=$(CURDIR)/.clients/bin && \
 	 chmod +x .clients/bin/*.exe && touch $@
 
 # So that no test waits for the packages that come into Maven's own repository: it only looks whether all is as it was.

@@ -92,7 +92,7 @@ _ARCHIVE = f"{BUILT / 'java.jsa'}"
 _CLASSES = ("-XX:+UseSerialGC", "-cp", f"{JAVA / 'target'}/*:{_JARS}/*")
 _JVM = ("java", f"-XX:SharedArchiveFile={_ARCHIVE}", *_CLASSES)
 _ARCHIVING = (
-    f"for jar in target/*.jar; do test {_ARCHIVE} -nt $jar || stale=yes; done; test -z $stale || "
+    f"for part in target/*.jar {_JARS}; do test {_ARCHIVE} -nt $part || stale=yes; done; test -z $stale || "
     f"java -XX:ArchiveClassesAtExit={_ARCHIVE} {_CLASSES[0]} -cp '{_CLASSES[2]}' Program "
     """'{"call": "tail", "target": "127.0.0.1:1", "collection": "a/b", "start": "beginning", "patience_ms": 0}'"""
 )
@@ -134,6 +134,7 @@ LANGUAGES = (
         name="Java",
         tools=("java", "mvn"),
         build=(
+            (JAVA, ("sh", "-c", f"test {_JARS} -nt pom.xml || rm -rf {_JARS}")),  # no package of before stays
             (JAVA, (*_MAVEN, "dependency:copy-dependencies", f"-DoutputDirectory={_JARS}")),
             (JAVA, ("sh", "-c", _ARCHIVING)),
         ),

@@ -29,7 +29,7 @@ public final class Items {
 
     /**
      * One value of JSON; its numbers are int, long, BigInteger or BigDecimal, with every digit, and its
-     * {@code toString()} is JSON again.
+     * {@code toString()} is JSON again. It may be a thousand levels deep.
      *
      * @throws JsonProcessingException if the text is not one value of JSON
      */

@@ -15,6 +15,7 @@ import io.changefeed.v1.ListPhysicalPartitionsResponse;
 import io.changefeed.v1.PhysicalPartition;
 import io.changefeed.v1.ResolveStartPositionRequest;
 import io.changefeed.v1.ResolveStartPositionResponse;
+import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.SubscribeRequest;
 import io.changefeed.v1.SubscribeResponse;
 import io.changefeed.v1.SubscriptionOpened;
@@ -101,11 +102,15 @@ class TailTest {
 
     @BeforeEach
     void serve() throws IOException {
-        server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
+        listenOn(0);
+        client = ChangeFeedClient.connect("127.0.0.1:" + server.getPort());
+    }
+
+    private void listenOn(int port) throws IOException {
+        server = Grpc.newServerBuilderForPort(port, InsecureServerCredentials.create())
                 .addService(gateway)
                 .build()
                 .start();
-        client = ChangeFeedClient.connect("127.0.0.1:" + server.getPort());
     }
 
     @AfterEach
@@ -176,6 +181,16 @@ class TailTest {
             assertEquals(List.of("t0", "t1"), List.of(tail.next().continuationToken(), tail.next().continuationToken()));
         }
         assertEquals(1, gateway.requests.size(), "and the stream too");
+    }
+
+    @Test
+    void aGatewayThatIsBackIsCalledAtOnce() throws Exception {
+        ResourceAddress documents = Positions.collection("main/documents");
+        int port = server.getPort();
+        server.shutdownNow().awaitTermination();
+        assertThrows(ChangeFeedException.class, () -> client.partitions(documents));
+        listenOn(port);
+        assertEquals(2, client.partitions(documents).size(), "gRPC itself connects again after a second and more");
     }
 
     @Test
