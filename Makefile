@@ -156,11 +156,13 @@ sbom: .venv-release/.stamp wheels ## List what the image installs, with licences
 	@$(RELEASE)/pip-licenses --python=.venv-image/bin/python --format=markdown --with-urls --output-file=dist/licences.md
 	@rm -rf .venv-image && ls dist
 
+# What a new Google library says of Python 3.11 to whoever loads it is no fault of an old one.
 test-lowest: .venv-release/.stamp ## Run the quick tests with the lowest versions that pyproject.toml allows
 	@rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
 	@$(RELEASE)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 	   -e clients/python -e '.[dev]'
 	@PATH="$(CURDIR)/.venv-lowest/bin:$(PATH)" .venv-lowest/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS) \
+	   -W "ignore:You are using a Python version:FutureWarning" \
 	   tests/unit tests/properties tests/api tests/conformance -k "not conformance or memory"
 
 helm-check: ## Render the chart with Helm's engine, check it against Kubernetes' schemas, keep what it gives; two minutes
