@@ -5,7 +5,7 @@ ARG PYTHON=3.13-slim-bookworm
 FROM python:${PYTHON} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
-COPY constraints.txt ./
+COPY constraints.txt requirements.lock ./
 RUN python -m venv /opt/build \
     && /opt/build/bin/pip install -c constraints.txt pip hatchling
 COPY LICENSE README.md pyproject.toml ./
@@ -13,10 +13,11 @@ COPY clients/python clients/python
 COPY migrations migrations
 COPY server server
 RUN /opt/build/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels ./clients/python .
-# By path: by name, pip might take a stranger's package from the registry.
+# Every file by its hash, and ours by path: by name, pip might take a stranger's package from the registry.
 RUN python -m venv /opt/changefeed \
-    && set -- /wheels/changefeed_gateway-*.whl \
-    && /opt/changefeed/bin/pip install -c constraints.txt /wheels/changefeed_client-*.whl "$1[all]"
+    && /opt/changefeed/bin/pip install --require-hashes --no-deps -r requirements.lock \
+    && /opt/changefeed/bin/pip install --no-index --no-deps /wheels/*.whl \
+    && /opt/changefeed/bin/pip check
 
 FROM python:${PYTHON}
 RUN useradd --system --uid 10001 --home-dir /var/lib/changefeed --create-home changefeed

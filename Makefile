@@ -32,7 +32,7 @@ PYTEST = PATH="$(TEST_PATH)" $(BIN)/pytest --numprocesses=$(WORKERS) --dist=load
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo serve test test-fast test-newest test-postgres-15 test-cosmos-java set-up lint fmt gen gen-check schema soak verify-dynamodb verify-cosmos verify-spanner bench-core wheels baseline constraints clean
+.PHONY: help demo serve test test-fast test-newest test-postgres-15 test-cosmos-java set-up lint fmt gen gen-check schema soak verify-dynamodb verify-cosmos verify-spanner bench-core wheels baseline constraints lock audit sbom test-lowest helm-check clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -135,8 +135,42 @@ constraints: ## Pin every package to its newest version that fits, in constraint
 	@rm -rf .venv-pins
 	@git --no-pager diff --stat -- constraints.txt
 
+RELEASE := .venv-release/bin
+
+lock: .venv-release/.stamp ## Write requirements.lock, what the image installs, of constraints.txt
+	@printf './clients/python\n.[all]\n' > .lock.in; trap 'rm -f .lock.in .lock.out' EXIT; \
+	 { echo "# What the image installs, each file by its hash. Made by make lock of constraints.txt; do not edit."; \
+	   $(RELEASE)/uv pip compile .lock.in --constraints constraints.txt --generate-hashes --python-version 3.13 \
+	     --python-platform x86_64-unknown-linux-gnu --no-header --no-annotate --quiet \
+	     --no-emit-package changefeed-client --no-emit-package changefeed-gateway; } > .lock.out && mv .lock.out requirements.lock
+	@git --no-pager diff --stat -- requirements.lock
+
+# Strict: a package that could not be looked up is no package without a fault. It asks an advisory database, not a registry.
+audit: .venv-release/.stamp ## Ask whether what the image installs has known vulnerabilities; needs the network
+	@$(RELEASE)/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+sbom: .venv-release/.stamp wheels ## List what the image installs, with licences, in dist/
+	@rm -rf .venv-image && $(PYTHON) -m venv .venv-image
+	@$(RELEASE)/uv pip install --quiet --python .venv-image/bin/python --no-deps -r requirements.lock dist/*.whl
+	@$(RELEASE)/cyclonedx-py environment .venv-image/bin/python --output-reproducible --of JSON -o dist/changefeed.sbom.json
+	@$(RELEASE)/pip-licenses --python=.venv-image/bin/python --format=markdown --with-urls --output-file=dist/licences.md
+	@rm -rf .venv-image && ls dist
+
+# What a new Google library says of Python 3.11 to whoever loads it is no fault of an old one.
+test-lowest: .venv-release/.stamp ## Run the quick tests with the lowest versions that pyproject.toml allows
+	@rm -rf .venv-lowest && $(PYTHON) -m venv .venv-lowest
+	@$(RELEASE)/uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+	   -e clients/python -e '.[dev]'
+	@PATH="$(CURDIR)/.venv-lowest/bin:$(PATH)" .venv-lowest/bin/pytest --numprocesses=$(WORKERS) --dist=loadgroup $(PYTEST_ARGS) \
+	   -W "ignore:You are using a Python version:FutureWarning" \
+	   tests/unit tests/properties tests/api tests/conformance -k "not conformance or memory"
+
+helm-check: ## Render the chart with Helm's engine, check it against Kubernetes' schemas, keep what it gives; two minutes
+	@tests/helm/check
+
 clean: ## Remove all that set-up, caches and builds have made (no data)
-	@rm -rf .venv .venv-gen .venv-pins .dynamodb-local .cosmos-node .cosmos-java .postgresql-15 .pgbouncer .faketime dist
+	@rm -rf .venv .venv-gen .venv-pins .venv-release .venv-image .venv-lowest .helm .dynamodb-local .cosmos-node .cosmos-java
+	@rm -rf .postgresql-15 .pgbouncer .faketime dist
 	@rm -rf .clients clients/typescript/node_modules clients/typescript/dist clients/java/target
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	@find $(wildcard $(SOURCES) clients/python/gen) -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -153,6 +187,12 @@ clean: ## Remove all that set-up, caches and builds have made (no data)
 .venv/.stamp-dev: .venv/.stamp
 	@echo "set-up: tests and linters, into .venv"
 	@$(BIN)/python $(PIP_INSTALL) -c constraints.txt --no-build-isolation -e clients/python -e '.[dev]'
+	@touch $@
+
+# What makes and looks over a release; no part of what it looks at.
+.venv-release/.stamp: constraints-release.txt
+	@rm -rf .venv-release && $(PYTHON) -m venv .venv-release
+	@.venv-release/bin/python $(PIP_INSTALL) -r constraints-release.txt
 	@touch $@
 
 .venv-gen/.stamp: constraints-gen.txt

@@ -18,6 +18,7 @@ from bench import (
     resume,
     retention,
     ring,
+    several,
     snapshot,
     spanner,
     tax,
@@ -40,6 +41,7 @@ PARTS = {
     "resume": resume,
     "retention": retention,
     "ring": ring,
+    "several": several,
     "snapshot": snapshot,
     "tax": tax,
 }

@@ -34,6 +34,7 @@ class Gateway:
         profile: Path | None = None,
         limits: dict[str, Any] | None = None,
         connection: dict[str, Any] | None = None,
+        settings: dict[str, Any] | None = None,
     ):
         """Write the settings; `profile` names a file for a sampling profile of the process."""
         self.settings: Final = {
@@ -42,6 +43,7 @@ class Gateway:
             "connections": {"main": {"provider": "postgres", "dsn": dsn, **(connection or {})}},
             "logging": {"level": "warning", "format": "json"},
             **({"limits": limits} if limits else {}),
+            **(settings or {}),
         }
         self.target: Final = str(self.settings["listen"])
         self._file = directory / "changefeed.yaml"

@@ -38,5 +38,17 @@ def rows(page: Path) -> list[list[str]]:
 
 def pages() -> list[Path]:
     """Every page of the project."""
-    hidden = {".venv", ".venv-gen", ".venv-pins", ".git", ".pytest_cache", "node_modules", "dist"}
+    hidden = {
+        ".venv",
+        ".venv-gen",
+        ".venv-pins",
+        ".venv-release",
+        ".venv-image",
+        ".venv-lowest",
+        ".helm",
+        ".git",
+        ".pytest_cache",
+        "node_modules",
+        "dist",
+    }
     return [page for page in sorted(ROOT.rglob("*.md")) if not hidden & set(page.relative_to(ROOT).parts)]

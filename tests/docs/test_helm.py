@@ -1,0 +1,121 @@
+"""The chart: what it gives is what was checked, and the gateway in it is one that starts and is asked where it answers.
+
+Helm's engine takes two minutes to build. So `make helm-check` renders, holds the result against the schemas of
+Kubernetes and keeps it in tests/helm/rendered; here it is looked at, and whether the chart is still the same.
+"""
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from changefeed_gateway.settings import Settings, load_settings
+from tests.docs.pages import DOCS, ROOT, blocks, rows
+
+CHART = ROOT / "deploy/helm/changefeed"
+HELM = ROOT / "tests/helm"
+NAMES = ("least", "all")
+
+
+def manifests(name: str) -> dict[str, dict[str, Any]]:
+    """By kind."""
+    found = yaml.safe_load_all((HELM / f"rendered/{name}.yaml").read_text(encoding="utf-8"))
+    return {manifest["kind"]: manifest for manifest in found if manifest}
+
+
+def pod(name: str) -> dict[str, Any]:
+    return dict(manifests(name)["Deployment"]["spec"]["template"]["spec"])
+
+
+def settings(name: str, monkeypatch: pytest.MonkeyPatch, directory: Path) -> Settings:
+    """As the gateway reads them."""
+    for variable in ("CHANGEFEED_CONFIG", "CHANGEFEED_LISTEN"):
+        monkeypatch.delenv(variable, raising=False)
+    file = directory / "changefeed.yaml"
+    file.write_text(manifests(name)["ConfigMap"]["data"]["changefeed.yaml"])
+    return load_settings(file)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_checked_is_what_the_chart_gives_today(name: str) -> None:
+    digest = subprocess.run([HELM / "digest"], capture_output=True, text=True, check=True).stdout.strip()
+    said = (HELM / f"rendered/{name}.yaml").read_text(encoding="utf-8").splitlines()[1]
+    assert said == f"# chart: {digest}", "the chart has changed: make helm-check"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_settings_are_those_that_the_pod_and_its_probes_expect(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read = settings(name, monkeypatch, tmp_path)
+    (container,) = pod(name)["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert read.monitoring.listen is not None
+    assert ports == {"grpc": read.listen.port, "monitoring": read.monitoring.listen.port}
+    assert {container[f"{probe}Probe"]["httpGet"]["port"] for probe in ("startup", "liveness", "readiness")} == {
+        "monitoring"
+    }
+    drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + read.shutdown_grace.total_seconds()
+    assert pod(name)["terminationGracePeriodSeconds"] > drain + 5
+    (port,) = manifests(name)["Service"]["spec"]["ports"]
+    assert (port["port"], port["targetPort"]) == (read.listen.port, "grpc")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_that_the_settings_name_is_mounted_from_a_secret(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (container,) = pod(name)["containers"]
+    places = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    files = set()
+    for volume in pod(name)["volumes"]:
+        place = places.pop(volume["name"])
+        for source in volume.get("projected", {"sources": []})["sources"]:
+            files |= {f"{place}/{item['path']}" for item in source["secret"]["items"]}
+        if "secret" in volume:
+            files |= {f"{place}/{file}" for file in ("tls.crt", "tls.key", "ca.crt")}
+    assert not places, "each mount has its volume"
+    text = settings(name, monkeypatch, tmp_path).model_dump_json()
+    named = {part for part in text.split('"') if part.startswith("/run/")}
+    assert len(named) > 3
+    assert named <= files
+
+
+def test_readiness_may_ask_for_some_connections_alone() -> None:
+    (container,) = pod("all")["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?connection=main&connection=shop"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_pods_may_nothing(name: str) -> None:
+    workloads = [pod(name)]
+    if "Job" in manifests(name):
+        workloads.append(manifests(name)["Job"]["spec"]["template"]["spec"])
+    for spec in workloads:
+        assert spec["securityContext"]["runAsNonRoot"]
+        assert not spec["automountServiceAccountToken"]
+        (container,) = spec["containers"]
+        security = container["securityContext"]
+        assert security["readOnlyRootFilesystem"]
+        assert not security["allowPrivilegeEscalation"]
+        assert security["capabilities"] == {"drop": ["ALL"]}
+    assert "Secret" not in manifests(name), "secrets are named, and not made"
+
+
+def test_what_is_scaled_by_is_a_metric_of_the_gateway_and_the_page_says_how() -> None:
+    (metric,) = manifests("all")["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    assert metric["pods"]["metric"]["name"] == "changefeed_streams"
+    (rule,) = [block for block in blocks(DOCS / "kubernetes.md", "yaml") if "seriesQuery" in block.text]
+    assert yaml.safe_load(rule.text)["rules"]["custom"][0]["name"]["matches"] == "changefeed_streams"
+    assert "replicas" not in manifests("all")["Deployment"]["spec"], "the autoscaler's to say"
+
+
+def test_every_value_is_described_and_no_other() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    described = {
+        name.strip(" `") for row in rows(DOCS / "kubernetes.md") if len(row) == 3 for name in row[0].split("`, `")
+    }
+    assert set(values) <= described
+    assert described - set(values) <= {"startup", "liveness", "readiness"}
