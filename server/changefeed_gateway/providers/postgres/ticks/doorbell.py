@@ -151,7 +151,8 @@ class Doorbell:
                 await connection.close()
 
     async def _connect(self) -> Connection:
-        options = transport_options(self._dsn, "changefeed-gateway doorbell")
+        # Passed on as it is: in another encoding the server refuses what is no text, and with it what comes behind.
+        options = transport_options(self._dsn, "changefeed-gateway doorbell") | {"client_encoding": "sql_ascii"}
         connection = await psycopg.AsyncConnection.connect(self._dsn, **options)
         try:
             await connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(CHANNEL)))
