@@ -50,13 +50,19 @@ serve: .venv/.stamp ## Run the gateway with changefeed.yaml, or on the embedded 
 
 test: ## Lint and run all tests, those of PostgreSQL on 15 too; tells how long each part took
 	@status=0; told=; for part in $(PARTS); do \
-	   began=$$(date +%s); $(MAKE) --no-print-directory $$part || status=$$?; \
+	   began=$$(date +%s); $(MAKE) --no-print-directory --jobs=3 $$part || status=$$?; \
 	   told="$$told, $$part $$(($$(date +%s) - began)) s"; test $$status = 0 || break; \
 	 done; echo "took: $${told#, }"; exit $$status
 
 # A part each, so that what is set up is not counted for what is tested.
 set-up: .venv/.stamp-dev $(GENERATORS) .clients/.stamp-java-client .dynamodb-local/.stamp .cosmos-node/.stamp \
   .pgbouncer/.stamp .faketime/.stamp $(if $(PYTEST_ARGS),,.postgresql-15/.stamp)
+
+# Much of it waits for the network. But Maven's own repository is for one at a time.
+ifeq ($(MAKECMDGOALS),set-up)
+.clients/.stamp-java-client: | .clients/.stamp-java
+.dynamodb-local/.stamp: | .clients/.stamp-java-client
+endif
 
 test-newest: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp .pgbouncer/.stamp .faketime/.stamp
 	@echo "pytest"
