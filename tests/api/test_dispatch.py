@@ -1,6 +1,7 @@
 """A call that grpc.aio cannot read the method of is dropped, and nothing else is."""
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator
 
 import grpc
@@ -21,12 +22,19 @@ END_STREAM, END_HEADERS, HEADERS = 1, 4, 1
 
 
 class Careless(LoadConnection):
-    """Calls methods that are no text."""
+    """Sends headers that are no text."""
 
-    def call_no_text(self) -> None:
+    def send_headers(self, headers: bytes) -> None:
         assert self._transport is not None
         stream, self._next_stream = self._next_stream, self._next_stream + 2
-        self._transport.write(frame(HEADERS, END_STREAM | END_HEADERS, stream, NO_TEXT))
+        self._transport.write(frame(HEADERS, END_STREAM | END_HEADERS, stream, headers))
+
+
+async def connected(gateway: Gateway) -> Careless:
+    host, _, port = gateway.address.partition(":")
+    loop = asyncio.get_running_loop()
+    _, careless = await loop.create_connection(lambda: Careless(lambda _: None), host, int(port))
+    return careless
 
 
 @pytest.mark.req("P7")
@@ -44,12 +52,10 @@ async def test_a_call_whose_method_is_no_text_is_dropped_and_all_others_go_on(
     async with asyncio.timeout(60):
         stream = gateway.stub.Subscribe(SUBSCRIBE)
         await stream.read()
-        host, _, port = gateway.address.partition(":")
-        loop = asyncio.get_running_loop()
-        _, careless = await loop.create_connection(lambda: Careless(lambda _: None), host, int(port))
+        careless = await connected(gateway)
         for calls in (1, 100):
             for _ in range(calls):
-                careless.call_no_text()
+                careless.send_headers(NO_TEXT)
             await gateway.stub.ReadChanges(READ)
         while careless.closed_streams < 101:  # noqa: ASYNC110 - a peer of another kind rings no bell
             await asyncio.sleep(0.01)
@@ -60,3 +66,18 @@ async def test_a_call_whose_method_is_no_text_is_dropped_and_all_others_go_on(
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await gateway.call_raw("Unheard", b"")
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_metadata_that_is_no_text_is_not_shown_in_the_log(
+    gateway: Gateway, caplog: pytest.LogCaptureFixture
+) -> None:
+    careless = await connected(gateway)
+    careless.send_headers(
+        request_headers("/changefeed.v1.ChangeFeedService/ReadChanges") + b"\x00\x0dauthorization\x0cBearer \xffhush"
+    )
+    async with asyncio.timeout(30):
+        while not careless.closed_streams:  # noqa: ASYNC110 - a peer of another kind rings no bell
+            await asyncio.sleep(0.01)
+    careless.close()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert "hush" not in caplog.text

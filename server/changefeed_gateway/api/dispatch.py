@@ -1,6 +1,7 @@
 """A server of grpc.aio that one call cannot end: docs/decisions/0023-calls-are-taken-by-a-loop-that-may-fail.md."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Final, Never
@@ -16,6 +17,14 @@ _WINDOW_SECONDS: Final = 1.0
 """Of which one line of the log tells: a caller can make thousands of such calls a second."""
 
 _log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.calls")
+
+
+def _shows_no_metadata(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith("Invalid encoding on")
+
+
+# What it cannot decode of a caller's metadata it shows, with a traceback each time: a token perhaps, and without bound.
+logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_metadata)
 
 
 def make_server(options: Sequence[tuple[str, int]]) -> grpc.aio.Server:
