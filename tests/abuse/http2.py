@@ -126,6 +126,13 @@ def resets() -> Iterable[bytes]:
     )
 
 
+def no_text() -> Iterable[bytes]:
+    """Calls of methods that are no text, which gRPC's own loop dies of."""
+    headers = SUBSCRIBE_HEADERS.replace(b"changefeed", b"change\xffeed")
+    yield OPENING
+    yield from steps(frame(HEADERS, END_STREAM | END_HEADERS, stream, headers) for stream in range(1, 1_001, 2))
+
+
 def control(kind: int, payload: bytes, count: int = 20_000) -> Iterable[bytes]:
     """Frames that want an answer each, which nobody reads."""
     yield OPENING

@@ -21,6 +21,7 @@ FLOODS: dict[str, Flood] = {
     "headers without end": http2.continuations,
     "empty continuations": http2.empty_continuations,
     "header bomb": http2.header_bomb,
+    "methods that are no text": http2.no_text,
     "rapid resets": http2.resets,
     "settings": lambda: http2.control(SETTINGS, b""),
     "pings": lambda: http2.control(PING, bytes(8)),
