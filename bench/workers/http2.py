@@ -8,7 +8,7 @@ import asyncio
 import struct
 from collections.abc import Callable
 
-_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST_STREAM, _SETTINGS, _PING, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 _END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
 _HEADER_BYTES = 9
@@ -20,7 +20,7 @@ _MAX_CONCURRENT_STREAMS = 3
 OnMessage = Callable[[bytes], None]
 
 
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
@@ -29,7 +29,7 @@ def _literal(index: int, value: bytes) -> bytes:
     return bytes((index, len(value))) + value
 
 
-def _request_headers(path: str) -> bytes:
+def request_headers(path: str) -> bytes:
     post, http, path_index, authority_index = b"\x83", b"\x86", 4, 1
     content_type = b"\x0f\x10\x10application/grpc"
     trailers = b"\x00\x02te\x08trailers"
@@ -62,7 +62,7 @@ class LoadConnection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         settings = struct.pack(">HI", _INITIAL_WINDOW_SIZE, _MAX_WINDOW) if self._gives_windows else b""
-        transport.write(_PREFACE + _frame(_SETTINGS, 0, 0, settings))
+        transport.write(PREFACE + frame(_SETTINGS, 0, 0, settings))
         if self._gives_windows:
             self._return_window(_MAX_WINDOW - _FIRST_WINDOW)
 
@@ -72,7 +72,7 @@ class LoadConnection(asyncio.Protocol):
         stream, self._next_stream = self._next_stream, self._next_stream + 2
         message = b"\0" + struct.pack(">I", len(request)) + request
         self._transport.write(
-            _frame(_HEADERS, _END_HEADERS, stream, _request_headers(path)) + _frame(_DATA, _END_STREAM, stream, message)
+            frame(_HEADERS, _END_HEADERS, stream, request_headers(path)) + frame(_DATA, _END_STREAM, stream, message)
         )
 
     def close(self) -> None:
@@ -104,7 +104,7 @@ class LoadConnection(asyncio.Protocol):
             self._take_data(stream, payload)
         elif kind in (_PING, _SETTINGS) and not flags & _ACK:
             assert self._transport is not None
-            self._transport.write(_frame(kind, _ACK, 0, payload if kind == _PING else b""))
+            self._transport.write(frame(kind, _ACK, 0, payload if kind == _PING else b""))
         if kind == _RST_STREAM or (kind in (_DATA, _HEADERS) and flags & _END_STREAM):
             self._ended.add(stream)
             self.closed_streams = len(self._ended)
@@ -130,4 +130,4 @@ class LoadConnection(asyncio.Protocol):
 
     def _return_window(self, size: int) -> None:
         assert self._transport is not None
-        self._transport.write(_frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", size)))
+        self._transport.write(frame(_WINDOW_UPDATE, 0, 0, struct.pack(">I", size)))

@@ -24,10 +24,14 @@ def free_port() -> int:
 class GatewayProcess:
     """`changefeed serve` on a fixed port, started again as often as needed."""
 
-    def __init__(self, directory: Path, dsn: str, *, settings: dict[str, object] | None = None) -> None:
+    def __init__(
+        self, directory: Path, dsn: str, *, settings: dict[str, object] | None = None, files: int | None = None
+    ) -> None:
+        """`files` is how many it may have open; as many as this process unless given."""
         self.target = f"127.0.0.1:{free_port()}"
         self.starts = 0
         self._directory = directory
+        self._files = files
         self._file = directory / "changefeed.yaml"
         self._file.write_text(
             yaml.safe_dump(
@@ -51,17 +55,23 @@ class GatewayProcess:
         return self._process.pid
 
     @property
+    def log(self) -> Path:
+        """What it has written since its last start."""
+        return self._directory / f"gateway-{self.starts}.log"
+
+    @property
     def running(self) -> bool:
         """Whether it was started and not ended since."""
         return self._process is not None
 
     async def start(self) -> None:
         """Start and wait until it serves."""
+        limited = () if self._files is None else ("sh", "-c", f'ulimit -n {self._files}; exec "$@"', "sh")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHANGEFEED_")}
         self.starts += 1
-        with (self._directory / f"gateway-{self.starts}.log").open("wb") as log:
+        with self.log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "changefeed_gateway.cli", "serve", "--config", str(self._file)),
+                *(*limited, sys.executable, "-m", "changefeed_gateway.cli", "serve", "--config", str(self._file)),
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -73,7 +83,7 @@ class GatewayProcess:
             try:
                 await asyncio.wait({ready, ended}, return_when=asyncio.FIRST_COMPLETED)
                 if not ready.done():
-                    raise RuntimeError((self._directory / f"gateway-{self.starts}.log").read_text())
+                    raise RuntimeError(self.log.read_text())
             finally:
                 # Before the channel closes: a task that waits for a closed one fails where nobody hears it.
                 ready.cancel()

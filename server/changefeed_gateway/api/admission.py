@@ -1,15 +1,30 @@
-"""How many calls are under way, in all and of one host, and on how many connections of it."""
+"""What one host may take: calls under way, connections that they are on, tokens that are no good."""
 
 import asyncio
 import ipaddress
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Reason, Throttled
+from changefeed_gateway.core.quota import Bucket
 
 _IPV6_NETWORK_BITS: Final = 64
 """What one host is given as its own: it can speak from every address of it."""
+
+
+_MOST_PEERS: Final = 16
+"""Connections of one host that bring bad tokens, before all of the host are turned away."""
+_MOST_REMEMBERED: Final = 10_000
+"""Hosts that brought bad tokens; beyond, those are forgotten that have not of late."""
+
+_LATE_SECONDS: Final = 1.0
+"""How late they hear of it."""
+_MOST_LATE: Final = 100
+"""Answers that are late at once; beyond, they come at once: each that waits takes memory."""
 
 
 class Admission:
@@ -74,6 +89,73 @@ class Connections:
             del calls[peer]
         if not calls:
             del self._calls[host]
+
+
+class BadTokens:
+    """Counts the tokens of each host that nobody of ours has signed, and turns away who goes on bringing them.
+
+    Only the connections that brought them, so that others of the same host are served beside: behind one address may
+    be a whole office. A host that brings them on ever new connections is turned away whole.
+    """
+
+    def __init__(self, rate: float, *, now: Callable[[], float] = monotonic) -> None:
+        """`rate` is how many a second of one host are heard; a second's worth may come at once."""
+        self._rate, self._now = rate, now
+        self._hosts: dict[str, _Offender] = {}
+        self._sweep_at = _MOST_REMEMBERED
+        self._late = 0
+
+    async def check(self, host: str, peer: str) -> None:
+        """Let a call of a peer, which is one connection, be heard. Raises Throttled, after a while."""
+        if self._turns_away(host, peer):
+            # An answer costs about what was asked for: it is late, so that who waits for it asks for fewer.
+            if self._late < _MOST_LATE:
+                self._late += 1
+                try:
+                    await asyncio.sleep(_LATE_SECONDS)
+                finally:
+                    self._late -= 1
+            raise Throttled(
+                f"more than {self._rate:g} bad tokens a second came from this host: send only good ones, unchanged, or "
+                "let the gateway's operator raise limits.peer_bad_tokens",
+                reason=Reason.TOO_MANY_BAD_TOKENS,
+            )
+
+    def _turns_away(self, host: str, peer: str) -> bool:
+        offender = self._hosts.get(host)
+        if offender is None:
+            return False
+        if offender.bucket.is_full(self._now()):
+            del self._hosts[host]
+            return False
+        is_known = peer in offender.peers or len(offender.peers) >= _MOST_PEERS
+        return is_known and offender.bucket.wait(1.0, self._now()) > 0
+
+    def count(self, host: str, peer: str) -> None:
+        """A token was no good."""
+        offender = self._hosts.get(host)
+        if offender is None:
+            self._sweep()
+            offender = self._hosts[host] = _Offender(Bucket(self._rate, self._now()))
+        if not offender.bucket.wait(1.0, self._now()):
+            offender.bucket.take(1.0, self._now())
+        if len(offender.peers) < _MOST_PEERS:
+            offender.peers.add(peer)
+
+    def _sweep(self) -> None:
+        if len(self._hosts) >= self._sweep_at:
+            now = self._now()
+            self._hosts = {host: each for host, each in self._hosts.items() if not each.bucket.is_full(now)}
+            self._sweep_at = max(_MOST_REMEMBERED, 2 * len(self._hosts))
+
+
+@dataclass(slots=True)
+class _Offender:
+    """A host that has brought bad tokens of late."""
+
+    bucket: Bucket
+    peers: set[str] = field(default_factory=set)
+    """Its connections that did."""
 
 
 def host_of(peer: str) -> str:

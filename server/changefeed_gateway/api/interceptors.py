@@ -15,7 +15,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from changefeed_gateway.api.admission import Admission, Connections, host_of
+from changefeed_gateway.api.admission import Admission, BadTokens, Connections, host_of
 from changefeed_gateway.api.call import Call, Context
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.identity.caller import Identity
@@ -45,6 +45,17 @@ _LAST_WORDS: Final = timedelta(seconds=10)
 """How long a client may take to take the end of its call; then it is reset."""
 _LOOK_AGAIN: Final = 10.0
 """Seconds between two looks whether the caller of a call under way is still known."""
+
+_BAD_TOKEN: Final = frozenset(
+    reason.value
+    for reason in (
+        Reason.AUTHENTICATION_FAILED,
+        Reason.TOKEN_MALFORMED,
+        Reason.TOKEN_SIGNATURE,
+        Reason.TOKEN_VERSION,
+    )
+)
+"""What a guess hears; other refusals are of tokens that somebody was given."""
 
 _Message = TypeVar("_Message")
 _Request = TypeVar("_Request", bound=AddressedRequest)
@@ -78,6 +89,7 @@ class CallGuard:
         self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, *streams)
         self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, *streams)
         self._connections = Connections(limits.peer_connections)
+        self._bad_tokens = BadTokens(limits.peer_bad_tokens)
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()
         self._observation = observation or Observation()
@@ -141,6 +153,11 @@ class CallGuard:
 
         return self._method(method, self._bystanders, body)
 
+    def judge(self, call: Call, problem: ChangeFeedError) -> None:
+        """Count a token that is no good, of a call that hears of it in an error or in an answer."""
+        if problem.reason in _BAD_TOKEN:
+            self._bad_tokens.count(host_of(call.peer), call.peer)
+
     def begin_drain(self) -> None:
         """Let nobody hold the end up whose request has not come."""
         self._draining = True
@@ -197,6 +214,7 @@ class CallGuard:
     async def _run(self, call: Call, admission: Admission, body: _Body) -> None:
         host = host_of(call.peer)
         try:
+            await self._bad_tokens.check(host, call.peer)
             self._connections.enter(host, call.peer)
             call.task.add_done_callback(lambda _: self._connections.leave(host, call.peer))
             admission.enter(host)
@@ -215,6 +233,7 @@ class CallGuard:
             call.cut(grpc.StatusCode.CANCELLED, "")
             raise asyncio.CancelledError from gone
         except ChangeFeedError as error:
+            self.judge(call, error)
             call.fail(error)
         except Exception as error:
             _fail_unforeseen(call, error)

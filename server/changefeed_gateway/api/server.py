@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from changefeed.v1.operator_service_pb2 import ListStreamsRequest
 from changefeed_gateway.api import health, operator
 from changefeed_gateway.api.completions import taken_at_once
+from changefeed_gateway.api.dispatch import make_server
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
@@ -107,7 +108,7 @@ class GatewayServer:
         Raises OSError when the address cannot be listened on.
         """
         with taken_at_once():
-            server = grpc.aio.server(options=list(self._options.items()))
+            server = make_server(list(self._options.items()))
         server.add_generic_rpc_handlers((ChangeFeedService(self._router, self._guard).generic_handler(),))
         server.add_generic_rpc_handlers((self._operator.generic_handler(self._guard),))
         server.add_generic_rpc_handlers((self._health.generic_handler(self._guard),))

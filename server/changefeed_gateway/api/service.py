@@ -129,7 +129,10 @@ class ChangeFeedService:
         address = decode.address(message.address)
         token = decode.token("continuation_token", message.continuation_token)
         report = await self._router.inspect_token(address, token)
-        problem = None if report.problem is None else to_status(report.problem, request_id=call.request_id)
+        problem = None
+        if report.problem is not None:
+            self._guard.judge(call, report.problem)
+            problem = to_status(report.problem, request_id=call.request_id)
         return encode.token_report_response(report, problem).SerializeToString()
 
 

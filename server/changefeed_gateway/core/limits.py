@@ -29,6 +29,8 @@ class Limits:
     """Connections at once; fewer where the process may not open as many files."""
     peer_connections: int = 1_000
     """Connections of one host on which calls are under way."""
+    peer_bad_tokens: float = 50.0
+    """Tokens a second of one host that are no good, before its connections that bring them are turned away unheard."""
     max_connection_age: timedelta = timedelta(hours=1)
     """After which a connection takes no new calls, give or take a tenth, so that load spreads over replicas."""
     write_timeout: timedelta = timedelta(seconds=60)

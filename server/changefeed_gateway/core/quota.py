@@ -28,14 +28,16 @@ class Quota:
     """Of answers and messages; a second's worth may come at once, and what is more is owed."""
 
 
-class _Bucket:
-    """Fills at a rate, up to a second's worth; may be overdrawn."""
+class Bucket:
+    """Fills at a rate, up to a second's worth; may be overdrawn. Times are seconds of a clock that never runs back."""
 
     def __init__(self, rate: float, now: float) -> None:
+        """Begin full."""
         self._rate, self._size = rate, max(rate, 1.0)
         self._level, self._at = self._size, now
 
     def take(self, amount: float, now: float) -> None:
+        """Take an amount, and owe what it does not hold."""
         self._fill(now)
         self._level -= amount
 
@@ -45,6 +47,7 @@ class _Bucket:
         return max(0.0, (amount - self._level) / self._rate)
 
     def is_full(self, now: float) -> bool:
+        """Whether nothing was taken that has not come again."""
         self._fill(now)
         return self._level >= self._size
 
@@ -53,8 +56,8 @@ class _Bucket:
         self._at = now
 
 
-def _bucket(rate: float | None, now: float) -> _Bucket | None:
-    return None if rate is None else _Bucket(rate, now)
+def _bucket(rate: float | None, now: float) -> Bucket | None:
+    return None if rate is None else Bucket(rate, now)
 
 
 class Account:

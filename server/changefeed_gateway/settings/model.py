@@ -257,6 +257,7 @@ class LimitSettings(_Section):
     peer_call_share: Annotated[float, number_between(0.001, 1)] = _DEFAULTS.peer_call_share
     max_connections: Annotated[int, whole_number_between(1, 1_000_000)] = _DEFAULTS.max_connections
     peer_connections: Annotated[int, whole_number_between(1, 1_000_000)] = _DEFAULTS.peer_connections
+    peer_bad_tokens: Annotated[float, number_between(0.1, 100_000)] = _DEFAULTS.peer_bad_tokens
     max_connection_age: Annotated[timedelta, duration_between("1m", "7d"), DurationText] = _DEFAULTS.max_connection_age
     write_timeout: Annotated[timedelta, duration_between("1s", "1h"), DurationText] = _DEFAULTS.write_timeout
     outage_patience: Annotated[timedelta, duration_between("0s", "1h"), DurationText] = _DEFAULTS.outage_patience

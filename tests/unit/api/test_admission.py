@@ -2,7 +2,8 @@
 
 import pytest
 
-from changefeed_gateway.api.admission import Admission, Connections, host_of
+from changefeed_gateway.api import admission
+from changefeed_gateway.api.admission import Admission, BadTokens, Connections, host_of
 from changefeed_gateway.core.errors import Reason, Throttled
 
 
@@ -65,3 +66,67 @@ def test_a_host_calls_on_so_many_connections_and_no_more() -> None:
         connections.enter("a", "a:3")
     connections.leave("a", "a:1")
     connections.enter("a", "a:3")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+async def turned_away(tokens: BadTokens, host: str, peer: str) -> bool:
+    try:
+        await tokens.check(host, peer)
+    except Throttled as error:
+        return error.reason == Reason.TOO_MANY_BAD_TOKENS.value
+    return False
+
+
+@pytest.fixture
+def bad_tokens(monkeypatch: pytest.MonkeyPatch) -> tuple[BadTokens, Clock]:
+    monkeypatch.setattr(admission, "_LATE_SECONDS", 0.0)
+    clock = Clock()
+    return BadTokens(10, now=clock), clock
+
+
+async def test_a_connection_that_brings_bad_tokens_is_turned_away_until_a_second_has_passed(
+    bad_tokens: tuple[BadTokens, Clock],
+) -> None:
+    tokens, clock = bad_tokens
+    for _ in range(10):
+        assert not await turned_away(tokens, "a", "a:1")
+        tokens.count("a", "a:1")
+    assert await turned_away(tokens, "a", "a:1")
+    assert not await turned_away(tokens, "a", "a:2"), "a neighbour"
+    assert not await turned_away(tokens, "b", "b:1"), "another host"
+    for _ in range(1_000):
+        tokens.count("a", "a:1")
+    clock.seconds = 0.2
+    assert not await turned_away(tokens, "a", "a:1"), "what came meanwhile is not owed"
+    clock.seconds = 1.2
+    assert not await turned_away(tokens, "a", "a:1")
+    assert not tokens._hosts, "it is forgotten"
+
+
+async def test_a_host_that_brings_them_on_ever_new_connections_is_turned_away_whole(
+    bad_tokens: tuple[BadTokens, Clock],
+) -> None:
+    tokens, _ = bad_tokens
+    for peer in range(16):
+        assert not await turned_away(tokens, "a", f"a:{peer + 100}")
+        tokens.count("a", f"a:{peer}")
+    assert await turned_away(tokens, "a", "a:99")
+    assert not await turned_away(tokens, "b", "b:1")
+
+
+def test_hosts_are_forgotten_beyond_those_that_are_remembered(
+    monkeypatch: pytest.MonkeyPatch, bad_tokens: tuple[BadTokens, Clock]
+) -> None:
+    tokens, clock = bad_tokens
+    for host in range(admission._MOST_REMEMBERED):
+        tokens.count(str(host), "1")
+    clock.seconds = 1.0
+    tokens.count("new", "1")
+    assert list(tokens._hosts) == ["new"]
