@@ -14,8 +14,9 @@ _LONGEST_LINE = 64_000_000
 class Consumer:
     """A process that was started."""
 
-    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, *, is_example: bool) -> None:
         self.process = process
+        self._is_example = is_example
         self.deliveries: list[Json] = []
         self.reconnects: list[Json] = []
         self.errors: list[Json] = []
@@ -25,13 +26,15 @@ class Consumer:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, command: Sequence[str], log: Path, environment: dict[str, str]) -> "Consumer":
-        """Run a program; what it says to people goes into the log."""
+    async def start(
+        cls, command: Sequence[str], log: Path, environment: dict[str, str], *, is_example: bool = False
+    ) -> "Consumer":
+        """Run a program; what it says to people goes into the log. All that an example says is for people."""
         with log.open("ab") as errors:
             process = await asyncio.create_subprocess_exec(
                 *command, stdout=asyncio.subprocess.PIPE, stderr=errors, limit=_LONGEST_LINE, env=environment
             )
-        return cls(process, log)
+        return cls(process, log, is_example=is_example)
 
     async def until(self, condition: Callable[[], object]) -> None:
         """Wait until what was said satisfies a condition. Raises AssertionError when the program ends before."""
@@ -60,7 +63,7 @@ class Consumer:
         assert self.process.stdout is not None
         async for line in self.process.stdout:
             # A killed program may leave part of a line.
-            self._take(json.loads(line) if line.endswith(b"\n") else {})
+            self._take(json.loads(line) if line.endswith(b"\n") and not self._is_example else {})
             self._changed.set()
 
     def _take(self, said: Json) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
@@ -104,14 +105,16 @@ class Stage:
             self._target = await self._scripted.start(credentials)
 
     async def _clean_up(self) -> None:
-        for run in self._runs:
-            await run.kill()
-        await self._relay.stop()
-        if self._world:
-            await self._world.stop()
-            await self._world.backend.stop()
-        else:
-            await self._scripted.stop()
+        # All of it, whatever a part does; the last first.
+        async with AsyncExitStack() as stack:
+            if self._world:
+                stack.push_async_callback(self._world.backend.stop)
+                stack.push_async_callback(self._world.stop)
+            else:
+                stack.push_async_callback(self._scripted.stop)
+            stack.push_async_callback(self._relay.stop)
+            for run in self._runs:
+                stack.push_async_callback(run.kill)
 
     def _told(self) -> str:
         said = [
@@ -153,13 +156,14 @@ class Stage:
         return whole
 
     async def _step_mirror(self, _: bool) -> None:
-        await self._start([*self._language.mirror, self._collection(), str(self._mirror)])
+        await self._start([*self._language.mirror, self._collection(), str(self._mirror)], is_example=True)
 
-    async def _start(self, command: list[str]) -> None:
+    async def _start(self, command: list[str], *, is_example: bool = False) -> None:
         # No variable of a proxy may lead elsewhere than to the relay.
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environment["CHANGEFEED_TARGET"] = self._target
-        self._runs.append(await Consumer.start(command, self._folder / "program.log", environment))
+        log = self._folder / "program.log"
+        self._runs.append(await Consumer.start(command, log, environment, is_example=is_example))
 
     async def _step_kill(self, _: bool) -> None:
         await self.run.kill()
