@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
+from datetime import timedelta
 from typing import Any
 
 import psycopg
@@ -55,6 +56,31 @@ async def test_who_queues_is_given_what_another_has_done_with(log_database: str)
         asking = [connections.fetch("SELECT pg_sleep(0.01)", {}) for _ in range(20)]
         assert len(await asyncio.gather(*asking)) == 20
         assert connections.pool_stats().get("requests_errors", 0) == 0
+
+
+async def test_who_rests_between_two_tries_is_given_what_another_has_done_with(
+    log_database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections_module, "_FOR_A_CONNECTION", 0.05)
+    connections = Connections(log_database, max_size=1, patience=timedelta(seconds=3))
+    await connections.open()
+    holds, release = asyncio.Event(), asyncio.Event()
+
+    async def hold(_: Connection) -> None:
+        holds.set()
+        await release.wait()
+
+    async with aclosing(connections), asyncio.timeout(30):
+        holding = asyncio.create_task(connections.run(hold))
+        await holds.wait()
+        asking = asyncio.create_task(connections.fetch("SELECT 1", {}))
+        while not connections._queueing:  # noqa: ASYNC110 - it has no event
+            await asyncio.sleep(0)
+        while connections._queueing:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0)
+        release.set()
+        await holding
+        assert await asking == [(1,)]
 
 
 async def test_a_connection_goes_back_to_the_pool_before_it_is_old(

@@ -220,13 +220,15 @@ class Connections:
 
     async def _put_into_pool(self) -> None:
         """What is at hand."""
-        connection, self._at_hand = self._at_hand, None
-        if connection is not None:
+        if (connection := self._take_at_hand()) is not None:
             await self._pool.putconn(connection)
 
-    async def _take(self) -> RegisteredConnection:
+    def _take_at_hand(self) -> RegisteredConnection | None:
         connection, self._at_hand = self._at_hand, None
-        return connection or await self._take_out_of_pool()
+        return connection
+
+    async def _take(self) -> RegisteredConnection:
+        return self._take_at_hand() or await self._take_out_of_pool()
 
     async def _take_out_of_pool(self) -> RegisteredConnection:
         failures, refusal = self._failures, None
@@ -251,11 +253,15 @@ class Connections:
             raise refusal or error from None
 
     async def _take_once(self) -> RegisteredConnection:
-        """A connection of the pool, unless the caller was cancelled meanwhile.
+        """A connection of the pool, unless the caller was cancelled meanwhile; or the one at hand.
+
+        Between two tries nobody queues, and what was done with meanwhile lies at hand.
 
         The pool waits by asyncio.wait_for, which before Python 3.12 swallows a cancellation that comes together with
         what it waits for: a loop that is to end would go on.
         """
+        if (at_hand := self._take_at_hand()) is not None:
+            return at_hand
         task = asyncio.current_task()
         cancelled = task.cancelling() if task is not None else 0
         self._queueing += 1
