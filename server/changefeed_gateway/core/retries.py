@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tenacity import wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
 from changefeed_gateway.core.errors import Reason, Throttled, TransientFailure
 
@@ -23,6 +23,15 @@ class Attempts:
             multiplier=self.first_pause.total_seconds(),
             max=self.longest_pause.total_seconds(),
             jitter=self.first_pause.total_seconds(),
+        )
+
+    def retrying(self) -> AsyncRetrying:
+        """Calls what it is called with until that does not fail with what passes soon, or for the last time."""
+        return AsyncRetrying(
+            retry=retry_if_exception(passes_soon),
+            wait=self.waiting(),
+            stop=stop_after_attempt(self.attempts),
+            reraise=True,
         )
 
 

@@ -14,11 +14,10 @@ from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session as BotocoreSession
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed
-from changefeed_gateway.core.retries import Attempts, passes_soon
+from changefeed_gateway.core.retries import Attempts
 from changefeed_gateway.providers.dynamodb.errors import (
     InvalidCall,
     translate,
@@ -93,13 +92,7 @@ class Sdk:
     async def call(self, operation: str, **parameters: Any) -> Answer:
         """Call one operation, several times if the service throttles or fails."""
         clients = await self._connected()
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(passes_soon),
-            wait=self._retries.waiting(),
-            stop=stop_after_attempt(self._retries.attempts),
-            reraise=True,
-        )
-        return await retrying(self._call_once, clients, operation, parameters)
+        return await self._retries.retrying()(self._call_once, clients, operation, parameters)
 
     async def connect(self) -> None:
         """Load the SDK and find credentials and region. Raises ProviderAuthenticationFailed."""

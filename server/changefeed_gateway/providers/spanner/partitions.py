@@ -7,10 +7,9 @@ from datetime import timedelta
 from graphlib import TopologicalSorter
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.errors import ChangeFeedError, ProviderFailure
+from changefeed_gateway.core.errors import ProviderFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.refusals import ForTheCaller
-from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.core.together import gather
 from changefeed_gateway.providers.spanner import instants
@@ -85,15 +84,7 @@ class Topology:
         return await self._at(await self._earliest())
 
     async def _at(self, time: int) -> Census:
-        retries, failures = self._queries.sdk.retries, 0
-        while True:
-            try:
-                return Census(time, tuple(await self._ask(time)))
-            except ChangeFeedError as error:
-                failures += 1
-                if not passes_soon(error) or failures >= retries.attempts:
-                    raise
-                await retries.pause(failures)
+        return Census(time, tuple(await self._queries.sdk.retries.retrying()(self._ask, time)))
 
     async def _ask(self, time: int) -> list[str]:
         patience = self._queries.sdk.retries.answer_timeout.total_seconds()

@@ -30,7 +30,6 @@ from changefeed_gateway.core.model import (
     SnapshotProgress,
 )
 from changefeed_gateway.core.refusals import ForTheCaller
-from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.together import gather
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.errors import unknown, without_text
@@ -159,18 +158,10 @@ async def _begin(sdk: Sdk, stream: Stream) -> ScanPlace:
 
 
 async def _rows(sdk: Sdk, stream: Stream, place: ScanPlace, read: PageRead) -> _Found:
-    failures = 0
-    while True:
-        try:
-            found = await _rows_once(sdk, stream, place, read)
-        except ChangeFeedError as error:
-            failures += 1
-            if not passes_soon(error) or failures >= sdk.retries.attempts:
-                raise
-            await sdk.retries.pause(failures)
-        else:
-            found.calls += failures
-            return found
+    retrying = sdk.retries.retrying()
+    found: _Found = await retrying(_rows_once, sdk, stream, place, read)
+    found.calls = retrying.statistics["attempt_number"]
+    return found
 
 
 async def _rows_once(sdk: Sdk, stream: Stream, place: ScanPlace, read: PageRead) -> _Found:

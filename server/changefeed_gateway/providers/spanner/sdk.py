@@ -24,12 +24,11 @@ from google.auth.credentials import AnonymousCredentials, Credentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.spanner_v1.services.spanner import SpannerAsyncClient
 from google.cloud.spanner_v1.services.spanner.transports import SpannerGrpcAsyncIOTransport
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed, Reason, TransientFailure
 from changefeed_gateway.core.refusals import ForTheCaller
-from changefeed_gateway.core.retries import Attempts, passes_soon
+from changefeed_gateway.core.retries import Attempts
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.errors import SessionGone, translate, unanswered, unknown, without_text
@@ -209,16 +208,7 @@ class Sdk:
     # --- Inside
 
     async def _query(self, sql: str, parameters: Mapping[str, Parameter], doing: str, *, columns: int = 1) -> Found:
-        retrying = AsyncRetrying(
-            retry=retry_if_exception(passes_soon),
-            wait=self.retries.waiting(),
-            stop=stop_after_attempt(self.retries.attempts),
-            reraise=True,
-        )
-        async for attempt in retrying:
-            with attempt:
-                return await self._query_once(sql, parameters, doing, columns)
-        raise AssertionError("unreachable: the last attempt re-raises")
+        return await self.retries.retrying()(self._query_once, sql, parameters, doing, columns)
 
     async def _query_once(self, sql: str, parameters: Mapping[str, Parameter], doing: str, columns: int) -> Found:
         stream = await self._open(statement(sql, parameters), life=_SHORT, columns=columns, doing=doing)
