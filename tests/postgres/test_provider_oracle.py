@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from changefeed_gateway.core.errors import Reason, TransientFailure
 from changefeed_gateway.core.model import (
     After,
     Beginning,
@@ -72,7 +73,13 @@ class Follower:
                     if self._seen(last):
                         return
                     read = page_read(start, size=self._size, wait=0.5)
-                    page = await provider.read_page(feed, read)
+                    try:
+                        page = await provider.read_page(feed, read)
+                    except TransientFailure as failure:
+                        # Beside the storm a server may say nothing within a wait: a consumer asks again.
+                        if failure.reason != Reason.PROVIDER_TIMEOUT.value:
+                            raise
+                        continue
                     check(page, read)
                     # A consumer that saves any token of a page, and dies.
                     kept = self._random.choice((len(page.changes), self._random.randint(0, len(page.changes))))
