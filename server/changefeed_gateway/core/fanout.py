@@ -35,6 +35,10 @@ from changefeed_gateway.core.vector import Place, Vector
 _AT_ONCE = 8
 """Partitions read concurrently for one page."""
 
+_LATE = 2.0
+"""Seconds after which a page leaves to the next one the partitions that opened while it was read. A history of many
+generations would otherwise never be passed by a caller whose patience is shorter than the whole of it."""
+
 _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
 
@@ -85,10 +89,16 @@ class _Joining:
         """Every partition was read to its end."""
         self.room = read.max_changes
         self._bytes_left = read.max_bytes
+        self._late_at = monotonic() + _LATE
 
     @property
     def full(self) -> bool:
         return self.room <= 0 or self._bytes_left <= 0
+
+    @property
+    def late(self) -> bool:
+        """Whether the page takes long enough to go out as soon as it may."""
+        return monotonic() >= self._late_at
 
     def add(self, partition_id: PartitionId, page: EncodedPage) -> None:
         """Take as much of a partition's page as there is room for."""
@@ -226,7 +236,10 @@ class FanOut:
                 if page.content.retired:
                     opened = [child for child in joining.vector.open if child not in known]
                     known.update(opened)
-                    unread += opened
+                    if joining.late:
+                        joining.complete = False
+                    else:
+                        unread += opened
         joining.complete = joining.complete and not unread
 
     async def _read_part(self, feed: Feed, partition_id: PartitionId, part: PageRead) -> EncodedPage:

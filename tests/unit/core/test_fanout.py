@@ -54,6 +54,7 @@ class WatchedProvider(MemoryProvider):
         """At what follows a place, without waiting."""
         self.reading_takes = timedelta(0)
         self.after_listing: Callable[[], None] = lambda: None
+        self.before_reading: Callable[[], None] = lambda: None
 
     async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         found = await super().list_partitions(feed)
@@ -61,6 +62,7 @@ class WatchedProvider(MemoryProvider):
         return found
 
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        self.before_reading()
         self.waits.append(read.max_wait)
         if read.max_changes and not read.max_wait:
             self.looks[read.scope] += 1
@@ -159,6 +161,33 @@ async def test_what_looking_takes_is_part_of_the_wait() -> None:
     assert not any(looks)
     assert timedelta(0) < waited <= timedelta(milliseconds=960)
     await reading.router.aclose()
+
+
+@pytest.mark.req("P1", "E4")
+def test_a_page_that_takes_long_leaves_the_next_generations_to_the_next_page() -> None:
+    """Otherwise whoever has less patience than the whole history takes would never come through it."""
+    loop, a_look, generations = VirtualTime(), 0.7, 20
+
+    async def scenario() -> None:
+        reading = Reading(partitions=1, limits=Limits())
+        youngest = reading.collection.logs()[0].partition_id
+        for number in range(generations):
+            _, youngest = reading.collection.split(youngest, at=number + 1)
+        reading.collection.put("p", "x", {})
+        start: RequestedStart = FromToken((await reading.router.resolve_start(ADDRESS, None, Beginning())).token)
+        reading.provider.before_reading = lambda: setattr(loop, "now", loop.now + a_look)
+        pages: list[ReadAnswer] = []
+        while not pages or pages[-1].more_available:
+            began = loop.now
+            pages.append(await reading.read(start, size=10))
+            # What was open is asked, and of the generations those that opened within two seconds.
+            assert loop.now - began < 2 + a_look * (generations + 2)
+            start = FromToken(pages[-1].token)
+        assert sum(reading.provider.looks.values()) * a_look > 2 + a_look * (generations + 2)
+        assert [len(page.records) for page in pages] == [0] * (len(pages) - 1) + [1]
+        await reading.router.aclose()
+
+    loop.run(scenario())
 
 
 class HotAmongIdle:
