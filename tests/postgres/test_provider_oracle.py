@@ -21,6 +21,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
 )
 from tests.databases import LOG, PostgresForTests
+from tests.patience import finished
 from tests.postgres.history import DAY, live_since
 from tests.postgres.reading import address, check, ids, open_provider, page_read, read_all
 from tests.postgres.storm import COLLECTION, SPACES, connect, prepare, storm, truth
@@ -114,18 +115,6 @@ async def test_the_same_while_the_clock_steps_and_the_day_floor_moves() -> None:
             assert floors >= SECONDS, "the floor moved"
 
 
-async def ended(following: Sequence[asyncio.Task[None]], followers: Sequence[Follower]) -> None:
-    """Whoever is far behind may take long; only who stands still has lost something. Raises TimeoutError."""
-    waiting = set(following)
-    while waiting:
-        read = sum(len(follower.changes) for follower in followers)
-        done, waiting = await asyncio.wait(waiting, timeout=60, return_when=asyncio.FIRST_COMPLETED)
-        for task in done:
-            task.result()
-        if not done and sum(len(follower.changes) for follower in followers) == read:
-            raise TimeoutError(f"{len(waiting)} readers stand still")
-
-
 async def step(clock: Clock, seconds: float) -> None:
     chance, begin = random.Random(7), datetime.now(UTC)
     two_days = 2 * DAY.total_seconds()
@@ -146,7 +135,7 @@ async def judge(dsn: str, other_dsn: str, meanwhile: Coroutine[Any, Any, None]) 
         feed = await provider.open_feed(address(COLLECTION))
         whole, _ = await read_all(provider, feed)
         last.set_result(whole[-1].event_id)
-        await ended(following, followers)
+        await finished(following, lambda: sum(len(follower.changes) for follower in followers))
 
         assert len(set(ids(whole))) == len(whole)
         assert history(whole) == await truth(dsn)

@@ -18,6 +18,7 @@ from google.api_core.exceptions import Aborted
 from changefeed_gateway.core.model import Address
 from tests.conformance.client import BEGINNING, Client, Event, Start, after, wire_address
 from tests.gateway import RunningGateway
+from tests.patience import finished
 from tests.soak import soak_seconds
 from tests.spanner.emulator import GOOGLE_SQL, POSTGRESQL, Emulator
 from tests.spanner.gateway import make_provider
@@ -101,10 +102,9 @@ def marks_of(events: list[Event]) -> set[str]:
     return {json.loads(event.new_item_json)["mark"] for event in events if event.new_item_json}
 
 
-async def follow(storm: Storm, dice: random.Random) -> list[Event]:
+async def follow(storm: Storm, dice: random.Random, events: list[Event]) -> None:
     """Read the entire collection by pages and streams, through kills, until the writers are over and all has come."""
     start: Start = BEGINNING
-    events: list[Event] = []
     while not (storm.over.is_set() and storm.written <= marks_of(events)):
         if dice.random() < 0.15:
             await storm.restart()
@@ -118,7 +118,6 @@ async def follow(storm: Storm, dice: random.Random) -> list[Event]:
                     await stream.next()
                 events += stream.events
                 start = after(stream.token)
-    return events
 
 
 @pytest.fixture
@@ -139,11 +138,11 @@ async def storm(request: pytest.FixtureRequest, churning_spanner_emulator: Emula
 @pytest.mark.parametrize("storm", [False, True], indirect=True, ids=["googlesql", "postgresql"])
 async def test_nothing_is_lost_while_partitions_churn_and_gateways_die(storm: Storm) -> None:
     writers = [asyncio.create_task(storm.write(seed)) for seed in range(2)]
-    reading = asyncio.create_task(follow(storm, random.Random(7)))
+    events: list[Event] = []
+    reading = asyncio.create_task(follow(storm, random.Random(7), events))
     asyncio.get_running_loop().call_later(SECONDS, storm.over.set)
     await asyncio.gather(*writers)
-    async with asyncio.timeout(120):
-        events = await reading
+    await finished([reading], lambda: len(events))
     assert len(storm.written) > 10
     whole = (await storm.client.read_all(BEGINNING)).events
     # Whoever reads at once is told the same, each change once.
