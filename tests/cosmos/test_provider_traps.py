@@ -5,8 +5,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from changefeed_gateway.providers.cosmos import logical as logical_page
+from changefeed_gateway.providers.cosmos import physical as physical_page
 from changefeed_gateway.providers.cosmos.cursor import Mode
-from tests.conformance.client import BEGINNING, NOW, after, at_time, physical
+from tests.conformance.client import BEGINNING, NOW, Scope, after, at_time, logical, physical
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import gone, throttled
@@ -116,6 +118,24 @@ async def test_an_answer_without_documents_is_not_the_end(either_scene: Scene) -
     scene.server.empty_pages(THINGS, scene.range_id, 3)
     page = await scene.client.read(after(token))
     assert len(page.events) == 1
+
+
+@pytest.mark.parametrize("scope", [None, logical("a")], ids=["everything", "one key"])
+async def test_a_page_that_takes_long_over_answers_without_documents_keeps_the_way_it_came(
+    either_scene: Scene, scope: Scope | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = either_scene
+    for room in (logical_page, physical_page):
+        monkeypatch.setattr(room, "LATE", 0.0)
+    start = after((await scene.client.read(NOW, scope=scope)).continuation_token)
+    scene.put("1")
+    scene.server.empty_pages(THINGS, scene.range_id, 3)
+    told = []
+    for _ in range(4):
+        page = await scene.client.read(start, scope=scope)
+        told.append((len(page.events), page.more_available))
+        start = after(page.continuation_token)
+    assert told == [(0, True), (0, True), (0, True), (1, True)]
 
 
 async def test_a_latest_version_that_is_replaced_within_a_page_takes_no_other_with_it(latest_scene: Scene) -> None:

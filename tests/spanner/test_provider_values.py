@@ -9,8 +9,9 @@ import pytest
 
 from changefeed.v1 import change_event_pb2
 from changefeed_gateway.core.model import PortabilityWarning
+from changefeed_gateway.providers.spanner import reading
 from changefeed_gateway.providers.spanner.table import Stream, warnings
-from tests.conformance.client import BEGINNING, INCLUDE, REQUIRE, Event, unsupported
+from tests.conformance.client import BEGINNING, INCLUDE, REQUIRE, Event, Start, after, unsupported
 from tests.conformance.journal import ids
 from tests.spanner.scene import CHANGES, MAIN, NEW_ROW, Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
@@ -195,6 +196,26 @@ async def test_changes_of_other_tables_in_the_stream_are_passed_over() -> None:
         scene.put(thing(1))
         assert (await the_event(scene)).key.partition_key == "1"
         assert len((await scene.client_of("others").read_all(BEGINNING)).events) == 3
+
+
+@pytest.mark.req("P1")
+async def test_a_page_that_takes_long_over_other_tables_keeps_the_way_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever's deadline ends before the answer would begin again, and never come to the changes behind them."""
+    monkeypatch.setattr(reading, "LATE", 0.0)
+    async with made(Behaviour(records_per_message=1)) as scene:
+        scene.server.database(MAIN).create_table(table("others", "id", id="INT64"))
+        for number in range(5):
+            scene.server.write(MAIN, {"insert": {"table": "others", "columns": ["id"], "values": [[str(number)]]}})
+        scene.put(thing(1))
+        told: list[tuple[int, bool]] = []
+        start: Start = BEGINNING
+        while not told or told[-1][1]:
+            page = await scene.client.read(start)
+            told.append((len(page.events), page.more_available))
+            start = after(page.continuation_token)
+        assert told[:5] == [(0, True)] * 5
+        assert sum(events for events, _ in told) == 1
+        assert scene.server.calls.counts()["Partition"] <= 3, "what was begun is gone on with"
 
 
 @pytest.mark.req("P5")

@@ -25,7 +25,7 @@ from changefeed_gateway.core.model import (
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.core.pace import IdlePlaces
+from changefeed_gateway.core.pace import LATE, IdlePlaces
 from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.together import A_TURN, gather, give_up
@@ -34,10 +34,6 @@ from changefeed_gateway.core.vector import Place, Vector
 
 _AT_ONCE = 8
 """Partitions read concurrently for one page."""
-
-_LATE = 2.0
-"""Seconds after which a page leaves to the next one the partitions that opened while it was read. A history of many
-generations would otherwise never be passed by a caller whose patience is shorter than the whole of it."""
 
 _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
@@ -89,7 +85,7 @@ class _Joining:
         """Every partition was read to its end."""
         self.room = read.max_changes
         self._bytes_left = read.max_bytes
-        self._late_at = monotonic() + _LATE
+        self._late_at = monotonic() + LATE
 
     @property
     def full(self) -> bool:
@@ -97,7 +93,7 @@ class _Joining:
 
     @property
     def late(self) -> bool:
-        """Whether the page takes long enough to go out as soon as it may."""
+        """Whether what opened while the page was read is left to the next one."""
         return monotonic() >= self._late_at
 
     def add(self, partition_id: PartitionId, page: EncodedPage) -> None:

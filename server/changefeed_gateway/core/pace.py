@@ -1,4 +1,4 @@
-"""How often a place is asked where nothing happens."""
+"""How often a place is asked where nothing happens, and how long a page may take to pass over much."""
 
 from collections import OrderedDict
 from collections.abc import Hashable
@@ -7,6 +7,12 @@ from datetime import timedelta
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
+
+LATE: Final = 2.0
+"""Seconds after which a page that has found nothing yet, or not all, goes out as it is.
+
+Its token keeps the way that was come. Whoever's deadline ends before the answer begins again, and would never come
+through a history that takes longer."""
 
 _MOST_PLACES: Final = 16_384
 

@@ -18,6 +18,7 @@ from changefeed_gateway.core.model import (
     Scan,
     Snapshot,
 )
+from changefeed_gateway.core.pace import LATE
 from changefeed_gateway.providers.cosmos.cursor import Position, at_time, beginning, decode_all, encode_all
 from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered
@@ -40,6 +41,7 @@ class LogicalRead:
         self._cost = FREE
         self._moves = 0
         self._deadline = monotonic() + read.max_wait.total_seconds()
+        self._late_at = monotonic() + LATE
 
     async def page(self) -> Page:
         """Read. Raises as `Provider.read_page`."""
@@ -95,17 +97,20 @@ class LogicalRead:
         positions, waiting = start, bool(self._read.max_wait)
         home = await self._home(start[0])
         while not (waiting and await self._life.rest(positions, self._deadline)):
-            positions, step = await self._round(positions, home, waiting=waiting)
-            if step.changes:
-                return self._page(start, positions, step, self._cursors(positions, step), more_available=True)
+            positions, found = await self._round(positions, home, waiting=waiting)
+            if found is not None:
+                return self._page(start, positions, found, self._cursors(positions, found), more_available=True)
             if not waiting:
                 break
         return self._page(start, positions, NOTHING, [], more_available=False)
 
     async def _round(
         self, positions: list[Position], home: PartitionId, *, waiting: bool
-    ) -> tuple[list[Position], Gathered]:
-        """Ask for each position once, until the first that brings something; that one is last then."""
+    ) -> tuple[list[Position], Gathered | None]:
+        """Ask for each position, until the first that brings something or takes long; that one is last then.
+
+        Nothing at all, in the end, where each was read to its own.
+        """
         number = 0
         while number < len(positions):
             position = positions[number]
@@ -119,11 +124,11 @@ class LogicalRead:
                 continue
             self._cost = self._cost.plus(step.cost)
             positions = [*positions[:number], step.end, *positions[number + 1 :]]
-            if step.found.changes:
+            if step.found.changes or (not step.at_tip and monotonic() >= self._late_at):
                 return [*positions[number + 1 :], *positions[: number + 1]], step.found
             # Behind an answer without documents there may be more.
             number += step.at_tip
-        return positions, NOTHING
+        return positions, None
 
     async def _replaced(self, positions: Sequence[Position], number: int) -> list[Position]:
         """The positions, with those of its parts in the place of one whose range was split."""

@@ -20,6 +20,7 @@ from changefeed_gateway.core.model import (
     Scan,
     Snapshot,
 )
+from changefeed_gateway.core.pace import LATE
 from changefeed_gateway.providers.cosmos.cursor import (
     RETIRED,
     Interval,
@@ -128,6 +129,7 @@ class PhysicalRead:
 
     async def _from(self, start: Position) -> Page:
         position, found, at_tip, moves = start, NOTHING, False, 0
+        late_at = monotonic() + LATE
         waiting = bool(self._read.max_wait)
         while not (waiting and await self._life.rest([position], self._deadline)):
             try:
@@ -142,6 +144,8 @@ class PhysicalRead:
             self._cost = self._cost.plus(step.cost)
             if found.changes or (at_tip and not waiting):
                 break
+            if not at_tip and monotonic() >= late_at:
+                return self._page(start, position, NOTHING, more_available=True)
         return self._page(start, position, found, more_available=bool(found.changes))
 
     async def _parts(self, position: Position) -> Sequence[Part] | None:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import (
@@ -23,6 +24,7 @@ from changefeed_gateway.core.model import (
     Scan,
     SnapshotProgress,
 )
+from changefeed_gateway.core.pace import LATE
 from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.core.together import gather
 from changefeed_gateway.providers.cosmos.cursor import (
@@ -71,10 +73,12 @@ class ScanRead:
         if start.after is None and isinstance(self._read.scope, EntireCollection):
             estimate, cost = await self._life.sdk.count_items(self._life.container.name)
             self._cost = self._cost.plus(cost)
-        begun, found = parts, NOTHING
+        begun, found, late_at = parts, NOTHING, monotonic() + LATE
         while self._read.max_changes and parts and not found.changes:
             begun = parts
             parts, found = await self._advance(parts)
+            if monotonic() >= late_at:
+                break
         return self._page(begun, parts, found, estimate)
 
     # --- Where to begin

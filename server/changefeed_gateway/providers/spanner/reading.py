@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import ChangeFeedError, TransientFailure
+from changefeed_gateway.core.pace import LATE
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
@@ -150,7 +151,7 @@ class PartitionReader:
                     bound = max(await self._queries.sdk.now(), position.time)
                     look, fresh = _Look(await self._open(position.time, bound), bound), True
                 await self._draw(look, gathering)
-                if gathering.mods or fresh or look.children:
+                if gathering.mods or fresh or look.children or not look.finished:
                     return await self._judge(look, gathering, fresh=fresh)
             except OutsidePartition as outside:
                 return await self._at_end(position, outside)
@@ -170,12 +171,15 @@ class PartitionReader:
             position, look = gathering.position, None
 
     async def _draw(self, look: _Look, gathering: Gathering) -> None:
+        start, late_at = gathering.position, monotonic() + LATE
         while True:
             while look.pending:
                 if not gathering.take(look.pending[0]):
                     return
                 look.pending.popleft()
-            if look.finished or gathering.full:
+            # Records of other tables are passed over, and there may be any number of them.
+            late = gathering.position != start and monotonic() >= late_at
+            if look.finished or gathering.full or late:
                 return
             records = await look.query.records(self._silence)
             if records is None:
