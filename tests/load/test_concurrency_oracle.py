@@ -24,6 +24,8 @@ SECONDS = soak_seconds(5)
 KILL_AFTER = 1.5, min(6, SECONDS / 2)
 """Seconds that a gateway lives, at least and at most."""
 WRITERS = 14
+FAR_BEHIND = 5_000
+"""Events that the slowest reader of everything has less than the fastest, before writers wait for it."""
 PATIENCE = 60
 """Seconds without any event after which something is lost."""
 ENTIRE = FeedScope(entire_collection=EntireCollection())
@@ -70,9 +72,10 @@ async def reshape_at_random(dsn: str, dice: random.Random, stop: asyncio.Event) 
 
 
 async def write(
-    dsn: str, elsewhere: str, streams: list[Reader | Crew], dice: random.Random, stop: asyncio.Event
+    dsn: str, elsewhere: str, all_readers: list[Reader | Crew], dice: random.Random, stop: asyncio.Event
 ) -> int:
     """Run all writers until the time is over; answers how many transactions committed."""
+    streams = all_readers[3:6]
     async with AsyncExitStack() as stack:
         here, auditor, *connections = [
             await stack.enter_async_context(await psycopg.AsyncConnection.connect(dsn, autocommit=True))
@@ -81,9 +84,14 @@ async def write(
         other = await stack.enter_async_context(await psycopg.AsyncConnection.connect(elsewhere, autocommit=True))
         writers = [Writer(c, n, random.Random(dice.random())) for n, c in enumerate(connections, 1)]
         long_one = Writer(here, 99, random.Random(dice.random()))
+
+        def far_behind() -> bool:
+            counts = [len(r.events) for r in all_readers if isinstance(r, Crew) or r.scope == ENTIRE]
+            return max(counts) - min(counts) > FAR_BEHIND
+
         async with asyncio.TaskGroup() as group:
             for writer in writers:
-                group.create_task(writer.run(stop))
+                group.create_task(writer.run(stop, far_behind))
             async with other.transaction():
                 await other.execute("SELECT pg_current_xact_id()")
                 async with here.transaction():
@@ -137,7 +145,7 @@ async def test_every_committed_change_arrives_in_one_order(postgres: PostgresFor
         reading = asyncio.gather(*(reader.run() for reader in all_readers))
         killing = asyncio.gather(kill_at_random(gateway, dice, stop), reshape_at_random(dsn, dice, stop))
         try:
-            commits = await _unless_failed(reading, write(dsn, elsewhere, all_readers[3:6], dice, stop))
+            commits = await _unless_failed(reading, write(dsn, elsewhere, all_readers, dice, stop))
             await killing
             expected = await audited(connection)
             await _unless_failed(reading, _caught_up(all_readers, expected, connection))
