@@ -84,7 +84,8 @@ class Follower(PageReader):
                 kind = message.WhichOneof("content")
                 if kind != "state_changed":
                     expiry = getattr(message, str(kind)).token_expire_time
-                    self.account.take(message.batch.events, expiry, complete=kind == "heartbeat")
+                    moved = kind != "opened" or self.start is BEGINNING
+                    self.account.take(message.batch.events, expiry, complete=kind == "heartbeat", moved=moved)
                     self.start = after(stream.token)
                 if kind == "heartbeat":
                     return

@@ -75,8 +75,11 @@ class Account:
         self.fresh, self.expiry = self.ledger.now(), inf
         self.places = self.ledger.hollow()
 
-    def take(self, events: Iterable[Event], expiry: Timestamp, *, complete: bool) -> None:
-        """Note events that came with a token; `complete`: it had passed everything there was."""
+    def take(self, events: Iterable[Event], expiry: Timestamp, *, complete: bool, moved: bool = True) -> None:
+        """Note events that came with a token; `complete`: it had passed everything there was.
+
+        `moved`: it may stand elsewhere than the one before.
+        """
         events = list(events)
         self.ledger.note(events)
         for event in events:
@@ -84,7 +87,8 @@ class Account:
         if complete:
             self.fresh, self.expiry = self.ledger.now(), inf
         self.expiry = min(self.expiry, expiry.seconds or inf)
-        self.places = self.ledger.hollow()
+        if moved:
+            self.places = self.ledger.hollow()
 
     def owed(self) -> list[Record]:
         """What has not been delivered."""

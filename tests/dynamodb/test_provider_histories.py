@@ -194,6 +194,18 @@ CHILD_GONE_WITH_ITS_PARENT: list[Step] = [
 ]
 """The gateway knows that the shard ended empty, but one of its two children has vanished, and leads nowhere."""
 
+OPENED_WHERE_ITS_SHARD_HAS_GONE: list[Step] = [
+    Reshard(0, split=False, listed=False, parent_shown_open=False),
+    Time(hours=13, iterators_age=True),
+    Write((1, 2, 3)),
+    Time(hours=6, iterators_age=True),
+    Listing(held=True, first_page_only=True),
+    Work(1, 2),
+    Time(hours=6, iterators_age=True),
+    Work(1, 9),
+]
+"""A stream is opened where a shard that ended empty has vanished, and hears of it with the first page."""
+
 # To shrink a history that lost something means to wait in vain again and again, for longer than a test may take. It is
 # printed as it was found, with its blob: give it to `@example` and take steps away.
 HISTORIES = settings(
@@ -364,6 +376,7 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 @example(steps=NOW_WHERE_ANOTHER_CAME_LATE, behaviour=Behaviour(shards=3, shard_filter=False))
 @example(steps=NOW_WHERE_ANOTHER_CAME_LATE, behaviour=Behaviour(shards=3, shard_filter=False, at_timestamp=False))
 @example(steps=GONE_WITH_ITS_SHARD, behaviour=Behaviour())
+@example(steps=OPENED_WHERE_ITS_SHARD_HAS_GONE, behaviour=Behaviour(at_timestamp=False, shard_filter=False))
 @example(steps=CHILD_GONE_WITH_ITS_PARENT, behaviour=Behaviour())
 @example(steps=CHILD_GONE_WITH_ITS_PARENT, behaviour=Behaviour(at_timestamp=False))
 async def test_what_a_trim_takes_is_told(steps: list[Step], behaviour: Behaviour) -> None:
