@@ -464,7 +464,7 @@ pub struct ReadChangesResponse {
     /// How the page came about.
     #[prost(message, optional, tag = "5")]
     pub diagnostics: ::core::option::Option<Diagnostics>,
-    /// True when more changes were already there: read on at once.
+    /// True when more changes may be there already: read on at once, also after a page without events.
     #[prost(bool, tag = "6")]
     pub more_available: bool,
     /// When continuation_token is expected to lose its history, where the retention is known.

@@ -187,7 +187,7 @@ type ReadChangesResponse struct {
 	ChildPartitions []*ChildPartition `protobuf:"bytes,4,rep,name=child_partitions,json=childPartitions,proto3" json:"child_partitions,omitempty"`
 	// How the page came about.
 	Diagnostics *Diagnostics `protobuf:"bytes,5,opt,name=diagnostics,proto3" json:"diagnostics,omitempty"`
-	// True when more changes were already there: read on at once.
+	// True when more changes may be there already: read on at once, also after a page without events.
 	MoreAvailable bool `protobuf:"varint,6,opt,name=more_available,json=moreAvailable,proto3" json:"more_available,omitempty"`
 	// When continuation_token is expected to lose its history, where the retention is known.
 	TokenExpireTime *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=token_expire_time,json=tokenExpireTime,proto3" json:"token_expire_time,omitempty"`

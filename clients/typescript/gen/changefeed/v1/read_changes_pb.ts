@@ -122,7 +122,7 @@ export type ReadChangesResponse = Message<"changefeed.v1.ReadChangesResponse"> &
   diagnostics?: Diagnostics | undefined;
 
   /**
-   * True when more changes were already there: read on at once.
+   * True when more changes may be there already: read on at once, also after a page without events.
    *
    * @generated from field: bool more_available = 6;
    */

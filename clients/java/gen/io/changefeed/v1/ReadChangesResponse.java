@@ -278,7 +278,7 @@ private static final long serialVersionUID = 0L;
   private boolean moreAvailable_ = false;
   /**
    * <pre>
-   * True when more changes were already there: read on at once.
+   * True when more changes may be there already: read on at once, also after a page without events.
    * </pre>
    *
    * <code>bool more_available = 6 [json_name = "moreAvailable"];</code>
@@ -2100,7 +2100,7 @@ private static final long serialVersionUID = 0L;
     private boolean moreAvailable_ ;
     /**
      * <pre>
-     * True when more changes were already there: read on at once.
+     * True when more changes may be there already: read on at once, also after a page without events.
      * </pre>
      *
      * <code>bool more_available = 6 [json_name = "moreAvailable"];</code>
@@ -2112,7 +2112,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * True when more changes were already there: read on at once.
+     * True when more changes may be there already: read on at once, also after a page without events.
      * </pre>
      *
      * <code>bool more_available = 6 [json_name = "moreAvailable"];</code>
@@ -2128,7 +2128,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * True when more changes were already there: read on at once.
+     * True when more changes may be there already: read on at once, also after a page without events.
      * </pre>
      *
      * <code>bool more_available = 6 [json_name = "moreAvailable"];</code>

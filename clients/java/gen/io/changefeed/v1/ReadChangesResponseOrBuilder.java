@@ -157,7 +157,7 @@ public interface ReadChangesResponseOrBuilder extends
 
   /**
    * <pre>
-   * True when more changes were already there: read on at once.
+   * True when more changes may be there already: read on at once, also after a page without events.
    * </pre>
    *
    * <code>bool more_available = 6 [json_name = "moreAvailable"];</code>
