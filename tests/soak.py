@@ -15,6 +15,11 @@ def soak_seconds(usual: float) -> float:
     return usual if _CHOSEN is None else float(_CHOSEN)
 
 
+def hangs_after(seconds: float) -> float:
+    """Seconds after which a test that takes about `seconds` is given up: a busy machine may take many times as long."""
+    return 340 + seconds * (20 if SOAKING else 4)
+
+
 def soak_dice() -> random.Random:
     """What decides at random; says by which SOAK_SEED the same decisions come again."""
     seed = int(os.environ.get("SOAK_SEED", random.randrange(10**6) if SOAKING else 0))

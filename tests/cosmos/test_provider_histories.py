@@ -19,7 +19,7 @@ from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import ServiceError, gone, internal, retry_with, throttled
 from tests.cosmos.server.faults import Kind
 from tests.cosmos.server.wire import WireServer
-from tests.soak import soak_seconds
+from tests.soak import hangs_after, soak_seconds
 
 SECONDS = soak_seconds(4)
 """About as long as one test takes: a history takes two."""
@@ -270,7 +270,7 @@ async def live_through(steps: list[Step], mode: Mode, ranges: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10", "E4")
 @HISTORIES
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), mode=st.sampled_from(Mode), ranges=st.integers(1, 3))
@@ -283,7 +283,7 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
 @HISTORIES
 @given(steps=st.lists(STEPS | st.just(Trim()), min_size=10, max_size=50), ranges=st.integers(1, 3))

@@ -20,7 +20,7 @@ from tests.dynamodb.server.behaviour import Behaviour
 from tests.dynamodb.server.errors import ServiceError, internal, third_reader, throttled
 from tests.dynamodb.server.wire import WireServer
 from tests.dynamodb.shop import TABLE
-from tests.soak import soak_seconds
+from tests.soak import hangs_after, soak_seconds
 
 SECONDS = soak_seconds(8)
 """About as long as one test takes: a history takes two."""
@@ -349,7 +349,7 @@ async def live_through(steps: list[Step], behaviour: Behaviour) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10")
 @HISTORIES
 @given(steps=st.lists(STEPS, min_size=10, max_size=50), behaviour=BEHAVIOURS)
@@ -358,7 +358,7 @@ async def test_every_change_arrives_in_order_whatever_happens(steps: list[Step],
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "P6", "CF-08")
 @HISTORIES
 @given(steps=st.lists(STEPS | TIMES, min_size=10, max_size=50), behaviour=BEHAVIOURS)

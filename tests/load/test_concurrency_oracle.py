@@ -16,7 +16,7 @@ from tests.load.crew import Crew
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import SCHEMA, Connection, Writer, audited
-from tests.soak import soak_dice, soak_seconds
+from tests.soak import hangs_after, soak_dice, soak_seconds
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ def check(all_readers: list[Reader | Crew], expected: dict[int, list[tuple[str, 
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "CF-07", "US2.1", "US3.1", "US3.2", "SC-1", "SC-2", "DB-1", "DB-11", "BX-1", "BX-2")
 async def test_every_committed_change_arrives_in_one_order(postgres: PostgresForTests, tmp_path: Path) -> None:
     dice = soak_dice()

@@ -18,7 +18,7 @@ from tests.databases import PostgresForTests
 from tests.load.gateway_process import GatewayProcess
 from tests.load.readers import Reader
 from tests.load.writers import Connection
-from tests.soak import soak_dice, soak_seconds
+from tests.soak import hangs_after, soak_dice, soak_seconds
 
 SECONDS = soak_seconds(8) / 2
 WRITERS = 12
@@ -137,7 +137,7 @@ async def current(connection: Connection) -> dict[str, Any]:
 
 @pytest.mark.soak
 @pytest.mark.xdist_group("load")
-@pytest.mark.timeout(SECONDS * 4 + 280)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("DB-2", "US2.1", "SC-2", "BX-4")
 @pytest.mark.parametrize("moves", [False, True], ids=["one workspace", "moving between workspaces"])
 async def test_every_mirror_ends_equal_to_the_source(postgres: PostgresForTests, tmp_path: Path, moves: bool) -> None:

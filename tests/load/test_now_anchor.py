@@ -13,7 +13,7 @@ from tests.conformance.client import NOW, Client, Scope, after, logical
 from tests.databases import PostgresForTests
 from tests.load.scene import Scene, keys, open_scene
 from tests.load.writers import Connection
-from tests.soak import soak_seconds
+from tests.soak import hangs_after, soak_seconds
 
 pytestmark = [pytest.mark.xdist_group("load"), pytest.mark.timeout(120)]
 
@@ -81,7 +81,7 @@ async def others_writing(scene: Scene) -> AsyncIterator[None]:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(ROUNDS * 4 + 120)
+@pytest.mark.timeout(hangs_after(ROUNDS))
 @pytest.mark.req("P1", "P4", "CF-04")
 async def test_a_change_committed_after_now_was_answered_arrives(postgres: PostgresForTests, tmp_path: Path) -> None:
     async with open_scene(postgres, tmp_path) as scene:

@@ -22,7 +22,7 @@ from changefeed_gateway.core.model import Address
 from tests.conformance.client import BEGINNING, Client, Event, Refusal, Start, after, wire_address
 from tests.gateway import RunningGateway
 from tests.patience import finished
-from tests.soak import soak_seconds
+from tests.soak import hangs_after, soak_seconds
 from tests.spanner.emulator import GOOGLE_SQL, POSTGRESQL, Emulator
 from tests.spanner.gateway import make_provider
 from tests.spanner.scene import CONNECTION
@@ -165,7 +165,7 @@ async def storm(request: pytest.FixtureRequest, churning_spanner_emulator: Emula
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 300)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("E4", "P1", "P2", "P3", "SC-1", "SC-2")
 @pytest.mark.parametrize("storm", [False, True], indirect=True, ids=["googlesql", "postgresql"])
 async def test_nothing_is_lost_while_partitions_churn_and_gateways_die(storm: Storm) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from changefeed_gateway.providers.spanner.reading import Pace
 from tests.conformance.client import NOW, after
-from tests.soak import soak_seconds
+from tests.soak import hangs_after, soak_seconds
 from tests.spanner.consumers import Consumer, Crew, Follower, Ledger, PageReader, drain
 from tests.spanner.scene import CHANGES, MAIN, Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
@@ -189,7 +189,7 @@ class History:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(SECONDS * 4 + 340)
+@pytest.mark.timeout(hangs_after(SECONDS))
 @pytest.mark.req("P1", "P2", "P3", "P4", "CF-10", "E4")
 @pytest.mark.parametrize("postgres", [False, True])
 @HISTORIES
