@@ -1,6 +1,7 @@
 """Of one host so many connections stay, those that were there first; nothing else of the process is touched."""
 
 import os
+import resource
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -99,9 +100,9 @@ def test_a_file_that_is_another_by_now_is_left_alone(port: Port) -> None:
 
 
 def test_a_host_leaves_as_many_places_as_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (1_024, 1_024))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1_024, 1_024))
     assert (most_connections(Limits()), most_of_one_host(Limits())) == (768, 384)
     assert most_of_one_host(Limits(peer_connections=10)) == 10
     assert most_of_one_host(Limits(max_connections=1)) == 1
-    monkeypatch.setattr(connections.resource, "getrlimit", lambda _: (100_000, 100_000))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100_000, 100_000))
     assert most_of_one_host(Limits()) == 1_000
