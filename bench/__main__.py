@@ -21,6 +21,7 @@ from bench import (
     several,
     snapshot,
     spanner,
+    start,
     tax,
 )
 
@@ -43,6 +44,7 @@ PARTS = {
     "ring": ring,
     "several": several,
     "snapshot": snapshot,
+    "start": start,
     "tax": tax,
 }
 

@@ -1,4 +1,4 @@
-"""The main measurement: drain, latency and write tax, with raw PostgreSQL and bare Python beside them."""
+"""The main measurement: drain, latency, write tax, and what guards cost, with what is bare beside each of them."""
 
 import argparse
 import tempfile
@@ -12,7 +12,8 @@ from bench.database import Database
 from bench.documents import prepare_documents
 from bench.drain import FOLLOWED, Drain, prepare_orders
 from bench.gateway import Gateway
-from bench.latency import Latency
+from bench.guarded import Guarded
+from bench.latency import Latency, prepare_ledger
 from bench.report import Report
 from bench.sampling import top_functions, top_lines
 from bench.write_tax import WriteTax
@@ -29,6 +30,7 @@ class Plan:
     latency_rounds: int = 3
     write_seconds: float = 10.0
     write_rounds: int = 2
+    guarded_latency_seconds: float = 10.0
 
     @classmethod
     def quick(cls) -> Self:
@@ -41,6 +43,7 @@ class Plan:
             latency_rounds=1,
             write_seconds=2.0,
             write_rounds=1,
+            guarded_latency_seconds=4.0,
         )
 
 
@@ -48,7 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench core`."""
     parser.add_argument("--rounds", type=int, help="rounds of the drain")
     parser.add_argument("--quick", action="store_true", help="short runs: no figures to quote")
-    parser.add_argument("--parts", default="abc", help="which of a (drain), b (latency), c (write tax); default abc")
+    parser.add_argument(
+        "--parts",
+        default="abcd",
+        help="which of a (drain), b (latency), c (write tax), d (drain and latency with TLS, web tokens, policy, "
+        "metrics and traces beside a bare gateway); default abcd",
+    )
     parser.add_argument("--profile", action="store_true", help="also say where the gateway spends its time in (a)")
 
 
@@ -68,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
             tax = WriteTax(database, report)
             tax.prepare()
             tax.run([16, 64], plan.write_seconds, plan.write_rounds)
+        if "d" in options.parts:
+            _guarded(database, report, plan, options)
     report.say(f"every figure: {report.file}")
 
 
@@ -91,9 +101,20 @@ def _drain(database: Database, report: Report, plan: Plan, rounds: int) -> None:
 
 def _latency(database: Database, report: Report, plan: Plan) -> None:
     with Gateway(database.directory, database.dsn) as gateway:
+        prepare_ledger(database)
         latency = Latency(database, gateway, report)
-        latency.prepare()
         latency.run([200, 2_000], plan.latency_seconds, plan.latency_rounds)
+
+
+def _guarded(database: Database, report: Report, plan: Plan, options: argparse.Namespace) -> None:
+    rounds = options.rounds or plan.rounds
+    if "a" not in options.parts:
+        prepare_orders(database, report, plan.events)
+    if "b" not in options.parts:
+        prepare_ledger(database)
+    database.settle()
+    guarded = Guarded(database, report)
+    guarded.run(plan.events, rounds, [200, 2_000], plan.guarded_latency_seconds, min(rounds, plan.latency_rounds))
 
 
 def _profile(database: Database, report: Report, plan: Plan) -> None:

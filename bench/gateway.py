@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 import grpc
 import yaml
 
-from bench.processes import ROOT, CpuMeter, peak_rss_mb, reset_peak_rss, rss_mb
+from bench.processes import ROOT, CpuMeter, cpu_since_start, peak_rss_mb, reset_peak_rss, rss_mb
 
 _START_SECONDS: Final = 30
 _STOP_SECONDS: Final = 20
@@ -35,10 +35,14 @@ class Gateway:
         limits: dict[str, Any] | None = None,
         connection: dict[str, Any] | None = None,
         settings: dict[str, Any] | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ):
-        """Write the settings; `profile` names a file for a sampling profile of the process."""
+        """Write the settings; `profile` names a file for a sampling profile of the process.
+
+        `credentials` are what callers speak TLS with where the settings ask for it.
+        """
         self.settings: Final = {
-            "listen": f"127.0.0.1:{_free_port()}",
+            "listen": f"127.0.0.1:{free_port()}",
             "state_directory": str(directory / "gateway"),
             "connections": {"main": {"provider": "postgres", "dsn": dsn, **(connection or {})}},
             "logging": {"level": "warning", "format": "json"},
@@ -50,6 +54,7 @@ class Gateway:
         self._file.write_text(yaml.safe_dump(self.settings))
         self._log = directory / "gateway.log"
         self._profile = profile
+        self._credentials = credentials
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -69,6 +74,12 @@ class Gateway:
 
     def start(self) -> None:
         """Start it and wait until it accepts connections."""
+        self.launch()
+        assert self._process is not None
+        self._await_ready(self._process)
+
+    def launch(self) -> None:
+        """Start it."""
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*self._command(), "serve"],
@@ -78,7 +89,6 @@ class Gateway:
                 stdout=log,
                 stderr=log,
             )
-        self._await_ready(self._process)
 
     def _command(self) -> list[str]:
         if self._profile is None:
@@ -88,7 +98,7 @@ class Gateway:
     def _await_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
-            with grpc.insecure_channel(self.target) as channel:
+            with self._channel() as channel:
                 try:
                     grpc.channel_ready_future(channel).result(timeout=0.5)
                     return
@@ -96,6 +106,11 @@ class Gateway:
                     continue
         self.stop()
         raise GatewayFailed(f"the gateway did not start:\n{self._log.read_text()[-4000:]}")
+
+    def _channel(self) -> grpc.Channel:
+        if self._credentials is None:
+            return grpc.insecure_channel(self.target)
+        return grpc.secure_channel(self.target, self._credentials)
 
     def stop(self) -> None:
         """End it in good order, or at last by force; idempotent."""
@@ -120,6 +135,15 @@ class Gateway:
         """Its last words; warnings and errors only."""
         return self._log.read_text()[-2000:]
 
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def cpu_so_far(self) -> float:
+        """Processor seconds since it was started."""
+        return cpu_since_start(self.pid)
+
     def cpu(self) -> CpuMeter:
         """Begin to measure its processor time."""
         return CpuMeter(self.pid)
@@ -137,7 +161,8 @@ class Gateway:
         return peak_rss_mb(self.pid)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

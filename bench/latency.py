@@ -21,19 +21,17 @@ _AIMS: Final = "aim at 2000/s: p50 2 ms, p99 6 ms"
 class Latency:
     """Writers on an open schedule; one subscriber that compares the stamp in each row with its clock."""
 
-    def __init__(self, database: Database, gateway: Gateway, report: Report) -> None:
+    def __init__(
+        self, database: Database, gateway: Gateway, report: Report, credentials: dict[str, str] | None = None
+    ) -> None:
         self._database, self._gateway, self._report = database, gateway, report
-
-    def prepare(self) -> None:
-        """Make and watch the table."""
-        self._database.make_orders(TABLE)
-        self._database.fetch("SELECT changefeed.watch(%s)", (TABLE,))
+        self._credentials = credentials
 
     def run(self, rates: list[int], seconds: float, rounds: int) -> None:
         """Measure each rate in turn and print."""
         rows, others = [], ForeignLoad()
         for rate in rates:
-            answers = [self._measure(rate, seconds, number) for number in range(rounds)]
+            answers = [self.measure(rate, seconds, number) for number in range(rounds)]
             rows.append(_row(f"{rate}/s to handler", [answer["handler"] for answer in answers], answers))
             rows.append(_row(f"{rate}/s UPDATE answered", [answer["writer"] for answer in answers], None))
         self._report.record("foreign load", {"part": "latency", "cores": others.cores()})
@@ -49,9 +47,15 @@ class Latency:
             str(others),
         )
 
-    def _measure(self, rate: int, seconds: float, number: int) -> Answer:
+    def measure(self, rate: int, seconds: float, number: int) -> Answer:
+        """Measure one rate once."""
         with ExitStack() as stack:
-            job = {"target": self._gateway.target, "collection": TABLE, "warm_up": _WARM_UP_SECONDS}
+            job = {
+                "target": self._gateway.target,
+                "collection": TABLE,
+                "warm_up": _WARM_UP_SECONDS,
+                "credentials": self._credentials,
+            }
             listener = stack.enter_context(Worker("latency.listen", job))
             writers = [stack.enter_context(self._writer(index, rate, seconds)) for index in range(_WRITERS)]
             for worker in (listener, *writers):
@@ -101,6 +105,12 @@ class Latency:
         if not writes <= heard["events"] <= writes + _WRITERS:
             self._report.say(f"[red]{writes} writes, {heard['events']} events heard[/red]")
         return answer
+
+
+def prepare_ledger(database: Database) -> None:
+    """Make and watch the table that is written to."""
+    database.make_orders(TABLE)
+    database.fetch("SELECT changefeed.watch(%s)", (TABLE,))
 
 
 def sleep_until(moment: float) -> None:

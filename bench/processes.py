@@ -138,6 +138,11 @@ def _cpu_total(process: psutil.Process) -> float:
     return total
 
 
+def cpu_since_start(pid: int) -> float:
+    """CPU seconds of a process and its children since they began, those that ended included."""
+    return _cpu_total(psutil.Process(pid))
+
+
 def rss_mb(pid: int) -> float:
     """Resident memory now, in MB."""
     return float(psutil.Process(pid).memory_info().rss) / 2**20

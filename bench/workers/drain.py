@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import grpc
 
@@ -28,9 +29,14 @@ def start_of(token: str, start: str = "beginning") -> position_pb2.StartPosition
     return position_pb2.StartPosition(continuation_token=token) if token else _STARTS[start]
 
 
-def channel(target: str) -> grpc.Channel:
-    """A connected channel with every client's default limits."""
-    opened = grpc.insecure_channel(target)
+def channel(target: str, credentials: dict[str, str] | None = None) -> grpc.Channel:
+    """A connected channel with every client's default limits; `credentials` as `bench.guarded.Guards` has them."""
+    if credentials is None:
+        opened = grpc.insecure_channel(target)
+    else:
+        transport = grpc.ssl_channel_credentials(Path(credentials["ca_file"]).read_bytes())
+        caller = grpc.access_token_call_credentials(credentials["bearer"])
+        opened = grpc.secure_channel(target, grpc.composite_channel_credentials(transport, caller))
     grpc.channel_ready_future(opened).result(timeout=30)
     return opened
 
@@ -48,9 +54,10 @@ def subscribe(
     batch_size: int = 0,
     token: str = "",
     start: str = "beginning",
+    credentials: dict[str, str] | None = None,
 ) -> Answer:
     """Through one stream that ends by itself; `pause` seconds after each message make a slow reader."""
-    stub = Stub(channel(target))
+    stub = Stub(channel(target, credentials))
     request = subscribe_pb2.SubscribeRequest(
         address=address(collection), start_position=start_of(token, start), max_events=events, max_batch_size=batch_size
     )
@@ -77,10 +84,16 @@ def touch(target: str, collection: str) -> Answer:
 
 
 def read(
-    target: str, collection: str, events: int, page_size: int, token: str = "", start: str = "beginning"
+    target: str,
+    collection: str,
+    events: int,
+    page_size: int,
+    token: str = "",
+    start: str = "beginning",
+    credentials: dict[str, str] | None = None,
 ) -> Answer:
     """Through one unary call after the other."""
-    stub = Stub(channel(target))
+    stub = Stub(channel(target, credentials))
     ready()
     meter = _Meter()
     for page in read_pages(stub, collection, page_size=page_size, events=events, token=token, start=start):

@@ -47,9 +47,9 @@ def write(
     return {"writes": writes, "acknowledged_ms": acknowledged, "late_ms": late * 1e3, "cpu": own_cost()["cpu"]}
 
 
-def listen(target: str, collection: str, warm_up: float) -> Answer:
+def listen(target: str, collection: str, warm_up: float, credentials: dict[str, str] | None = None) -> Answer:
     """Subscribe from now on; stop some time after being told to."""
-    stub = Stub(channel(target))
+    stub = Stub(channel(target, credentials))
     stream = stub.Subscribe(
         subscribe_pb2.SubscribeRequest(
             address=address(collection),

@@ -33,3 +33,32 @@ async def test_more_connections_than_files_harm_nobody(tmp_path: Path, says: byt
                 change_feed_service_pb2_grpc.ChangeFeedServiceStub(channel)
             )
             await stub.GetCapabilities(CAPABILITIES, wait_for_ready=True)
+
+
+async def test_a_host_that_comes_for_all_places_again_and_again_keeps_nobody_out(tmp_path: Path) -> None:
+    async with abused_gateway(tmp_path, files=FILES) as gateway, witnessed(gateway), AsyncExitStack() as stack:
+
+        async def come(count: int) -> None:
+            opened = await asyncio.gather(
+                *(stack.enter_async_context(connection(gateway.target)) for _ in range(count))
+            )
+            for _, writer in opened:
+                writer.write(OPENING)
+
+        async def come_again() -> None:
+            while True:
+                await come(20)
+                await asyncio.sleep(0.05)
+
+        for _ in range(FILES // 100):
+            await come(100)
+        coming = asyncio.create_task(come_again())
+        try:
+            async with gateway.channel() as channel, asyncio.timeout(30):
+                stub: change_feed_service_pb2_grpc.ChangeFeedServiceAsyncStub = (
+                    change_feed_service_pb2_grpc.ChangeFeedServiceStub(channel)
+                )
+                await stub.GetCapabilities(CAPABILITIES, wait_for_ready=True)
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)

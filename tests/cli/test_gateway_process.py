@@ -28,6 +28,7 @@ class GatewayProcess:
         self.cli.environment["CHANGEFEED_LISTEN"] = self.target
         self.cli.environment["CHANGEFEED_CONNECTIONS"] = EMBEDDED
         self.log: list[dict[str, Any]] = []
+        self._logged = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -49,8 +50,20 @@ class GatewayProcess:
         assert stderr is not None
         while line := await stderr.readline():
             self.log.append(json.loads(line))
+            self._logged.set()
             if self.log[-1]["event"] == "serving":
                 serving.set()
+
+    async def until_logged(self, event: str, count: int) -> None:
+        """Wait until an event has been logged so often."""
+        async with asyncio.timeout(60):
+            while sum(line["event"] == event for line in self.log) < count:
+                self._logged.clear()
+                await self._logged.wait()
+
+    def postmaster(self) -> psutil.Process:
+        """The embedded server."""
+        return psutil.Process(int((self.cli.directory / ".changefeed/postgres/postmaster.pid").read_text().split()[0]))
 
     async def end(self, number: signal.Signals) -> int:
         """Send a signal and wait for the end."""
@@ -143,6 +156,31 @@ async def test_a_killed_gateway_loses_nothing(gateway: GatewayProcess) -> None:
         await next_titles(tail, {f"{round_} meanwhile", f"{round_} after"}.issubset)
     tail.kill()
     await tail.communicate()
+
+
+async def test_several_processes_share_the_embedded_server(directory: Path) -> None:
+    gateway = GatewayProcess(directory)
+    gateway.cli.environment["CHANGEFEED_WORKERS"] = "2"
+    await gateway.start()
+    try:
+        await gateway.until_logged("a worker serves", 2)
+        tail = await gateway.cli.start("tail", "main/documents", "--from", "beginning", "--json")
+        gateway.upload("before")
+        await next_titles(tail, {"before"}.issubset)
+        starter = gateway.postmaster().parent()
+        workers = {line["pid"] for line in gateway.log if line["event"] == "a worker serves"}
+        assert starter is not None
+        assert starter.pid in workers
+        starter.kill()
+        await gateway.until_logged("a worker serves", 3)
+        gateway.upload("after")
+        await next_titles(tail, {"after"}.issubset)
+        tail.kill()
+        await tail.communicate()
+        assert await gateway.end(signal.SIGTERM) == 0
+    finally:
+        await gateway.stop()
+    assert not servers_under(directory)
 
 
 @pytest.mark.req("P4")

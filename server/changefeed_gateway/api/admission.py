@@ -166,11 +166,15 @@ def host_of(peer: str) -> str:
     kind, _, rest = unquote(peer).partition(":")
     if kind not in ("ipv4", "ipv6"):
         return peer
-    text = rest.rpartition(":")[0].strip("[]").partition("%")[0]
+    return host_of_address(rest.rpartition(":")[0].strip("[]")) or peer
+
+
+def host_of_address(text: str) -> str:
+    """The host of an IP address; empty for what is none."""
     try:
-        address = ipaddress.ip_address(text)
+        address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
-        return peer
+        return ""
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return str(address.ipv4_mapped)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 from changefeed_gateway.api.admission import Admission, BadTokens, Connections, host_of
 from changefeed_gateway.api.call import Call, Context
 from changefeed_gateway.api.call_log import CallLog
+from changefeed_gateway.api.connections import most_of_one_host
 from changefeed_gateway.api.identity.caller import Identity
 from changefeed_gateway.api.identity.demand import AddressedRequest
 from changefeed_gateway.api.identity.door import Door
@@ -88,7 +89,7 @@ class CallGuard:
         self._calls = Admission(limits.max_calls, Reason.TOO_MANY_CALLS, *calls)
         self._streams = Admission(limits.max_streams, Reason.TOO_MANY_STREAMS, *streams)
         self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, *streams)
-        self._connections = Connections(limits.peer_connections)
+        self._connections = Connections(most_of_one_host(limits))
         self._bad_tokens = BadTokens(limits.peer_bad_tokens)
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()

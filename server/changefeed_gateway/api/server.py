@@ -1,7 +1,6 @@
 """The gRPC server: options, services, start, drain."""
 
 import asyncio
-import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -16,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 from changefeed.v1.operator_service_pb2 import ListStreamsRequest
 from changefeed_gateway.api import health, operator
 from changefeed_gateway.api.completions import taken_at_once
+from changefeed_gateway.api.connections import HostShare, most_connections, most_of_one_host
 from changefeed_gateway.api.dispatch import make_server
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.identity.door import Door
@@ -38,9 +38,6 @@ CHECK_TIMEOUT: Final = timedelta(seconds=2.5)
 
 MAX_METADATA_BYTES: Final = 16_384
 """All metadata of a call together, its bearer token included."""
-
-_FILES_OF_OUR_OWN: Final = 256
-"""For databases, certificates, logs: what is no connection of a caller."""
 
 _CONNECTIONS_AT_ONCE: Final = 4
 """How many may come full of calls before the event loop has looked at one of them."""
@@ -100,6 +97,7 @@ class GatewayServer:
             self._health.set_serving(connection, True)
         self._health_monitor = HealthMonitor(self._health, checks, interval=check_interval, timeout=check_timeout)
         self._server: grpc.aio.Server | None = None
+        self._host_share: HostShare | None = None
         self._draining = False
 
     async def start(self, address: str, credentials: grpc.ServerCredentials | None = None) -> int:
@@ -116,8 +114,10 @@ class GatewayServer:
         port = _listen(server, address, credentials)
         self._server = server
         await server.start()
+        self._host_share = HostShare(port, most_of_one_host(self._router.limits))
         if not self._draining:
             self._health_monitor.start()
+            self._host_share.start()
         return port
 
     @property
@@ -141,7 +141,7 @@ class GatewayServer:
         """
         self._draining = True
         self._health.begin_drain()
-        await self._health_monitor.aclose()
+        await self._end_tasks()
         await asyncio.sleep(notice.total_seconds())
         self._router.begin_drain()
         self._guard.begin_drain()
@@ -157,9 +157,14 @@ class GatewayServer:
     async def abort(self) -> None:
         """Cut everything at once, as a crash would: nobody is told."""
         self._draining = True
-        await self._health_monitor.aclose()
+        await self._end_tasks()
         if self._server is not None:
             await self._server.stop(None)
+
+    async def _end_tasks(self) -> None:
+        await self._health_monitor.aclose()
+        if self._host_share is not None:
+            await self._host_share.aclose()
 
     async def wait_for_termination(self) -> None:
         """Wait until the server has stopped."""
@@ -180,7 +185,7 @@ def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
         # The same for calls that have arrived and wait for the event loop: above its limits gRPC answers CANCELLED.
         "grpc.server.max_pending_requests": _CONNECTIONS_AT_ONCE * admitted,
         "grpc.server.max_pending_requests_hard_limit": _CONNECTIONS_AT_ONCE * admitted,
-        "grpc.max_allowed_incoming_connections": _connections(limits),
+        "grpc.max_allowed_incoming_connections": most_connections(limits),
         # A connection that does not say what it wants is gone before it is missed.
         "grpc.server_handshake_timeout_ms": 10_000,
         "grpc.max_metadata_size": MAX_METADATA_BYTES,
@@ -193,14 +198,6 @@ def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
         "grpc.max_connection_age_ms": int(limits.max_connection_age / timedelta(milliseconds=1)),
         "grpc.max_connection_age_grace_ms": int(grace / timedelta(milliseconds=1)),
     }
-
-
-def _connections(limits: Limits) -> int:
-    """As many as may be, and leave files to the databases: a process without any can neither accept nor serve."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        return limits.max_connections
-    return min(limits.max_connections, max(1, most - min(_FILES_OF_OUR_OWN, most // 2)))
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:

@@ -130,6 +130,13 @@ class Columns(Sequence[Change]):
 _COLUMNS: Final = {field.name: attrgetter(field.name) for field in fields(Columns)}
 
 
+def annotations_of(changes: Sequence[Change]) -> Sequence[bytes]:
+    """The annotations of each change; no single change is put together for them."""
+    if isinstance(changes, Columns):
+        return changes.annotations
+    return [change.annotations.encode(errors="replace") for change in changes]
+
+
 def _change(
     event_id: bytes,
     change_type: ChangeType,

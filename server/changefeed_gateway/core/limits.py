@@ -28,7 +28,7 @@ class Limits:
     max_connections: int = 10_000
     """Connections at once; fewer where the process may not open as many files."""
     peer_connections: int = 1_000
-    """Connections of one host on which calls are under way."""
+    """Connections of one host; at most half of those that there may be."""
     peer_bad_tokens: float = 50.0
     """Tokens a second of one host that are no good, before its connections that bring them are turned away unheard."""
     max_connection_age: timedelta = timedelta(hours=1)

@@ -46,7 +46,9 @@ _OF_A_SERVICE: Final = {
 class ClientSettings(BaseSettings):
     """What the command line needs before it knows anything else; no setting of the gateway."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, extra="ignore", hide_input_in_errors=True)
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
     target: Annotated[str | None, Filled] = None
     """host:port of the gateway to talk to; where the settings have it listen unless given."""
@@ -68,7 +70,7 @@ class ClientSettings(BaseSettings):
 class _Listening(BaseModel):
     """Of the gateway's settings the one that its callers need; the others may hold secrets that callers lack."""
 
-    model_config = ConfigDict(hide_input_in_errors=True)
+    model_config = ConfigDict(hide_input_in_errors=True, defer_build=True)
 
     listen: ListenAddress
 

@@ -40,7 +40,8 @@ ConnectionName = Annotated[
 
 class _Section(BaseModel):
     # An input in an error of pydantic's own could be a secret.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    # Built as parts of the settings, and not each by itself besides.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
 
 
 class EmbeddedServer(_Section):

@@ -13,9 +13,9 @@ from changefeed.v1.subscribe_pb2 import SubscribeRequest
 from changefeed_client import BEGINNING, ChangeFeedRpcError, collection
 from changefeed_gateway.api.server import CHECK_INTERVAL, CHECK_TIMEOUT
 from changefeed_gateway.app.monitoring import http
-from changefeed_gateway.app.opening import memory
 from changefeed_gateway.core import observed_provider
 from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.providers.memory import provider as memory
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.postgres.ticks.ticker import STALLED_AFTER, Cadence
 from changefeed_gateway.settings import MemoryConnection

@@ -15,8 +15,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.read_changes_pb2 import ReadChangesRequest
 from changefeed_client import BEGINNING, collection
-from changefeed_gateway.app.monitoring.tracing import MOST_LINKS
-from changefeed_gateway.app.opening import memory
+from changefeed_gateway.app.monitoring.tracing import MOST_LINKS, Tracing
+from changefeed_gateway.core.columns import Columns
+from changefeed_gateway.core.model import Change, ChangeType, Cursor, ItemState, Key, Page, PartitionId
+from changefeed_gateway.providers.memory import provider as memory
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.settings import MemoryConnection
 from changefeed_gateway.settings.model import TracingSettings
@@ -124,6 +126,24 @@ async def test_spans_stand_below_the_callers_and_link_to_the_writers(
     assert all(line["trace_id"] for line in finished), "one that begins here has an id too"
     assert SECRET.encode() not in b"".join(collector.raw)
     assert not any(span.events for span in collector.spans)
+
+
+class NeverSingle(Columns):
+    def __iter__(self) -> Iterator[Change]:
+        raise AssertionError("single changes are put together")
+
+
+async def test_a_page_is_linked_to_its_writers_and_no_single_change_is_put_together(collector: Collector) -> None:
+    writer = f'{{"traceparent":"{CALLER}"}}'
+    change = Change("1", ChangeType.UPDATE, Key("k", ()), ItemState.OMITTED, None, None, PartitionId("p"), "1")
+    changes = NeverSingle.of_rows(list(Columns.of([change._replace(annotations=writer), change]).rows()))
+    page = Page(changes=changes, cursors=(), start=Cursor(b""), cursor=Cursor(b""), more_available=False)
+    tracing = Tracing(collector.endpoint, share=1, instance="test")
+    tracing.question("main", "read_page", 0.1, page, None)
+    await tracing.aclose()
+    (span,) = collector.spans
+    assert [link.trace_id.hex() for link in span.links] == [TRACE]
+    assert facts(span)["changefeed.changes"] == "2"
 
 
 def test_the_libraries_are_not_loaded_before_they_are_needed() -> None:

@@ -18,9 +18,19 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, format_trace_id, get_current_span, use_span
+from opentelemetry.trace import (
+    Span,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    format_trace_id,
+    get_current_span,
+    use_span,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from changefeed_gateway.core.columns import annotations_of
 from changefeed_gateway.core.errors import ChangeFeedError
 from changefeed_gateway.core.model import Page
 
@@ -79,21 +89,23 @@ class Tracing:
         if span.is_recording():
             if page is not None:
                 span.set_attribute("changefeed.changes", len(page.changes))
-                for link in self._writers(change.annotations for change in page.changes):
-                    span.add_link(link.context)
+                for writer in self._writers(annotations_of(page.changes)):
+                    span.add_link(writer)
             if error is not None:
                 _fail(span, error.reason if isinstance(error, ChangeFeedError) else type(error).__name__)
         span.end(now)
 
-    def _writers(self, annotations: Iterable[str]) -> list[Link]:
-        """Links to the spans that annotations name by `traceparent`."""
-        links: list[Link] = []
+    def _writers(self, annotations: Iterable[bytes]) -> list[SpanContext]:
+        """The spans that annotations name by `traceparent`."""
+        writers: list[SpanContext] = []
         for text in dict.fromkeys(annotations):
-            if '"traceparent"' in text and len(links) < MOST_LINKS:
-                writer = get_current_span(self._propagator.extract({"traceparent": _said(text)}, Context()))
-                if writer.get_span_context().is_valid:
-                    links.append(Link(writer.get_span_context()))
-        return links
+            if len(writers) == MOST_LINKS:
+                break
+            if b'"traceparent"' in text:
+                span = get_current_span(self._propagator.extract({"traceparent": _said(text)}, Context()))
+                if (writer := span.get_span_context()).is_valid:
+                    writers.append(writer)
+        return writers
 
     async def aclose(self) -> None:
         """Send what there is, and no more after that; a collector that does not take it keeps nobody."""
@@ -124,7 +136,7 @@ class CallSpan:
             _fail(self._span, reason)
 
 
-def _said(annotations: str) -> str:
+def _said(annotations: bytes) -> str:
     """The `traceparent` of an annotation; empty where it is none."""
     with suppress(ValueError, RecursionError):
         said = json.loads(annotations)

@@ -4,8 +4,6 @@ from contextlib import AsyncExitStack
 
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Examination, Provider
-from changefeed_gateway.providers.memory.provider import MemoryProvider
-from changefeed_gateway.providers.memory.store import MemoryStore
 from changefeed_gateway.settings import MemoryConnection, Settings
 
 
@@ -16,6 +14,9 @@ class MemoryOpening:
         self, name: str, connection: MemoryConnection, settings: Settings, stack: AsyncExitStack
     ) -> Provider:
         """Make the collections, empty."""
+        from changefeed_gateway.providers.memory.provider import MemoryProvider
+        from changefeed_gateway.providers.memory.store import MemoryStore
+
         store = MemoryStore()
         for collection in connection.collections:
             store.create(collection)
