@@ -83,6 +83,32 @@ async def test_who_rests_between_two_tries_is_given_what_another_has_done_with(
         assert await asking == [(1,)]
 
 
+@pytest.mark.req("P8")
+async def test_a_question_goes_back_to_the_session_that_was_asked_before(log_database: str) -> None:
+    """Another session would plan its statements anew."""
+    connections = Connections(log_database, max_size=2)
+    await connections.open()
+
+    both = asyncio.Barrier(2)
+
+    async def meet(connection: Connection) -> Connection:
+        await both.wait()
+        return connection
+
+    async def stay(connection: Connection) -> Connection:
+        return connection
+
+    async with aclosing(connections), asyncio.timeout(30):
+        mine, other = await asyncio.gather(connections.run(meet), connections.run(meet))
+        assert other is not mine
+        taken = connections.pool_stats()["requests_num"]
+        for _ in range(3):
+            assert await connections.run(stay, like=mine) is mine
+            assert await connections.run(stay, like=other) is other
+            assert await connections.run(stay) is other, "the one that was used last"
+        assert connections.pool_stats()["requests_num"] == taken
+
+
 async def test_a_connection_goes_back_to_the_pool_before_it_is_old(
     log_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Set
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -26,10 +26,11 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.retention import facts as retention_facts
 from changefeed_gateway.providers.postgres.retention import run as retention
 from changefeed_gateway.providers.postgres.retention import steps
 from changefeed_gateway.providers.postgres.retention.days import Part, days_ahead
-from changefeed_gateway.providers.postgres.retention.facts import read_days
+from changefeed_gateway.providers.postgres.retention.facts import read_after, read_days
 from changefeed_gateway.providers.postgres.retention.plan import Action, next_step
 from changefeed_gateway.providers.postgres.retention.steps import execute
 from tests.postgres.history import DAY, RETAINED, age, aged, grow_old, keeping_marks, live_since, partitions
@@ -125,6 +126,58 @@ async def test_a_run_that_died_after_any_step_is_finished_by_the_next(shop: Shop
         await execute(shop.connection, 1, step)
     await run(shop)
     assert keys(await shop.page(Beginning())) == RETAINED
+
+
+async def test_what_is_read_after_each_step_is_what_the_database_holds(shop: Shop) -> None:
+    await grow_old(shop)
+    await live_since(shop.connection, 11, ahead=2)
+    facts = await read_days(shop.connection, 1)
+    done = []
+    while (step := next_step(facts)) is not None:
+        await execute(shop.connection, 1, step)
+        done.append(step.action)
+        facts = await read_after(shop.connection, facts, step)
+        whole = await read_days(shop.connection, 1)
+        assert {day.name: day for day in facts.days} == {day.name: day for day in whole.days}
+        assert facts.judged_by == whole.judged_by
+    assert {Action.DETACH, Action.DROP, Action.CREATE} <= set(done)
+
+
+async def test_a_run_looks_at_all_days_once_and_then_at_those_of_its_steps(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await grow_old(shop)
+    looked: list[Set[str] | None] = []
+    read = retention_facts._read
+
+    async def noted(connection: Any, feed_id: int, names: Set[str] | None) -> Any:
+        looked.append(names)
+        return await read(connection, feed_id, names)
+
+    monkeypatch.setattr(retention_facts, "_read", noted)
+    [done] = await retention.run(shop.dsn)
+    # What a tick changes is told by any of them; it has no days of its own.
+    assert looked == [None, *({day.name for day in step.days} or None for step in done.steps)]
+    assert len(done.steps) > 10
+    assert looked.count(None) == 2
+
+
+async def test_to_look_at_the_days_of_a_feed_costs_in_proportion_to_them(shop: Shop) -> None:
+    await shop.connection.execute("UPDATE changefeed.feeds SET retention = '90 days'")
+    buffers = []
+    for days, more in ((10, 10), (40, 30)):
+        await live_since(shop.connection, days)
+        for _ in range(more):
+            await shop.connection.execute("SELECT changefeed.tick(1, true)")
+            await age(shop.connection, DAY)
+        await shop.connection.execute("SELECT changefeed.days(1)")
+        cursor = await shop.connection.execute(
+            "EXPLAIN (ANALYZE, BUFFERS, FORMAT json) SELECT * FROM changefeed.days(1)"
+        )
+        ((plan,),) = await cursor.fetchall()
+        buffers.append(plan[0]["Plan"]["Shared Hit Blocks"])
+    # Four times the days; while each day asked all the others, it was 4.7 times as much.
+    assert buffers[1] <= 4 * buffers[0]
 
 
 @pytest.mark.parametrize("parent", ["tick_1", "log_1"])

@@ -91,8 +91,77 @@ begin
 end;
 $$;
 
--- The partitions of a feed's log and ticks, and tables that were or should be some.
-create or replace function changefeed.days(feed integer)
+drop function if exists changefeed.days(integer), changefeed.days_needed(integer, bigint);
+
+-- What one table tells of itself.
+create or replace function changefeed.day_facts(feed integer, names text[])
+returns table (
+    part       text,
+    name       text,
+    state      text,
+    marked     boolean,
+    starts     timestamptz,
+    ends       timestamptz,
+    bytes      bigint,
+    empty      boolean,
+    newest     timestamptz,
+    first_tick bigint,
+    last_tick  bigint,
+    writers    text[]
+)
+language plpgsql
+set search_path = pg_catalog, pg_temp
+set timezone = 'UTC'
+set datestyle = 'ISO'
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+    day  record;
+    held jsonb;
+begin
+    -- Who has inserted into a table and has not ended has its lock until then, prepared or not. Before the rows: who commits in
+    -- between is found by one of the two.
+    select jsonb_object_agg(h.relation, h.who) into held from (
+        select l.relation::text, jsonb_agg(l.who order by l.who) as who
+        from changefeed.holders_of(array (
+            select d.day from changefeed.day_tables(feed) d where names is null or d.name = any (names))) l
+        where l.mode = 'RowExclusiveLock' group by l.relation) h;
+    for day in
+        select * from changefeed.day_tables(feed) d where names is null or d.name = any (names) order by d.part desc, d.name
+    loop
+        part := day.part;
+        name := day.name;
+        state := day.state;
+        marked := day.marked;
+        starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
+        ends := substring(day.bound from 'TO \(''([^'']+)''\)');
+        newest := null;
+        first_tick := null;
+        last_tick := null;
+        begin
+            writers := array (select jsonb_array_elements_text(held -> day.day::text));
+            bytes := pg_total_relation_size(day.day);
+            execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
+            if not empty and ends is null and state <> 'detached' then
+                execute format('select max(%I) from changefeed_log.%I',
+                               case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
+            end if;
+            -- A detached table without the mark may be anybody's, with any columns.
+            if not empty and part = 'tick' and (marked or state <> 'detached') then
+                execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
+            end if;
+        exception when undefined_table then
+            continue;  -- A run at the same time has dropped it.
+        end;
+        return next;
+    end loop;
+end;
+$$;
+
+-- The partitions of a feed's log and ticks, and tables that were or should be some. What other days tell of one is asked for
+-- those alone whose time is over, in one statement: to plan one for each of them, over all days, would grow by the square.
+create or replace function changefeed.days(feed integer, names text[] default null)
 returns table (
     part           text,
     name           text,
@@ -111,64 +180,34 @@ returns table (
 )
 language plpgsql
 set search_path = pg_catalog, pg_temp
-set timezone = 'UTC'
-set datestyle = 'ISO'
 set enable_seqscan = off
 set enable_bitmapscan = off
 as $$
-declare
-    day  record;
-    held jsonb;
 begin
-    -- Who has inserted into a table and has not ended has its lock until then, prepared or not. Before the rows: who commits in
-    -- between is found by one of the two.
-    select jsonb_object_agg(h.relation, h.who) into held from (
-        select l.relation::text, jsonb_agg(l.who order by l.who) as who
-        from changefeed.holders_of(array (select d.day from changefeed.day_tables(feed) d)) l
-        where l.mode = 'RowExclusiveLock' group by l.relation) h;
-    for day in select * from changefeed.day_tables(feed) d order by d.part desc, d.name loop
-        part := day.part;
-        name := day.name;
-        state := day.state;
-        marked := day.marked;
-        starts := substring(day.bound from 'FROM \(''([^'']+)''\)');
-        ends := substring(day.bound from 'TO \(''([^'']+)''\)');
-        newest := null;
-        first_tick := null;
-        last_tick := null;
-        next_tick_at := null;
-        overlaps_until := null;
-        begin
-            writers := array (select jsonb_array_elements_text(held -> day.day::text));
-            bytes := pg_total_relation_size(day.day);
-            execute format('select not exists (select from changefeed_log.%I)', day.name) into empty;
-            if not empty and ends is null and state <> 'detached' then
-                execute format('select max(%I) from changefeed_log.%I',
-                               case part when 'tick' then 'at' else 'changed_at' end, day.name) into newest;
-            end if;
-            -- A detached table without the mark may be anybody's, with any columns.
-            if not empty and part = 'tick' and (marked or state <> 'detached') then
-                execute format('select min(id), max(id) from changefeed_log.%I', day.name) into first_tick, last_tick;
-                -- One that claims a time to come was made by a clock that was wrong.
-                execute format('select at from changefeed_log.tick_%s where id > $1 and at <= clock_timestamp() '
-                               'order by id limit 1', feed) into next_tick_at using last_tick;
-                execute format('select max(at) from changefeed_log.tick_%s where id <= $1 and at >= $2 '
-                               'and at <= clock_timestamp()', feed) into overlaps_until using last_tick, ends;
-            end if;
-        exception when undefined_table then
-            continue;  -- A run at the same time has dropped it.
-        end;
-        return next;
-    end loop;
+    return query execute format($sql$
+        with days as materialized (
+            select d.*, d.last_tick is not null and d.ends <= clock_timestamp() - f.retention as is_over
+            from changefeed.day_facts($1, $2) d, changefeed.feeds f where f.feed_id = $1
+        )
+        -- A tick that claims a time to come was made by a clock that was wrong.
+        select d.part, d.name, d.state, d.marked, d.starts, d.ends, d.bytes, d.empty, d.newest, d.first_tick, d.last_tick,
+            case when d.is_over then (select t.at from changefeed_log.tick_%1$s t
+                                   where t.id > d.last_tick and t.at <= clock_timestamp() order by t.id limit 1) end,
+            case when d.is_over then (select max(t.at) from changefeed_log.tick_%1$s t
+                                   where t.id <= d.last_tick and t.at >= d.ends and t.at <= clock_timestamp()) end,
+            d.writers
+        from days d
+    $sql$, feed) using feed, names;
 end;
 $$;
-comment on function changefeed.days(integer) is
-    'Every table of a feed''s log and ticks, as day_tables has them. Null as a bound: none. next_tick_at: time of the tick '
-    'after its last one. overlaps_until: the latest time of a tick up to its last one that lies in a later day, because '
-    'the clock stepped; null where none does. writers: open transactions that wrote to it.';
+comment on function changefeed.days(integer, text[]) is
+    'Every table of a feed''s log and ticks, as day_tables has them, or those of some names. Null as a bound: none. Of days '
+    'whose time is over: next_tick_at, time of the tick after its last one; overlaps_until, the latest time of a tick up to its '
+    'last one that lies in a later day, because the clock stepped, null where none does. writers: open transactions that '
+    'wrote to it.';
 
 -- By the index on (xid, seq): a day that nobody needs would be read whole otherwise.
-create or replace function changefeed.days_needed(feed integer, tick bigint) returns setof text
+create or replace function changefeed.days_needed(feed integer, tick bigint, names text[] default null) returns setof text
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -181,7 +220,8 @@ declare
 begin
     execute format('select snapshot from changefeed_log.tick_%s where id = $1', feed) into seen using tick;
     for day in
-        select d.name from changefeed.day_tables(feed) d where d.part = 'log' and (d.marked or d.state <> 'detached')
+        select d.name from changefeed.day_tables(feed) d
+        where d.part = 'log' and (d.marked or d.state <> 'detached') and (names is null or d.name = any (names))
     loop
         begin
             execute format('select exists (select from changefeed_log.%1$I where xid >= pg_snapshot_xmax($1)) '
@@ -196,8 +236,8 @@ begin
     end loop;
 end;
 $$;
-comment on function changefeed.days_needed(integer, bigint) is
-    'The days of a log that hold a change which a tick does not see: one that is read from there on.';
+comment on function changefeed.days_needed(integer, bigint, text[]) is
+    'The days of a log, or those of some names, that hold a change which a tick does not see: one that is read from there on.';
 
 -- One statement for all feeds, that opens none of their tables: most have nothing to do in most hours.
 create or replace function changefeed.feeds_due(fewest_ahead integer) returns setof integer

@@ -48,10 +48,11 @@ class DirectReader:
         """Like `Provider.read_page`."""
         if read.max_wait and isinstance(read.start, After):
             nothing = nothing_after(read.start, more_available=False)
-            return await self.unless_draining(self._read(feed, read), nothing)
-        return await self._read(feed, read)
+            return await self.unless_draining(self.read_through(feed, read), nothing)
+        return await self.read_through(feed, read)
 
-    async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
+    async def read_through(self, feed: Feed, read: PageRead) -> EncodedPage:
+        """As `read`, whether the gateway drains or not."""
         return EncodedPage.of(feed, await self._provider.read_page(feed, read), self._encoder)
 
     async def unless_draining(self, work: Coroutine[None, None, EncodedPage], otherwise: EncodedPage) -> EncodedPage:
@@ -109,6 +110,22 @@ async def _end(task: "asyncio.Task[_T]") -> None:
     await asyncio.wait({task})
     if not task.cancelled():
         task.exception()
+
+
+class ReaderOfOwnTask:
+    """Reads for a task that is cancelled when the gateway drains: its reads wait in it, and need none of their own."""
+
+    def __init__(self, direct: DirectReader) -> None:
+        self._direct = direct
+
+    def read(self, feed: Feed, read: PageRead) -> Coroutine[None, None, EncodedPage]:
+        """Like `Provider.read_page`."""
+        return self._direct.read_through(feed, read)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the gateway is closing its streams."""
+        return self._direct.draining
 
 
 class SharedReader:

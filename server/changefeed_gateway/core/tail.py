@@ -25,7 +25,7 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.pace import IdlePlaces
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.provider import Provider
-from changefeed_gateway.core.reader import DirectReader, PatientReader, SharedReader
+from changefeed_gateway.core.reader import DirectReader, PatientReader, ReaderOfOwnTask, SharedReader
 from changefeed_gateway.core.ring import Ring
 from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.shared import SharedQuestion
@@ -131,7 +131,7 @@ class Tail:
 
     def _end(self, task: asyncio.Task[None]) -> None:
         """Tell whoever follows; here, because a task may be cancelled before its first step."""
-        if task.cancelled():
+        if task.cancelled() and not self._reader.draining:
             self.error = cut_short()
         self.wake_all()
 
@@ -233,6 +233,11 @@ class Tail:
             for listener in group:
                 listener.tell(None)
 
+    def drain(self) -> None:
+        """Let every listener go, and stop following; what the ring holds stays."""
+        self.task.cancel()
+        self.wake_all()
+
     def close(self) -> None:
         """Stop following and let go of the ring; `task` ends soon."""
         self.task.cancel()
@@ -249,6 +254,7 @@ class Tails:
         """`budget` is shared by the tails of all providers of a process."""
         self.direct = DirectReader(provider, encoder)
         self.patient = PatientReader(self.direct, limits)
+        self._of_tails = PatientReader(ReaderOfOwnTask(self.direct), limits)
         self._shared = SharedReader(self.direct, limits)
         self.catching_up = PatientReader(self._shared, limits)
         self._limits = limits
@@ -284,7 +290,7 @@ class Tails:
         """Follow a tail, starting one if there is none."""
         tail = self.find(key)
         if tail is None:
-            tail = self._tails[key] = Tail(self.patient, self._limits, self.budget, self.turns, feed, key)
+            tail = self._tails[key] = Tail(self._of_tails, self._limits, self.budget, self.turns, feed, key)
             self._ending.add(tail.task)
             tail.task.add_done_callback(self._ending.discard)
         tail.followers += 1
@@ -302,7 +308,7 @@ class Tails:
         """Every waiting read answers at once, now and from now on."""
         self.direct.begin_drain()
         for tail in self._tails.values():
-            tail.wake_all()
+            tail.drain()
 
     async def aclose(self) -> None:
         """Stop every tail and every read under way."""

@@ -75,6 +75,8 @@ _WHILE_REFUSED: Final = 2.5
 
 _A_TURN: Final = 1_000
 """Rows made in one turn of the loop: some 2 ms."""
+_MOST_AT_HAND: Final = 2
+"""Most of the time one statement is under way, and two for a moment."""
 _AT_HAND_FOR: Final = 60.0
 """Seconds for which a connection is kept out of the pool, which replaces those that are too old."""
 _FOR_A_CONNECTION: Final = 1.0
@@ -113,8 +115,8 @@ class Connections:
         """When the server of the newest connection did; another one, or the same after a restart, has another time."""
         self._options = transport_options(dsn, application_name)
         self._dsn = dsn
-        self._at_hand: RegisteredConnection | None = None
-        """The one that was used last: to put it into the pool and take it out again costs a fifth of a statement."""
+        self._at_hand: list[RegisteredConnection] = []
+        """Those that were used last: to put one into the pool and take it out again costs a fifth of a statement."""
         self._queueing = 0
         """Those who wait for the pool."""
         self._closed = False
@@ -146,25 +148,35 @@ class Connections:
         await self._put_into_pool()
         await self._pool.close()
 
-    async def run(self, work: Callable[[Connection], Awaitable[_T]], *, within: timedelta | None = None) -> _T:
+    async def run(
+        self,
+        work: Callable[[Connection], Awaitable[_T]],
+        *,
+        within: timedelta | None = None,
+        like: Connection | None = None,
+    ) -> _T:
         """Do some work that may be repeated; when its connection is lost, once more on a fresh one.
+
+        `like` is a connection that did such work before: its session has the plans, so it is taken if it is at hand.
 
         Raises errors of the core: TransientFailure when no connection is to be had within `patience`, or when all of
         it takes longer than `within`.
         """
         # The server's own timeout does not help when the network swallows its answer.
         longest = self._statement_timeout.total_seconds() + 5
-        with self.outage.watched():
+        try:
             if within is None or within.total_seconds() > longest:
                 async with asyncio.timeout(within.total_seconds() if within else None):
-                    return await self._run(partial(_in_time, work, longest))
+                    return await self._run(partial(_in_time, work, longest), like)
             # One timer will do.
             async with asyncio.timeout(within.total_seconds()):
-                return await self._run(work)
+                return await self._run(work, like)
+        except (psycopg.Error, OSError) as error:
+            raise self.outage.translated(error) from error
 
-    async def _run(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
+    async def _run(self, work: Callable[[Connection], Awaitable[_T]], like: Connection | None) -> _T:
         try:
-            return await self._run_once(work)
+            return await self._run_once(work, like)
         except psycopg.Error as error:
             if not connection_lost(error):
                 raise
@@ -199,36 +211,42 @@ class Connections:
 
         return await self.run(work, within=within)
 
-    async def _run_once(self, work: Callable[[Connection], Awaitable[_T]]) -> _T:
-        connection = await self._take()
+    async def _run_once(self, work: Callable[[Connection], Awaitable[_T]], like: Connection | None = None) -> _T:
+        connection = self._take_at_hand(like) or await self._take_out_of_pool()
         try:
             return await work(connection)
         finally:
             await self._give_back(connection)
 
     async def _give_back(self, connection: RegisteredConnection) -> None:
+        at_hand, oldest = self._at_hand, monotonic() - _AT_HAND_FOR
         if (
-            self._at_hand is None
+            len(at_hand) < _MOST_AT_HAND
             and not self._queueing
             and not self._closed
-            and monotonic() - connection.taken_at < _AT_HAND_FOR
+            and connection.taken_at > oldest
             and connection.pgconn.transaction_status == TransactionStatus.IDLE
         ):
-            self._at_hand = connection
+            at_hand.append(connection)
         else:
             await self._pool.putconn(connection)
+        if at_hand and at_hand[0].taken_at <= oldest:
+            await self._pool.putconn(at_hand.pop(0))
 
     async def _put_into_pool(self) -> None:
         """What is at hand."""
-        if (connection := self._take_at_hand()) is not None:
+        while (connection := self._take_at_hand()) is not None:
             await self._pool.putconn(connection)
 
-    def _take_at_hand(self) -> RegisteredConnection | None:
-        connection, self._at_hand = self._at_hand, None
-        return connection
-
-    async def _take(self) -> RegisteredConnection:
-        return self._take_at_hand() or await self._take_out_of_pool()
+    def _take_at_hand(self, like: Connection | None = None) -> RegisteredConnection | None:
+        """The one that was asked for, or else the one that was used last."""
+        at_hand = self._at_hand
+        if not at_hand:
+            return None
+        if like is not at_hand[-1] and like in at_hand:
+            at_hand.remove(like)
+            return like
+        return at_hand.pop()
 
     async def _take_out_of_pool(self) -> RegisteredConnection:
         failures, refusal = self._failures, None

@@ -33,10 +33,14 @@ class Outage:
         try:
             yield
         except (psycopg.Error, OSError) as error:
-            ours = translate(error)
-            if is_outage(error):
-                self.note(ours)
-            raise ours from error
+            raise self.translated(error) from error
+
+    def translated(self, error: psycopg.Error | OSError) -> ChangeFeedError:
+        """The core's error for the driver's; told to the log where the database is away."""
+        ours = translate(error)
+        if is_outage(error):
+            self.note(ours)
+        return ours
 
     def note(self, error: ChangeFeedError) -> None:
         """Something failed because the database is away."""

@@ -33,7 +33,6 @@ from changefeed_gateway.providers.postgres.cursor import (
     RowCursors,
     decode_position,
     encode_position,
-    mark_of,
 )
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_stopped
 from changefeed_gateway.providers.postgres.log.images import ImageReader
@@ -109,7 +108,7 @@ class FeedLog:
         deadline = monotonic() + min(read.max_wait, read.watermark_within or read.max_wait).total_seconds()
         start, view = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
-        stood_at = await self.ticks.time_of(start)
+        began_at = stands_at = await self.ticks.window.tick(start.batch)
         stretch = Stretch([], [], start, statements=0)
         while read.max_changes and not stretch.rows:
             if stretch.end < view.end:
@@ -118,16 +117,16 @@ class FeedLog:
                 )
                 if stretch.end < view.end:
                     break
-                stood_at = await self.ticks.time_of(stretch.end)
+                stands_at = await self.ticks.window.tick(stretch.end.batch)
             elif not view.retired and (found := await self._wait(view, read, deadline)) is not None:
-                await self.ticks.check_mark(stretch.end, mark_of(stood_at))
+                await self.ticks.check_same(stands_at)
                 view = await self._view(read, found)
             else:
                 break
         if read.max_changes and not read.max_wait and stretch.end >= Position(view.newest.id):
             # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
             view = await self._view(read, await self.ticks.ticker.refresh())
-        return await self._page(read, start, stretch, view)
+        return await self._page(read, start, began_at, stretch, view)
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
@@ -227,7 +226,8 @@ class FeedLog:
 
     # --- What makes a page
 
-    async def _page(self, read: PageRead, start: Position, stretch: Stretch, view: View) -> Page:
+    async def _page(self, read: PageRead, start: Position, began_at: Tick, stretch: Stretch, view: View) -> Page:
+        """`began_at` is the tick of the start's batch."""
         rows = captured(stretch.rows[: read.max_changes])
         if stretch.rows and not rows and read.max_changes:
             raise capture_stopped(self.ticks.definition.name, stretch.rows[0][IMAGE] or "")
@@ -241,14 +241,14 @@ class FeedLog:
         )
         whole = len(shown.rows) == len(stretch.rows)
         end = stretch.end if whole else cursors.position(len(shown.rows) - 1)
-        (first,) = await self.ticks.window.between(start.tick, start.tick)
-        (tick,) = await self.ticks.window.between(end.tick, end.tick)
+        first = began_at if not start.seq else await self.ticks.window.tick(start.tick)
+        tick = await self.ticks.window.tick(end.tick)
         end_time = stretch.times.get(end.batch) if stretch.rows else None
         retired = view.retired and end >= view.end
         return Page(
             changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
             cursors=cursors,
-            start=encode_position(start, await self.ticks.time_of(start)),
+            start=encode_position(start, began_at.at),
             cursor=encode_position(end, end_time or await self.ticks.time_of(end)),
             more_available=end < view.end,
             retired=retired,

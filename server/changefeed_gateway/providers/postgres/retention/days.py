@@ -49,7 +49,7 @@ class Day:
     writers: tuple[str, ...] = ()
     """Open transactions that wrote to it."""
     needed: bool = False
-    """Holds a change that the oldest tick to stay does not see."""
+    """Holds a change that the oldest tick to stay does not see; told of those alone that could go."""
 
     @property
     def future(self) -> bool:
@@ -68,6 +68,9 @@ class FeedDays:
     newest_tick_at: datetime
     oldest_tick_at: datetime
     days: tuple[Day, ...]
+    judged_by: int | None = None
+    """The oldest tick to stay, by which days are `needed`."""
+    incarnation: str = ""
 
     @property
     def cutoff(self) -> datetime:

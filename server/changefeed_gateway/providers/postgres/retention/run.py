@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -18,7 +18,7 @@ from changefeed_gateway.core.supervision import Done
 from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, of_outage, operation_error
 from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
-from changefeed_gateway.providers.postgres.retention.facts import read_days
+from changefeed_gateway.providers.postgres.retention.facts import read_after, read_days
 from changefeed_gateway.providers.postgres.retention.obstacles import Obstacle, obstacles
 from changefeed_gateway.providers.postgres.retention.plan import REFILL_BELOW, Step, next_step, plan
 from changefeed_gateway.providers.postgres.retention.steps import execute, lock_problem
@@ -79,9 +79,9 @@ async def run(dsn: str) -> list[FeedRetention]:
     May be called at any time and from several processes at once. Raises OperationError when the database does not
     answer, the change log is not installed, or the login is no member of changefeed_owner.
     """
-    async with _connected(dsn) as connection:
+    async with _connected(dsn) as connection, aclosing(_Guard(dsn)) as guard:
         await _refuse_unfit(connection)
-        return [await _run_feed(dsn, connection, feed_id, name) for feed_id, name in await _feeds(connection)]
+        return [await _run_feed(guard, connection, feed_id, name) for feed_id, name in await _feeds(connection)]
 
 
 async def run_due(dsn: str) -> list[FeedRetention]:
@@ -89,7 +89,7 @@ async def run_due(dsn: str) -> list[FeedRetention]:
 
     The others' runs are noted as done.
     """
-    async with _connected(dsn) as connection:
+    async with _connected(dsn) as connection, aclosing(_Guard(dsn)) as guard:
         await _refuse_unfit(connection)
         cursor = await connection.execute("SELECT changefeed.feeds_due(%s)", (REFILL_BELOW,))
         due = {feed_id async for (feed_id,) in cursor}
@@ -99,7 +99,9 @@ async def run_due(dsn: str) -> list[FeedRetention]:
             " SET ran_at = excluded.ran_at, steps = excluded.steps, problem = excluded.problem",
             (list(due),),
         )
-        return [await _run_feed(dsn, connection, feed, name) for feed, name in await _feeds(connection) if feed in due]
+        return [
+            await _run_feed(guard, connection, feed, name) for feed, name in await _feeds(connection) if feed in due
+        ]
 
 
 async def examine(dsn: str) -> list[FeedRetention]:
@@ -156,13 +158,14 @@ async def keep_running(dsn: str, interval: timedelta, runs: RetentionRuns, done:
 # --- One feed
 
 
-async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -> FeedRetention:
+async def _run_feed(guard: "_Guard", connection: Connection, feed_id: int, name: str) -> FeedRetention:
     done: list[Step] = []
+    facts: FeedDays | None = None
     problem = ""
     try:
         # A copy begins anew before its days are judged by what they were in the original.
         await connection.execute("SELECT changefeed.adopt_log(%s)", (feed_id,))
-        async with _exclusively(dsn, feed_id) as granted:
+        async with guard.exclusively(feed_id) as granted:
             if not granted:
                 return FeedRetention(feed=name, busy=True)
             facts = await read_days(connection, feed_id)
@@ -171,13 +174,14 @@ async def _run_feed(dsn: str, connection: Connection, feed_id: int, name: str) -
                 days = [day.name for day in step.days]
                 _log.info("retention", feed=name, action=step.action.value, days=days, reason=step.reason)
                 done.append(step)
-                facts = await read_days(connection, feed_id)
+                facts = await read_after(connection, facts, step)
     except (psycopg.Error, OperationError) as error:
+        facts = None
         problem = str(operation_error(error) if isinstance(error, psycopg.Error) else error)
         _log.warning("retention stopped", feed=name, problem=problem)
         if connection.closed:
             return FeedRetention(feed=name, steps=tuple(done), problem=problem)
-    return await _report(connection, feed_id, name, done, problem)
+    return await _report(connection, feed_id, name, done, problem, facts)
 
 
 async def _do(connection: Connection, feed_id: int, step: Step) -> None:
@@ -188,7 +192,10 @@ async def _do(connection: Connection, feed_id: int, step: Step) -> None:
         raise OperationError(problem, Category.TRANSIENT_FAILURE) from error
 
 
-async def _report(connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str) -> FeedRetention:
+async def _report(
+    connection: Connection, feed_id: int, name: str, done: Sequence[Step], problem: str, facts: FeedDays | None
+) -> FeedRetention:
+    """`facts` are read anew where a step has failed, which may have done a part of it."""
     try:
         await connection.execute(
             "INSERT INTO changefeed.retention_runs VALUES (%s, clock_timestamp(), %s, nullif(%s, ''))"
@@ -196,7 +203,7 @@ async def _report(connection: Connection, feed_id: int, name: str, done: Sequenc
             " SET ran_at = excluded.ran_at, steps = excluded.steps, problem = excluded.problem",
             (feed_id, len(done), problem),
         )
-        facts = await read_days(connection, feed_id)
+        facts = facts or await read_days(connection, feed_id)
     except psycopg.Error as error:
         return FeedRetention(feed=name, steps=tuple(done), problem=problem or str(operation_error(error)))
     except OperationError as error:
@@ -208,26 +215,40 @@ async def _report(connection: Connection, feed_id: int, name: str, done: Sequenc
     return FeedRetention(feed=name, facts=facts, steps=tuple(done), obstacles=found, problem=problem)
 
 
-@asynccontextmanager
-async def _exclusively(dsn: str, feed_id: int) -> AsyncIterator[bool]:
-    """Whether no other run works on a feed, for as long as the context lasts.
+class _Guard:
+    """Keeps other runs from a feed, by a lock in an open transaction of a connection of its own.
 
-    The lock is held by an open transaction of another connection: one of the session would be lost, or left behind,
-    in a transaction pooler.
+    A lock of the session would be lost, or left behind, in a transaction pooler. One connection serves all feeds.
     """
-    async with (
-        await psycopg.AsyncConnection.connect(dsn, **transport_options(dsn, "changefeed-retention")) as guard,
-        guard.transaction(),
-    ):
-        await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
-        table = sql.Identifier("changefeed_log", f"lock_retention_{feed_id}")
-        try:
-            # Takes no snapshot, which FINALIZE would wait for.
-            await guard.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT").format(table))
-            alone = True
-        except psycopg.errors.LockNotAvailable:
-            alone = False
-        yield alone
+
+    def __init__(self, dsn: str) -> None:
+        self._dsn = dsn
+        self._connection: Connection | None = None
+
+    @asynccontextmanager
+    async def exclusively(self, feed_id: int) -> AsyncIterator[bool]:
+        """Whether no other run works on a feed, for as long as the context lasts. Raises psycopg.Error."""
+        if self._connection is None or self._connection.closed:
+            options = transport_options(self._dsn, "changefeed-retention")
+            self._connection = await psycopg.AsyncConnection.connect(self._dsn, **options)
+        async with self._connection.transaction():
+            yield await _locked(self._connection, feed_id)
+
+    async def aclose(self) -> None:
+        """Let go of what is held; idempotent."""
+        if self._connection is not None:
+            await self._connection.close()
+
+
+async def _locked(guard: Connection, feed_id: int) -> bool:
+    await guard.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+    table = sql.Identifier("changefeed_log", f"lock_retention_{feed_id}")
+    try:
+        # Takes no snapshot, which FINALIZE would wait for.
+        await guard.execute(sql.SQL("LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT").format(table))
+    except psycopg.errors.LockNotAvailable:
+        return False
+    return True
 
 
 @asynccontextmanager

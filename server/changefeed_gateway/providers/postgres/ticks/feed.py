@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import structlog
+from psycopg import AsyncCursor
+from psycopg.rows import TupleRow
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason, TransientFailure
 from changefeed_gateway.core.supervision import Supervisor
@@ -15,9 +17,12 @@ from changefeed_gateway.providers.postgres.feeds import FeedDefinition
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.bell import Bell, BellOrders
 from changefeed_gateway.providers.postgres.ticks.live import MOST_ROWS, LivePage, LivePages
-from changefeed_gateway.providers.postgres.ticks.tick import day_of
+from changefeed_gateway.providers.postgres.ticks.tick import Tick, day_of
 from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
 from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
+
+_FEW_ROWS: Final = 4
+"""P7: an answer stays in memory until the next one has come, so that of a lone change is kept and no large one."""
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -48,6 +53,8 @@ class FeedTicks:
         self._statements = statements
         self._listening = listening
         self._server_started = connections.server_started
+        self._asked_by: AsyncCursor[TupleRow] | None = None
+        """What the last question was asked by: it knows how to write arguments and to read rows."""
 
     def can_hear(self) -> bool:
         """Whether a change rings the doorbell, and the doorbell is heard."""
@@ -68,12 +75,22 @@ class FeedTicks:
 
     async def time_of(self, position: Position) -> datetime:
         """When the tick was made of whose batch a position holds a part. Raises as `TickWindow.between`."""
-        (tick,) = await self.window.between(position.batch, position.batch)
-        return tick.at
+        return (await self.window.tick(position.batch)).at
 
-    async def check_mark(self, position: Position, mark: int) -> None:
-        """P6: raise InvalidRequest when the position's tick is not the one of that number which its reader knew."""
-        if mark_of(await self.time_of(position)) != mark:
+    async def check_mark(self, position: Position, mark: int) -> Tick:
+        """The tick of whose batch a position holds a part. Raises as `TickWindow.between`.
+
+        P6: raises InvalidRequest when it is not the one of that number which the position's reader knew.
+        """
+        tick = await self.window.tick(position.batch)
+        if mark_of(tick.at) != mark:
+            raise _lost("is of a history that the database does not have")
+        return tick
+
+    async def check_same(self, tick: Tick) -> None:
+        """P6: raise InvalidRequest when a tick is not the one of its number any more, as its time tells."""
+        # Nearly always the very one.
+        if self.window.known(tick.id) is not tick and mark_of((await self.window.tick(tick.id)).at) != mark_of(tick.at):
             raise _lost("is of a history that the database does not have")
 
     def beyond(self) -> InvalidRequest | TransientFailure:
@@ -99,7 +116,8 @@ class FeedTicks:
             # Before the tick is known, which it would forget.
             await self.window.renew(None)
         orders, page, generation = self._bell.orders(), self._page_to_bring(), self.generation
-        rows = await self._connections.run(partial(self._put, orders, page), within=FOR_A_TICK)
+        asked_on = None if self._asked_by is None else self._asked_by.connection
+        rows = await self._connections.run(partial(self._put, orders, page), within=FOR_A_TICK, like=asked_on)
         ticks = [to_tick(row[:7]) for row in rows if row[0] is not None]
         newest = ticks[-1]
         *_, quiet, armed = rows[len(ticks) - 1][:9]
@@ -141,7 +159,9 @@ class FeedTicks:
     async def _put(self, orders: BellOrders, page: dict[str, object] | None, connection: Connection) -> list[Any]:
         statements = self._statements
         told = {"arm": orders.arm, "answered": orders.answered}
-        cursor = connection.cursor(binary=True)
+        cursor, self._asked_by = self._asked_by, None
+        if cursor is None or cursor.connection is not connection:
+            cursor = connection.cursor(binary=True)
         if self.definition.standby:
             await cursor.execute(statements.newest_tick, prepare=True)
             rows = [(*row, False, False) for row in await cursor.fetchall()]
@@ -152,6 +172,8 @@ class FeedTicks:
             rows = await cursor.fetchall()
         if not rows:
             raise expired()
+        if len(rows) <= _FEW_ROWS:
+            self._asked_by = cursor
         return rows
 
 

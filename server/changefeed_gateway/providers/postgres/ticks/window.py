@@ -83,15 +83,21 @@ class TickWindow:
 
     def known(self, tick: int) -> Tick | None:
         """A tick, if this process knows it."""
-        return self._blocks.get(tick // _BLOCK, {}).get(tick)
+        block = self._blocks.get(tick // _BLOCK)
+        return None if block is None else block.get(tick)
+
+    async def tick(self, number: int) -> Tick:
+        """One tick that was seen to exist. Raises as `between`."""
+        tick = self.known(number)
+        if tick is None:
+            (tick,) = await self.between(number, number)
+        return tick
 
     async def between(self, low: int, high: int) -> list[Tick]:
         """The ticks `low` to `high`, both included, of which the highest was seen to exist.
 
         Raises CheckpointExpired when the first ones are gone, HistoryGap when one in between is missing.
         """
-        if low == high and (tick := self.known(low)) is not None:
-            return [tick]  # Several times a live page.
         if (ticks := self._known(low, high)) is not None:
             return ticks
         await self._load(low, high)
