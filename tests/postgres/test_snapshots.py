@@ -57,6 +57,8 @@ class Reader:
         self.finished = False
         self.more = True
         self.estimate: int | None = None
+        self.calls = 0
+        """Questions to the database that the last page took."""
 
     async def feed(self) -> Feed:
         return await self._provider.open_feed(address(self._collection))
@@ -67,6 +69,7 @@ class Reader:
         self.start = After(page.cursor)
         self.changes += page.changes
         self.more = page.more_available
+        self.calls = page.provider_calls
         if page.snapshot is not None:
             self.finished, self.estimate = page.snapshot.finished, page.snapshot.estimate
         return page.changes
@@ -196,6 +199,39 @@ async def test_a_truncation_in_the_middle_empties_what_came_and_nothing_that_com
     await script(connection, "begin; truncate things; insert into things values (2, 'new'), (8, 'new'); commit")
     changes = (await reader.to_the_end())[3:]
     assert kinds(changes) == [("truncate", ""), ("create", "2"), ("snapshot", "8")]
+
+
+async def test_where_nothing_is_written_a_page_asks_for_its_items_alone(
+    connection: Connection, provider: PostgresProvider
+) -> None:
+    await numbered(connection)
+    reader = Reader(provider)
+    await reader.page()
+    await reader.page()
+    assert reader.calls == 1
+    await script(connection, "update things set note = 'new'")
+    await reader.page()
+    assert reader.calls > 1
+    assert kinds(reader.changes[6:])[:3] == [("snapshot", "7"), ("snapshot", "8"), ("snapshot", "9")]
+
+
+async def test_what_was_under_way_when_a_tick_was_made_comes_once(
+    connection: Connection, provider: PostgresProvider, log_database: str
+) -> None:
+    await numbered(connection)
+    reader = Reader(provider)
+    async with await psycopg.AsyncConnection.connect(log_database) as other:
+        await script(other, "update things set note = 'new' where id in (1, 5)")
+        await reader.page()
+        await other.commit()
+    await reader.page()
+    await reader.drain()
+    assert kinds(reader.changes) == [
+        *(("snapshot", str(n)) for n in range(1, 7)),
+        ("update", "1"),
+        *(("snapshot", str(n)) for n in range(7, 10)),
+    ]
+    assert reader.changes[4].item == '{"id":5,"note":"new"}', "as the items saw it, and never again"
 
 
 async def test_whoever_takes_one_event_of_each_page_comes_to_the_end(

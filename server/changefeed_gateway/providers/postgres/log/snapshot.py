@@ -243,16 +243,17 @@ class SnapshotReader:
         bounded = replace(read, max_bytes=draft.bytes_left)
         several = len(view.topology.partitions) > 1
         items = await self._items.read(before.key, draft.room, bounded, with_bucket=several)
-        # P1: made after the items were read, so all that they saw lies up to it.
-        until = await self._ticks.ticker.refresh()
-        draft.calls += 2
+        # P1: all that the items saw lies up to it.
+        known = self._ticks.ticker.newest
+        until = await self._ticks.with_numbers(items.numbers)
+        draft.calls += 1 if until is known else 2
         window = await self._read_log(draft, until, read, view, max(read.max_changes, _WINDOW))
         sees = seen_by(items.snapshot)
         plain = _is_plain(window, until, sees)
         gone = await self._gone(draft, window, sees)
-        if plain and gone and (known := _seen_at_first(window, sees)):
+        if plain and gone and (first_new := _seen_at_first(window, sees)):
             # Whoever stops behind one of these must get on: in their own order they move the place.
-            old, window = _parted(window, known)
+            old, window = _parted(window, first_new)
             await self._add_changes(draft, old, until, read, view)
             if draft.end.position != old.end:
                 return

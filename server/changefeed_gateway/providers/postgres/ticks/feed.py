@@ -15,7 +15,7 @@ from changefeed_gateway.providers.postgres.feeds import FeedDefinition
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.bell import Bell, BellOrders
 from changefeed_gateway.providers.postgres.ticks.live import MOST_ROWS, LivePage, LivePages
-from changefeed_gateway.providers.postgres.ticks.tick import day_of
+from changefeed_gateway.providers.postgres.ticks.tick import Tick, day_of
 from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
 from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
 
@@ -56,6 +56,7 @@ class FeedTicks:
     def forget(self) -> None:
         """Know nothing any more: the database may have other ticks under these numbers, or none."""
         self.window.forget()
+        self.ticker.forget()
         self.live.clear()
         self.generation += 1
 
@@ -75,6 +76,14 @@ class FeedTicks:
         """P6: raise InvalidRequest when the position's tick is not the one of that number which its reader knew."""
         if mark_of(await self.time_of(position)) != mark:
             raise _lost("is of a history that the database does not have")
+
+    async def with_numbers(self, number: int | None) -> Tick:
+        """A tick with every change up to a number that has committed before the call.
+
+        Without a question where the newest one is known to have them. None: no number is known.
+        """
+        self.notice_other_server()
+        return (number is not None and self.ticker.settled(number)) or await self.ticker.refresh()
 
     def beyond(self) -> InvalidRequest | TransientFailure:
         """The error for a position behind the newest tick."""
@@ -117,7 +126,7 @@ class FeedTicks:
             self.live.keep(LivePage(known, ticks, [row[9:20] for row in rows[len(ticks) + 1 :]]))
         if standby:
             return TickAnswer(newest, False)
-        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1])
+        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1], settled=bool(quiet))
 
     def _page_to_bring(self) -> dict[str, object] | None:
         """What the database needs to know to bring what follows the newest tick; None where that is not known here."""
