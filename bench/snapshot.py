@@ -4,7 +4,6 @@ import argparse
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,17 +13,17 @@ from bench.core import private_directory
 from bench.database import Database
 from bench.figures import median, spread
 from bench.gateway import Gateway
-from bench.processes import Answer, ForeignLoad, Worker, run_worker
+from bench.processes import Answer, ForeignLoad, run_worker
 from bench.report import Report
 from bench.sampling import top_functions, top_lines
+from bench.snapshot_writers import measure_writers
 from bench.workers.drain import Stub, address, channel, start_of
 from changefeed.v1 import subscribe_pb2
 
 _TABLE: Final = "public.orders"
 _KEYSET: Final = "keyset 1000, JSON text"
-_CLIENTS: Final = 8
 _LOOK_SECONDS: Final = 0.01
-_AIMS: Final = {"of keyset": 0.3, "rows/s": 100_000, "peak MB": 120, "transaction s": 1.0, "writers": 0.9}
+_AIMS: Final = {"of keyset": 0.3, "rows/s": 100_000, "peak MB": 120, "transaction s": 1.0}
 
 _LONGEST: Final = """
     SELECT coalesce(max(extract(epoch FROM clock_timestamp() - xact_start)), 0)::float8 FROM pg_stat_activity
@@ -56,7 +55,15 @@ def run(options: argparse.Namespace) -> None:
             if "s" in options.parts:
                 _Speed(database, gateway, report, options.rows).run(options.rounds)
             if "w" in options.parts:
-                _writers(database, gateway, report, options)
+                measure_writers(
+                    database,
+                    gateway,
+                    report,
+                    table=_TABLE,
+                    rows=options.rows,
+                    rounds=options.rounds,
+                    seconds=options.seconds,
+                )
             if "k" in options.parts:
                 _kills(gateway, report, options.rows)
         if options.profile:
@@ -212,45 +219,6 @@ def _row(system: _System, rows: int) -> list[str]:
 def _watched(system: _System) -> list[str]:
     memory = [f"{system.middle(name):.0f}" for name in ("gateway_peak_rss_mb", "first_third_mb", "last_third_mb")]
     return [system.name, *memory, f"{1e3 * max(answer['longest_transaction'] for answer in system.rounds):.0f}"]
-
-
-# --- Writers
-
-
-def _writers(database: Database, gateway: Gateway, report: Report, options: argparse.Namespace) -> None:
-    """Single-row updates at full speed, with one snapshot after the other beside them and without, in turn."""
-    rates: dict[str, list[float]] = {"alone": [], "beside snapshots": []}
-    events, others = 0, ForeignLoad()
-    for _ in range(max(2, options.rounds)):
-        for name, values in rates.items():
-            with _snapshots_beside(gateway, beside=name != "alone") as read:
-                run_ = database.update_orders(_TABLE, clients=_CLIENTS, rows=options.rows, seconds=options.seconds)
-            values.append(run_.per_second)
-            events += read.get("events", 0)
-            report.record("snapshot writers", {"what": name, "per_second": run_.per_second, **read})
-    shares = [beside / alone for alone, beside in zip(*rates.values(), strict=True)]
-    report.table(
-        f"Single-row updates of {_CLIENTS} writers, {events:,} events read beside them",
-        ["", "updates/s", "spread"],
-        [[name, f"{median(values):,.0f}", f"{spread(values):.0%}"] for name, values in rates.items()],
-        f"Beside snapshots {median(shares):.2f} of alone (aim {_AIMS['writers']}), in pairs"
-        f" {', '.join(f'{share:.2f}' for share in shares)}. All share the machine's cores.",
-        str(others),
-    )
-
-
-@contextmanager
-def _snapshots_beside(gateway: Gateway, *, beside: bool) -> Iterator[Answer]:
-    answer: Answer = {}
-    if not beside:
-        yield answer
-        return
-    with Worker("snapshot.again", {"target": gateway.target, "collection": _TABLE}) as worker:
-        worker.await_ready()
-        worker.go()
-        yield answer
-        worker.finish()
-        answer |= worker.answer()
 
 
 # --- Kills

@@ -1534,13 +1534,14 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer, problem text DEFAULT 'null'::text) RETURNS text
+CREATE FUNCTION changefeed.items_sql(feed integer, rows_sql text, columns integer, problem text DEFAULT 'null'::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
+            coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.seq_%5$s'), 0)::pg_catalog.text,
+            null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -1555,7 +1556,7 @@ CREATE FUNCTION changefeed.items_sql(rows_sql text, columns integer, problem tex
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
-        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem)
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem, feed)
 $_$;
 
 CREATE FUNCTION changefeed.key_index(source oid, numbers smallint[]) RETURNS oid
@@ -2475,7 +2476,7 @@ declare
     columns text := changefeed.index_columns_sql(f, index, 'n', null);
     count   integer := cardinality(f.key_numbers);
 begin
-    return changefeed.items_sql(format($sql$
+    return changefeed.items_sql(f.feed_id, format($sql$
                 select %7$s, n.xmin::pg_catalog.text as version, %2$s as key, %3$s as partition_key,
                     ($5 is null or %3$s operator(pg_catalog.=) $5) as wanted,
                     case when $5 is null or %3$s operator(pg_catalog.=) $5 then %4$s end as image
@@ -3653,7 +3654,8 @@ begin
     if $1 is null then
         return query 
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
+            coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.seq_1'), 0)::pg_catalog.text,
+            null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -3680,7 +3682,8 @@ begin
     else
         return query 
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
+            coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.seq_1'), 0)::pg_catalog.text,
+            null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (null)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -4124,8 +4127,8 @@ begin
         return query %s;
     end if;
 end
-$body$, changefeed.items_sql(format(rows_sql, ''), 1),
-        changefeed.items_sql(format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
+$body$, changefeed.items_sql(feed, format(rows_sql, ''), 1),
+        changefeed.items_sql(feed, format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
     perform changefeed.create_places_function(feed, settings, $body$
 begin
     return (

@@ -3,7 +3,7 @@
 import threading
 import time
 
-from bench.processes import Answer
+from bench.processes import Answer, own_cost
 from bench.workers.control import ready, when_told_to_finish
 from bench.workers.drain import Stub, address, channel, start_of
 from changefeed.v1 import subscribe_pb2
@@ -17,7 +17,7 @@ def again(target: str, collection: str) -> Answer:
     request = subscribe_pb2.SubscribeRequest(address=address(collection), start_position=start_of("", "snapshot"))
     ready()
     when_told_to_finish(over.set)
-    began = time.perf_counter()
+    cpu, began = own_cost()["cpu"], time.perf_counter()
     while not over.is_set():
         stream = stub.Subscribe(request)
         for message in stream:
@@ -26,4 +26,5 @@ def again(target: str, collection: str) -> Answer:
             if over.is_set() or message.HasField("snapshot_finished"):
                 break
         stream.cancel()
-    return {"events": events, "whole": whole, "seconds": time.perf_counter() - began}
+    seconds = time.perf_counter() - began
+    return {"events": events, "whole": whole, "seconds": seconds, "client_cpu": own_cost()["cpu"] - cpu}

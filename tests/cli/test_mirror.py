@@ -3,12 +3,19 @@
 import json
 import signal
 import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from changefeed_gateway.app import operations
+from changefeed_gateway.cli.exits import Failed
+from changefeed_gateway.cli.mirror.copy import Copy
 from changefeed_gateway.cli.mirror.following import differing
+from changefeed_gateway.cli.mirror.sqlite_copy import SqliteCopy
+from changefeed_gateway.providers.postgres.errors import OperationError
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.cli.conftest import CommandLine, CommandLineHere, MemoryGateway, finished
 from tests.conftest import StartGateway
@@ -153,6 +160,44 @@ async def test_a_table_of_postgresql_is_a_copy_that_verify_compares(
         assert rows == [('["1", "z"]', "5")] or rows == [('["z", "1"]', "5")]
         other = await here.run("mirror", "main/public.others", url, "--table", "copy", "--once")
         assert other.code == 3
+
+
+@asynccontextmanager
+async def two_in_a_file(postgres: PostgresForTests) -> AsyncIterator[tuple[Copy, Copy]]:
+    async with (
+        aclosing(SqliteCopy("copy.db", DOCUMENTS)) as first,
+        aclosing(SqliteCopy("copy.db", DOCUMENTS)) as second,
+    ):
+        yield first, second
+
+
+@asynccontextmanager
+async def two_in_a_table(postgres: PostgresForTests) -> AsyncIterator[tuple[Copy, Copy]]:
+    dsn = await postgres.fresh(LOG)
+    async with (
+        operations.postgres_copy(dsn, "items", DOCUMENTS) as first,
+        operations.postgres_copy(dsn, "items", DOCUMENTS) as second,
+    ):
+        yield first, second
+
+
+@pytest.mark.parametrize("two", [two_in_a_file, two_in_a_table])
+async def test_of_two_that_write_to_one_copy_the_one_behind_ends_and_undoes_nothing(
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    postgres: PostgresForTests,
+    two: Callable[[PostgresForTests], AbstractAsyncContextManager[tuple[Copy, Copy]]],
+) -> None:
+    monkeypatch.chdir(directory)
+    async with two(postgres) as (first, second):
+        for begun in (False, True):
+            for copy in (first, second):
+                assert (await copy.place() is not None) is begun
+            await first.take([("put", "a", "1")], (f"ahead {begun}", 1), whole=False)
+            with pytest.raises((Failed, OperationError), match="another mirror"):
+                await second.take([("put", "a", "0"), ("put", "b", "0")], (f"behind {begun}", 1), whole=True)
+            assert await second.place() == (f"ahead {begun}", 1)
+            assert await second.items() == {"a": "1"}
 
 
 def test_what_differs_is_named_by_key() -> None:

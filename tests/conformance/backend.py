@@ -1,5 +1,6 @@
 """What the suite asks of a database: an empty collection and hands to change it."""
 
+import random
 from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
@@ -25,6 +26,7 @@ class Hook(Enum):
     SPLIT = "split"
     MERGE = "merge"
     TRIM = "trim"
+    TROUBLE = "trouble"
     FORGET = "forget"
     """A trim takes retired partitions from the list: their database names none that has nothing left."""
 
@@ -103,6 +105,10 @@ class Backend(Protocol):
 
         Answers by how much it was dated back for that: where history ages by the clock, a time before it did too.
         """
+        ...
+
+    async def trouble(self, dice: random.Random) -> None:
+        """Throttle, refuse or cut off some of what gateways ask next, and nobody else (Hook.TROUBLE). It passes."""
         ...
 
 

@@ -1,25 +1,27 @@
-"""Snapshots beside a writer, on every database: whoever is killed, the mirror becomes its source and, where that is
-promised, no item of it ever goes back.
+"""Snapshots beside a writer, on every database: whoever is killed, throttled or cut off, the mirror becomes its source
+and, where that is promised, no item of it ever goes back.
 """
 
 import asyncio
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import grpc
 import pytest
 
 from changefeed.v1 import change_event_pb2, partition_pb2, subscribe_pb2
 from changefeed_gateway.core.model import ItemState
 from tests.conformance.backend import Hook, Item, keeps_order
-from tests.conformance.client import SNAPSHOT, Client, Event, Start, after, wire_address
+from tests.conformance.client import SNAPSHOT, Client, Event, Refusal, Start, after, wire_address
 from tests.conformance.test_snapshots import CAPABILITY, is_exact
 from tests.conformance.world import CONNECTION, World
 from tests.soak import SOAKING, soak_dice
 
-ITEMS = [Item(f"partition {number % 5}", f"item {number}") for number in range(30)]
+ITEMS = [Item(f"partition {number % 5}", f"item {number}") for number in range(60)]
 MOST_WRITES = 150
 ROUNDS = 20 if SOAKING else 1
 
@@ -68,10 +70,12 @@ class Consumer:
         gateway = self._dice.choice(self._gateways)
         client = Client(gateway.stub, wire_address(self._world.backend.address(CONNECTION)))
         before = self.mirror.token
-        start, size = after(before) if before else SNAPSHOT, self._dice.choice((1, 2, 5, 5, 20))
+        start, size = after(before) if before else SNAPSHOT, self._dice.choice((1, 2, 2, 3, 5))
         # Only a page says that nothing more was there when it was asked for.
         streams = accidents and self._dice.random() < 0.4
-        more = await (self._take_stream if streams else self._take_page)(client, start, size)
+        more = True
+        with passing():
+            more = await (self._take_stream if streams else self._take_page)(client, start, size)
         match self._dice.randrange(8) if accidents else None:
             case 0:
                 # Everything since the last save is lost.
@@ -126,14 +130,27 @@ async def write(world: World, dice: random.Random, stop: asyncio.Event) -> None:
             await asyncio.sleep(0)  # others take their turns
 
 
-async def split_some(world: World, dice: random.Random) -> None:
-    """Split a partition, where the database can be made to."""
-    if Hook.SPLIT not in world.backend.hooks or dice.random() < 0.8:
-        return
-    listed = await world.client.partitions()
-    active = [each.partition_id for each in listed if each.state == partition_pb2.PARTITION_STATE_ACTIVE]
-    if len(active) < 8:
-        await world.backend.split(dice.choice(active))
+@contextmanager
+def passing() -> Iterator[None]:
+    """Bear what trouble of the database may end a call with."""
+    try:
+        yield
+    except grpc.aio.AioRpcError as error:
+        refusal = Refusal.of_error(error)
+        assert refusal.category in ("THROTTLED", "TRANSIENT_FAILURE"), refusal
+        assert refusal.retry_delay, refusal
+
+
+async def disturb(world: World, dice: random.Random) -> None:
+    """Split a partition, or let some questions fail, where the database can be made to."""
+    if Hook.SPLIT in world.backend.hooks and dice.random() < 0.2:
+        with passing():
+            listed = await world.client.partitions()
+            active = [each.partition_id for each in listed if each.state == partition_pb2.PARTITION_STATE_ACTIVE]
+            if len(active) < 8:
+                await world.backend.split(dice.choice(active))
+    if Hook.TROUBLE in world.backend.hooks and dice.random() < 0.4:
+        await world.backend.trouble(dice)
 
 
 def versions(world: World, item: Item) -> list[str | None]:
@@ -178,7 +195,7 @@ async def test_a_mirror_from_a_snapshot_beside_a_writer_becomes_its_source(world
         try:
             while not consumer.mirror.finished:
                 await consumer.step()
-                await split_some(world, dice)
+                await disturb(world, dice)
         finally:
             stop.set()
             await writer

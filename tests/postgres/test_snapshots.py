@@ -57,6 +57,8 @@ class Reader:
         self.finished = False
         self.more = True
         self.estimate: int | None = None
+        self.calls = 0
+        """Questions to the database that the last page took."""
 
     async def feed(self) -> Feed:
         return await self._provider.open_feed(address(self._collection))
@@ -67,6 +69,7 @@ class Reader:
         self.start = After(page.cursor)
         self.changes += page.changes
         self.more = page.more_available
+        self.calls = page.provider_calls
         if page.snapshot is not None:
             self.finished, self.estimate = page.snapshot.finished, page.snapshot.estimate
         return page.changes
@@ -198,6 +201,63 @@ async def test_a_truncation_in_the_middle_empties_what_came_and_nothing_that_com
     assert kinds(changes) == [("truncate", ""), ("create", "2"), ("snapshot", "8")]
 
 
+async def test_where_nothing_is_written_a_page_asks_for_its_items_alone(
+    connection: Connection, provider: PostgresProvider
+) -> None:
+    await numbered(connection)
+    reader = Reader(provider)
+    await reader.page()
+    await reader.page()
+    assert reader.calls == 1
+    await script(connection, "update things set note = 'new'")
+    await reader.page()
+    assert reader.calls > 1
+    assert kinds(reader.changes[6:])[:3] == [("snapshot", "7"), ("snapshot", "8"), ("snapshot", "9")]
+
+
+async def test_what_was_under_way_when_a_tick_was_made_comes_once(
+    connection: Connection, provider: PostgresProvider, log_database: str
+) -> None:
+    await numbered(connection)
+    reader = Reader(provider)
+    async with await psycopg.AsyncConnection.connect(log_database) as other:
+        await script(other, "update things set note = 'new' where id in (1, 5)")
+        await reader.page()
+        await other.commit()
+    await reader.page()
+    await reader.drain()
+    assert kinds(reader.changes) == [
+        *(("snapshot", str(n)) for n in range(1, 7)),
+        ("update", "1"),
+        *(("snapshot", str(n)) for n in range(7, 10)),
+    ]
+    assert reader.changes[4].item == '{"id":5,"note":"new"}', "as the items saw it, and never again"
+
+
+async def test_whoever_takes_one_event_of_each_page_comes_to_the_end(
+    connection: Connection, provider: PostgresProvider
+) -> None:
+    await numbered(connection)
+    reader = Reader(provider)
+    await reader.page()
+    held = {text(change) for change in reader.changes}
+    # Of keys that are not read yet: they come before the items, for an earlier try may have brought them.
+    await script(
+        connection, "delete from things where id = 7; delete from things where id > 7; delete from things where id = 2"
+    )
+    for _ in range(20):
+        page = await provider.read_page(await reader.feed(), page_read(reader.start, size=10))
+        if page.snapshot is not None and page.snapshot.finished:
+            break
+        if page.changes:
+            change = page.changes[0]
+            (held.discard if change.change_type is ChangeType.DELETE else held.add)(text(change))
+        reader.start = After(page.cursors[0] if page.changes else page.cursor)
+    else:
+        pytest.fail("the same events again and again")
+    assert held == {"1", "3", "4", "5", "6"}
+
+
 async def test_a_column_that_is_added_or_dropped_meanwhile_is_in_the_rows_that_follow(
     connection: Connection, provider: PostgresProvider
 ) -> None:
@@ -324,7 +384,7 @@ async def test_a_logical_partition_has_its_own_items_and_changes(
         connection,
         "create table things (id bigint primary key, space text not null);"
         "insert into things select i, 's' || i % 3 from generate_series(1, 30) i;"
-        "select changefeed.watch('things', partition_key => '{space}')",
+        "select changefeed.watch('things', partition_key => '{space}'); analyze things",
     )
     feed = await Reader(provider).feed()
     start: Start = Snapshot()
@@ -341,6 +401,8 @@ async def test_a_logical_partition_has_its_own_items_and_changes(
         if page.snapshot is not None and page.snapshot.finished:
             assert page.snapshot.items == sum(kind == "snapshot" for kind, _ in seen)
             break
+    assert page.snapshot is not None
+    assert page.snapshot.estimate is None, "nobody has counted those of one partition"
     assert {key for kind, key in seen if kind == "snapshot"} == {
         *(str(i) for i in range(1, 31) if i % 3 == 1 and i != 28),
         "30",

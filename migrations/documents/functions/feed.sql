@@ -201,8 +201,8 @@ begin
         return query %s;
     end if;
 end
-$body$, changefeed.items_sql(format(rows_sql, ''), 1),
-        changefeed.items_sql(format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
+$body$, changefeed.items_sql(feed, format(rows_sql, ''), 1),
+        changefeed.items_sql(feed, format(rows_sql, 'where f.id operator(pg_catalog.>) $1::pg_catalog.uuid'), 1)));
     perform changefeed.create_places_function(feed, settings, $body$
 begin
     return (

@@ -122,8 +122,8 @@ grant execute on function changefeed.create_snapshot_function(text, text, text) 
 
 -- Both functions take their arguments by number: a name could be one of a column, too.
 
--- What items_<feed> answers: a first row of which only key is set, to the snapshot in which the others were read; or of which
--- only problem is set, why none can be. Then an item a row, in order: wanted is false for one outside the scope, of which
+-- What items_<feed> answers: a first row with key set to the snapshot in which the others were read, and version to a number
+-- that no change exceeds which it sees; or with problem set, why none can be. Then an item a row, in order: wanted is false for one outside the scope, of which
 -- there is only the key; version changes whenever the item does; image is left out where it is larger than max_item_bytes.
 -- Fewer rows than size where their images exceed max_bytes, but for the first image; none where nothing lies behind.
 create or replace function changefeed.create_items_function(feed integer, settings text, body text) returns void
@@ -155,14 +155,16 @@ $$;
 
 -- SQL for the rows of items_<feed>. rows_sql: those behind $1, at most $2, in order, of the columns k1 to kn of the order,
 -- key, partition_key, version, wanted, image. problem: SQL that tells why there is no order behind $1; null where there is.
-drop function if exists changefeed.items_sql(text, integer);
-create or replace function changefeed.items_sql(rows_sql text, columns integer, problem text default 'null') returns text
+drop function if exists changefeed.items_sql(text, integer), changefeed.items_sql(text, integer, text);
+create or replace function changefeed.items_sql(feed integer, rows_sql text, columns integer, problem text default 'null')
+returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
         select pg_catalog.pg_current_snapshot()::pg_catalog.text, null::pg_catalog.text, null::pg_catalog.int2,
-            null::pg_catalog.text, null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
+            coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.seq_%5$s'), 0)::pg_catalog.text,
+            null::pg_catalog.bool, null::pg_catalog.int4, null::pg_catalog.text, (%4$s)::pg_catalog.text
         union all
         (select w.key, w.partition_key, case when $6 then changefeed.bucket(w.partition_key) end, w.version, w.wanted, w.bytes,
             case when w.bytes operator(pg_catalog.<=) $4 then w.image end, null::pg_catalog.text
@@ -177,7 +179,7 @@ as $$
         order by %3$s)$sql$,
         rows_sql,
         (select string_agg(format('r.k%s', n), ', ') from generate_series(1, columns) n),
-        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem)
+        (select string_agg(format('w.k%s', n), ', ') from generate_series(1, columns) n), problem, feed)
 $$;
 
 create or replace function changefeed.table_items_sql(f changefeed.feeds, first boolean) returns text
@@ -189,7 +191,7 @@ declare
     columns text := changefeed.index_columns_sql(f, index, 'n', null);
     count   integer := cardinality(f.key_numbers);
 begin
-    return changefeed.items_sql(format($sql$
+    return changefeed.items_sql(f.feed_id, format($sql$
                 select %7$s, n.xmin::pg_catalog.text as version, %2$s as key, %3$s as partition_key,
                     ($5 is null or %3$s operator(pg_catalog.=) $5) as wanted,
                     case when $5 is null or %3$s operator(pg_catalog.=) $5 then %4$s end as image

@@ -1,6 +1,7 @@
 """Azure Cosmos DB as a backend, in both modes: a wire-level server of the test's own."""
 
 import json
+import random
 from datetime import timedelta
 from urllib.parse import quote, unquote
 
@@ -11,13 +12,15 @@ from changefeed_gateway.providers.cosmos.cursor import Mode
 from tests.conformance.backend import Hook, Item
 from tests.cosmos.gateway import make_provider
 from tests.cosmos.server.behaviour import Behaviour
+from tests.cosmos.server.errors import throttled, unavailable
+from tests.cosmos.server.faults import Kind
 from tests.cosmos.server.wire import WireServer
 
 
 class CosmosBackend:
     """Containers with the partition key `/partition`; ids have no characters that the service forbids."""
 
-    hooks = frozenset({Hook.SPLIT, Hook.TRIM})
+    hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.TROUBLE})
     provider_id = "cosmos"
     capabilities = frozenset(CapabilityName) - {CapabilityName.BEGINNING, CapabilityName.POINT_IN_TIME}
     item_state = ItemState.INCLUDED
@@ -81,11 +84,22 @@ class CosmosBackend:
         self._server.trim("things")
         return timedelta(0)
 
+    async def trouble(self, dice: random.Random) -> None:
+        operation = dice.choice(("ReadChangeFeed", "ReadChangeFeed", "ReadContainer", "ReadPartitionKeyRanges"))
+        times = dice.choice((1, 2, 8))
+        match dice.randrange(3):
+            case 0:
+                self._server.fail(operation, throttled(10), times=times)
+            case 1:
+                self._server.fail(operation, unavailable(), times=times)
+            case _:
+                self._server.drop(operation, times=times, kind=dice.choice((Kind.DROP, Kind.CUT)))
+
 
 class LatestVersionBackend(CosmosBackend):
     """What the settings have to ask for: no deletes, no creates, versions conflated, and nothing is ever forgotten."""
 
-    hooks = frozenset({Hook.SPLIT})
+    hooks = frozenset({Hook.SPLIT, Hook.TROUBLE})
     capabilities = frozenset(CapabilityName) - {CapabilityName.DELETES}
     mode = Mode.LATEST_VERSION
 

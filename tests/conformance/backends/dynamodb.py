@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import json
+import random
 from datetime import timedelta
 
 from types_boto3_dynamodb.literals import StreamViewTypeType
@@ -15,6 +16,7 @@ from tests.conformance.backend import Hook, Item
 from tests.dynamodb.gateway import make_provider
 from tests.dynamodb.sdk import table_client
 from tests.dynamodb.server.behaviour import Behaviour
+from tests.dynamodb.server.errors import internal, throttled
 from tests.dynamodb.server.wire import WireServer
 
 BETWEEN_WRITES = timedelta(seconds=2)
@@ -102,6 +104,9 @@ class _DynamoBackend:
     async def trim(self) -> timedelta:
         raise NotImplementedError("DynamoDB Local cannot be made to trim")
 
+    async def trouble(self, dice: random.Random) -> None:
+        raise NotImplementedError("DynamoDB Local cannot be made to refuse")
+
     async def _create(self, name: str, *, stream: bool = True) -> None:
         specification: StreamSpecificationTypeDef = {"StreamEnabled": stream}
         if stream:
@@ -135,7 +140,7 @@ class LocalBackend(_DynamoBackend):
 class WireBackend(_DynamoBackend):
     """A wire-level server of the test's own, where time passes with every write."""
 
-    hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.FORGET})
+    hooks = frozenset({Hook.SPLIT, Hook.TRIM, Hook.FORGET, Hook.TROUBLE})
     capabilities = frozenset(CapabilityName) - _MISSING
     at_timestamp = True
 
@@ -167,6 +172,17 @@ class WireBackend(_DynamoBackend):
     async def trim(self) -> timedelta:
         self._server.trim()
         return timedelta(0)
+
+    async def trouble(self, dice: random.Random) -> None:
+        operation = dice.choice(("Scan", "DescribeTable", "DescribeStream", "GetShardIterator", "GetRecords"))
+        times = dice.choice((1, 2, 8))
+        match dice.randrange(3):
+            case 0:
+                self._server.fail(operation, throttled(), times=times)
+            case 1:
+                self._server.fail(operation, internal(), times=times)
+            case _:
+                self._server.drop(operation, times=times, in_the_middle=dice.random() < 0.5)
 
 
 def _key(item: Item) -> dict[str, AttributeValueTypeDef]:

@@ -1,6 +1,7 @@
 """The memory provider as a backend, with everything and with as little as a cloud database has."""
 
 import json
+import random
 from datetime import timedelta
 
 from changefeed.v1 import change_event_pb2
@@ -31,7 +32,7 @@ CURRENT = CollectionOptions(partitions=1, item_state=ItemState.INCLUDED_CURRENT)
 class MemoryBackend:
     """A store with a watched collection, its neighbour and one without a feed."""
 
-    hooks = frozenset(Hook)
+    hooks = frozenset(Hook) - {Hook.TROUBLE}
     provider_id = "memory"
     time_granularity = timedelta(0)
     largest_content = 10_000_000
@@ -93,6 +94,9 @@ class MemoryBackend:
     async def trim(self) -> timedelta:
         self._things.trim()
         return timedelta(0)
+
+    async def trouble(self, dice: random.Random) -> None:
+        raise NotImplementedError("nothing can fail in memory")
 
     @property
     def _things(self) -> MemoryCollection:

@@ -1,6 +1,7 @@
 """PostgreSQL as a backend: a watched table, and the documents feed."""
 
 import json
+import random
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
@@ -92,6 +93,12 @@ class _PostgresBackend:
             provider.forget()
         assert [feed.problem for feed in await retention.run(self._dsn)] == [""]
         return moved
+
+    async def trouble(self, dice: random.Random) -> None:
+        await self._sql.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
 
     @property
     def _sql(self) -> psycopg.AsyncConnection[TupleRow]:

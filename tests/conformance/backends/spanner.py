@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import random
 from datetime import timedelta
 
 from google.cloud.spanner_admin_database_v1 import DatabaseDialect
@@ -14,6 +15,7 @@ from tests.spanner.emulator import GOOGLE_SQL, POSTGRESQL, Emulator
 from tests.spanner.gateway import make_provider
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.database import Database
+from tests.spanner.server.errors import throttled, unavailable
 from tests.spanner.server.schema import Column, StreamDefinition, Table
 from tests.spanner.server.wire import WireServer
 from tests.spanner.writing import Writer, delete, put
@@ -102,6 +104,9 @@ class EmulatorBackend:
     async def trim(self) -> timedelta:
         raise NotImplementedError("the emulator cannot be made to trim")
 
+    async def trouble(self, dice: random.Random) -> None:
+        raise NotImplementedError("the emulator cannot be made to refuse")
+
     def _made(self, table: str) -> tuple[str, str]:
         return self.table.format(table=table), self.stream.format(stream=f"{table}_stream", table=table)
 
@@ -180,6 +185,10 @@ class SpannerWireBackend:
         self._server.trim(MAIN, "things_stream")
         # Time went on for everybody.
         return timedelta(0)
+
+    async def trouble(self, dice: random.Random) -> None:
+        error = dice.choice((throttled(), unavailable()))
+        self._server.fail("*", error, times=dice.choice((1, 2, 8)), after_messages=dice.choice((0, 0, 1)))
 
     @property
     def _database(self) -> Database:

@@ -55,10 +55,11 @@ class Table:
 
     def __init__(self, rows: Sequence[Row], problem: str | None = None) -> None:
         self._rows, self._problem = rows, problem
+        self.numbers: str | None = "42"
 
     async def fetch(self, statement: str, arguments: Mapping[str, Any], *, texts_as_bytes: bool) -> list[Any]:
         assert texts_as_bytes
-        head = ("5:5:", None, None, None, None, None, None, self._problem)
+        head = ("5:5:", None, None, self.numbers, None, None, None, self._problem)
         rows = [
             (*row[:6], None if row[6] is None or (row[5] or 0) > arguments["max_item_bytes"] else row[6], None)
             for row in self._rows
@@ -147,6 +148,7 @@ async def test_items_are_the_same_bytes_as_single_changes_of_their_rows(data: st
     found = await reading.read(None, 10, read, with_bucket=True)
     wanted = [(row, values) for row, values in drawn if row[4]]
     assert found.snapshot == "5:5:"
+    assert found.numbers == 42
     assert found.last == (drawn[-1][0][0] if drawn else None)
     assert list(found.buckets) == [row[2] for row, _ in wanted]
     ids = [PartitionId(str(row[2] % 2)) for row, _ in wanted]
@@ -161,6 +163,13 @@ async def test_an_event_id_stays_what_it_was() -> None:
     read = PageRead(scope=EntireCollection(), start=Snapshot(), max_changes=9, max_bytes=9, max_item_bytes=9)
     (made,) = reading.changes(await reading.read(None, 9, read, with_bucket=False), [PartitionId("p")], read)
     assert made.event_id == "1fbf7c21-i93414c64377814210f031a87"
+
+
+async def test_functions_of_an_earlier_version_say_no_number() -> None:
+    table = Table([("7", "7", 1, "742", True, 2, "{}")])
+    table.numbers = None
+    read = PageRead(scope=EntireCollection(), start=Snapshot(), max_changes=9, max_bytes=9, max_item_bytes=9)
+    assert (await reader(table, 1, ImageMode.CAPTURED).read(None, 9, read, with_bucket=False)).numbers is None
 
 
 async def test_a_table_that_is_not_captured_any_more_has_no_items() -> None:

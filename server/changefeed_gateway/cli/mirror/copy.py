@@ -13,12 +13,17 @@ CopyPlace = tuple[str, int]
 class Copy(Protocol):
     """Every method is one transaction, so that a crash leaves rows and place together."""
 
+    # Two that write to one copy would each put back what the other has brought, and either's place would hide it.
+
     async def place(self) -> CopyPlace | None:
         """Where it goes on; None for one that is new."""
         ...
 
     async def take(self, steps: Sequence[Step], place: CopyPlace, *, whole: bool) -> None:
-        """Take steps in order, each row noted with the place's snapshot; `whole`: drop the rows of earlier ones."""
+        """Take steps in order, each row noted with the place's snapshot; `whole`: drop the rows of earlier ones.
+
+        Refuses, and changes nothing, where somebody else has moved the place since it was asked for or moved here.
+        """
         ...
 
     async def items(self) -> Mapping[str, str]:

@@ -27,6 +27,8 @@ class SqliteCopy:
         self._file, self._source = file, source
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._database: sqlite3.Connection | None = None
+        self._known: CopyPlace | None = None
+        """The place as it was asked for, or moved to, last."""
 
     async def place(self) -> CopyPlace | None:
         """See `Copy.place`. Raises Failed for the copy of another collection."""
@@ -35,19 +37,22 @@ class SqliteCopy:
     def _place(self, database: sqlite3.Connection) -> CopyPlace | None:
         rows = database.execute("SELECT source, token, round FROM place").fetchall()
         if not rows:
+            self._known = None
             return None
         ((source, token, number),) = rows
         if source != self._source:
             raise Failed(ExitCode.PLACE, f"{self._file} is a copy of {source}: name another file")
-        return token, number
+        self._known = token, number
+        return self._known
 
     async def take(self, steps: Sequence[Step], place: CopyPlace, *, whole: bool) -> None:
         """See `Copy.take`."""
         await self._run(lambda database: self._take(database, steps, place, whole))
 
     def _take(self, database: sqlite3.Connection, steps: Sequence[Step], place: CopyPlace, whole: bool) -> None:
-        token, number = place
+        _, number = place
         with database:
+            self._move(database, place)
             for step in steps:
                 match step:
                     case "put", key, item:
@@ -58,11 +63,20 @@ class SqliteCopy:
                         database.execute("DELETE FROM items")
             if whole:
                 database.execute("DELETE FROM items WHERE round < ?", (number,))
-            database.execute(
-                "INSERT INTO place VALUES (?, ?, ?) ON CONFLICT (source) DO UPDATE"
-                " SET token = excluded.token, round = excluded.round",
-                (self._source, token, number),
+        self._known = place
+
+    def _move(self, database: sqlite3.Connection, place: CopyPlace) -> None:
+        if self._known is None:
+            moved = database.execute(
+                "INSERT INTO place VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (self._source, *place)
             )
+        else:
+            moved = database.execute(
+                "UPDATE place SET token = ?, round = ? WHERE source = ? AND token = ? AND round = ?",
+                (*place, self._source, *self._known),
+            )
+        if not moved.rowcount:
+            raise Failed(ExitCode.PLACE, f"another mirror writes to {self._file}: let only one run")
 
     async def items(self) -> Mapping[str, str]:
         """See `Copy.items`."""

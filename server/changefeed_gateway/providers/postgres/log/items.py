@@ -16,9 +16,10 @@ _FEWEST: Final = 8
 _WEIGHT: Final = 0.2
 """How fast the average follows the sizes that are seen."""
 
-_Row = tuple[bytes, bytes, int | None, bytes, bool | None, int | None, bytes | None, bytes | None]
+_Row = tuple[bytes, bytes, int | None, bytes | None, bool | None, int | None, bytes | None, bytes | None]
 """One row of items.sql, its texts as they come: key, partition key, bucket, version, wanted, bytes, image, problem."""
 _KEY: Final = 0
+_VERSION: Final = 3
 _WANTED: Final = 4
 _PROBLEM: Final = 7
 
@@ -27,6 +28,8 @@ class ItemsRead(NamedTuple):
     """What one statement found, in one snapshot of the database: the items of the scope, one sequence a field."""
 
     snapshot: str
+    numbers: int | None
+    """A number that no change exceeds which the snapshot sees; None where the database does not say one."""
     last: str | None
     """The last key that was read, of the scope or not; None: nothing lies behind."""
     keys: Sequence[bytes] = ()
@@ -68,7 +71,7 @@ class ItemReader:
         head = rows.pop(next(index for index, row in enumerate(rows) if row[_WANTED] is None))
         if (problem := head[_PROBLEM]) is not None:
             raise capture_stopped(self._definition.name, problem.decode())
-        found = _of_rows(head[_KEY].decode(), rows)
+        found = _of_rows(head, rows)
         sizes = [size for size in found.sizes if size is not None]
         if sizes:
             self._average_bytes += _WEIGHT * (sum(sizes) / len(sizes) - self._average_bytes)
@@ -111,16 +114,19 @@ class ItemReader:
         return [prefix + digests[at : at + width] for at in range(0, len(digests), width)]
 
 
-def _of_rows(snapshot: str, rows: Sequence[_Row]) -> ItemsRead:
+def _of_rows(head: _Row, rows: Sequence[_Row]) -> ItemsRead:
+    snapshot = head[_KEY].decode()
+    # Its functions may be those of an earlier version.
+    numbers = int(number) if (number := head[_VERSION]) is not None else None
     if not rows:
-        return ItemsRead(snapshot, None)
+        return ItemsRead(snapshot, numbers, None)
     last = rows[-1][_KEY].decode()
     columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
     wanted = columns.pop(_WANTED)
     if not all(wanted):
         columns = [list(compress(column, wanted)) for column in columns]
     keys, partition_keys, buckets, versions, sizes, images, _ = columns
-    return ItemsRead(snapshot, last, keys, partition_keys, buckets, versions, sizes, images)
+    return ItemsRead(snapshot, numbers, last, keys, partition_keys, buckets, versions, sizes, images)
 
 
 def _shown(items: ItemsRead, read: PageRead) -> tuple[Sequence[ItemState], Sequence[bytes | None]]:

@@ -18,6 +18,7 @@ from changefeed_gateway.core.model import (
     After,
     CapabilityName,
     Cursor,
+    EntireCollection,
     Page,
     PageRead,
     PhysicalPartition,
@@ -154,7 +155,9 @@ class SnapshotReader:
             if ticks.definition.stopped is not None:
                 raise capture_stopped(ticks.definition.name, ticks.definition.stopped)
             newest = await ticks.ticker.refresh()
-            return SnapshotPlace(Position(newest.id), estimate=await self._items.estimate()), newest
+            # Of one partition's items nobody has counted any.
+            estimate = await self._items.estimate() if isinstance(read.scope, EntireCollection) else None
+            return SnapshotPlace(Position(newest.id), estimate=estimate), newest
         place, mark = decode_place(read.start.cursor)
         # Only a tick made after the items of a part has all that they saw.
         newest = await (ticks.ticker.refresh() if place.part else ticks.ticker.recent())
@@ -206,13 +209,10 @@ class SnapshotReader:
             if draft.count:
                 return
             raise capture_stopped(self._ticks.definition.name, stretch.rows[0][IMAGE] or "")
-        end = stretch.end
         if stops:
-            end = RowCursors(
-                stretch.ticks, [row[SEQ] for row in stretch.rows], len(rows), complete=False, times=stretch.times
-            ).position(len(rows) - 1)
+            stretch, _ = _parted(stretch, len(rows))
         where = await self._where(draft, draft.end, rows)
-        await self._add_rows(draft, draft.end, rows, stretch, end, read, view, where)
+        await self._add_rows(draft, draft.end, stretch, read, view, where)
         if draft.end.part is not None and draft.end.position == Position(until.id):
             draft.end = draft.end._replace(part=None)
 
@@ -220,14 +220,13 @@ class SnapshotReader:
         self,
         draft: _Draft,
         place: SnapshotPlace,
-        rows: Sequence[Row],
         stretch: Stretch,
-        end: Position,
         read: PageRead,
         view: View,
         where: dict[str, int],
     ) -> None:
-        """Add those of some rows that are for the consumer at a place, and move to `end` if all of them fit."""
+        """Add those of some rows that are for the consumer at a place, and move behind them if all of those fit."""
+        rows, end = stretch.rows, stretch.end
         kept = passing(place, rows, where)
         chosen, ticks = [rows[i] for i in kept], [stretch.ticks[i] for i in kept]
         shown = await self._images.illustrate(chosen, replace(read, max_bytes=max(1, draft.bytes_left)))
@@ -244,19 +243,26 @@ class SnapshotReader:
         bounded = replace(read, max_bytes=draft.bytes_left)
         several = len(view.topology.partitions) > 1
         items = await self._items.read(before.key, draft.room, bounded, with_bucket=several)
-        # P1: made after the items were read, so all that they saw lies up to it.
-        until = await self._ticks.ticker.refresh()
-        draft.calls += 2
+        # P1: all that the items saw lies up to it.
+        known = self._ticks.ticker.newest
+        until = await self._ticks.with_numbers(items.numbers)
+        draft.calls += 1 if until is known else 2
         window = await self._read_log(draft, until, read, view, max(read.max_changes, _WINDOW))
         sees = seen_by(items.snapshot)
-        rows = window.rows
-        seen = [index for index, row in enumerate(rows) if row[OP] == "delete" and sees(int(row[XID]))]
-        where = await self._where(draft, before, [rows[i] for i in seen])
-        gone = [index for index in seen if where[rows[index][KEY]] != READ]
-        if len(gone) >= draft.room or not _is_plain(window, until, sees):
+        plain = _is_plain(window, until, sees)
+        gone = await self._gone(draft, window, sees)
+        if plain and gone and (first_new := _seen_at_first(window, sees)):
+            # Whoever stops behind one of these must get on: in their own order they move the place.
+            old, window = _parted(window, first_new)
+            await self._add_changes(draft, old, until, read, view)
+            if draft.end.position != old.end:
+                return
+            gone = await self._gone(draft, window, sees)
+        if len(gone) >= draft.room or draft.bytes_left <= 0 or not plain:
             # In their own order they get on; the items are read again when these changes have come.
             await self._add_changes(draft, window, until, read, view)
             return
+        before = draft.end
         await self._add_front(draft, before, window, gone, read, view)
         part = Part(before.key, items.snapshot)
         after = before._replace(
@@ -267,9 +273,16 @@ class SnapshotReader:
         )
         self._add_read(draft, before, part, items, bounded, view)
         where = await self._where(draft, after, window.rows)
-        await self._add_rows(draft, after, window.rows, window, window.end, read, view, where)
+        await self._add_rows(draft, after, window, read, view, where)
         if draft.end.position == Position(until.id):
             draft.end = draft.end._replace(part=None)
+
+    async def _gone(self, draft: _Draft, window: Stretch, sees: Callable[[int], bool]) -> list[int]:
+        """Deletes of keys that were not read yet, and which the items saw."""
+        rows = window.rows
+        seen = [index for index, row in enumerate(rows) if row[OP] == "delete" and sees(int(row[XID]))]
+        where = await self._where(draft, draft.end, [rows[i] for i in seen])
+        return [index for index in seen if where[rows[index][KEY]] != READ]
 
     async def _add_front(
         self, draft: _Draft, place: SnapshotPlace, window: Stretch, gone: Sequence[int], read: PageRead, view: View
@@ -317,6 +330,21 @@ class SnapshotReader:
             provider_calls=draft.calls,
             snapshot=SnapshotProgress(items=end.items, estimate=end.estimate, finished=finished),
         )
+
+
+def _seen_at_first(stretch: Stretch, sees: Callable[[int], bool]) -> int:
+    """How many rows come before the first one that a snapshot does not see."""
+    return next((index for index, row in enumerate(stretch.rows) if not sees(int(row[XID]))), len(stretch.rows))
+
+
+def _parted(stretch: Stretch, count: int) -> tuple[Stretch, Stretch]:
+    """The first rows of a stretch, at least one, and the others."""
+    if count == len(stretch.rows):
+        return stretch, replace(stretch, rows=[], ticks=[])
+    seqs = [row[SEQ] for row in stretch.rows]
+    cursors = RowCursors(stretch.ticks, seqs, len(seqs), complete=not stretch.end.seq, times=stretch.times)
+    first = replace(stretch, rows=stretch.rows[:count], ticks=stretch.ticks[:count], end=cursors.position(count - 1))
+    return first, replace(stretch, rows=stretch.rows[count:], ticks=stretch.ticks[count:])
 
 
 def _is_plain(window: Stretch, until: Tick, sees: Callable[[int], bool]) -> bool:

@@ -24,9 +24,8 @@ _PUT: Final = """
 INSERT INTO {} SELECT u.key, u.item::json, %s FROM unnest(%s::text[], %s::text[]) u (key, item)
 ON CONFLICT (key) DO UPDATE SET item = excluded.item, round = excluded.round
 """
-_MOVE: Final = """
-INSERT INTO {} VALUES (%s, %s, %s) ON CONFLICT (source) DO UPDATE SET token = excluded.token, round = excluded.round
-"""
+_BEGIN: Final = "INSERT INTO {} VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+_MOVE: Final = "UPDATE {} SET token = %s, round = %s WHERE source = %s AND token = %s AND round = %s"
 
 
 class PostgresCopy:
@@ -41,6 +40,8 @@ class PostgresCopy:
         *schema, name = table.split(".")
         self._table, self._place_table = sql.Identifier(*schema, name), sql.Identifier(*schema, f"{name}_place")
         self._connection: Connection | None = None
+        self._known: tuple[str, int] | None = None
+        """The place as it was asked for, or moved to, last."""
 
     async def place(self) -> tuple[str, int] | None:
         """The token to go on with, and the number of the snapshot; makes the tables."""
@@ -50,19 +51,25 @@ class PostgresCopy:
             found = await connection.execute(sql.SQL("SELECT source, token, round FROM {}").format(self._place_table))
             rows = await found.fetchall()
         if not rows:
+            self._known = None
             return None
         ((source, token, number),) = rows
         if source != self._source:
             raise OperationError(
                 f"the table is a copy of {source}: name another one with --table", Category.INVALID_REQUEST
             )
-        return token, number
+        self._known = token, number
+        return self._known
 
     async def take(self, steps: Sequence[tuple[str, str, str]], place: tuple[str, int], *, whole: bool) -> None:
-        """Take steps in order (put, remove or clear; key; item); `whole`: drop the rows of earlier snapshots."""
-        token, number = place
+        """Take steps in order (put, remove or clear; key; item); `whole`: drop the rows of earlier snapshots.
+
+        Refuses, and changes nothing, where somebody else has moved the place meanwhile.
+        """
+        _, number = place
         cleared, last = _settled(steps)
         async with self._transaction() as connection:
+            await self._move(connection, place)
             if cleared:
                 await connection.execute(sql.SQL("DELETE FROM {}").format(self._table))
             removed = [key for key, item in last.items() if item is None]
@@ -71,7 +78,16 @@ class PostgresCopy:
             await connection.execute(sql.SQL(_PUT).format(self._table), (number, list(put), list(put.values())))
             if whole:
                 await connection.execute(sql.SQL("DELETE FROM {} WHERE round < %s").format(self._table), (number,))
-            await connection.execute(sql.SQL(_MOVE).format(self._place_table), (self._source, token, number))
+        self._known = place
+
+    async def _move(self, connection: Connection, place: tuple[str, int]) -> None:
+        if self._known is None:
+            moved = await connection.execute(sql.SQL(_BEGIN).format(self._place_table), (self._source, *place))
+        else:
+            arguments = (*place, self._source, *self._known)
+            moved = await connection.execute(sql.SQL(_MOVE).format(self._place_table), arguments)
+        if not moved.rowcount:
+            raise OperationError("another mirror writes to the table: let only one run", Category.INVALID_REQUEST)
 
     async def items(self) -> Mapping[str, str]:
         """All rows."""

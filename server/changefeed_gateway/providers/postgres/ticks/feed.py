@@ -63,6 +63,7 @@ class FeedTicks:
     def forget(self) -> None:
         """Know nothing any more: the database may have other ticks under these numbers, or none."""
         self.window.forget()
+        self.ticker.forget()
         self.live.clear()
         self.generation += 1
 
@@ -92,6 +93,14 @@ class FeedTicks:
         # Nearly always the very one.
         if self.window.known(tick.id) is not tick and mark_of((await self.window.tick(tick.id)).at) != mark_of(tick.at):
             raise _lost("is of a history that the database does not have")
+
+    async def with_numbers(self, number: int | None) -> Tick:
+        """A tick with every change up to a number that has committed before the call.
+
+        Without a question where the newest one is known to have them. None: no number is known.
+        """
+        self.notice_other_server()
+        return (number is not None and self.ticker.settled(number)) or await self.ticker.refresh()
 
     def beyond(self) -> InvalidRequest | TransientFailure:
         """The error for a position behind the newest tick."""
@@ -135,7 +144,7 @@ class FeedTicks:
             self.live.keep(LivePage(known, ticks, [row[9:20] for row in rows[len(ticks) + 1 :]]))
         if standby:
             return TickAnswer(newest, False)
-        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1])
+        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1], settled=bool(quiet))
 
     def _page_to_bring(self) -> dict[str, object] | None:
         """What the database needs to know to bring what follows the newest tick; None where that is not known here."""
