@@ -52,7 +52,7 @@ _PARTS: Final = (
         "what came before",
         r"pg_catalog.current_setting\('changefeed.mode_\d+', true\) operator\(pg_catalog.<>\) ''\n +or ",
     ),
-    _Part("the day floor", r"\n        or pg_catalog.date_bin.*?regclass\)\)"),
+    _Part("the day floor", r"\n        or pg_catalog.date_bin.*?::pg_catalog.float8\)"),
     _Part("the whole first test", r"\n    if \(case when.*?\n    end if;(?=\n +insert)"),
     _Part("nested statements", r"pg_catalog.pg_trigger_depth\(\) operator\(pg_catalog.>\) 1 or "),
     _Part("the bell", r" or pg_catalog.pg_sequence_last_value.*?, 0\)"),

@@ -20,8 +20,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -39,17 +40,17 @@ begin
             execute changefeed.settled_now_sql(1, 'old_rows', NULL) using said;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(1, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'delete', (o.space::pg_catalog.text collate pg_catalog."C"), (o.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text from old_rows o) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'delete', (o.space::pg_catalog.text collate pg_catalog."C"), (o.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text from old_rows o) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from old_rows r limit 1));
@@ -75,8 +76,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -94,17 +96,17 @@ begin
             execute changefeed.settled_now_sql(1, NULL, 'new_rows') using said;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(1, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select true, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select true, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
@@ -141,8 +143,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if true
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -153,10 +156,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        -1, c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (null::pg_catalog.text));
@@ -182,8 +185,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -201,17 +205,17 @@ begin
             execute changefeed.settled_now_sql(1, 'old_rows', 'new_rows') using said;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(1, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
         if mode operator(pg_catalog.=) 'rekeyed' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+            insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+            select pg_catalog.pg_current_xact_id(), moment,
+                changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+            from (
             with pair as (
                 select n.image, n.partition_key, n.key, o.partition_key as old_partition_key, o.key as old_key
                 from (select (n.space::pg_catalog.text collate pg_catalog."C") as partition_key, (n.id::pg_catalog.text collate pg_catalog."C") as key, pg_catalog.row_to_json(n.*)::pg_catalog.text as image from new_rows n) n
@@ -222,17 +226,17 @@ begin
             union all
             select p.old_key is null, 'upsert', p.partition_key, p.key, p.image from pair p where p.key is not null
         ) c (created, op, partition_key, key, image);
-    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
-    end if;
+                perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'upsert', (n.space::pg_catalog.text collate pg_catalog."C"), (n.id::pg_catalog.text collate pg_catalog."C"), pg_catalog.row_to_json(n.*)::pg_catalog.text from new_rows n) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (select (r.space::pg_catalog.text collate pg_catalog."C") from new_rows r limit 1));
@@ -268,8 +272,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -287,17 +292,17 @@ begin
             execute changefeed.settled_now_sql(2, '(select ($2).*)', NULL) using said, old, new;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(2, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(2, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(2, (select (old.space::pg_catalog.text collate pg_catalog."C")));
@@ -323,8 +328,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -342,17 +348,17 @@ begin
             execute changefeed.settled_now_sql(2, NULL, '(select ($3).*)') using said, old, new;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(2, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(2, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select true, 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select true, 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));
@@ -375,8 +381,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if true
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -387,10 +394,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_2', true);
     end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        -1, c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(2, (null::pg_catalog.text));
@@ -416,8 +423,9 @@ begin
                 or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(2, '<shape>')
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_2'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -435,17 +443,17 @@ begin
             execute changefeed.settled_now_sql(2, '(select ($2).*)', '(select ($3).*)') using said, old, new;
             get diagnostics written = row_count;
             perform changefeed.restore_settings(were);
-    if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
+            if written operator(pg_catalog.>) 0 and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(2, (null::pg_catalog.text));
-    end if;
+                perform changefeed.tell(2, (null::pg_catalog.text));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text where ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")) union all select ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")), 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_2 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'delete', (old.space::pg_catalog.text collate pg_catalog."C"), (old.id::pg_catalog.text collate pg_catalog."C"), null::pg_catalog.text where ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")) union all select ((old.space::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.space::pg_catalog.text collate pg_catalog."C") or (old.id::pg_catalog.text collate pg_catalog."C") operator(pg_catalog.<>) (new.id::pg_catalog.text collate pg_catalog."C")), 'upsert', (new.space::pg_catalog.text collate pg_catalog."C"), (new.id::pg_catalog.text collate pg_catalog."C"), (select pg_catalog.row_to_json(i.*) from (select new.id, new.space, new.note) i)::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(2, (select (new.space::pg_catalog.text collate pg_catalog."C")));

@@ -71,18 +71,24 @@ $$;
 
 COMMENT ON FUNCTION changefeed.adopt_log(feed integer) IS 'Begins a feed anew if its log was restored from a dump or its database copied; answers whether it did.';
 
-CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text, changed_at_sql text DEFAULT 'moment'::text) RETURNS text
+CREATE FUNCTION changefeed.append_mark_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text, changed_at_sql text DEFAULT 'moment'::text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$ select changefeed.append_sql(feed, changes_sql, said_sql, changed_at_sql, '-1') $$;
+
+CREATE FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text DEFAULT 'said'::text, changed_at_sql text DEFAULT 'moment'::text, bucket_sql text DEFAULT 'changefeed.bucket(c.partition_key)'::text, margin text DEFAULT '    '::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format($sql$
-        insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), %s,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
+%6$sinsert into changefeed_log.log_%1$s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+%6$sselect pg_catalog.pg_current_xact_id(), %4$s,
+%6$s    %5$s, c.created, c.op, c.partition_key, c.key, c.image, %3$s
+%6$sfrom (%2$s) c (created, op, partition_key, key, image)$sql$,
+        feed, changes_sql, said_sql, changed_at_sql, bucket_sql, margin)
 $_$;
 
-COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text, changed_at_sql text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, changed_at_sql: expressions of the annotations and of the time.';
+COMMENT ON FUNCTION changefeed.append_sql(feed integer, changes_sql text, said_sql text, changed_at_sql text, bucket_sql text, margin text) IS 'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, changed_at_sql, bucket_sql: expressions of the annotations, of the time and of the bucket. margin: before each line.';
 
 CREATE FUNCTION changefeed.as_under_way(seen pg_snapshot, xid xid8) RETURNS pg_snapshot
     LANGUAGE sql IMMUTABLE
@@ -129,7 +135,8 @@ begin
     -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
     -- database of another encoding it is another one.
     execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
-                   'bucket = changefeed.bucket(u.partition_key), changed_at = least(u.changed_at, clock_timestamp()) '
+                   'bucket = case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end, '
+                   'changed_at = least(u.changed_at, clock_timestamp()) '
                    'from changefeed_log.tick_%s t', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;
@@ -167,14 +174,12 @@ end;
 $$;
 
 CREATE FUNCTION changefeed.bucket(partition_key text) RETURNS smallint
-    LANGUAGE sql STABLE PARALLEL SAFE
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
     AS $$
-    select pg_catalog.rpad('x', 4, pg_catalog.encode(pg_catalog.sha256(
-        pg_catalog.convert_to(partition_key, pg_catalog.getdatabaseencoding())), 'hex')
-    )::pg_catalog.bit::pg_catalog.int4::pg_catalog.int2
+    select (pg_catalog.hashtext(partition_key collate pg_catalog."C") operator(pg_catalog.&) 4095)::pg_catalog.int2
 $$;
 
-COMMENT ON FUNCTION changefeed.bucket(partition_key text) IS 'The bucket of a partition key, 0 to 4095: the first twelve bits of its SHA-256. A physical partition is a range of buckets.';
+COMMENT ON FUNCTION changefeed.bucket(partition_key text) IS 'The bucket of a partition key, 0 to 4095: twelve bits of a hash of its bytes. A physical partition is a range of buckets.';
 
 CREATE FUNCTION changefeed.candidate_has_ended(seen pg_snapshot, tick_xid xid8) RETURNS boolean
     LANGUAGE sql
@@ -200,8 +205,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if %2$s
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := %5$s;
@@ -449,7 +455,7 @@ CREATE FUNCTION changefeed.clearing_body(feed integer, doorbell text) RETURNS te
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select changefeed.capture_body(feed, 'true', '',
-        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
 $$;
 
@@ -708,7 +714,6 @@ begin
         create index on changefeed_log.log_%1$s (seq);          -- page, page_of_buckets: the first arm; images
         create index on changefeed_log.log_%1$s (xid, seq);     -- page, page_of_buckets: the second arm; days_needed
         create index on changefeed_log.log_%1$s (bucket, seq);  -- page_of_few_buckets, range_of_few_buckets, page_of_key, range_of_key
-        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');  -- the marks in each of these
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,
@@ -1227,6 +1232,9 @@ begin
     perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
+    -- Marks go where readers look for them, whatever keeps the rest of a feed's capture from being written anew.
+    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.clearing_body(f.feed_id, f.doorbell))
+        from changefeed.feeds f where f.capture_function is null;
     perform changefeed.check_feed(f) from changefeed.feeds f;
 end;
 $$;
@@ -2348,7 +2356,8 @@ CREATE FUNCTION changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_r
             perform changefeed.restore_settings(were);%5$s
             return null;$sql$, f.feed_id, old_rows, new_rows,
         case f.capture when 'row' then ' using said, old, new' else ' using said' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text'))
+        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text',
+                               '            '))
 $_$;
 
 CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
@@ -2415,8 +2424,9 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
+    select changefeed.append_mark_sql(
+        feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r', problem, rows_sql),
+        'null::pg_catalog.text', changefeed.changed_at_sql(feed))
 $$;
 
 CREATE FUNCTION changefeed.supplied_function(source oid) RETURNS regprocedure
@@ -2462,9 +2472,10 @@ CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql 
             case when rekeyed_sql is not null then format($sql$
         if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql), written.sql) end),
-        changefeed.append_sql(f.feed_id, usual_sql) || ';' || written.sql)
-    from (select changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql) as sql) written
+        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
+                changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql, '            ')) end),
+        changefeed.append_sql(f.feed_id, usual_sql) || ';'
+        || changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql))
 $_$;
 
 CREATE FUNCTION changefeed.table_items_sql(f changefeed.feeds, first boolean) RETURNS text
@@ -2849,22 +2860,22 @@ $$;
 
 COMMENT ON FUNCTION changefeed.watch(source regclass, partition_key text[], image text, doorbell text, key text[], image_columns text[], always boolean, retention interval) IS 'Makes a feed of a table and answers its id; again without harm. key: the primary key unless given. partition_key: the key unless given. image: captured or none. image_columns: all unless given. doorbell: notify or poll. always: under session_replication_role = replica too. retention: 7 days unless given.';
 
-CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text) RETURNS text
+CREATE FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text, margin text DEFAULT '    '::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
     select format(case doorbell
         when 'notify' then $sql$
-    if %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
-        perform changefeed.tell(%1$s, (%4$s));
-    end if;$sql$
+%5$sif %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
+%5$s    perform changefeed.tell(%1$s, (%4$s));
+%5$send if;$sql$
         else $sql$
-    if %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-        perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
-    end if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql)
+%5$sif %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+%5$s    perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
+%5$send if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql, margin)
 $_$;
 
-COMMENT ON FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text) IS 'PL/pgSQL that follows where changes were appended. written_test_sql: whether there were some. partition_key_sql: a query of one text.';
+COMMENT ON FUNCTION changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text, margin text) IS 'PL/pgSQL that follows where changes were appended. written_test_sql: whether there were some. partition_key_sql: a query of one text. margin: before each line.';
 
 CREATE FUNCTION changefeed_log.capture_1_file_tags_delete() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER
@@ -2877,8 +2888,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -2889,10 +2901,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
@@ -2926,8 +2938,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -2938,10 +2951,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
             cross join lateral (
@@ -2975,8 +2988,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if true
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -2987,10 +3001,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
             cross join lateral (
@@ -3024,8 +3038,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3036,10 +3051,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
@@ -3073,8 +3088,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3085,10 +3101,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
@@ -3122,8 +3138,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3134,10 +3151,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
@@ -3171,8 +3188,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3183,10 +3201,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+            insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+            select pg_catalog.pg_current_xact_id(), moment,
+                changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+            from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
                     f.deleted_at is not null as is_deleted,
@@ -3203,17 +3221,17 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
-    end if;
+                perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from old_rows r limit 1));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
@@ -3236,8 +3254,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3248,10 +3267,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+            insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+            select pg_catalog.pg_current_xact_id(), moment,
+                changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+            from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
                     f.deleted_at is not null as is_deleted,
@@ -3268,17 +3287,17 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
-    end if;
+                perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
             from new_rows n where n.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
@@ -3301,8 +3320,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if true
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3313,13 +3333,13 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        -1, c.created, c.op, c.partition_key, c.key, c.image, said
+    from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (select null::pg_catalog.text limit 1));
+        perform changefeed.tell(1, (null::pg_catalog.text));
     end if;
     return null;
 end
@@ -3336,8 +3356,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3348,10 +3369,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
         if mode operator(pg_catalog.=) 'nested' then
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+            insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+            select pg_catalog.pg_current_xact_id(), moment,
+                changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+            from (
             with now as (
                 select t.was, t.alive, t.id as touched_id, t.workspace_id as touched_workspace, f.id, f.workspace_id,
                     f.deleted_at is not null as is_deleted,
@@ -3368,17 +3389,17 @@ begin
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         ) c (created, op, partition_key, key, image);
-    if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
-        perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
-    end if;
+                perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+            end if;
             return null;
         end if;
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
                     o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
@@ -3414,8 +3435,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3426,10 +3448,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
@@ -3471,8 +3493,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3483,10 +3506,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
@@ -3528,8 +3551,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if true
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3540,10 +3564,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
@@ -3585,8 +3609,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := (
@@ -3597,10 +3622,10 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
-        insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), moment,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-        from (
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (
@@ -4047,8 +4072,7 @@ begin
                 p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.id is not null
         $sql$));
-    perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
-        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text', 'true'));
+    perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
@@ -4194,16 +4218,16 @@ declare
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
-    written text := changefeed.written_sql(feed, 'notify', 'found',
-                                           format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest));
+    any_key text := format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest);
 begin
     return changefeed.capture_body(feed,
         changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
         format($sql$
         if mode operator(pg_catalog.=) 'nested' then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(feed, settled), written),
-        changefeed.append_sql(feed, changes_sql) || ';' || written);
+        end if;$sql$, changefeed.append_sql(feed, settled, margin => '            '),
+            changefeed.written_sql(feed, 'notify', 'found', any_key, '            ')),
+        changefeed.append_sql(feed, changes_sql) || ';' || changefeed.written_sql(feed, 'notify', 'found', any_key));
 end;
 $_$;
 
@@ -4423,8 +4447,6 @@ ALTER TABLE ONLY documents.workspaces
 CREATE INDEX log_1_bucket_seq_idx ON ONLY changefeed_log.log_1 USING btree (bucket, seq);
 
 CREATE INDEX log_1_seq_idx ON ONLY changefeed_log.log_1 USING btree (seq);
-
-CREATE INDEX log_1_seq_idx1 ON ONLY changefeed_log.log_1 USING btree (seq) WHERE (op = ANY (ARRAY['truncate'::text, 'stopped'::text]));
 
 CREATE INDEX log_1_xid_seq_idx ON ONLY changefeed_log.log_1 USING btree (xid, seq);
 

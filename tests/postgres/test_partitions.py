@@ -21,8 +21,8 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.providers.postgres.errors import OperationError
 from changefeed_gateway.providers.postgres.operations import feeds as operations
 from tests.postgres.conftest import Connection
-from tests.postgres.reading import page_read, read_all
-from tests.postgres.shop import Shop, keys, open_shop
+from tests.postgres.reading import open_provider, page_read, read_all
+from tests.postgres.shop import QUIET, Shop, keys, open_shop
 
 FEED = "public.orders"
 
@@ -126,6 +126,18 @@ async def test_a_truncation_reaches_every_partition_that_is_active(shop: Shop) -
         scope = PhysicalPartition(PartitionId(partition_id))
         changes, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=scope))
         assert [(c.change_type.name, c.partition_id) for c in changes] == [("TRUNCATE", partition_id)]
+
+
+async def test_a_truncation_that_nobody_has_read_reaches_every_partition_of_a_new_epoch_too(shop: Shop) -> None:
+    await split(shop, "0-4095", 3)
+    await shop.connection.execute("TRUNCATE orders")
+    await shop.connection.execute("SELECT changefeed.begin_epoch(1)")
+    async with open_provider(shop.dsn, QUIET) as provider:
+        feed = await provider.open_feed(shop.feed.address)
+        for partition in await provider.list_partitions(feed):
+            scope = PhysicalPartition(partition.partition_id)
+            changes, _ = await read_all(provider, feed, page_read(Beginning(), scope=scope))
+            assert [c.change_type.name for c in changes] == ["TRUNCATE"]
 
 
 async def test_a_partition_is_read_where_it_is_known_only_to_the_database(shop: Shop) -> None:

@@ -101,9 +101,9 @@ async def write_history(shop: Shop, changes: int) -> History:
     """Four days, in the third of which a transaction is open for ten batches; the first has been dropped since."""
     await live_since(shop.connection, 5)
     await shop.connection.execute(WRITE.encode())
-    # Of the five partition keys, three lie in the first part, and "1" in the second.
-    many, rest = await split(shop, "0-4095", 1712)
-    few, _ = await split(shop, str(rest.partition_id), 1728)
+    # Of the five partition keys, "2" lies in the few buckets, and three after them.
+    _, rest = await split(shop, "0-4095", 512)
+    few, many = await split(shop, str(rest.partition_id), 528)
     quarter, opened = changes // 4, changes * 5 // 8
     await write_batches(shop, 0, quarter, 4, changes)
     await write_batches(shop, quarter, 2 * quarter, 3, changes)

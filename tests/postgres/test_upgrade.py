@@ -37,6 +37,7 @@ async def older(postgres: PostgresForTests) -> object:
             "SELECT changefeed.watch('orders', partition_key => '{space}')",
             "SELECT changefeed.watch('lines')",
             "INSERT INTO orders SELECT n, n % 3, 'old' FROM generate_series(1, 30) n",
+            "TRUNCATE lines",
             "INSERT INTO lines VALUES (1)",
             "INSERT INTO documents.workspaces (name) VALUES ('w')",
             "INSERT INTO documents.files (workspace_id, title) SELECT id, 'a' FROM documents.workspaces",
@@ -92,8 +93,11 @@ async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(olde
         (partition,) = await provider.list_partitions(orders)
         scope = PhysicalPartition(partition.partition_id)
         assert len((await read_all(provider, orders, page_read(Beginning(), scope=scope)))[0]) == len(changes)
-        for feed, count in (("public.lines", 2), ("documents", 2)):
-            found = await provider.open_feed(address(feed))
+        lines = await provider.open_feed(address("public.lines"))
+        for key, kinds in (("1", ["TRUNCATE", "CREATE"]), ("2", ["TRUNCATE", "CREATE"]), ("3", ["TRUNCATE"])):
+            one, _ = await read_all(provider, lines, page_read(Beginning(), scope=LogicalPartition(key)))
+            assert [change.change_type.name for change in one] == kinds
+        for found, count in ((lines, 3), (await provider.open_feed(address("documents")), 2)):
             assert len((await read_all(provider, found))[0]) == count
 
 

@@ -73,16 +73,16 @@ declare
                 s.workspace_id::pg_catalog.text, s.id::pg_catalog.text, null::pg_catalog.text
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
-    written text := changefeed.written_sql(feed, 'notify', 'found',
-                                           format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest));
+    any_key text := format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest);
 begin
     return changefeed.capture_body(feed,
         changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
         format($sql$
         if mode operator(pg_catalog.=) 'nested' then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(feed, settled), written),
-        changefeed.append_sql(feed, changes_sql) || ';' || written);
+        end if;$sql$, changefeed.append_sql(feed, settled, margin => '            '),
+            changefeed.written_sql(feed, 'notify', 'found', any_key, '            ')),
+        changefeed.append_sql(feed, changes_sql) || ';' || changefeed.written_sql(feed, 'notify', 'found', any_key));
 end;
 $function$;
 
@@ -121,8 +121,7 @@ begin
                 p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.id is not null
         $sql$));
-    perform changefeed.create_capture_function(feed, 'files_truncate', '', documents.capture_body(feed,
-        'select false, ''truncate'', '''', '''', null::pg_catalog.text', 'select null::pg_catalog.text', 'true'));
+    perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY

@@ -98,20 +98,30 @@ $$;
 -- xid comes first among the columns of a log, so that it is assigned before a number is drawn: a tick between the two
 -- would take the number for one that is already accounted for; and before the day floor is read.
 create or replace function changefeed.append_sql(
-    feed integer, changes_sql text, said_sql text default 'said', changed_at_sql text default 'moment'
+    feed integer, changes_sql text, said_sql text default 'said', changed_at_sql text default 'moment',
+    bucket_sql text default 'changefeed.bucket(c.partition_key)', margin text default '    '
 ) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format($sql$
-        insert into changefeed_log.log_%s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-        select pg_catalog.pg_current_xact_id(), %s,
-            changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, %s
-        from (%s) c (created, op, partition_key, key, image)$sql$, feed, changed_at_sql, said_sql, changes_sql)
+%6$sinsert into changefeed_log.log_%1$s (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+%6$sselect pg_catalog.pg_current_xact_id(), %4$s,
+%6$s    %5$s, c.created, c.op, c.partition_key, c.key, c.image, %3$s
+%6$sfrom (%2$s) c (created, op, partition_key, key, image)$sql$,
+        feed, changes_sql, said_sql, changed_at_sql, bucket_sql, margin)
 $$;
-comment on function changefeed.append_sql(integer, text, text, text) is
+comment on function changefeed.append_sql(integer, text, text, text, text, text) is
     'SQL that appends changes to a log. changes_sql: a query of created, op, partition_key, key, image. said_sql, '
-    'changed_at_sql: expressions of the annotations and of the time.';
+    'changed_at_sql, bucket_sql: expressions of the annotations, of the time and of the bucket. margin: before each line.';
+
+-- What concerns every partition lies in a bucket of its own, where readers of each look for it.
+create or replace function changefeed.append_mark_sql(
+    feed integer, changes_sql text, said_sql text default 'said', changed_at_sql text default 'moment'
+) returns text
+language sql immutable
+set search_path = pg_catalog, pg_temp
+as $$ select changefeed.append_sql(feed, changes_sql, said_sql, changed_at_sql, '-1') $$;
 
 -- The settings that texts of a type depend on. A key is written by a cast, an image as JSON, which has one form of a time.
 create or replace function changefeed.settings_of(type oid, of_key boolean) returns text[]
@@ -225,7 +235,8 @@ comment on function changefeed.create_capture_function(integer, text, text, text
 -- mode: what this transaction has done before that the usual way does not fit; read where the usual way may not fit.
 -- written: how many changes the slow way has appended.
 -- moment: when the change is made: by the clock, where that is within the day of the day floor. The floor is looked at when
--- the transaction has an id: whoever has changed a row has one.
+-- the transaction has an id: whoever has changed a row has one. This is day_start in one call less: 86400 s are 2^40. Where
+-- changes were counted it comes out later than the day, and what is rare decides.
 -- were: the settings of the session while the slow way runs.
 create or replace function changefeed.capture_body(feed integer, rare_test_sql text, rare_sql text, usual_sql text) returns text
 language sql immutable
@@ -240,8 +251,9 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if %2$s
-        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) changefeed.day_start(
-            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass))
+        or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
+            pg_catalog.pg_sequence_last_value('changefeed_log.day_%1$s'::pg_catalog.regclass)
+            operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
     then
         perform pg_catalog.pg_current_xact_id();
         moment := %5$s;
@@ -264,24 +276,25 @@ as $$ select format($sql$pg_catalog.current_setting(%L, true) operator(pg_catalo
 
 -- A statement inside another one's triggers is captured before the outer one, whose transition rows are older by then.
 -- Once that has happened in a transaction, its statements log their keys as the table shows them now.
-create or replace function changefeed.written_sql(feed integer, doorbell text, written_test_sql text, partition_key_sql text)
-returns text
+create or replace function changefeed.written_sql(
+    feed integer, doorbell text, written_test_sql text, partition_key_sql text, margin text default '    '
+) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select format(case doorbell
         when 'notify' then $sql$
-    if %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
-        perform changefeed.tell(%1$s, (%4$s));
-    end if;$sql$
+%5$sif %2$s and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or %3$s) then
+%5$s    perform changefeed.tell(%1$s, (%4$s));
+%5$send if;$sql$
         else $sql$
-    if %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
-        perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
-    end if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql)
+%5$sif %2$s and pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 then
+%5$s    perform pg_catalog.set_config('changefeed.mode_%1$s', 'nested', true);
+%5$send if;$sql$ end, feed, written_test_sql, changefeed.bell_is_armed_sql(feed), partition_key_sql, margin)
 $$;
-comment on function changefeed.written_sql(integer, text, text, text) is
+comment on function changefeed.written_sql(integer, text, text, text, text) is
     'PL/pgSQL that follows where changes were appended. written_test_sql: whether there were some. partition_key_sql: a '
-    'query of one text.';
+    'query of one text. margin: before each line.';
 
 -- The SQL is made at the time, of the table as it is by then, and where the writer's settings are not to be seen.
 create or replace function changefeed.slow_way_sql(f changefeed.feeds, old_rows text, new_rows text) returns text
@@ -295,7 +308,8 @@ as $$
             perform changefeed.restore_settings(were);%5$s
             return null;$sql$, f.feed_id, old_rows, new_rows,
         case f.capture when 'row' then ' using said, old, new' else ' using said' end,
-        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text'))
+        changefeed.written_sql(f.feed_id, f.doorbell, 'written operator(pg_catalog.>) 0', 'null::pg_catalog.text',
+                               '            '))
 $$;
 
 -- The check of the shape is an immutable call with constants: PostgreSQL makes it when it makes the plan of the expression,
@@ -331,9 +345,10 @@ as $$
             case when rekeyed_sql is not null then format($sql$
         if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql), written.sql) end),
-        changefeed.append_sql(f.feed_id, usual_sql) || ';' || written.sql)
-    from (select changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql) as sql) written
+        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
+                changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql, '            ')) end),
+        changefeed.append_sql(f.feed_id, usual_sql) || ';'
+        || changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql))
 $$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
@@ -386,7 +401,7 @@ language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.capture_body(feed, 'true', '',
-        changefeed.append_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
 $$;
 

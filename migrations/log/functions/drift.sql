@@ -149,8 +149,9 @@ create or replace function changefeed.stop_sql(feed integer, problem text, rows_
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    select changefeed.append_sql(feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r',
-                                              problem, rows_sql), 'null::pg_catalog.text', changefeed.changed_at_sql(feed))
+    select changefeed.append_mark_sql(
+        feed, format('select false, ''stopped'', '''', '''', %L::pg_catalog.text from (%s limit 1) r', problem, rows_sql),
+        'null::pg_catalog.text', changefeed.changed_at_sql(feed))
 $$;
 
 -- What to log of the touched keys as they stand now; old_rows, new_rows: what to select from, null for neither. LATERAL

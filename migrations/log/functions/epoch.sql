@@ -33,7 +33,8 @@ begin
     -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
     -- database of another encoding it is another one.
     execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
-                   'bucket = changefeed.bucket(u.partition_key), changed_at = least(u.changed_at, clock_timestamp()) '
+                   'bucket = case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end, '
+                   'changed_at = least(u.changed_at, clock_timestamp()) '
                    'from changefeed_log.tick_%s t', feed);
     execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
     drop table pg_temp.changefeed_unread;

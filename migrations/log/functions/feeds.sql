@@ -3,7 +3,8 @@
 -- xid comes first among the columns, so that it is assigned before a number is drawn: a tick between the two would
 -- take the number for one that is already accounted for.
 -- Sequences of the doorbell are unlogged: who is asleep is not worth a flush, and after a crash nobody is.
--- Three B-trees that grow with every change, and a small one for marks. Each names the statements that need it.
+-- Three B-trees that grow with every change. Each names the statements that need it.
+-- Buckets are 0 to 4095; marks (of a truncate, of a capture that stopped), which concern every reader, lie in bucket -1.
 create or replace function changefeed.create_log(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -30,7 +31,6 @@ begin
         create index on changefeed_log.log_%1$s (seq);          -- page, page_of_buckets: the first arm; images
         create index on changefeed_log.log_%1$s (xid, seq);     -- page, page_of_buckets: the second arm; days_needed
         create index on changefeed_log.log_%1$s (bucket, seq);  -- page_of_few_buckets, range_of_few_buckets, page_of_key, range_of_key
-        create index on changefeed_log.log_%1$s (seq) where op in ('truncate', 'stopped');  -- the marks in each of these
 
         create table changefeed_log.tick_%1$s (
             id       bigint not null,

@@ -92,19 +92,14 @@ comment on function changefeed.key_text(regclass, text, text[]) is
     'SQL that writes the key of a row as text: one value stands for itself, several (or a text that begins with "[") '
     'are a JSON array of texts.';
 
--- One of 4,096, by a hash that no version of PostgreSQL changes: a key whose bucket changed would lose its order. Not md5:
--- a server in FIPS mode refuses it, and every captured write would fail. No SET clause, so that it is inlined; few calls: each
--- costs a writer about as much as the hash itself.
+-- One of 4,096, by PostgreSQL's own hash: decisions/0024 has why a key keeps its bucket. No SET clause, so that it is inlined.
 create or replace function changefeed.bucket(partition_key text) returns smallint
-language sql stable parallel safe
+language sql immutable parallel safe
 as $$
-    select pg_catalog.rpad('x', 4, pg_catalog.encode(pg_catalog.sha256(
-        pg_catalog.convert_to(partition_key, pg_catalog.getdatabaseencoding())), 'hex')
-    )::pg_catalog.bit::pg_catalog.int4::pg_catalog.int2
+    select (pg_catalog.hashtext(partition_key collate pg_catalog."C") operator(pg_catalog.&) 4095)::pg_catalog.int2
 $$;
 comment on function changefeed.bucket(text) is
-    'The bucket of a partition key, 0 to 4095: the first twelve bits of its SHA-256. A physical partition is a range of '
-    'buckets.';
+    'The bucket of a partition key, 0 to 4095: twelve bits of a hash of its bytes. A physical partition is a range of buckets.';
 
 -- By number, which a rename leaves as it is. A column that is gone is null.
 create or replace function changefeed.column_names(source oid, numbers smallint[]) returns text[]

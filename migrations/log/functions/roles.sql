@@ -63,6 +63,9 @@ begin
     perform changefeed.create_tick_function(f.feed_id), changefeed.create_live_function(f.feed_id),
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
+    -- Marks go where readers look for them, whatever keeps the rest of a feed's capture from being written anew.
+    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.clearing_body(f.feed_id, f.doorbell))
+        from changefeed.feeds f where f.capture_function is null;
     perform changefeed.check_feed(f) from changefeed.feeds f;
 end;
 $$;

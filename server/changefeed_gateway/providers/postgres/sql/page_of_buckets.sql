@@ -6,5 +6,5 @@ FROM {log} l
 WHERE l.seq > %(after)s AND l.seq <= %(upper)s AND l.xid >= %(base_xmax)s::xid8
   AND pg_visible_in_snapshot(l.xid, %(to_snapshot)s::pg_snapshot)
   AND l.changed_at >= %(starts)s AND l.changed_at < %(ends)s
-  AND (l.bucket BETWEEN %(low)s AND %(high)s OR l.op IN ('truncate', 'stopped'))
+  AND (l.bucket BETWEEN %(low)s AND %(high)s OR l.bucket = -1)
 ORDER BY l.seq LIMIT %(limit)s)

@@ -14,12 +14,12 @@ FROM (
                WHERE t.id <= %(base)s
                  AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
                ORDER BY t.id DESC LIMIT 1)))
-          AND (r.bucket, r.seq) <= (b.bucket, %(upper)s) AND r.op NOT IN ('truncate', 'stopped')
+          AND (r.bucket, r.seq) <= (b.bucket, %(upper)s)
         ORDER BY r.bucket, r.seq LIMIT %(limit)s
      ) l)
     UNION ALL
     (SELECT l.* FROM {log} l
-     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
-     ORDER BY l.seq LIMIT %(limit)s)
+     WHERE (l.bucket, l.seq) > (-1, %(after_finished)s) AND l.bucket <= -1 AND l.xid = ANY(%(finished)s::text[]::xid8[])
+     ORDER BY l.bucket, l.seq LIMIT %(limit)s)
 ) l
 ORDER BY l.seq LIMIT %(limit)s)

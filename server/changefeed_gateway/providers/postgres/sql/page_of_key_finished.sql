@@ -12,11 +12,11 @@ FROM (
             WHERE t.id <= %(base)s AND t.xid < (SELECT f FROM unnest(%(finished)s::text[]::xid8[]) f ORDER BY f LIMIT 1)
             ORDER BY t.id DESC LIMIT 1)))
        AND (l.bucket, l.seq) <= (changefeed.bucket(%(partition_key)s::text), %(upper)s)
-       AND l.partition_key = %(partition_key)s::text AND l.op NOT IN ('truncate', 'stopped')
+       AND l.partition_key = %(partition_key)s::text
      ORDER BY l.bucket, l.seq LIMIT %(limit)s)
     UNION ALL
     (SELECT l.* FROM {log} l
-     WHERE l.op IN ('truncate', 'stopped') AND l.seq > %(after_finished)s AND l.xid = ANY(%(finished)s::text[]::xid8[])
-     ORDER BY l.seq LIMIT %(limit)s)
+     WHERE (l.bucket, l.seq) > (-1, %(after_finished)s) AND l.bucket <= -1 AND l.xid = ANY(%(finished)s::text[]::xid8[])
+     ORDER BY l.bucket, l.seq LIMIT %(limit)s)
 ) l
 ORDER BY l.seq LIMIT %(limit)s)
