@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -12,6 +13,7 @@ from psycopg import sql
 from bench.core import private_directory
 from bench.database import Database
 from bench.gateway import Gateway
+from bench.processes import Worker
 from bench.report import Report
 from bench.write_tax import WriteTax
 
@@ -67,14 +69,18 @@ _PARTS: Final = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `python -m bench tax`."""
     parser.add_argument("--quick", action="store_true", help="short runs: no figures to quote")
-    parser.add_argument("--gateway", action="store_true", help="with a gateway that makes the ticks of all feeds")
+    parser.add_argument("--gateway", action="store_true", help="with a gateway that is read along with, every feed")
     parser.add_argument("--parts", default="1pbc", help="1: one backend, p: parts, b: bulk, c: 16 and 64 clients")
+    parser.add_argument("--rounds", type=int, default=12, help="rounds of 1 and p; default 12")
+    parser.add_argument("--client-rounds", type=int, default=5, help="rounds of c; default 5")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each measurement of c; default 10")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measure the chosen parts."""
     report = Report("tax", quick=options.quick)
-    rounds = 2 if options.quick else 12
+    if options.quick:
+        options.rounds, options.client_rounds, options.seconds = 2, 1, 2.0
     with private_directory() as directory, Database(directory) as database, contextlib.ExitStack() as stack:
         report.environment(database)
         tax = WriteTax(database, report)
@@ -83,18 +89,38 @@ def run(options: argparse.Namespace) -> None:
         for table in _TABLES:
             database.fetch(f"CREATE TABLE public.bare_{table} (LIKE documents.{table} INCLUDING ALL)")
             database.fetch(f"INSERT INTO public.bare_{table} SELECT * FROM documents.{table}")
+        for (feed,) in database.fetch("SELECT feed_id FROM changefeed.feeds"):
+            database.fetch("SELECT changefeed.tick(%s, true)", (feed,))  # begins the day floor
         database.settle()
         if options.gateway:
-            stack.enter_context(Gateway(database.directory, database.dsn))
+            stack.enter_context(_read_along(database, report))
         if "1" in options.parts:
-            _one_backend(database, report, rounds)
+            _one_backend(database, report, options.rounds)
         if "p" in options.parts:
-            _parts(database, report, rounds)
+            _parts(database, report, options.rounds)
         if "b" in options.parts:
-            _bulk(database, report, rounds)
+            _bulk(database, report, options.rounds)
         if "c" in options.parts:
-            tax.run([16, 64], 2.0 if options.quick else 10.0, 1 if options.quick else 5)
+            tax.run([16, 64], options.seconds, options.client_rounds)
     report.say(f"every figure: {report.file}")
+
+
+@contextlib.contextmanager
+def _read_along(database: Database, report: Report) -> Iterator[None]:
+    """A gateway, and one subscriber of each feed in a process of its own; both take processor time from the writers."""
+    feeds = [name for (name,) in database.fetch("SELECT name FROM changefeed.feeds ORDER BY name")]
+    with Gateway(database.directory, database.dsn) as gateway:
+        job = {"target": gateway.target, "collections": feeds, "heartbeat": 10}
+        with Worker("idle.count", job) as reader:
+            reader.await_ready()
+            reader.go()
+            yield
+            reader.finish()
+            answer = reader.answer()
+    if answer["closed_streams"]:
+        raise RuntimeError(f"a stream ended while it was measured: {answer}")
+    report.record("read along", answer)
+    report.say(f"read meanwhile: {answer['arrived']}")
 
 
 def _loop(statement: str, times: int = _ROWS) -> str:
