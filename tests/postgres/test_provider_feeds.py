@@ -61,6 +61,20 @@ async def test_watched_tables(connection: Connection, database: str) -> None:
 
 
 @pytest.mark.req("E5")
+@pytest.mark.req("P7")
+async def test_who_reads_a_collection_keeps_one_description_of_it_until_it_changes(
+    connection: Connection, database: str
+) -> None:
+    await connection.execute("CREATE TABLE orders (id int PRIMARY KEY); SELECT changefeed.watch('orders')")
+    async with open_provider(database) as provider:
+        orders = await provider.open_feed(address("public.orders"))
+        assert await provider.open_feed(address("public.orders")) is orders
+        await connection.execute("UPDATE changefeed.feeds SET retention = '9 days' WHERE name = 'public.orders'")
+        changed = await provider.open_feed(address("public.orders"))
+        assert (changed.retention, changed.incarnation) == (timedelta(days=9), orders.incarnation)
+        assert await provider.open_feed(address("public.orders")) is changed
+
+
 async def test_a_feed_made_anew_has_another_incarnation_and_the_old_one_is_gone(
     connection: Connection, database: str
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, Final, cast
 
@@ -59,6 +60,7 @@ class Call:
         self._context, self._log = context, log
         self.task = cast("asyncio.Task[object]", asyncio.current_task())
         """Done when the client has taken the end of the call, or is gone."""
+        self._at_end: tuple[Callable[[], None], ...] = ()
         self._started = time.monotonic()
         self._headers_sent = False
         self._headers_stuck = False
@@ -72,6 +74,16 @@ class Call:
         self.principal, self.account = principal, account
         if self.caller:
             structlog.contextvars.bind_contextvars(principal=self.caller)
+
+    def at_end(self, work: Callable[[], None]) -> None:
+        """Have something done when the call's task is done: it may take no time, and not fail."""
+        if not self._at_end:
+            self.task.add_done_callback(self._end)
+        self._at_end += (work,)
+
+    def _end(self, _: object) -> None:
+        for work in self._at_end:
+            work()
 
     @property
     def caller(self) -> str:

@@ -6,9 +6,10 @@ a stream of both sides, because it calls a unary handler only once a request has
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from datetime import timedelta
+from functools import partial
 from typing import Final, TypeAlias, TypeVar
 
 import grpc
@@ -117,7 +118,7 @@ class CallGuard:
             request = self._addressed(parse, await self._request(call), call)
             call.account.begin_read()
             call.account.open_stream()
-            call.task.add_done_callback(lambda _: call.account.close_stream())
+            call.at_end(call.account.close_stream)
             await handler(request, call)
 
         return self._method(method, self._streams, body)
@@ -188,19 +189,17 @@ class CallGuard:
                 call.is_from(identity.principal, self.door.account(identity.principal))
                 await _while_known(identity, body, call)
 
-            with self._span(call), structlog.contextvars.bound_contextvars(**_facts(call)):
+            # In the context of the call's own task, which ends with it.
+            if self._tracing is None:
+                structlog.contextvars.bind_contextvars(**_facts(call))
+                await self._run(call, admission, known)
+                return
+            with self._tracing.call(call.method, call.request_id, call.traceparent) as call.span:
+                call.trace_id = call.span.trace_id
+                structlog.contextvars.bind_contextvars(**_facts(call))
                 await self._run(call, admission, known)
 
         return grpc.stream_stream_rpc_method_handler(guarded)
-
-    @contextmanager
-    def _span(self, call: Call) -> Iterator[None]:
-        if self._tracing is None:
-            yield
-            return
-        with self._tracing.call(call.method, call.request_id, call.traceparent) as call.span:
-            call.trace_id = call.span.trace_id
-            yield
 
     def _addressed(self, parse: _Parse[_Request], raw: bytes, call: Call) -> _Request:
         """Parse a request of the service and let it through the door."""
@@ -217,10 +216,10 @@ class CallGuard:
         try:
             await self._bad_tokens.check(host, call.peer)
             self._connections.enter(host, call.peer)
-            call.task.add_done_callback(lambda _: self._connections.leave(host, call.peer))
+            call.at_end(partial(self._connections.leave, host, call.peer))
             admission.enter(host)
             # The task is done when the client has taken the end: what it was sent is held until then.
-            call.task.add_done_callback(lambda _: admission.leave(host))
+            call.at_end(partial(admission.leave, host))
             await body(call)
             call.log_success()
         except asyncio.CancelledError as error:

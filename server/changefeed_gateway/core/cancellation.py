@@ -1,9 +1,10 @@
 """A cancellation ends the call that was cancelled, and no other."""
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from datetime import timedelta
+from types import TracebackType
+from typing import Final
 
 from changefeed_gateway.core.errors import Reason, TransientFailure
 
@@ -17,17 +18,30 @@ def cut_short() -> TransientFailure:
     )
 
 
-@contextmanager
-def only_own_cancellation() -> Iterator[None]:
+class _OnlyOwnCancellation:
+    """Keeps nothing, so that one serves every stream for as long as that lasts."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, asyncio.CancelledError):
+            task = asyncio.current_task()
+            if task is not None and not task.cancelling():
+                raise cut_short() from error
+
+
+_ONLY_OWN: Final = _OnlyOwnCancellation()
+
+
+def only_own_cancellation() -> AbstractContextManager[None]:
     """Raise TransientFailure for a cancellation that nobody asked of the task that runs the block.
 
     What several callers wait for together, and a task that somebody else ended, raise CancelledError too; gRPC would
     answer nothing then, and the caller would wait until its deadline.
     """
-    try:
-        yield
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise cut_short() from error
+    return _ONLY_OWN

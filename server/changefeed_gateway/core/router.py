@@ -1,10 +1,11 @@
 """Address to provider, token to cursor, and every check that comes before a read."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from types import TracebackType
 from typing import assert_never
 
 from changefeed_gateway.core.answer import (
@@ -207,7 +208,11 @@ class Router:
         `end_write` is called when others need the memory of what this stream's consumer keeps waiting longest: the
         write of the last item is to fail as one that took too long. `progress` is told how far it has come.
         """
-        async with self._opened(request.address, request.start, shared=True) as (tails, feed):
+        provider = self._provider(request.address)
+        # A stream stays for hours, so that nothing here may keep more than it must.
+        with _Naming(provider.provider_id), only_own_cancellation():
+            tails, feed = await self._open(request.address, request.start, shared=True)
+        with _Naming(provider.provider_id), only_own_cancellation(), _PointingToSnapshots(feed):
             scope, start = self._position(feed, request.scope, request.start)
             follower = Follower(tails)
             plan = Plan(
@@ -216,8 +221,8 @@ class Router:
                 heartbeat=self._heartbeat(request.heartbeat),
                 max_events=request.max_events,
                 requirement=self._requirement(feed, scope, request.mode),
-                token=lambda token_scope, cursor: self._tokens.issue(feed, token_scope, cursor),
-                draining=lambda: self._draining,
+                token=partial(self._tokens.issue, feed),
+                draining=self._is_draining,
                 turns=tails.turns,
                 progress=progress,
             )
@@ -256,18 +261,25 @@ class Router:
         return provider
 
     @asynccontextmanager
-    async def _opened(
-        self, address: Address, start: RequestedStart | None = None, *, shared: bool = False
-    ) -> AsyncIterator[tuple[Tails, Feed]]:
+    async def _opened(self, address: Address, start: RequestedStart | None = None) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
-        with _naming(provider), only_own_cancellation():
-            if isinstance(start, FromToken):
-                # Before anything is waited for: what a stranger sends is not kept.
-                self._tokens.verify(start.token)
-            tails = self._tails[address.connection]
-            feed = await (tails if shared else provider).open_feed(address)
-            with _pointing_to_snapshots(feed):
+        with _Naming(provider.provider_id), only_own_cancellation():
+            tails, feed = await self._open(address, start)
+            with _PointingToSnapshots(feed):
                 yield tails, feed
+
+    async def _open(
+        self, address: Address, start: RequestedStart | None, *, shared: bool = False
+    ) -> tuple[Tails, Feed]:
+        """`shared`: with those who ask at the same time."""
+        if isinstance(start, FromToken):
+            # Before anything is waited for: what a stranger sends is not kept.
+            self._tokens.verify(start.token)
+        tails = self._tails[address.connection]
+        return tails, await (tails if shared else self._provider(address)).open_feed(address)
+
+    def _is_draining(self) -> bool:
+        return self._draining
 
     def _position(self, feed: Feed, scope: Scope | None, start: RequestedStart) -> tuple[Scope, Start]:
         """Check a scope and a start against the capabilities, and open a token."""
@@ -310,7 +322,7 @@ class Router:
         return Scanning(reader, FanOut(reader, self._provider(address), idle) if whole else reader)
 
     def _requirement(self, feed: Feed, scope: Scope, mode: NewItemStateMode) -> ItemRequirement:
-        return ItemRequirement(mode, lambda cursor: self._tokens.issue(feed, scope, cursor))
+        return ItemRequirement(mode, partial(self._tokens.issue, feed, scope))
 
     def _wait(self, request: ReadRequest) -> timedelta:
         waits = [request.max_wait, self.limits.max_wait]
@@ -374,23 +386,42 @@ def _need(feed: Feed, name: CapabilityName) -> None:
         )
 
 
-@contextmanager
-def _pointing_to_snapshots(feed: Feed) -> Iterator[None]:
-    """Name the start that brings everything again, where history is gone and the collection has it."""
-    try:
-        yield
-    except CheckpointExpired as error:
+class _PointingToSnapshots:
+    """Names the start that brings everything again, where history is gone and the collection has it."""
+
+    __slots__ = ("_feed",)
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         remedy = "; a start from snapshot brings the items that exist, and the changes after them"
-        if feed.supports(CapabilityName.SNAPSHOT) and remedy not in str(error):
+        if (
+            isinstance(error, CheckpointExpired)
+            and self._feed.supports(CapabilityName.SNAPSHOT)
+            and remedy not in str(error)
+        ):
             error.args = (f"{error}{remedy}",)
-        raise
 
 
-@contextmanager
-def _naming(provider: Provider) -> Iterator[None]:
-    """Put the provider's name on every error that passes."""
-    try:
-        yield
-    except ChangeFeedError as error:
-        error.metadata.setdefault("provider", provider.provider_id)
-        raise
+class _Naming:
+    """Puts the provider's name on every error that passes."""
+
+    __slots__ = ("_provider_id",)
+
+    def __init__(self, provider_id: str) -> None:
+        self._provider_id = provider_id
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, ChangeFeedError):
+            error.metadata.setdefault("provider", self._provider_id)

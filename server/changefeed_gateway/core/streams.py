@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from types import TracebackType
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.answer import (
@@ -138,6 +139,23 @@ def _not_at_all() -> float | None:
     return None
 
 
+class _Opening:
+    __slots__ = ("_progress", "_streams")
+
+    def __init__(self, streams: "Streams", progress: Progress) -> None:
+        self._streams, self._progress = streams, progress
+
+    def __enter__(self) -> Progress:
+        self._streams._opened(self._progress)
+        return self._progress
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        end = "failed" if isinstance(error, ChangeFeedError) else "cancelled"
+        self._streams._ended(self._progress, end if error is not None else self._progress.closing or end)
+
+
 class Streams:
     """Those that are open."""
 
@@ -154,25 +172,20 @@ class Streams:
     def __len__(self) -> int:
         return len(self._open)
 
-    @contextmanager
-    def opening(self, request_id: str, caller: str, principal: str = "") -> Iterator[Progress]:
+    def opening(self, request_id: str, caller: str, principal: str = "") -> AbstractContextManager[Progress]:
         """A stream, open as long as the context lasts."""
-        progress = Progress(self._observation, next(self._numbers), request_id, caller, principal)
+        return _Opening(self, Progress(self._observation, next(self._numbers), request_id, caller, principal))
+
+    def _opened(self, progress: Progress) -> None:
         self._open[progress.number] = progress
         self._keep_sampling()
-        end = "cancelled"
-        try:
-            yield progress
-            end = progress.closing or end
-        except ChangeFeedError:
-            end = "failed"
-            raise
-        finally:
-            del self._open[progress.number]
-            # Each holds what knows the stream: without this only the garbage collector would find them.
-            progress.standing, progress.writing_since = Standing, _not_at_all
-            if progress.feed_name is not None:
-                self._observation.ended[progress.feed_name, end] += 1
+
+    def _ended(self, progress: Progress, end: str) -> None:
+        del self._open[progress.number]
+        # Each holds what knows the stream: without this only the garbage collector would find them.
+        progress.standing, progress.writing_since = Standing, _not_at_all
+        if progress.feed_name is not None:
+            self._observation.ended[progress.feed_name, end] += 1
 
     def _keep_sampling(self) -> None:
         if self._timer is None:

@@ -218,6 +218,45 @@ def test_the_newest_tick_has_all_changes_up_to_a_number_only_where_that_is_known
     loop.run(scenario())
 
 
+@pytest.mark.req("P8")
+def test_while_changes_follow_each_other_closely_nobody_rings() -> None:
+    loop = _Bells()
+    gap, interval = 0.005, 0.002
+
+    async def scenario() -> None:
+        reading = asyncio.create_task(_read_all(loop))
+        await loop.pass_time(1.0)
+        rings = 0
+        for _ in range(200):
+            asked = loop.asked
+            loop.newest += 1
+            if not loop.bell.silent:
+                rings += 1
+                loop.ticker.ring(1000)
+            for _ in range(round(gap / interval * 10)):
+                await loop.pass_time(interval / 10)
+            assert loop.ticker.newest is not None
+            assert loop.ticker.newest.id == loop.newest, "found at the next interval"
+            assert loop.asked - asked <= 1 + gap / interval
+        assert rings <= 3, "until it is known that they follow each other"
+        for _ in range(20):
+            await loop.pass_time(interval)
+        assert not loop.bell.silent, "it sleeps, and is woken"
+        asked = loop.asked
+        await loop.pass_time(1.0)
+        assert loop.asked == asked
+        await loop.ticker.aclose()
+        reading.cancel()
+
+    loop.run(scenario())
+
+
+async def _read_all(loop: _Bells) -> None:
+    seen = 0
+    while (found := await loop.ticker.wait(seen, 60)) is not None:
+        seen = found.id
+
+
 async def test_the_safety_poll_finds_what_no_ring_told() -> None:
     async with ticking() as (database, ticker):
         waiting = asyncio.create_task(ticker.wait(1, 5))

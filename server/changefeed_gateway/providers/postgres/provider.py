@@ -107,6 +107,8 @@ class PostgresProvider:
             probe_timeout=options.probe_timeout,
         )
         self._logs: dict[str, FeedLog] = {}
+        self._opened: dict[Address, Feed] = {}
+        """As each was opened last; of collections that are there, so that they are not many."""
         self._supervisor = Supervisor()
         self._watch: SequenceWatch | None = None
         self._retention: RetentionRuns | None = None
@@ -158,7 +160,11 @@ class PostgresProvider:
 
         full, definition = await self._connections.run(work)
         await self._remember(definition)
-        return _feed(full, definition)
+        feed = self._opened.get(full)
+        if feed is None or feed.provider_data != definition:
+            # One for all who stay for hours.
+            feed = self._opened[full] = _feed(full, definition)
+        return feed
 
     async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """The ranges of buckets that hold retained changes."""

@@ -27,6 +27,8 @@ class Bell:
         """`audible` tells whether a ring would be heard: nobody arms a bell that he does not hear."""
         self._audible = audible
         self._wanted = False
+        self.needless = False
+        """Whether the gateway looks by its own cadence for now: then no question arms it, and no writer rings."""
         self._armed = False
         self._rings = 0
         self._unanswered = 0
@@ -48,7 +50,7 @@ class Bell:
 
     def orders(self) -> BellOrders:
         """What the question does that is put now."""
-        return BellOrders(self._wanted and self.silent, self._unanswered or None, self._rings)
+        return BellOrders(self._wanted and not self.needless and self.silent, self._unanswered or None, self._rings)
 
     def obeyed(self, orders: BellOrders, *, armed: bool) -> None:
         """The question was answered. One that was not has answered no ring: the next one does."""

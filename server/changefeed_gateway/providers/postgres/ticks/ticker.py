@@ -1,6 +1,7 @@
 """Makes the ticks of one feed while somebody waits for changes, and wakes all who wait by one event."""
 
 import asyncio
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ _LINGER: Final = 0.05
 
 _SETTLED_FOR: Final = 2.0
 """Seconds; ticks of a feed where nothing happens are made by those who ask, so that tokens do not age."""
+_AWAKE_FOR: Final = 5
+"""Intervals. Changes that follow each other sooner are looked for at every interval, and nobody rings: a few questions
+then find nothing, which costs less than as many rings of writers."""
 
 STALLED_AFTER: Final = 2.5
 """Times `Cadence.quiet_poll` without an answer to a question."""
@@ -85,6 +89,8 @@ class Ticker:
         self._cadence = cadence
         self._question = SharedQuestion[TickAnswer](goes_on=True)
         self._ask = ask
+        self._awake_for = _AWAKE_FOR * cadence.interval.total_seconds()
+        self._news_at = -math.inf
         self._not_before = 0.0
         self._answered_at = 0.0
         self._quiet = False
@@ -229,6 +235,8 @@ class Ticker:
         self.questions += 1
         if self._unanswered_since is None:
             self._unanswered_since = begin
+        if begin - self._news_at >= self._awake_for:
+            self._bell.needless = False
         answer = await self._ask()
         self._answered_at, self._quiet, self._unanswered_since = monotonic(), answer.quiet, None
         self._settled_until = begin + _SETTLED_FOR if answer.settled else 0.0
@@ -236,6 +244,8 @@ class Ticker:
             self._complete = (answer.newest.id, answer.complete_to)
         if answer.newest != self.newest:
             self._not_before = begin + self._cadence.interval.total_seconds()
+            self._bell.needless = self._answered_at - self._news_at < self._awake_for
+            self._news_at = self._answered_at
             self.newest = answer.newest
             self.ticks += 1
             self._tell(True)
@@ -330,6 +340,8 @@ class Ticker:
             if self._bell.silent and (news or answer.quiet):
                 # Awake until a question finds one change or none, and has armed the bell: so nobody rings under load.
                 pause = interval
+            elif self._bell.silent and self._bell.needless:
+                pause = min(pause, interval)
             if not self._rung:
                 await self._rest(pause)
 
