@@ -63,6 +63,7 @@ async def test_a_copy_has_what_was_there_and_goes_on(
     first = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
     assert first.code == 0, first.err
     assert "snapshot is whole" in first.err
+    assert first.err.count("SNAPSHOT_CONVERGES") == 1
     assert held(Path("copy.db")) == source(memory_gateway)
     write(memory_gateway, 3, 99, version=2)
     memory_gateway.documents.delete("w0", "d0")

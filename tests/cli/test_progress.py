@@ -138,4 +138,4 @@ async def test_without_a_terminal_there_is_nothing_of_it(
     assert ended.code == 0
     assert "\x1b" not in ended.err
     assert "of about" not in ended.err
-    assert ended.err.count("\n") == 3, "new, whole, live"
+    assert ended.err.count("\n") == 4, "new, converges, whole, live"

@@ -116,6 +116,8 @@ class _Printer:
             self._bar.close()
         if delivery.snapshot is not None and delivery.snapshot.finished and not self._json:
             complain(f"the snapshot is whole, {delivery.snapshot.items:,} items; changes follow")
+        for warning in () if self._json else delivery.warnings:
+            complain(f"note: {warning.code}: {warning.message}")
         if self._json:
             # A heartbeat's is seldom of use, and long: the end says the last one.
             said = self._wire or not self._token or bool(delivery.events or delivery.children)
@@ -149,6 +151,8 @@ def _position(delivery: Delivery, *, with_token: bool) -> dict[str, object]:
         position["token_expire_time"] = time_text(delivery.token_expire_time)
     if delivery.snapshot is not None:
         position["snapshot"] = as_dict(delivery.snapshot)
+    if delivery.warnings:
+        position["warnings"] = [as_dict(warning) for warning in delivery.warnings]
     if delivery.children:
         position["child_partitions"] = [as_dict(child) for child in delivery.children]
     return position

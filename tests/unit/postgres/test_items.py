@@ -3,6 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, cast
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from changefeed_gateway.api.wire.records import encode_changes
-from changefeed_gateway.core.errors import HistoryGap
+from changefeed_gateway.core.errors import HistoryGap, TransientFailure
 from changefeed_gateway.core.model import (
     Address,
     Change,
@@ -56,9 +58,14 @@ class Table:
     def __init__(self, rows: Sequence[Row], problem: str | None = None) -> None:
         self._rows, self._problem = rows, problem
         self.numbers: str | None = "42"
+        self.asked: list[int] = []
+        self.most = 1_000_000
 
     async def fetch(self, statement: str, arguments: Mapping[str, Any], *, texts_as_bytes: bool) -> list[Any]:
         assert texts_as_bytes
+        self.asked.append(arguments["size"])
+        if arguments["size"] > self.most:
+            raise TransientFailure("the statement took too long", retry_after=timedelta(seconds=1))
         head = ("5:5:", None, None, self.numbers, None, None, None, self._problem)
         rows = [
             (*row[:6], None if row[6] is None or (row[5] or 0) > arguments["max_item_bytes"] else row[6], None)
@@ -163,6 +170,23 @@ async def test_an_event_id_stays_what_it_was() -> None:
     read = PageRead(scope=EntireCollection(), start=Snapshot(), max_changes=9, max_bytes=9, max_item_bytes=9)
     (made,) = reading.changes(await reading.read(None, 9, read, with_bucket=False), [PartitionId("p")], read)
     assert made.event_id == "1fbf7c21-i93414c64377814210f031a87"
+
+
+async def test_a_few_items_are_asked_for_first_and_fewer_where_they_take_too_long() -> None:
+    table = Table([("7", "7", 1, "742", True, 2, "{}")])
+    reading = reader(table, 1, ImageMode.CAPTURED)
+    read = PageRead(scope=EntireCollection(), start=Snapshot(), max_changes=1_000, max_bytes=9, max_item_bytes=9)
+    for _ in range(5):
+        await reading.read(None, 1_000, replace(read, items=False), with_bucket=False)
+    assert table.asked == [100, 200, 400, 800, 1_000]
+    # From here on each of them is so large that the server gives up over more.
+    table.most, table.asked = 10, []
+    for _ in range(4):
+        with suppress(TransientFailure):
+            await reading.read(None, 1_000, replace(read, items=False), with_bucket=False)
+    assert table.asked == [1_000, 250, 62, 15]
+    await reading.read(None, 1_000, replace(read, items=False), with_bucket=False)
+    assert table.asked[-1] == 8, "the fewest"
 
 
 async def test_functions_of_an_earlier_version_say_no_number() -> None:

@@ -15,7 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from changefeed.v1.change_event_pb2 import ChangeEvent
 from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.partition_pb2 import ChildPartition
-from changefeed.v1.read_changes_pb2 import SnapshotProgress
+from changefeed.v1.read_changes_pb2 import PortabilityWarning, SnapshotProgress
 from changefeed.v1.subscribe_pb2 import (
     CLOSING_REASON_MAX_EVENTS,
     CLOSING_REASON_PARTITION_RETIRED,
@@ -73,6 +73,8 @@ class Delivery:
     """The partitions to go on with when the one that was read is retired; the tail ends then."""
     snapshot: SnapshotProgress | None = None
     """How far the snapshot has come, in a delivery of one; `finished` in the one that ends it, which has no events."""
+    warnings: Sequence[PortabilityWarning] = ()
+    """Where the collection differs from what portable code expects, or a snapshot may not come to its end; at first."""
 
 
 class Tail:
@@ -254,7 +256,8 @@ class Tail:
         """Move the position over a message and say what it brought; None for a message of a later contract."""
         match message.WhichOneof("content"):
             case "opened":
-                return self._deliver(message.opened.continuation_token, expires=message.opened)
+                opened = message.opened
+                return self._deliver(opened.continuation_token, expires=opened, warnings=opened.warnings)
             case "batch":
                 batch = message.batch
                 progress = batch.snapshot if batch.HasField("snapshot") else None
@@ -288,6 +291,7 @@ class Tail:
         seen: ChangeBatch | Heartbeat | None = None,
         children: Sequence[ChildPartition] = (),
         snapshot: SnapshotProgress | None = None,
+        warnings: Sequence[PortabilityWarning] = (),
     ) -> Delivery:
         self._move(token)
         self._delivered += len(events)
@@ -303,6 +307,7 @@ class Tail:
             else None,
             children=children,
             snapshot=snapshot,
+            warnings=warnings,
         )
 
     def _move(self, token: str) -> None:

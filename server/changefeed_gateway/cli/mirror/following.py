@@ -15,6 +15,7 @@ from changefeed.v1.read_changes_pb2 import NewItemStateMode
 from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed_client import SNAPSHOT, ChangeFeedClient, ChangeFeedRpcError, Delivery, Tail, after
 from changefeed_gateway.cli.mirror.copy import Copy, CopyPlace, Step
+from changefeed_gateway.cli.output import complain
 from changefeed_gateway.cli.progress import SnapshotBar
 
 _BATCH: Final = 5_000
@@ -80,6 +81,8 @@ class Following:
                     return
 
     def _show(self, delivery: Delivery, *, whole: bool) -> None:
+        for warning in delivery.warnings:
+            complain(f"note: {warning.code}: {warning.message}")
         if delivery.snapshot is not None:
             self._bar.show(delivery.snapshot)
         if whole and delivery.snapshot is not None:

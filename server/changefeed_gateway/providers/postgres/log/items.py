@@ -13,6 +13,8 @@ from changefeed_gateway.providers.postgres.mapping import key_values
 from changefeed_gateway.providers.postgres.statements import Statements
 
 _FEWEST: Final = 8
+_FIRST: Final = 100
+"""Items that are asked for while nothing is known of their size: all that are asked for become texts, whatever fits."""
 _WEIGHT: Final = 0.2
 """How fast the average follows the sizes that are seen."""
 
@@ -46,6 +48,8 @@ class ItemReader:
     def __init__(self, connections: Connections, statements: Statements, definition: FeedDefinition) -> None:
         self._connections, self._statements, self._definition = connections, statements, definition
         self._average_bytes = 0.0
+        self._most = _FIRST
+        """Twice as many after each answer, and a quarter where there was none: items beyond may be much larger."""
         self._shape: KeyShape = tuple(zip(definition.key_columns, definition.key_types, strict=True))
         self._event_prefix = f"{hashlib.sha256(definition.incarnation.encode()).hexdigest()[:8]}-i".encode()
         self._by_image = definition.image_mode is ImageMode.CURRENT
@@ -60,13 +64,13 @@ class ItemReader:
         scope = read.scope
         arguments = {
             "after": after,
-            "size": self._likely(size, read),
+            "size": min(self._likely(size, read), self._most),
             "max_bytes": read.max_bytes,
             "max_item_bytes": read.max_item_bytes if read.items else 0,
             "partition_key": scope.partition_key if isinstance(scope, LogicalPartition) else None,
             "with_bucket": with_bucket,
         }
-        rows: list[_Row] = await self._connections.fetch(self._statements.items, arguments, texts_as_bytes=True)
+        rows = await self._ask(arguments)
         # The first, except where a plan puts it elsewhere: the one that is no item.
         head = rows.pop(next(index for index, row in enumerate(rows) if row[_WANTED] is None))
         if (problem := head[_PROBLEM]) is not None:
@@ -76,6 +80,16 @@ class ItemReader:
         if sizes:
             self._average_bytes += _WEIGHT * (sum(sizes) / len(sizes) - self._average_bytes)
         return found
+
+    async def _ask(self, arguments: dict[str, Any]) -> list[_Row]:
+        size: int = arguments["size"]
+        try:
+            rows = await self._connections.fetch(self._statements.items, arguments, texts_as_bytes=True)
+        except Exception:
+            self._most = max(_FEWEST, size // 4)
+            raise
+        self._most = max(self._most, 2 * size)
+        return rows
 
     def _likely(self, size: int, read: PageRead) -> int:
         """How many are likely to fit into a page: what does not fit is read again for the next one."""
