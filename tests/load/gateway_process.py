@@ -13,6 +13,9 @@ import yaml
 
 from changefeed_client.client import OPTIONS
 
+_PATIENCE = 90
+"""Seconds that a start or an end may take where everything else runs too."""
+
 
 def free_port() -> int:
     """A port that nobody listens on."""
@@ -77,7 +80,7 @@ class GatewayProcess:
                 env=environment,
                 cwd=self._directory,
             )
-        async with asyncio.timeout(30), self.channel() as channel:
+        async with asyncio.timeout(_PATIENCE), self.channel() as channel:
             ready = asyncio.ensure_future(channel.channel_ready())
             ended = asyncio.ensure_future(self._process.wait())
             try:
@@ -105,7 +108,7 @@ class GatewayProcess:
     async def wait(self) -> int:
         """Wait until it has ended by itself; answers its exit code."""
         assert self._process is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(_PATIENCE):
             return await self._process.wait()
 
     async def _end(self, number: signal.Signals) -> int:
@@ -114,5 +117,5 @@ class GatewayProcess:
             return 0
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(number)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(_PATIENCE):
             return await process.wait()
