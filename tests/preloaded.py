@@ -3,6 +3,7 @@
 Loading takes most of a second of a core, and the tests begin hundreds of commands and gateways. A copy becomes in every
 respect what a new process would be, and loads the command line's own modules, which look at terminal and environment.
 How a process begins is shown by those that are begun the usual way: tests/cli/test_start.py, tests/docs and the demo.
+For Linux, as the tests are.
 """
 
 import asyncio
