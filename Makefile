@@ -16,8 +16,8 @@ WORKERS ?= auto
 TESTS_ON_15 := tests/postgres $(addprefix tests/conformance/test_,reading.py partitions.py expiry.py) \
   tests/load/test_concurrency_oracle.py
 # Of these, what shows our own side of the connection. What it asks of the server, the others ask too.
-NOT_ON_15 := $(addprefix --ignore=tests/postgres/test_,connections.py pooler.py provider_faults.py provider_oracle.py \
-  provider_pages.py provider_starts.py provider_waiting.py retention_loop.py)
+NOT_ON_15 := $(addprefix --ignore=tests/postgres/test_,connections.py monitoring.py outage.py pooler.py provider_faults.py \
+  provider_oracle.py provider_pages.py provider_starts.py provider_waiting.py retention_loop.py)
 PARTS := set-up lint $(if $(PYTEST_ARGS),,test-postgres-15) test-newest
 
 # What generates code, a stamp each.

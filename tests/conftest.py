@@ -1,5 +1,6 @@
 """Fixtures for every kind of test, and which inputs Hypothesis tries."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -46,6 +47,17 @@ def pytest_report_header() -> str | None:
         return None
     said = subprocess.run([str(BINARIES / "postgres"), "--version"], check=True, capture_output=True, text=True)
     return said.stdout.strip()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in what is loaded, while it is loaded and ever after: some tests look for theirs often."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,6 +23,7 @@ from changefeed_gateway.providers.memory.collection import CollectionOptions
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from tests.databases import server_directory
+from tests.preloaded import start_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,12 @@ class CommandLine:
         err: int = asyncio.subprocess.PIPE,
     ) -> asyncio.subprocess.Process:
         """Start a command; its standard output and error are pipes unless told otherwise."""
-        return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "changefeed_gateway.cli", *arguments),
-            cwd=self.directory,
-            env={**self.environment, **(environment or {})},
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=out,
-            stderr=err,
+        return await start_command(
+            *arguments,
+            directory=self.directory,
+            environment={**self.environment, **(environment or {})},
+            out=out,
+            err=err,
         )
 
     async def run(self, *arguments: str, environment: Mapping[str, str] | None = None) -> Result:

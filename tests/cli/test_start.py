@@ -1,7 +1,13 @@
 """How the process begins."""
 
+import asyncio
 import subprocess
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
+
+import pytest
+
+from tests.cli.conftest import CommandLine, finished
 
 
 def test_garbage_is_looked_for_once_the_command_line_is_loaded() -> None:
@@ -45,3 +51,18 @@ def test_serving_loads_no_driver_no_identity_and_no_other_command() -> None:
 
 def test_the_parent_of_several_processes_loads_no_grpc_either() -> None:
     assert not loaded("changefeed_gateway.app.workers.parent") & {*OF_OTHERS, "grpc", "google", "changefeed"}
+
+
+@pytest.mark.parametrize("arguments", [("read", "main/documents"), ("config", "show"), ("tail",)])
+async def test_the_other_tests_forked_commands_say_and_end_as_one_that_is_begun(
+    detached: CommandLine, arguments: tuple[str, ...]
+) -> None:
+    begun = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "changefeed_gateway.cli", *arguments),
+        cwd=detached.directory,
+        env=detached.environment,
+        stdin=DEVNULL,
+        stdout=PIPE,
+        stderr=PIPE,
+    )
+    assert await detached.run(*arguments) == await finished(begun)

@@ -5,13 +5,13 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from pathlib import Path
 
 import grpc
 import yaml
 
 from changefeed_client.client import OPTIONS
+from tests.preloaded import start_command
 
 _PATIENCE = 90
 """Seconds that a start or an end may take where everything else runs too."""
@@ -69,16 +69,16 @@ class GatewayProcess:
 
     async def start(self) -> None:
         """Start and wait until it serves."""
-        limited = () if self._files is None else ("sh", "-c", f'ulimit -n {self._files}; exec "$@"', "sh")
         environment = {name: value for name, value in os.environ.items() if not name.startswith("CHANGEFEED_")}
         self.starts += 1
         with self.log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(*limited, sys.executable, "-m", "changefeed_gateway.cli", "serve", "--config", str(self._file)),
-                stdout=log,
-                stderr=log,
-                env=environment,
-                cwd=self._directory,
+            self._process = await start_command(
+                *("serve", "--config", str(self._file)),
+                directory=self._directory,
+                environment=environment,
+                out=log.fileno(),
+                err=log.fileno(),
+                files=self._files,
             )
         async with asyncio.timeout(_PATIENCE), self.channel() as channel:
             ready = asyncio.ensure_future(channel.channel_ready())

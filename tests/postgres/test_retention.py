@@ -279,7 +279,10 @@ async def test_expiry_is_decided_inside_a_read_that_a_drop_overtakes(shop: Shop)
     assert outcomes == sorted(outcomes, reverse=True)
 
 
-async def test_a_transaction_left_open_keeps_days_from_being_made_no_longer_than_a_while(shop: Shop) -> None:
+async def test_a_transaction_left_open_keeps_days_from_being_made_no_longer_than_a_while(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "_WAIT", "500ms")
     await live_since(shop.connection, 3, ahead=2)
     async with await psycopg.AsyncConnection.connect(shop.dsn) as forgotten:
         await forgotten.execute("INSERT INTO orders VALUES (1, 0, 'x')")
