@@ -29,7 +29,8 @@ _LIBRARIES: Final = (
 )
 """What a gateway on PostgreSQL stands on, and nothing of ours."""
 _COUNT: Final = (
-    "import sys; from changefeed_gateway.cli.main import app_for; app_for(['serve'])\n"
+    "import sys; from changefeed_gateway.cli.loading import loading\n"
+    "with loading(): from changefeed_gateway.cli.main import app_for; app_for(['serve'])\n"
     "import changefeed_gateway.app.serving, changefeed_gateway.providers.postgres.provider\n"
     "print(len(sys.modules))"
 )
