@@ -23,7 +23,8 @@ def side_by_side(backend_name: str) -> dict[str, str] | None:
     """What docs/providers/README.md says of a database: cells by their row's heading; None where it has no column."""
     table = {row[0].strip("`"): row for row in rows(DOCS / "providers" / "README.md")}
     columns = [number for number, cell in enumerate(table["backends"]) if f"`{backend_name}`" in cell]
-    return {heading: row[columns[0]] for heading, row in table.items() if len(row) > 2} if columns else None
+    whole = len(table["backends"])
+    return {heading: row[columns[0]] for heading, row in table.items() if len(row) == whole} if columns else None
 
 
 @pytest.mark.req("CF-09", "US4.3")
