@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bench.processes import Answer
 
-_MODULES = ("abuse", "ceiling", "drain", "fan", "idle", "keyset", "latency", "reopen", "ring", "snapshot")
+_MODULES = ("abuse", "ceiling", "drain", "fan", "idle", "keyset", "latency", "quota", "reopen", "ring", "snapshot")
 Job = dict[str, object]
 
 

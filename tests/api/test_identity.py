@@ -23,6 +23,7 @@ from changefeed.v1 import (
     subscribe_pb2,
 )
 from changefeed_gateway.api import interceptors
+from changefeed_gateway.api.admission import LateAnswers
 from changefeed_gateway.api.identity.caller import Authenticator, Identity, Presented
 from changefeed_gateway.api.identity.certificates import Certificates
 from changefeed_gateway.api.identity.door import Door
@@ -457,6 +458,28 @@ async def test_a_stream_too_many_and_a_read_too_many_are_throttled_and_another_p
         for stream in streams:
             await stream.read()
             stream.cancel()
+
+
+async def test_who_does_not_wait_as_long_as_a_quota_says_hears_of_it_late(
+    two: StaticTokens, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late: list[str] = []
+
+    async def wait(self: LateAnswers) -> None:
+        late.append("late")
+
+    monkeypatch.setattr(LateAnswers, "wait", wait)
+    async with (
+        serving([two], everything_for("*"), quota(reads_per_second=0.01)) as address,
+        calling(address) as stub,
+    ):
+        await stub.ReadChanges(READ, metadata=by("a"))
+        await throttled(stub.ReadChanges(READ, metadata=by("a")))
+        assert late == []
+        await throttled(stub.ReadChanges(READ, metadata=by("a")))
+        await throttled(stub.Subscribe(SUBSCRIBE, metadata=by("a")).read())
+        assert late == ["late"] * 2
+        await stub.ReadChanges(READ, metadata=by("b"))
 
 
 async def test_a_stream_beyond_its_bytes_ends_throttled_between_two_messages(two: StaticTokens) -> None:

@@ -91,6 +91,25 @@ class Connections:
             del self._calls[host]
 
 
+class LateAnswers:
+    """Refusals of who does not heed them.
+
+    A refusal costs about what an answer does: it is late, so that who waits for it asks for fewer.
+    """
+
+    def __init__(self) -> None:
+        self._waiting = 0
+
+    async def wait(self) -> None:
+        """Let a refusal be late, unless too many are."""
+        if self._waiting < _MOST_LATE:
+            self._waiting += 1
+            try:
+                await asyncio.sleep(_LATE_SECONDS)
+            finally:
+                self._waiting -= 1
+
+
 class BadTokens:
     """Counts the tokens of each host that nobody of ours has signed, and turns away who goes on bringing them.
 
@@ -103,18 +122,12 @@ class BadTokens:
         self._rate, self._now = rate, now
         self._hosts: dict[str, _Offender] = {}
         self._sweep_at = _MOST_REMEMBERED
-        self._late = 0
+        self._late = LateAnswers()
 
     async def check(self, host: str, peer: str) -> None:
         """Let a call of a peer, which is one connection, be heard. Raises Throttled, after a while."""
         if self._turns_away(host, peer):
-            # An answer costs about what was asked for: it is late, so that who waits for it asks for fewer.
-            if self._late < _MOST_LATE:
-                self._late += 1
-                try:
-                    await asyncio.sleep(_LATE_SECONDS)
-                finally:
-                    self._late -= 1
+            await self._late.wait()
             raise Throttled(
                 f"more than {self._rate:g} bad tokens a second came from this host: send only good ones, unchanged, or "
                 "let the gateway's operator raise limits.peer_bad_tokens",

@@ -16,7 +16,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
-from changefeed_gateway.api.admission import Admission, BadTokens, Connections, host_of
+from changefeed_gateway.api.admission import Admission, BadTokens, Connections, LateAnswers, host_of
 from changefeed_gateway.api.call import Call, Context
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.connections import most_of_one_host
@@ -34,6 +34,7 @@ from changefeed_gateway.core.errors import (
 )
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.observation import CallTracing, Observation
+from changefeed_gateway.core.quota import QuotaExceeded
 
 MAX_BYSTANDERS: Final = 1_000
 """Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
@@ -92,6 +93,7 @@ class CallGuard:
         self._bystanders = Admission(MAX_BYSTANDERS, Reason.TOO_MANY_CALLS, *streams)
         self._connections = Connections(most_of_one_host(limits))
         self._bad_tokens = BadTokens(limits.peer_bad_tokens)
+        self._late = LateAnswers()
         self._write_timeout, self._last_words = limits.write_timeout, last_words
         self._log = CallLog()
         self._observation = observation or Observation()
@@ -104,7 +106,7 @@ class CallGuard:
 
         async def body(call: Call) -> None:
             request = self._addressed(parse, await self._request(call), call)
-            call.account.begin_read()
+            await self._charge(call)
             answer = await _in_time(handler, request, call)
             del request
             await call.write(answer, within=self._write_timeout)
@@ -116,8 +118,7 @@ class CallGuard:
 
         async def body(call: Call) -> None:
             request = self._addressed(parse, await self._request(call), call)
-            call.account.begin_read()
-            call.account.open_stream()
+            await self._charge(call, stream=True)
             call.at_end(call.account.close_stream)
             await handler(request, call)
 
@@ -200,6 +201,17 @@ class CallGuard:
                 await self._run(call, admission, known)
 
         return grpc.stream_stream_rpc_method_handler(guarded)
+
+    async def _charge(self, call: Call, *, stream: bool = False) -> None:
+        """Count a call against its caller's quota; who comes before the time that it was told hears of it late."""
+        try:
+            call.account.begin_read()
+            if stream:
+                call.account.open_stream()
+        except QuotaExceeded as refusal:
+            if refusal.was_told:
+                await self._late.wait()
+            raise
 
     def _addressed(self, parse: _Parse[_Request], raw: bytes, call: Call) -> _Request:
         """Parse a request of the service and let it through the door."""

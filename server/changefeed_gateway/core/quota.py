@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Reason, Throttled
@@ -60,6 +60,15 @@ def _bucket(rate: float | None, now: float) -> Bucket | None:
     return None if rate is None else Bucket(rate, now)
 
 
+class QuotaExceeded(Throttled):
+    """A principal's quota is used up."""
+
+    def __init__(self, *arguments: Any, was_told: bool, **facts: Any) -> None:
+        """`was_told`: the principal was told a time to come back, and has not waited for it."""
+        super().__init__(*arguments, **facts)
+        self.was_told = was_told
+
+
 class Account:
     """What one principal has taken. Only `Quotas.account` makes one."""
 
@@ -69,6 +78,8 @@ class Account:
         self._reads = _bucket(None if quota is None else quota.reads_per_second, now())
         self._bytes = _bucket(None if quota is None else quota.bytes_per_second, now())
         self._streams = 0
+        self._told: dict[str, float] = {}
+        """Until when, by the quota that was used up."""
 
     def begin_read(self) -> None:
         """Count a call or the opening of a stream. Raises Throttled, with the time after which there is room."""
@@ -80,11 +91,8 @@ class Account:
     def open_stream(self) -> None:
         """Take a place for a stream; `close_stream` gives it back. Raises Throttled."""
         if self._most_streams is not None and self._streams >= self._most_streams:
-            raise Throttled(
-                f"this principal has {self._streams} streams open, its quota",
-                reason=Reason.QUOTA_EXCEEDED,
-                retry_after=_WHEN_A_STREAM_ENDS,
-                metadata={"quota": "streams"},
+            raise self._refusal(
+                f"this principal has {self._streams} streams open, its quota", _WHEN_A_STREAM_ENDS, "streams"
             )
         self._streams += 1
 
@@ -110,12 +118,20 @@ class Account:
 
     def _refuse(self, seconds: float, quota: str) -> None:
         if seconds > 0:
-            raise Throttled(
-                f"this principal's quota of {quota} is used up: come back in {seconds:.1f} s",
-                reason=Reason.QUOTA_EXCEEDED,
-                retry_after=timedelta(seconds=seconds),
-                metadata={"quota": quota},
-            )
+            message = f"this principal's quota of {quota} is used up: come back in {seconds:.1f} s"
+            raise self._refusal(message, timedelta(seconds=seconds), quota)
+
+    def _refusal(self, message: str, retry_after: timedelta, quota: str) -> "QuotaExceeded":
+        now = self._now()
+        was_told = now < self._told.get(quota, 0.0)
+        self._told[quota] = now + retry_after.total_seconds()
+        return QuotaExceeded(
+            message,
+            reason=Reason.QUOTA_EXCEEDED,
+            retry_after=retry_after,
+            metadata={"quota": quota},
+            was_told=was_told,
+        )
 
 
 UNLIMITED: Final = Account(None, lambda: 0.0)

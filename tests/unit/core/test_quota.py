@@ -1,5 +1,6 @@
 """What a principal may take, by a clock that a test turns."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from changefeed_gateway.core import quota as module
 from changefeed_gateway.core.errors import Reason, Throttled
 from changefeed_gateway.core.policy import Principal
-from changefeed_gateway.core.quota import Account, Quota, Quotas
+from changefeed_gateway.core.quota import Account, Quota, QuotaExceeded, Quotas
 
 A, B = Principal(name="jwt:a"), Principal(name="jwt:b")
 
@@ -84,6 +85,22 @@ def test_streams_are_given_back(clock: Clock) -> None:
     assert caught.value.retry_after == timedelta(seconds=5)
     account.close_stream()
     account.open_stream()
+
+
+def test_who_was_told_when_to_come_back_and_comes_before_is_known_by_it(clock: Clock) -> None:
+    account = quotas(clock, reads_per_second=1, streams=0).account(A)
+
+    def told(take: Callable[[], None]) -> bool:
+        with pytest.raises(QuotaExceeded) as caught:
+            take()
+        return caught.value.was_told
+
+    account.begin_read()
+    assert [told(account.begin_read) for _ in range(2)] == [False, True]
+    assert [told(account.open_stream) for _ in range(2)] == [False, True], "each quota by itself"
+    clock.now += 1
+    account.begin_read()
+    assert not told(account.begin_read), "who waited is told anew"
 
 
 @pytest.mark.req("BX-8")
