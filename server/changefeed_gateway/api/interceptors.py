@@ -30,11 +30,11 @@ from changefeed_gateway.core.errors import (
     InternalFailure,
     InvalidRequest,
     Reason,
+    Throttled,
     TransientFailure,
 )
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.observation import CallTracing, Observation
-from changefeed_gateway.core.quota import QuotaExceeded
 
 MAX_BYSTANDERS: Final = 1_000
 """Calls of health and reflection under way: they have places of their own, to be answered also by a full gateway."""
@@ -208,8 +208,8 @@ class CallGuard:
             call.account.begin_read()
             if stream:
                 call.account.open_stream()
-        except QuotaExceeded as refusal:
-            if refusal.was_told:
+        except Throttled:
+            if call.account.was_told:
                 await self._late.wait()
             raise
 

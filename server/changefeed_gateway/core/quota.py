@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Reason, Throttled
@@ -60,15 +60,6 @@ def _bucket(rate: float | None, now: float) -> Bucket | None:
     return None if rate is None else Bucket(rate, now)
 
 
-class QuotaExceeded(Throttled):
-    """A principal's quota is used up."""
-
-    def __init__(self, *arguments: Any, was_told: bool, **facts: Any) -> None:
-        """`was_told`: the principal was told a time to come back, and has not waited for it."""
-        super().__init__(*arguments, **facts)
-        self.was_told = was_told
-
-
 class Account:
     """What one principal has taken. Only `Quotas.account` makes one."""
 
@@ -80,6 +71,8 @@ class Account:
         self._streams = 0
         self._told: dict[str, float] = {}
         """Until when, by the quota that was used up."""
+        self.was_told = False
+        """Whether who was refused last had been told a time to come back, and did not wait for it."""
 
     def begin_read(self) -> None:
         """Count a call or the opening of a stream. Raises Throttled, with the time after which there is room."""
@@ -121,17 +114,11 @@ class Account:
             message = f"this principal's quota of {quota} is used up: come back in {seconds:.1f} s"
             raise self._refusal(message, timedelta(seconds=seconds), quota)
 
-    def _refusal(self, message: str, retry_after: timedelta, quota: str) -> "QuotaExceeded":
+    def _refusal(self, message: str, retry_after: timedelta, quota: str) -> Throttled:
         now = self._now()
-        was_told = now < self._told.get(quota, 0.0)
+        self.was_told = now < self._told.get(quota, 0.0)
         self._told[quota] = now + retry_after.total_seconds()
-        return QuotaExceeded(
-            message,
-            reason=Reason.QUOTA_EXCEEDED,
-            retry_after=retry_after,
-            metadata={"quota": quota},
-            was_told=was_told,
-        )
+        return Throttled(message, reason=Reason.QUOTA_EXCEEDED, retry_after=retry_after, metadata={"quota": quota})
 
 
 UNLIMITED: Final = Account(None, lambda: 0.0)
