@@ -69,13 +69,14 @@ async def test_a_rolling_restart_under_load_loses_nothing_and_keeps_nobody_waiti
                 written.extend(row[0] for row in await cursor.fetchall())
                 await asyncio.sleep(0.02)
 
-    await asyncio.gather(*(gateway.start() for gateway in gateways))
     consumers = [Consumer() for _ in range(CONSUMERS)]
     # As a balancer does: whichever of them takes a connection.
     balanced = "ipv4:" + ",".join(gateway.target for gateway in gateways)
-    tasks = [asyncio.create_task(work) for work in (write(), *(consumer.read(balanced) for consumer in consumers))]
-    writing = tasks[0]
+    tasks: list[asyncio.Task[None]] = []
     try:
+        await asyncio.gather(*(gateway.start() for gateway in gateways))
+        tasks += [asyncio.create_task(work) for work in (write(), *(each.read(balanced) for each in consumers))]
+        writing = tasks[0]
         await _until_read(consumers, written)
         for gateway in gateways:
             await gateway.stop()
