@@ -230,7 +230,7 @@ class FeedLog:
         """`began_at` is the tick of the start's batch."""
         rows = captured(stretch.rows[: read.max_changes])
         if stretch.rows and not rows and read.max_changes:
-            raise capture_stopped(self.ticks.definition.name, stretch.rows[0][IMAGE] or "")
+            raise capture_stopped(self.ticks.definition.name, (stretch.rows[0][IMAGE] or b"").decode())
         shown = await self._images.illustrate(rows, read)
         cursors = RowCursors(
             stretch.ticks,
