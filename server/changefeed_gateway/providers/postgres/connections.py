@@ -295,6 +295,11 @@ class Connections:
             raise asyncio.CancelledError
         return connection
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits for a connection."""
+        return self._queueing > 0
+
     def pool_stats(self) -> Mapping[str, int]:
         """The pool's own figures (psycopg_pool's statistics)."""
         return self._pool.get_stats()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.columns import SECOND, Columns, KeyShape
@@ -113,7 +114,8 @@ def _several(key: bytes) -> tuple[bytes, ...]:
 
 def captured(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows before the first mark of a capture that has stopped."""
-    return next((rows[:index] for index, row in enumerate(rows) if row[OP] == STOPPED), rows)
+    ops = list(map(itemgetter(OP), rows))
+    return rows[: ops.index(STOPPED)] if STOPPED in ops else rows
 
 
 def time_of(sent: int) -> datetime:
