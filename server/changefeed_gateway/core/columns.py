@@ -1,6 +1,6 @@
 """The changes of a page, field by field: a page makes thousands, and single ones are made only when somebody asks.
 
-Texts are UTF-8, as they go on the wire and as drivers can give them.
+Texts are UTF-8, as they go on the wire and as drivers can give them: nobody looks whether they are.
 """
 
 from collections.abc import Iterator, Sequence
