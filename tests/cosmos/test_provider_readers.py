@@ -84,6 +84,18 @@ def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -
     assert kept.find("d", last) is None
 
 
+def test_who_has_read_an_answer_to_its_end_leaves_alone_what_others_read_of_the_same_range() -> None:
+    kept = KeptAnswers()
+    place = Position(Interval("00", "01"), '"0"', 0)
+    kept.keep("c", place, Fetched([{}], '"3"', at_tip=False, as_of=0, cost=FREE))
+    kept.forget("c", place.at('"3"', 3, 0))
+    kept.forget("c", place._replace(interval=Interval("01", "02")))
+    kept.forget("d", place)
+    assert kept.find("c", place) is not None
+    kept.forget("c", place)
+    assert kept.find("c", place) is None
+
+
 @pytest.mark.req("E1")
 async def test_pauses_grow_where_nothing_happens_and_are_short_again_after_a_change(slow_scene: Scene) -> None:
     scene = slow_scene

@@ -103,7 +103,8 @@ class _Reader:
             self.position = stretch.end
             for row, tick in zip(stretch.rows, stretch.ticks, strict=True):
                 seq, _, _, op, _, partition_key, key, image, *_ = row
-                self.rows.append((seq, op, partition_key, key, image, tick))
+                item = None if image is None else image.decode()
+                self.rows.append((seq, op.decode(), partition_key.decode(), key.decode(), item, tick))
 
 
 @pytest.mark.req("P1", "P2", "DB-11")

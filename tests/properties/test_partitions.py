@@ -54,7 +54,7 @@ def test_every_bucket_is_in_one_partition_at_every_tick(history: list[BucketPart
 
 
 def _found(topology: Topology, tick: int, buckets: Sequence[int]) -> list[PartitionId]:
-    rows: list[Row] = [(0, "", AT, "", False, "", "", None, None, bucket, None) for bucket in buckets]
+    rows: list[Row] = [(0, 0, 0, b"", False, b"", b"", None, None, bucket, None) for bucket in buckets]
     return list(topology.ids_of(rows, [tick] * len(rows)))
 
 

@@ -1,9 +1,9 @@
 """The changes of a page, field by field: a page makes thousands, and single ones are made only when somebody asks.
 
-Texts are UTF-8, as they go on the wire and as drivers can give them.
+Texts are UTF-8, as they go on the wire and as drivers can give them: nobody looks whether they are.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from itertools import chain, starmap
@@ -167,18 +167,6 @@ def _change(
         origin,
         annotations.decode(),
     )
-
-
-def nanoseconds_of(moments: Iterable[datetime | None]) -> list[int | None]:
-    """Times as nanoseconds since 1970. Raises TypeError for a naive one."""
-    found: list[int | None] = []
-    last = nanoseconds = None
-    for moment in moments:
-        # Changes of one transaction often have one time.
-        if moment != last or isinstance(moment, ExactTime):
-            last, nanoseconds = moment, None if moment is None else _nanoseconds(moment)
-        found.append(nanoseconds)
-    return found
 
 
 def _nanoseconds(moment: datetime) -> int:

@@ -21,7 +21,13 @@ Fingerprint = NewType("Fingerprint", str)
 """Identity of a collection and its incarnation: `<resource>.<incarnation>`, both hexadecimal digests."""
 
 
-class ChangeType(Enum):
+class _Case(Enum):
+    """Hashed by what it is: an Enum's own way is to hash its name, in Python code."""
+
+    __hash__ = object.__hash__
+
+
+class ChangeType(_Case):
     """What happened to an item."""
 
     CREATE = "create"
@@ -32,7 +38,7 @@ class ChangeType(Enum):
     """It was there when it was read."""
 
 
-class ItemState(Enum):
+class ItemState(_Case):
     """Whether a change carries the item, and if not, why."""
 
     INCLUDED = "included"
@@ -43,7 +49,7 @@ class ItemState(Enum):
     NOT_APPLICABLE = "not_applicable"
 
 
-class Origin(Enum):
+class Origin(_Case):
     """Who made a change."""
 
     APPLICATION = "application"
@@ -51,7 +57,7 @@ class Origin(Enum):
     SYSTEM = "system"
 
 
-class KeyType(Enum):
+class KeyType(_Case):
     """How the text of a key component is to be read."""
 
     STRING = "string"

@@ -13,6 +13,7 @@ from changefeed_gateway.core.columns import Columns
 from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.model import Change, ChangeType, Cursor, Feed, Page, PageRead, Scope, SnapshotProgress
 
+_BYTES_OBJECT: Final = getsizeof(b"")
 _A_TURN: Final = 1_000
 """Changes encoded in one turn of the loop: some 3 ms."""
 _MESSAGE_BYTES: Final = 600
@@ -142,7 +143,8 @@ class EncodedPage:
         """What the items of the page take."""
         if self._text_bytes is None:
             items = [item for item in Columns.of(self.content.changes).items if item is not None]
-            self._text_bytes = TextBytes(sum(map(getsizeof, items)), sum(map(len, items)))
+            encoded = sum(map(len, items))
+            self._text_bytes = TextBytes(encoded + _BYTES_OBJECT * len(items), encoded)
         return self._text_bytes
 
     def after(self, cursor: Cursor) -> "EncodedPage":

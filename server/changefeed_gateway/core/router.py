@@ -341,10 +341,11 @@ class Router:
 
     def _answer(self, feed: Feed, scope: Scope, page: EncodedPage, *, items: bool, earlier: Page | None) -> ReadAnswer:
         """The first part of the page that fits into one message; `earlier` is the empty one that came before it."""
-        records = page.records(items=items)
-        cuts = batches(records, max_bytes=self.limits.max_message_bytes, max_count=max(1, len(records)))
-        low, high = next(cuts, (0, 0))
-        part = page.cut(low, high)
+        part = page
+        if page.record_bytes(items=items) > self.limits.max_message_bytes:
+            records = page.records(items=items)
+            low, high = next(batches(records, max_bytes=self.limits.max_message_bytes, max_count=len(records)))
+            part = page.cut(low, high)
         return ReadAnswer(
             feed=feed,
             records=part.records(items=items),

@@ -39,22 +39,39 @@ FEED = Feed(
 
 TEXTS = st.text(max_size=40)
 # Few names, so that changes in a row often have keys of the same shape and often not.
-COMPONENTS = st.builds(KeyComponent, st.sampled_from(["id", "tenant", "größe"]), TEXTS, st.sampled_from(KeyType))
+NAMES = st.sampled_from(["id", "tenant", "größe", ""])
+COMPONENTS = st.builds(KeyComponent, NAMES, TEXTS, st.sampled_from(KeyType))
 KEYS = st.builds(Key, TEXTS, st.lists(COMPONENTS, max_size=3).map(tuple), st.just("") | TEXTS)
-TIMES = st.none() | st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC) | st.timezones())
-CHANGES = st.builds(
-    Change,
-    event_id=TEXTS,
-    change_type=st.sampled_from(ChangeType),
-    key=KEYS,
-    item_state=st.sampled_from(ItemState),
-    item=st.none() | TEXTS,
-    commit_time=TIMES,
-    partition_id=st.sampled_from(["", "0-127", "128-255"]).map(PartitionId),
-    sequence=TEXTS,
-    origin=st.sampled_from(Origin),
-    annotations=st.just("") | TEXTS,
+# The usual key of a table, whose only value is its partition key.
+TABLE_KEYS = st.builds(
+    lambda text, name, kind: Key(text, (KeyComponent(name, text, kind),)), TEXTS, NAMES, st.sampled_from(KeyType)
 )
+TIMES = st.none() | st.datetimes(datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.just(UTC) | st.timezones())
+
+
+def changes_of(keys: st.SearchStrategy[Key], times: st.SearchStrategy[datetime | None]) -> st.SearchStrategy[Change]:
+    return st.builds(
+        Change,
+        event_id=TEXTS,
+        change_type=st.sampled_from(ChangeType),
+        key=keys,
+        item_state=st.sampled_from(ItemState),
+        item=st.none() | TEXTS,
+        commit_time=times,
+        partition_id=st.sampled_from(["", "0-127", "128-255"]).map(PartitionId),
+        sequence=TEXTS,
+        origin=st.sampled_from(Origin),
+        annotations=st.just("") | TEXTS,
+    )
+
+
+CHANGES = changes_of(KEYS | TABLE_KEYS, TIMES)
+# Of which many are alike, as those of one table and of one transaction are.
+ALIKE = changes_of(
+    st.text(max_size=9).map(lambda text: Key(text, (KeyComponent("id", text, KeyType.NUMBER),))),
+    st.sampled_from([datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 7, tzinfo=UTC)]),
+)
+PAGES = st.lists(CHANGES, max_size=8) | st.lists(ALIKE, max_size=8)
 
 
 def ordinary(change: Change, *, items: bool = True) -> change_event_pb2.ChangeEvent:
@@ -95,7 +112,7 @@ def parsed(records: Sequence[bytes]) -> list[change_event_pb2.ChangeEvent]:
     return list(page.events)
 
 
-@given(st.lists(CHANGES, max_size=8), st.booleans())
+@given(PAGES, st.booleans())
 def test_records_equal_ordinary_construction(changes: list[Change], items: bool) -> None:
     records = ENCODER(FEED, changes, items=items)
     assert len(records) == len(changes)
@@ -114,7 +131,7 @@ def as_protobuf_writes(change: Change, *, items: bool) -> bytes:
     return b"\x0a" + varint(len(encoded)) + encoded
 
 
-@given(st.lists(CHANGES, max_size=8), st.booleans(), st.data())
+@given(PAGES, st.booleans(), st.data())
 def test_columns_and_single_changes_give_the_same_bytes(
     changes: list[Change], items: bool, data: st.DataObject
 ) -> None:
@@ -148,6 +165,16 @@ def change(**fields: Any) -> Change:
 def test_records_of_any_length(size: int) -> None:
     changes = [change(item="ü" * (size // 2) + "x" * (size % 2)), change()]
     assert parsed(encode_changes(FEED, changes, items=True)) == [ordinary(each) for each in changes]
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 254, 255, 256, 257, 16_383, 16_384])
+def test_texts_of_any_length_in_every_field(size: int) -> None:
+    text = "x" * size
+    key = Key(text, (KeyComponent(text, text), KeyComponent("id", text, KeyType.NUMBER)), text)
+    told = {"event_id": text, "sequence": text, "partition_id": PartitionId(text), "annotations": text}
+    changes = [change(), change(key=key, **told), change(key=Key(text, (KeyComponent("id", text),)))]
+    for page in (changes, changes[1:2], changes[2:]):
+        assert encode_changes(FEED, page, items=True) == [as_protobuf_writes(each, items=True) for each in page]
 
 
 def test_records_around_the_length_that_needs_a_longer_number() -> None:

@@ -1,12 +1,14 @@
 """Keys, event ids and order of the documents of a change feed."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from changefeed_gateway.core.columns import ITEM
 from changefeed_gateway.core.errors import InvalidRequest, ProviderFailure
 from changefeed_gateway.core.model import Change, Now, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
@@ -69,6 +71,21 @@ def test_a_missing_value_is_a_key_of_its_own() -> None:
 def record(lsn: int, item: str, operation: str = "replace") -> dict[str, Any]:
     current = {"id": item, "pk": "a", "_ts": 1, "_etag": f"{lsn}"}
     return {"current": current, "metadata": {"lsn": lsn, "crts": 1, "operationType": operation}}
+
+
+@pytest.mark.req("P7")
+def test_an_item_takes_no_more_memory_than_its_text() -> None:
+    maker = ChangeMaker("rid", PATHS, Mode.ALL_VERSIONS_AND_DELETES, PartitionId("0"))
+    documents = [record(number, "x" * 100) for number in range(100)]
+    tracemalloc.start()
+    try:
+        rows = [maker.make(document, number, reading()) for number, document in enumerate(documents)]
+        items, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(rows[0][ITEM]) > 100
+    # With all else that a row has some 1,500 bytes; what orjson hands over has room for 4,096.
+    assert items < 100 * 3_000
 
 
 @pytest.mark.req("P3")

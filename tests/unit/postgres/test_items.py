@@ -61,8 +61,8 @@ class Table:
         self.asked: list[int] = []
         self.most = 1_000_000
 
-    async def fetch(self, statement: str, arguments: Mapping[str, Any], *, texts_as_bytes: bool) -> list[Any]:
-        assert texts_as_bytes
+    async def fetch(self, statement: str, arguments: Mapping[str, Any], *, as_sent: bool) -> list[Any]:
+        assert as_sent
         self.asked.append(arguments["size"])
         if arguments["size"] > self.most:
             raise TransientFailure("the statement took too long", retry_after=timedelta(seconds=1))

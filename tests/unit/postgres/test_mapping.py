@@ -1,9 +1,12 @@
 """From log rows to changes."""
 
-from datetime import UTC, datetime
+import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from changefeed_gateway.core.model import (
     Change,
@@ -22,18 +25,22 @@ from changefeed_gateway.providers.postgres.log.images import (
     items_left_out,
     rows_within,
 )
-from changefeed_gateway.providers.postgres.mapping import ChangeMaker, Items, Row
+from changefeed_gateway.providers.postgres.mapping import ChangeMaker, Items, Row, time_of
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
+SENT_AT = 820_540_800_000_000
+"""Microseconds since 2000."""
 WHOLE = PartitionId("0-4095")
 
 
 def row(seq: int = 1, **other: Any) -> Row:
+    """As the server sends it."""
     values = {"op": "upsert", "created": False, "partition_key": "w", "key": "k", "image": None, "size": None}
     values |= {"bucket": 7, "annotations": None}
     values |= other
+    values = {name: value.encode() if isinstance(value, str) else value for name, value in values.items()}
     return (
-        *(seq, "700", AT, values["op"], values["created"]),
+        *(seq, 700, values.get("time", SENT_AT), values["op"], values["created"]),
         *(values["partition_key"], values["key"], values["image"], values["size"]),
         *(values["bucket"], values["annotations"]),
     )  # type: ignore[return-value]
@@ -54,7 +61,7 @@ def make_one(one: Row, made_by: ChangeMaker | None = None) -> Change:
 
 
 def test_a_change_says_everything() -> None:
-    items = Items([ItemState.INCLUDED], ['{"a": 1}'])
+    items = Items([ItemState.INCLUDED], [b'{"a": 1}'])
     made = maker(id=KeyType.NUMBER).make([row(42, created=True, key="7")], items, [WHOLE])
     assert made == [
         Change(
@@ -120,7 +127,7 @@ def test_captured_items() -> None:
         row(5),
         row(6, op="delete"),
     ]
-    assert captured_items(rows, {2: "fetched"}, 50_000).states == [
+    assert captured_items(rows, {2: b"fetched"}, 50_000).states == [
         ItemState.INCLUDED,
         ItemState.INCLUDED,
         ItemState.TOO_LARGE,
@@ -128,20 +135,20 @@ def test_captured_items() -> None:
         ItemState.UNAVAILABLE,
         ItemState.NOT_APPLICABLE,
     ]
-    assert captured_items(rows, {2: "fetched"}, 50_000).texts == ["{}", "fetched", None, rows[3][7], None, None]
+    assert captured_items(rows, {2: b"fetched"}, 50_000).texts == [b"{}", b"fetched", None, rows[3][7], None, None]
     assert captured_items(rows[3:4], {}, 100) == Items([ItemState.TOO_LARGE], [None])
 
 
 def test_current_items_follow_the_item_to_its_partition() -> None:
     rows = [row(1, key="a"), row(2, key="b"), row(3, key="gone"), row(4, key="a", op="delete"), row(5, key="big")]
     images = {
-        "a": CurrentImage("w", 1, "A"),
-        "b": CurrentImage("elsewhere", 1, "B"),
-        "big": CurrentImage("w", 1001, None),
+        b"a": CurrentImage(b"w", 1, b"A"),
+        b"b": CurrentImage(b"elsewhere", 1, b"B"),
+        b"big": CurrentImage(b"w", 1001, None),
     }
     moved, items = current_items(rows, images, 1000, logical_partition=None)
-    assert [partition_key for _, _, _, _, _, partition_key, *_ in moved] == ["w", "elsewhere", "w", "w", "w"]
-    assert items.texts == ["A", "B", None, None, None]
+    assert [partition_key for _, _, _, _, _, partition_key, *_ in moved] == [b"w", b"elsewhere", b"w", b"w", b"w"]
+    assert items.texts == [b"A", b"B", None, None, None]
     assert items.states == [
         ItemState.INCLUDED_CURRENT,
         ItemState.INCLUDED_CURRENT,
@@ -153,7 +160,7 @@ def test_current_items_follow_the_item_to_its_partition() -> None:
 
 def test_for_a_logical_partition_what_moved_away_is_gone() -> None:
     rows = [row(1, key="b")]
-    moved, items = current_items(rows, {"b": CurrentImage("elsewhere", 1, "B")}, 9, logical_partition="w")
+    moved, items = current_items(rows, {b"b": CurrentImage(b"elsewhere", 1, b"B")}, 9, logical_partition=b"w")
     assert moved == rows
     assert items == Items([ItemState.NOT_APPLICABLE], [None])
 
@@ -169,3 +176,24 @@ def test_rows_that_fit_into_ten_bytes_of_items_of_fifteen_at_most(sizes: list[in
 def test_a_change_carries_the_annotations_of_its_transaction() -> None:
     assert make_one(row(annotations='{"actor": "ann"}')).annotations == '{"actor": "ann"}'
     assert make_one(row()).annotations == ""
+
+
+@given(st.integers(-63_082_281_600_000_000, 252_455_615_999_999_999))
+def test_a_time_is_exact_as_it_is_sent(sent: int) -> None:
+    at = datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=sent)
+    assert make_one(row(time=sent)).commit_time == time_of(sent) == at
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1, max_size=3),
+    st.text(max_size=5),
+    st.none() | st.text(max_size=9),
+)
+def test_texts_pass_as_they_are_sent(values: list[str], item: str, annotations: str | None) -> None:
+    alone = len(values) == 1 and not values[0].startswith("[")
+    key = values[0] if alone else json.dumps(values, ensure_ascii=False)
+    made_by = maker(**{f"c{number}": KeyType.STRING for number in range(len(values))})
+    one = row(key=key, partition_key=key, image=item, size=len(item.encode()), annotations=annotations)
+    (made,) = made_by.make([one], captured_items([one], {}, 10**6), [WHOLE])
+    assert made.key == Key(key, tuple(KeyComponent(f"c{number}", value) for number, value in enumerate(values)))
+    assert (made.item, made.annotations) == (item, annotations or "")

@@ -120,7 +120,7 @@ class Life:
             return Advance(found, found.positions[-1], False, fetched.cost)
         end = found.positions[-1] if found.positions else position
         # All of it is in a page now.
-        self._kept.forget(container.rid, position.interval)
+        self._kept.forget(container.rid, position)
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
         return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 

@@ -323,7 +323,8 @@ def _item(image: Document | None, change_type: ChangeType, read: PageRead) -> tu
 def _in_utf8(content: Mapping[str, Any]) -> bytes:
     """JSON, with escapes for all that is not ASCII where UTF-8 has no word for some: half a pair of surrogates."""
     try:
-        return orjson.dumps(content)
+        # A copy: what it hands over has room for 4 kB, however short, and a page keeps thousands.
+        return b"%b" % orjson.dumps(content)
     except orjson.JSONEncodeError:
         # It also refuses whole numbers of more than 64 bits, and more than 254 levels.
         return _escaped(content).encode()

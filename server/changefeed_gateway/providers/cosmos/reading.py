@@ -66,14 +66,19 @@ class KeptAnswers:
 
     def keep(self, rid: str, position: Position, fetched: Fetched) -> None:
         """Keep the answer to a position's origin."""
-        self.forget(rid, position.interval)
+        self._let_go(rid, position.interval)
         self._answers[rid, position.interval] = position.origin, fetched
         self._held += fetched.size
         while self._held > self._most:
-            self.forget(*next(iter(self._answers)))
+            self._let_go(*next(iter(self._answers)))
 
-    def forget(self, rid: str, interval: Interval) -> None:
-        """Let go of an interval's answer, if there is one."""
+    def forget(self, rid: str, position: Position) -> None:
+        """Let go of the answer to a position's origin; one to another origin is what somebody else reads."""
+        origin, _ = self._answers.get((rid, position.interval), ("", None))
+        if origin == position.origin:
+            self._let_go(rid, position.interval)
+
+    def _let_go(self, rid: str, interval: Interval) -> None:
         _, fetched = self._answers.pop((rid, interval), ("", None))
         self._held -= fetched.size if fetched is not None else 0
 

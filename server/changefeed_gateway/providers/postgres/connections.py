@@ -12,7 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
-from psycopg.types.numeric import Int8Dumper
+from psycopg.types.numeric import Int8BinaryLoader, Int8Dumper
 from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from tenacity import (
@@ -29,6 +29,7 @@ from changefeed_gateway.providers.postgres.outage import Outage
 from changefeed_gateway.providers.postgres.registered import RegisteredConnection
 
 Connection = psycopg.AsyncConnection[TupleRow]
+Cursor = psycopg.AsyncCursor[TupleRow]
 
 _T = TypeVar("_T")
 
@@ -73,6 +74,7 @@ _SESSION: Final[dict[str, str]] = {
 _WHILE_REFUSED: Final = 2.5
 """Seconds: with a try before and one after them a caller is told within five."""
 
+_AS_SENT: Final = (("text", ByteaBinaryLoader), ("timestamptz", Int8BinaryLoader), ("xid8", Int8BinaryLoader))
 _A_TURN: Final = 1_000
 """Rows made in one turn of the loop: some 2 ms."""
 _MOST_AT_HAND: Final = 2
@@ -189,17 +191,17 @@ class Connections:
         arguments: Mapping[str, Any],
         *,
         within: timedelta | None = None,
-        texts_as_bytes: bool = False,
+        as_sent: bool = False,
     ) -> list[Any]:
         """All rows of one prepared statement; errors as `run` has them.
 
-        `texts_as_bytes`: texts in UTF-8 as they come, where nobody looks into them.
+        `as_sent`, where nobody looks into the values: texts in UTF-8, times in microseconds since 2000.
         """
 
         async def work(connection: Connection) -> list[Any]:
             cursor = connection.cursor(binary=True)
-            if texts_as_bytes:
-                cursor.adapters.register_loader("text", ByteaBinaryLoader)
+            if as_sent:
+                load_as_sent(cursor)
             await cursor.execute(statement, arguments, prepare=True)
             rows = found = await cursor.fetchmany(_A_TURN)
             while len(found) == _A_TURN:
@@ -293,6 +295,11 @@ class Connections:
             raise asyncio.CancelledError
         return connection
 
+    @property
+    def waited_for(self) -> bool:
+        """Whether anybody waits for a connection."""
+        return self._queueing > 0
+
     def pool_stats(self) -> Mapping[str, int]:
         """The pool's own figures (psycopg_pool's statistics)."""
         return self._pool.get_stats()
@@ -339,6 +346,12 @@ class Connections:
             " WHERE current_setting('synchronous_commit') = 'off'",
             (list(settings), list(settings.values())),
         )
+
+
+def load_as_sent(cursor: Cursor) -> None:
+    """Let a cursor of binary results give texts, times and transaction numbers as `Connections.fetch` does."""
+    for name, loader in _AS_SENT:
+        cursor.adapters.register_loader(name, loader)
 
 
 async def _in_time(work: Callable[[Connection], Awaitable[_T]], seconds: float, connection: Connection) -> _T:

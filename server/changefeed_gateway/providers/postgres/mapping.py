@@ -3,15 +3,16 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from operator import itemgetter
 from typing import Final, NamedTuple
 
-from changefeed_gateway.core.columns import Columns, KeyShape, nanoseconds_of
+from changefeed_gateway.core.columns import SECOND, Columns, KeyShape
 from changefeed_gateway.core.model import ChangeType, ItemState, KeyType, Origin, PartitionId
 
-Row = tuple[int, str, datetime, str, bool, str, str, str | None, int | None, int, str | None]
+Row = tuple[int, int, int, bytes, bool, bytes, bytes, bytes | None, int | None, int, bytes | None]
 """seq, xid, changed_at, op, created, partition_key, key, image (None where it is fetched apart), its bytes, bucket,
-annotations."""
+annotations; texts and times as the server sends them."""
 
 SEQ: Final = 0
 XID: Final = 1
@@ -23,17 +24,26 @@ IMAGE: Final = 7
 IMAGE_BYTES: Final = 8
 BUCKET: Final = 9
 
+UPSERT: Final = b"upsert"
+DELETE: Final = b"delete"
+TRUNCATE: Final = b"truncate"
+STOPPED: Final = b"stopped"
+
+_SERVER_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = 1_000
+"""In nanoseconds."""
+_SERVER_EPOCH_NS: Final = int(_SERVER_EPOCH.timestamp()) * SECOND
 
 _CREATE: Final = ChangeType.CREATE
 _UPDATE: Final = ChangeType.UPDATE
-_OTHERS: Final = {"delete": ChangeType.DELETE, "truncate": ChangeType.TRUNCATE}
+_OTHERS: Final = {DELETE: ChangeType.DELETE, TRUNCATE: ChangeType.TRUNCATE}
 
 
 class Items(NamedTuple):
     """What each of some changes carries: two columns, because a tuple a row would cost more than the text."""
 
     states: Sequence[ItemState]
-    texts: Sequence[str | None]
+    texts: Sequence[bytes | None]
     """JSON text exactly in the INCLUDED states."""
 
 
@@ -60,11 +70,9 @@ class ChangeMaker:
         prefix, count = self._event_prefix, len(rows)
         sequences = [b"%d" % seq for seq in seqs]
         kinds = [
-            (_CREATE if new else _UPDATE) if op == "upsert" else _OTHERS[op]
-            for op, new in zip(ops, created, strict=True)
+            (_CREATE if new else _UPDATE) if op == UPSERT else _OTHERS[op] for op, new in zip(ops, created, strict=True)
         ]
-        texts = [key.encode() for key in keys]
-        shapes, values = [self._shape] * count, key_values(texts, self._shape)
+        shapes, values = [self._shape] * count, key_values(keys, self._shape)
         if ChangeType.TRUNCATE in kinds:
             for index, kind in enumerate(kinds):
                 if kind is ChangeType.TRUNCATE:
@@ -73,18 +81,17 @@ class ChangeMaker:
             # P3: of what was logged alone, so it is the same from any replica and in any scope.
             event_ids=[prefix + sequence for sequence in sequences],
             change_types=kinds,
-            # Of most tables the key is the partition key.
-            partition_keys=texts if partition_keys == keys else [key.encode() for key in partition_keys],
+            partition_keys=partition_keys,
             sort_keys=[b""] * count,
             key_shapes=shapes,
             key_values=values,
             item_states=items.states,
-            items=[None if text is None else text.encode() for text in items.texts],
-            commit_times=nanoseconds_of(times),
+            items=items.texts,
+            commit_times=[_SERVER_EPOCH_NS + time * _MICROSECOND for time in times],
             partition_ids=list(partition_ids),
             sequences=sequences,
             origins=[Origin.APPLICATION] * count,
-            annotations=[b"" if text is None else text.encode() for text in annotations],
+            annotations=[text or b"" for text in annotations],
         )
 
 
@@ -107,4 +114,10 @@ def _several(key: bytes) -> tuple[bytes, ...]:
 
 def captured(rows: Sequence[Row]) -> Sequence[Row]:
     """The rows before the first mark of a capture that has stopped."""
-    return next((rows[:index] for index, row in enumerate(rows) if row[OP] == "stopped"), rows)
+    ops = list(map(itemgetter(OP), rows))
+    return rows[: ops.index(STOPPED)] if STOPPED in ops else rows
+
+
+def time_of(sent: int) -> datetime:
+    """A time as the server sends it."""
+    return _SERVER_EPOCH + timedelta(microseconds=sent)

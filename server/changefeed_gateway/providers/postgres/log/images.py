@@ -14,8 +14,10 @@ from changefeed_gateway.providers.postgres.mapping import (
     OP,
     PARTITION_KEY,
     SEQ,
+    UPSERT,
     Items,
     Row,
+    time_of,
 )
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.window import expired
@@ -28,9 +30,9 @@ _FEWEST: Final = 8
 class CurrentImage(NamedTuple):
     """What the source holds under a key now."""
 
-    partition_key: str
+    partition_key: bytes
     image_bytes: int
-    image: str | None
+    image: bytes | None
     """None where it is larger than an item may be, or lies beyond the page's bytes."""
 
 
@@ -73,29 +75,33 @@ class ImageReader:
         sizes = [row[IMAGE_BYTES] or 0 for row in rows]
         rows = rows[: self._cut(sizes, read)]
         wanted = [row for row in rows if row[IMAGE] is None and 0 < (row[IMAGE_BYTES] or 0) <= read.max_item_bytes]
-        fetched: dict[int, str] = {}
+        fetched: dict[int, bytes] = {}
         if wanted:
             times = [row[CHANGED_AT] for row in wanted]
-            arguments = {"seqs": [row[SEQ] for row in wanted], "first": min(times), "last": max(times)}
-            fetched = dict(await self._connections.fetch(self._statements.images, arguments))
+            arguments = {
+                "seqs": [row[SEQ] for row in wanted],
+                "first": time_of(min(times)),
+                "last": time_of(max(times)),
+            }
+            fetched = dict(await self._connections.fetch(self._statements.images, arguments, as_sent=True))
             if len(fetched) < len(wanted):
                 raise expired()
         return Illustrated(rows, captured_items(rows, fetched, read.max_item_bytes))
 
     async def _current(self, rows: Sequence[Row], read: PageRead) -> Illustrated:
-        keys = list(dict.fromkeys(row[KEY] for row in rows if row[OP] == "upsert"))
-        images: dict[str, CurrentImage] = {}
+        keys = list(dict.fromkeys(row[KEY] for row in rows if row[OP] == UPSERT))
+        images: dict[bytes, CurrentImage] = {}
         if keys:
             arguments = {
-                "keys": keys,
+                "keys": [key.decode() for key in keys],
                 "max_bytes": read.max_bytes,
                 "max_item_bytes": read.max_item_bytes,
             }
-            found = await self._connections.fetch(self._statements.current_images, arguments)
+            found = await self._connections.fetch(self._statements.current_images, arguments, as_sent=True)
             images = {key: CurrentImage(*rest) for key, *rest in found}
         sizes = [image.image_bytes if (image := images.get(row[KEY])) else 0 for row in rows]
         scope = read.scope
-        logical = scope.partition_key if isinstance(scope, LogicalPartition) else None
+        logical = scope.partition_key.encode() if isinstance(scope, LogicalPartition) else None
         rows = rows[: self._cut(sizes, read)]
         return Illustrated(*current_items(rows, images, read.max_item_bytes, logical_partition=logical))
 
@@ -110,11 +116,11 @@ class ImageReader:
 
 def items_left_out(rows: Sequence[Row], state: ItemState) -> Items:
     """No item for any change: OMITTED or UNAVAILABLE where there could be one."""
-    states = [state if row[OP] == "upsert" else ItemState.NOT_APPLICABLE for row in rows]
+    states = [state if row[OP] == UPSERT else ItemState.NOT_APPLICABLE for row in rows]
     return Items(states, [None] * len(rows))
 
 
-def captured_items(rows: Sequence[Row], fetched: Mapping[int, str], max_item_bytes: int) -> Items:
+def captured_items(rows: Sequence[Row], fetched: Mapping[int, bytes], max_item_bytes: int) -> Items:
     """The items that the triggers stored; `fetched` holds those that did not come with their rows, by seq."""
     texts = [row[IMAGE] for row in rows]
     included = ItemState.INCLUDED
@@ -122,8 +128,7 @@ def captured_items(rows: Sequence[Row], fetched: Mapping[int, str], max_item_byt
     for index, row in enumerate(rows):
         image_bytes = row[IMAGE_BYTES]
         if image_bytes is None:
-            upsert = row[OP] == "upsert"
-            states[index] = ItemState.UNAVAILABLE if upsert else ItemState.NOT_APPLICABLE
+            states[index] = ItemState.UNAVAILABLE if row[OP] == UPSERT else ItemState.NOT_APPLICABLE
         elif image_bytes > max_item_bytes:
             states[index], texts[index] = ItemState.TOO_LARGE, None
         elif texts[index] is None:
@@ -133,10 +138,10 @@ def captured_items(rows: Sequence[Row], fetched: Mapping[int, str], max_item_byt
 
 def current_items(
     rows: Sequence[Row],
-    images: Mapping[str, CurrentImage],
+    images: Mapping[bytes, CurrentImage],
     max_item_bytes: int,
     *,
-    logical_partition: str | None,
+    logical_partition: bytes | None,
 ) -> tuple[list[Row], Items]:
     """The items as they are now, and the rows with the partition key under which the item lives now.
 
@@ -144,9 +149,9 @@ def current_items(
     """
     moved = list(rows)
     states = [ItemState.NOT_APPLICABLE] * len(rows)
-    texts: list[str | None] = [None] * len(rows)
+    texts: list[bytes | None] = [None] * len(rows)
     for index, row in enumerate(rows):
-        image = images.get(row[KEY]) if row[OP] == "upsert" else None
+        image = images.get(row[KEY]) if row[OP] == UPSERT else None
         if image is None or logical_partition not in (None, image.partition_key):
             continue
         moved[index] = _moved(row, image.partition_key)
@@ -157,7 +162,7 @@ def current_items(
     return moved, Items(states, texts)
 
 
-def _moved(row: Row, partition_key: str) -> Row:
+def _moved(row: Row, partition_key: bytes) -> Row:
     if row[PARTITION_KEY] == partition_key:
         return row
     seq, xid, changed_at, op, created, _, key, image, image_bytes, bucket, annotations = row

@@ -84,7 +84,7 @@ class ItemReader:
     async def _ask(self, arguments: dict[str, Any]) -> list[_Row]:
         size: int = arguments["size"]
         try:
-            rows = await self._connections.fetch(self._statements.items, arguments, texts_as_bytes=True)
+            rows = await self._connections.fetch(self._statements.items, arguments, as_sent=True)
         except Exception:
             self._most = max(_FEWEST, size // 4)
             raise

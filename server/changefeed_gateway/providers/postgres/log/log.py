@@ -37,6 +37,7 @@ from changefeed_gateway.providers.postgres.cursor import (
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, capture_stopped
 from changefeed_gateway.providers.postgres.log.images import ImageReader
 from changefeed_gateway.providers.postgres.log.partitions import BucketPartition, Buckets, Topology, View
+from changefeed_gateway.providers.postgres.log.read_ahead import Place, ReadAhead
 from changefeed_gateway.providers.postgres.log.reading import LogReader, Stretch
 from changefeed_gateway.providers.postgres.log.snapshot import SnapshotReader
 from changefeed_gateway.providers.postgres.log.snapshot_place import is_place
@@ -70,6 +71,7 @@ class FeedLog:
         self._topology: Topology | None = None
         self._topology_of = self.ticks.generation
         self._reader = LogReader(connections, self._statements, self.ticks.window, self.ticks.live)
+        self._ahead = ReadAhead()
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
             incarnation=definition.incarnation,
@@ -112,9 +114,7 @@ class FeedLog:
         stretch = Stretch([], [], start, statements=0)
         while read.max_changes and not stretch.rows:
             if stretch.end < view.end:
-                stretch = await self._reader.read(
-                    stretch.end, view.end.tick, view.newest, self._images.rows_for(read), view.part(read.scope)
-                )
+                stretch = await self._read_log(stretch.end, read, view)
                 if stretch.end < view.end:
                     break
                 stands_at = await self.ticks.window.tick(stretch.end.batch)
@@ -130,6 +130,7 @@ class FeedLog:
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
+        await self._ahead.aclose()
         await self.ticks.aclose()
 
     # --- From where
@@ -226,11 +227,31 @@ class FeedLog:
 
     # --- What makes a page
 
+    async def _read_log(self, after: Position, read: PageRead, view: View) -> Stretch:
+        ahead = await self._ahead.come(self._place(after, read, view))
+        return ahead or await self._reader.read(
+            after, view.end.tick, view.newest, self._images.rows_for(read), view.part(read.scope)
+        )
+
+    def _place(self, position: Position, read: PageRead, view: View) -> Place:
+        return Place(position, view.part(read.scope), read.max_changes, self.ticks.generation)
+
+    def _go_on(self, start: Position, end: Position, read: PageRead, view: View) -> None:
+        """Read what follows a page, where whoever reads is likely to come for it and nobody waits for a connection."""
+        if end < view.end and not self._connections.waited_for:
+            self._ahead.page_ended(
+                self._place(start, read, view),
+                self._place(end, read, view),
+                lambda: self._reader.read(
+                    end, view.end.tick, view.newest, self._images.rows_for(read), view.part(read.scope)
+                ),
+            )
+
     async def _page(self, read: PageRead, start: Position, began_at: Tick, stretch: Stretch, view: View) -> Page:
         """`began_at` is the tick of the start's batch."""
         rows = captured(stretch.rows[: read.max_changes])
         if stretch.rows and not rows and read.max_changes:
-            raise capture_stopped(self.ticks.definition.name, stretch.rows[0][IMAGE] or "")
+            raise capture_stopped(self.ticks.definition.name, (stretch.rows[0][IMAGE] or b"").decode())
         shown = await self._images.illustrate(rows, read)
         cursors = RowCursors(
             stretch.ticks,
@@ -245,6 +266,8 @@ class FeedLog:
         tick = await self.ticks.window.tick(end.tick)
         end_time = stretch.times.get(end.batch) if stretch.rows else None
         retired = view.retired and end >= view.end
+        if shown.rows:
+            self._go_on(start, end, read, view)
         return Page(
             changes=self._maker.make(shown.rows, shown.items, view.ids_of(shown.rows, stretch.ticks)),
             cursors=cursors,

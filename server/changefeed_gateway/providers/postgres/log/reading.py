@@ -106,8 +106,8 @@ class LogReader:
         if page is None or len(page.rows) > size or page.ticks[-1].id > until or self._window.known(base) != page.base:
             return None
         self._window.check_whole(page.base)
-        known = batches_of({int(row[XID]) for row in page.rows}, page.ticks)
-        batches = [known[int(row[XID])] for row in page.rows]
+        known = batches_of({row[XID] for row in page.rows}, page.ticks)
+        batches = [known[row[XID]] for row in page.rows]
         rows = list(page.rows)
         if (order := reading_order(batches)) is not None:
             rows, batches = [rows[i] for i in order], [batches[i] for i in order]
@@ -218,7 +218,7 @@ class LogReader:
         return {found, of_finished}, sorted(rows + older, key=itemgetter(SEQ))[:limit]
 
     async def _fetch(self, statement: str, arguments: dict[str, object]) -> tuple[int, list[Row]]:
-        rows = await self._connections.fetch(statement, arguments)
+        rows = await self._connections.fetch(statement, arguments, as_sent=True)
         # The first, except where a plan has workers.
         of_tables = next(index for index, row in enumerate(rows) if row[OP] is None)
         return rows.pop(of_tables)[SEQ], rows
@@ -243,13 +243,12 @@ class LogReader:
         highest = {row[XID]: row[SEQ] for row in rows}
         if to - base <= _DENSE:
             ticks = await self._window.between(base + 1, to)
-            known = batches_of(map(int, highest), ticks)
-            found = {text: known[int(text)] for text in highest}
+            found = batches_of(highest, ticks)
             times = {tick.id: tick.at for tick in ticks}
         else:
-            arguments = {"base": base, "xids": list(highest), "seqs": list(highest.values())}
+            arguments = {"base": base, "xids": list(map(str, highest)), "seqs": list(highest.values())}
             seen = await self._connections.fetch(self._statements.ticks_of, arguments)
-            found = {xid: tick for xid, tick, _ in seen}
+            found = {int(xid): tick for xid, tick, _ in seen}
             times = {tick: at for _, tick, at in seen}
             if len(found) < len(highest):
                 await self._window.check(base)

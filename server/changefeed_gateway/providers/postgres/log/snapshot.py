@@ -43,7 +43,19 @@ from changefeed_gateway.providers.postgres.log.snapshot_place import (
     passing,
     seen_by,
 )
-from changefeed_gateway.providers.postgres.mapping import IMAGE, KEY, OP, SEQ, XID, ChangeMaker, Row, captured
+from changefeed_gateway.providers.postgres.mapping import (
+    DELETE,
+    IMAGE,
+    KEY,
+    OP,
+    SEQ,
+    STOPPED,
+    TRUNCATE,
+    XID,
+    ChangeMaker,
+    Row,
+    captured,
+)
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.feed import FeedTicks
 from changefeed_gateway.providers.postgres.ticks.tick import Tick
@@ -208,7 +220,7 @@ class SnapshotReader:
         if stops and not rows:
             if draft.count:
                 return
-            raise capture_stopped(self._ticks.definition.name, stretch.rows[0][IMAGE] or "")
+            raise capture_stopped(self._ticks.definition.name, (stretch.rows[0][IMAGE] or b"").decode())
         if stops:
             stretch, _ = _parted(stretch, len(rows))
         where = await self._where(draft, draft.end, rows)
@@ -223,7 +235,7 @@ class SnapshotReader:
         stretch: Stretch,
         read: PageRead,
         view: View,
-        where: dict[str, int],
+        where: dict[bytes, int],
     ) -> None:
         """Add those of some rows that are for the consumer at a place, and move behind them if all of those fit."""
         rows, end = stretch.rows, stretch.end
@@ -280,7 +292,7 @@ class SnapshotReader:
     async def _gone(self, draft: _Draft, window: Stretch, sees: Callable[[int], bool]) -> list[int]:
         """Deletes of keys that were not read yet, and which the items saw."""
         rows = window.rows
-        seen = [index for index, row in enumerate(rows) if row[OP] == "delete" and sees(int(row[XID]))]
+        seen = [index for index, row in enumerate(rows) if row[OP] == DELETE and sees(row[XID])]
         where = await self._where(draft, draft.end, [rows[i] for i in seen])
         return [index for index in seen if where[rows[index][KEY]] != READ]
 
@@ -301,12 +313,16 @@ class SnapshotReader:
             lambda index: before._replace(key=items.keys[index].decode(), part=part, items=before.items + index + 1),
         )
 
-    async def _where(self, draft: _Draft, place: SnapshotPlace, rows: Sequence[Row]) -> dict[str, int]:
+    async def _where(self, draft: _Draft, place: SnapshotPlace, rows: Sequence[Row]) -> dict[bytes, int]:
         """Where the keys of some changes lie."""
         keys = keys_to_place(rows)
         if not keys or not place.needs_order:
             return dict.fromkeys(keys, IN_PART if place.part else BEYOND)
-        arguments = {"keys": keys, "low": place.low, "high": place.high if place.part else None}
+        arguments = {
+            "keys": [key.decode() for key in keys],
+            "low": place.low,
+            "high": place.high if place.part else None,
+        }
         ((places,),) = await self._connections.fetch(self._statements.places, arguments)
         draft.calls += 1
         if places is None:
@@ -334,7 +350,7 @@ class SnapshotReader:
 
 def _seen_at_first(stretch: Stretch, sees: Callable[[int], bool]) -> int:
     """How many rows come before the first one that a snapshot does not see."""
-    return next((index for index, row in enumerate(stretch.rows) if not sees(int(row[XID]))), len(stretch.rows))
+    return next((index for index, row in enumerate(stretch.rows) if not sees(row[XID])), len(stretch.rows))
 
 
 def _parted(stretch: Stretch, count: int) -> tuple[Stretch, Stretch]:
@@ -350,5 +366,5 @@ def _parted(stretch: Stretch, count: int) -> tuple[Stretch, Stretch]:
 def _is_plain(window: Stretch, until: Tick, sees: Callable[[int], bool]) -> bool:
     """Whether items may stand before the changes around them: all these are there, and none empties what was read."""
     return window.end >= Position(until.id) and not any(
-        row[OP] == "stopped" or (row[OP] == "truncate" and sees(int(row[XID]))) for row in window.rows
+        row[OP] == STOPPED or (row[OP] == TRUNCATE and sees(row[XID])) for row in window.rows
     )

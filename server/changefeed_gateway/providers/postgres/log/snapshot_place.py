@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.model import Cursor
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
-from changefeed_gateway.providers.postgres.mapping import KEY, OP, XID, Row
+from changefeed_gateway.providers.postgres.mapping import DELETE, KEY, OP, TRUNCATE, XID, Row
 from changefeed_gateway.providers.postgres.ticks.tick import parse_snapshot
 
 _MARK: Final = b"\xff"
@@ -64,11 +64,11 @@ class SnapshotPlace(NamedTuple):
 
     def passes(self, row: Row, where: int, sees: Callable[[int], bool]) -> bool:
         """Whether a change is for the consumer; `where` its key lies, `sees` whether the part's snapshot sees it."""
-        if row[OP] == "truncate" or where == READ:
+        if row[OP] == TRUNCATE or where == READ:
             return True
         if self.part is None:
-            return bool(row[OP] == "delete")
-        return not sees(int(row[XID])) and (where == IN_PART or row[OP] == "delete")
+            return row[OP] == DELETE
+        return not sees(row[XID]) and (where == IN_PART or row[OP] == DELETE)
 
 
 def is_place(cursor: Cursor) -> bool:
@@ -107,12 +107,12 @@ def seen_by(snapshot: str) -> Callable[[int], bool]:
     return lambda xid: xid < xmin or (xid < xmax and xid not in xip)
 
 
-def keys_to_place(rows: Sequence[Row]) -> list[str]:
+def keys_to_place(rows: Sequence[Row]) -> list[bytes]:
     """The keys of some rows, each once."""
-    return list(dict.fromkeys(row[KEY] for row in rows if row[OP] != "truncate"))
+    return list(dict.fromkeys(row[KEY] for row in rows if row[OP] != TRUNCATE))
 
 
-def passing(place: SnapshotPlace, rows: Sequence[Row], where: Mapping[str, int]) -> list[int]:
+def passing(place: SnapshotPlace, rows: Sequence[Row], where: Mapping[bytes, int]) -> list[int]:
     """Which of some changes are for the consumer; `where` has the place of each key."""
     sees = seen_by(place.part.snapshot) if place.part else _nothing
     return [index for index, row in enumerate(rows) if place.passes(row, where.get(row[KEY], IN_PART), sees)]

@@ -11,9 +11,10 @@ from psycopg.rows import TupleRow
 
 from changefeed_gateway.core.errors import InvalidRequest, Reason, TransientFailure
 from changefeed_gateway.core.supervision import Supervisor
-from changefeed_gateway.providers.postgres.connections import Connection, Connections
+from changefeed_gateway.providers.postgres.connections import Connection, Connections, load_as_sent
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition
+from changefeed_gateway.providers.postgres.mapping import Row, time_of
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.bell import Bell, BellOrders
 from changefeed_gateway.providers.postgres.ticks.live import MOST_ROWS, LivePage, LivePages
@@ -127,7 +128,7 @@ class FeedTicks:
         orders, page, generation = self._bell.orders(), self._page_to_bring(), self.generation
         asked_on = None if self._asked_by is None else self._asked_by.connection
         rows = await self._connections.run(partial(self._put, orders, page), within=FOR_A_TICK, like=asked_on)
-        ticks = [to_tick(row[:7]) for row in rows if row[0] is not None]
+        ticks = [_tick_as_sent(row) for row in rows if row[0] is not None]
         newest = ticks[-1]
         *_, quiet, armed = rows[len(ticks) - 1][:9]
         self._bell.obeyed(orders, armed=bool(armed))
@@ -141,10 +142,10 @@ class FeedTicks:
             self.live.clear()
         elif len(rows) > len(ticks) == newest.id - known.id:
             # After the row that says that all of it is there.
-            self.live.keep(LivePage(known, ticks, [row[9:20] for row in rows[len(ticks) + 1 :]]))
+            self.live.keep(LivePage(known, ticks, [_change_as_sent(row) for row in rows[len(ticks) + 1 :]]))
         if standby:
             return TickAnswer(newest, False)
-        return TickAnswer(newest, quiet and self.can_hear(), rows[0][-1], settled=bool(quiet))
+        return TickAnswer(newest, quiet and self.can_hear(), time_of(rows[0][-1]), settled=bool(quiet))
 
     def _page_to_bring(self) -> dict[str, object] | None:
         """What the database needs to know to bring what follows the newest tick; None where that is not known here."""
@@ -171,6 +172,7 @@ class FeedTicks:
         cursor, self._asked_by = self._asked_by, None
         if cursor is None or cursor.connection is not connection:
             cursor = connection.cursor(binary=True)
+            load_as_sent(cursor)
         if self.definition.standby:
             await cursor.execute(statements.newest_tick, prepare=True)
             rows = [(*row, False, False) for row in await cursor.fetchall()]
@@ -184,6 +186,16 @@ class FeedTicks:
         if len(rows) <= _FEW_ROWS:
             self._asked_by = cursor
         return rows
+
+
+def _tick_as_sent(row: tuple[Any, ...]) -> Tick:
+    number, at, last_seq, xid, snapshot, topology, day = row[:7]
+    return to_tick((number, time_of(at), last_seq, xid.decode(), snapshot.decode(), topology, day))
+
+
+def _change_as_sent(row: tuple[Any, ...]) -> Row:
+    seq, xid, *rest = row[9:20]
+    return (seq, int(xid), *rest)
 
 
 def _lost(what: str) -> InvalidRequest:
