@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 import grpc
@@ -234,6 +235,21 @@ async def test_drain_cuts_what_outlives_the_grace(gateway: Gateway, router: Rout
         await ended.wait()
         assert await call.code() is grpc.StatusCode.UNAVAILABLE
         await gateway.server.wait_for_termination()
+
+
+async def test_a_connection_takes_no_new_calls_after_its_age_and_the_streams_on_it_go_on() -> None:
+    router = RouterDouble()
+    router.limits = replace(router.limits, max_connection_age=timedelta(milliseconds=500))
+    async with serving(router) as gateway:
+        watch = Watch(gateway, "")
+        assert await watch.next() == SERVING
+        async with asyncio.timeout(60):
+            await gateway.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        answer = await gateway.stub.ReadChanges(READ)
+        assert answer.continuation_token, "by another connection"
+        draining = asyncio.create_task(gateway.server.drain(timedelta(0)))
+        assert await watch.next() == NOT_SERVING, "by the one that is too old"
+        await draining
 
 
 async def test_drain_of_a_server_that_never_started() -> None:
