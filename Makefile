@@ -77,7 +77,7 @@ test-postgres-15: .venv/.stamp-dev .postgresql-15/.stamp .pgbouncer/.stamp .fake
 	  LD_LIBRARY_PATH=$(subst $() ,:,$(wildcard $(CURDIR)/.postgresql-15/usr/lib/*-linux-gnu)) \
 	  $(PYTEST) $(TESTS_ON_15) $(NOT_ON_15) -k "not conformance or postgres-watched or postgres-documents"
 
-lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contract, generated code and wheels
+lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contract, generated code, the Dockerfile and wheels
 	@echo "ruff check";   $(BIN)/ruff check --quiet $(SOURCES)
 	@echo "ruff format";  $(BIN)/ruff format --quiet --check $(SOURCES)
 	@echo "mypy";         $(BIN)/mypy --no-error-summary
@@ -85,6 +85,7 @@ lint: .venv/.stamp-dev gen-check ## Check style, types, import rules, the contra
 	@echo "buf lint";     $(BIN)/buf lint
 	@echo "buf format";   $(BIN)/buf format --diff --exit-code proto
 	@echo "buf breaking"; $(BIN)/buf breaking proto --against proto/baseline.binpb
+	@echo "hadolint";     $(BIN)/hadolint Dockerfile
 	@echo "wheels";       $(BIN)/python scripts/check_wheels.py
 
 gen-check: $(GENERATORS)
