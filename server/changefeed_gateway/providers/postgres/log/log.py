@@ -108,7 +108,7 @@ class FeedLog:
         if isinstance(read.start, Snapshot) or (isinstance(read.start, After) and is_place(read.start.cursor)):
             return await self._snapshots.read_page(read)
         deadline = monotonic() + min(read.max_wait, read.watermark_within or read.max_wait).total_seconds()
-        start, view = await self._start(read)
+        start, view, fresh = await self._start(read)
         # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
         began_at = stands_at = await self.ticks.window.tick(start.batch)
         stretch = Stretch([], [], start, statements=0)
@@ -118,12 +118,18 @@ class FeedLog:
                 if stretch.end < view.end:
                     break
                 stands_at = await self.ticks.window.tick(stretch.end.batch)
-            elif not view.retired and (found := await self._wait(view, read, deadline)) is not None:
+            elif view.retired:
+                break
+            elif read.max_wait:
+                if (found := await self._wait(view, read, deadline)) is None:
+                    break
                 await self.ticks.check_same(stands_at)
                 view = await self._view(read, found)
+            elif not fresh:
+                view, fresh = await self._view(read, await self.ticks.ticker.refresh()), True
             else:
                 break
-        if read.max_changes and not read.max_wait and stretch.end >= Position(view.newest.id):
+        if read.max_changes and not (fresh or read.max_wait) and stretch.end >= Position(view.newest.id):
             # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
             view = await self._view(read, await self.ticks.ticker.refresh())
         return await self._page(read, start, began_at, stretch, view)
@@ -135,15 +141,16 @@ class FeedLog:
 
     # --- From where
 
-    async def _start(self, read: PageRead) -> tuple[Position, View]:
-        """The position to read after, and up to where there is something to read."""
+    async def _start(self, read: PageRead) -> tuple[Position, View, bool]:
+        """The position to read after, up to where there is something to read, and whether that was asked for since."""
         self.ticks.notice_other_server()
         mark: int | None = None
+        fresh = False
         match read.start:
             case Now():
                 if self.ticks.definition.stopped is not None:
                     raise capture_stopped(self.ticks.definition.name, self.ticks.definition.stopped)
-                newest = await self.ticks.ticker.refresh()
+                newest, fresh = await self.ticks.ticker.refresh(), True
                 position = Position(newest.id)
             case Beginning():
                 position, newest = Position((await self.ticks.window.oldest()).id), await self.ticks.ticker.recent()
@@ -155,7 +162,7 @@ class FeedLog:
                 position, mark = decode_position(cursor)
                 newest = await self.ticks.ticker.recent()
         if position > Position(newest.id) or await self._reaches_newest(position, newest, read):
-            newest = await self.ticks.ticker.refresh()
+            newest, fresh = await self.ticks.ticker.refresh(), True
         if position > Position(newest.id):
             raise self.ticks.beyond()
         if mark is not None:
@@ -167,7 +174,7 @@ class FeedLog:
             position = view.partition.clip(position)
         if not read.max_changes:
             await self.ticks.window.check(position.tick)
-        return position, view
+        return position, view, fresh
 
     async def _view(self, read: PageRead, newest: Tick) -> View:
         """What a read can see when `newest` is the newest tick. Raises NotFound."""
