@@ -60,7 +60,6 @@ async def test_watched_tables(connection: Connection, database: str) -> None:
         assert (partition.partition_id, partition.parents, partition.state) == ("0-4095", (), PartitionState.ACTIVE)
 
 
-@pytest.mark.req("E5")
 @pytest.mark.req("P7")
 async def test_who_reads_a_collection_keeps_one_description_of_it_until_it_changes(
     connection: Connection, database: str
@@ -73,8 +72,11 @@ async def test_who_reads_a_collection_keeps_one_description_of_it_until_it_chang
         changed = await provider.open_feed(address("public.orders"))
         assert (changed.retention, changed.incarnation) == (timedelta(days=9), orders.incarnation)
         assert await provider.open_feed(address("public.orders")) is changed
+        del orders, changed
+        assert not provider._opened, "nobody has it any more"
 
 
+@pytest.mark.req("E5")
 async def test_a_feed_made_anew_has_another_incarnation_and_the_old_one_is_gone(
     connection: Connection, database: str
 ) -> None:

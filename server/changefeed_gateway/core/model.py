@@ -237,7 +237,7 @@ class PortabilityWarning:
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, weakref_slot=True)
 class Feed:
     """Proof that a collection exists and captures changes; only `Provider.open_feed` makes one."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Final, Literal
+from weakref import WeakValueDictionary
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import (
@@ -107,8 +108,8 @@ class PostgresProvider:
             probe_timeout=options.probe_timeout,
         )
         self._logs: dict[str, FeedLog] = {}
-        self._opened: dict[Address, Feed] = {}
-        """As each was opened last; of collections that are there, so that they are not many."""
+        self._opened = WeakValueDictionary[Address, Feed]()
+        """As each was opened last, for as long as somebody has it: one for all who stay for hours."""
         self._supervisor = Supervisor()
         self._watch: SequenceWatch | None = None
         self._retention: RetentionRuns | None = None
@@ -162,7 +163,6 @@ class PostgresProvider:
         await self._remember(definition)
         feed = self._opened.get(full)
         if feed is None or feed.provider_data != definition:
-            # One for all who stay for hours.
             feed = self._opened[full] = _feed(full, definition)
         return feed
 
