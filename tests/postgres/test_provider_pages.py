@@ -12,9 +12,16 @@ from changefeed_gateway.core.model import (
     EntireCollection,
     ItemState,
     LogicalPartition,
+    Now,
+    PartitionId,
+    PhysicalPartition,
     Scope,
 )
 from changefeed_gateway.providers.postgres.cursor import decode_position
+from changefeed_gateway.providers.postgres.log.read_ahead import Place
+from changefeed_gateway.providers.postgres.log.reading import Stretch
+from changefeed_gateway.providers.postgres.operations.feeds import split_partition
+from changefeed_gateway.providers.postgres.ticks.ticker import TickAnswer
 from tests.postgres.reading import open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 from tests.postgres.storm import connect
@@ -181,3 +188,47 @@ async def test_an_item_beyond_the_pages_bytes_is_not_fetched(shop: Shop) -> None
     assert [change.item_state for change in page.changes] == [ItemState.TOO_LARGE]
     page = await shop.page(Beginning(), max_bytes=100_000, max_item_bytes=250_000)
     assert [change.item_state for change in page.changes] == [ItemState.INCLUDED]
+
+
+async def test_a_page_at_the_end_is_one_question(shop: Shop) -> None:
+    page = await shop.page(Now())
+    [feed] = shop.provider._feeds()
+    asked = feed.ticker.questions
+    page = await shop.page(After(page.cursor))
+    assert (list(page.changes), page.more_available) == ([], False)
+    assert feed.ticker.questions == asked + 1
+
+
+@pytest.mark.req("P1")
+async def test_who_comes_to_the_end_reads_on_to_what_was_committed_on_the_way(shop: Shop) -> None:
+    """Not a page without anything that says that more is there."""
+    low, _ = await split_partition(shop.dsn, "public.orders", "0-4095", None)
+    spaces = {}
+    for space in range(20):
+        cursor = await shop.connection.execute("SELECT changefeed.bucket(%s) < 2048", (str(space),))
+        spaces[(await cursor.fetchall())[0][0]] = space
+    await shop.insert_many(1, 50, space=spaces[False])
+    await shop.page(Now())
+    [feed] = shop.provider._feeds()
+    ask = feed.ticker._ask
+
+    async def commit_and_ask() -> TickAnswer:
+        feed.ticker._ask = ask
+        await shop.insert(51, space=spaces[True])
+        return await ask()
+
+    feed.ticker._ask = commit_and_ask
+    assert keys(await shop.page(Beginning(), scope=PhysicalPartition(PartitionId(low)), size=1)) == [51]
+
+
+async def test_where_nothing_was_read_ahead_the_log_is_asked_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = await shop.page(Now())
+    await shop.insert(1)
+    log = shop.provider._log_of(shop.feed)
+    position = decode_position(start.cursor)[0]
+
+    async def come(_: Place) -> Stretch:
+        return Stretch([], [], position)
+
+    monkeypatch.setattr(log._ahead, "come", come)
+    assert keys(await shop.page(After(start.cursor))) == [1]

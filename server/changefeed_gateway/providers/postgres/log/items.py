@@ -85,7 +85,8 @@ class ItemReader:
         size: int = arguments["size"]
         try:
             rows = await self._connections.fetch(self._statements.items, arguments, as_sent=True)
-        except Exception:
+        except BaseException:
+            # Whoever's deadline ended was cancelled, and comes again.
             self._most = max(_FEWEST, size // 4)
             raise
         self._most = max(self._most, 2 * size)

@@ -236,7 +236,10 @@ class FeedLog:
 
     async def _read_log(self, after: Position, read: PageRead, view: View) -> Stretch:
         ahead = await self._ahead.come(self._place(after, read, view))
-        return ahead or await self._reader.read(
+        # Where the log had no row at the time it may have some by now.
+        if ahead is not None and ahead.rows:
+            return ahead
+        return await self._reader.read(
             after, view.end.tick, view.newest, self._images.rows_for(read), view.part(read.scope)
         )
 
