@@ -191,28 +191,28 @@ def test_after_several_changes_it_looks_once_more_before_it_lets_anybody_ring() 
 @pytest.mark.req("P1")
 def test_the_newest_tick_has_all_changes_up_to_a_number_only_where_that_is_known_and_for_a_while() -> None:
     loop = VirtualTime()
-    settled = True
+    complete = True
 
     async def ask() -> TickAnswer:
-        return TickAnswer(tick(1), quiet=False, settled=settled)
+        return TickAnswer(tick(1), quiet=False, numbers_complete=complete)
 
     async def scenario() -> None:
-        nonlocal settled
+        nonlocal complete
         ticker = Ticker(ask, Cadence(), Supervisor(), "ticks")
-        assert ticker.settled(1) is None, "nobody has asked"
+        assert ticker.with_numbers(1) is None, "nobody has asked"
         newest = await ticker.refresh()
-        assert ticker.settled(1) is newest
-        assert ticker.settled(2) is None, "another number was drawn"
+        assert ticker.with_numbers(1) is newest
+        assert ticker.with_numbers(2) is None, "another number was drawn"
         loop.now += 1.9
-        assert ticker.settled(1) is newest
+        assert ticker.with_numbers(1) is newest
         loop.now += 0.2
-        assert ticker.settled(1) is None, "who asks makes the ticks of a feed where nothing happens"
+        assert ticker.with_numbers(1) is None, "who asks makes the ticks of a feed where nothing happens"
         await ticker.refresh()
         ticker.forget()
-        assert ticker.settled(1) is None, "the database may have lost it"
-        settled = False
+        assert ticker.with_numbers(1) is None, "the database may have lost it"
+        complete = False
         await ticker.refresh()
-        assert ticker.settled(1) is None, "a transaction that drew a number is under way"
+        assert ticker.with_numbers(1) is None, "a transaction that drew a number is under way"
         await ticker.aclose()
 
     loop.run(scenario())

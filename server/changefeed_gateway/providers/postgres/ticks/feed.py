@@ -101,7 +101,7 @@ class FeedTicks:
         Without a question where the newest one is known to have them. None: no number is known.
         """
         self.notice_other_server()
-        return (number is not None and self.ticker.settled(number)) or await self.ticker.refresh()
+        return (number is not None and self.ticker.with_numbers(number)) or await self.ticker.refresh()
 
     def beyond(self) -> InvalidRequest | TransientFailure:
         """The error for a position behind the newest tick."""
@@ -145,7 +145,7 @@ class FeedTicks:
             self.live.keep(LivePage(known, ticks, [_change_as_sent(row) for row in rows[len(ticks) + 1 :]]))
         if standby:
             return TickAnswer(newest, False)
-        return TickAnswer(newest, quiet and self.can_hear(), time_of(rows[0][-1]), settled=bool(quiet))
+        return TickAnswer(newest, quiet and self.can_hear(), time_of(rows[0][-1]), numbers_complete=bool(quiet))
 
     def _page_to_bring(self) -> dict[str, object] | None:
         """What the database needs to know to bring what follows the newest tick; None where that is not known here."""

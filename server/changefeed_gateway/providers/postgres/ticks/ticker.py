@@ -26,7 +26,7 @@ FOR_A_TICK: Final = timedelta(seconds=5)
 _LINGER: Final = 0.05
 """Seconds for which ticks go on after the last waiter left: it is usually reading and soon back."""
 
-_SETTLED_FOR: Final = 2.0
+_NUMBERS_COMPLETE_FOR: Final = 2.0
 """Seconds; ticks of a feed where nothing happens are made by those who ask, so that tokens do not age."""
 _AWAKE_FOR: Final = 5
 """Intervals. Changes that follow each other sooner are looked for at every interval, and nobody rings: a few questions
@@ -46,7 +46,7 @@ class TickAnswer(NamedTuple):
     """Nothing is outstanding: only a new sequence number can bring news."""
     complete_to: datetime | None = None
     """Everything committed before it belongs to the newest tick or an earlier one; None where that is not known."""
-    settled: bool = False
+    numbers_complete: bool = False
     """The newest tick sees whatever drew a number up to its own, and has or will have committed."""
 
 
@@ -94,7 +94,7 @@ class Ticker:
         self._not_before = 0.0
         self._answered_at = 0.0
         self._quiet = False
-        self._settled_until = 0.0
+        self._numbers_complete_until = 0.0
         """Until when the newest tick is taken to have all changes up to its number."""
         self._rung = False
         self._rest_is_over: asyncio.Future[None] | None = None
@@ -171,14 +171,14 @@ class Ticker:
             return self.newest
         return await self.refresh()
 
-    def settled(self, number: int) -> Tick | None:
+    def with_numbers(self, number: int) -> Tick | None:
         """The newest tick, if it has every change up to a number, whatever commits from now on; else None."""
         newest = self.newest
-        return newest if newest and newest.last_seq == number and monotonic() < self._settled_until else None
+        return newest if newest and newest.last_seq == number and monotonic() < self._numbers_complete_until else None
 
     def forget(self) -> None:
         """What was known of the newest tick may not be so any more."""
-        self._settled_until = 0.0
+        self._numbers_complete_until = 0.0
 
     async def wait(self, seen: int, seconds: float) -> Tick | None:
         """The first tick known beyond `seen`; None when the time is over before there is one.
@@ -239,7 +239,7 @@ class Ticker:
             self._bell.needless = False
         answer = await self._ask()
         self._answered_at, self._quiet, self._unanswered_since = monotonic(), answer.quiet, None
-        self._settled_until = begin + _SETTLED_FOR if answer.settled else 0.0
+        self._numbers_complete_until = begin + _NUMBERS_COMPLETE_FOR if answer.numbers_complete else 0.0
         if answer.complete_to is not None:
             self._complete = (answer.newest.id, answer.complete_to)
         if answer.newest != self.newest:
