@@ -73,6 +73,7 @@ from changefeed_gateway.core.token import TokenCodec
 
 _DEADLINE_MARGIN = timedelta(milliseconds=250)
 """What a long poll leaves of the caller's deadline for its answer to travel."""
+_REMEDY = "; a start from snapshot brings the items that exist, and the changes after them"
 
 
 class Router:
@@ -210,9 +211,9 @@ class Router:
         """
         provider = self._provider(request.address)
         # A stream stays for hours, so that nothing here may keep more than it must.
-        with _Naming(provider.provider_id), only_own_cancellation():
+        with _Telling(provider.provider_id), only_own_cancellation():
             tails, feed = await self._open(request.address, request.start, shared=True)
-        with _Naming(provider.provider_id), only_own_cancellation(), _PointingToSnapshots(feed):
+        with _Telling(provider.provider_id, feed), only_own_cancellation():
             scope, start = self._position(feed, request.scope, request.start)
             follower = Follower(tails)
             plan = Plan(
@@ -263,9 +264,9 @@ class Router:
     @asynccontextmanager
     async def _opened(self, address: Address, start: RequestedStart | None = None) -> AsyncIterator[tuple[Tails, Feed]]:
         provider = self._provider(address)
-        with _Naming(provider.provider_id), only_own_cancellation():
+        with _Telling(provider.provider_id), only_own_cancellation():
             tails, feed = await self._open(address, start)
-            with _PointingToSnapshots(feed):
+            with _Telling(provider.provider_id, feed):
                 yield tails, feed
 
     async def _open(
@@ -387,36 +388,16 @@ def _need(feed: Feed, name: CapabilityName) -> None:
         )
 
 
-class _PointingToSnapshots:
-    """Names the start that brings everything again, where history is gone and the collection has it."""
+class _Telling:
+    """Completes the errors that pass: names the provider, and the start that brings everything again.
 
-    __slots__ = ("_feed",)
+    The latter where history is gone, and the collection is known to have it.
+    """
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    __slots__ = ("_feed", "_provider_id")
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        remedy = "; a start from snapshot brings the items that exist, and the changes after them"
-        if (
-            isinstance(error, CheckpointExpired)
-            and self._feed.supports(CapabilityName.SNAPSHOT)
-            and remedy not in str(error)
-        ):
-            error.args = (f"{error}{remedy}",)
-
-
-class _Naming:
-    """Puts the provider's name on every error that passes."""
-
-    __slots__ = ("_provider_id",)
-
-    def __init__(self, provider_id: str) -> None:
-        self._provider_id = provider_id
+    def __init__(self, provider_id: str, feed: Feed | None = None) -> None:
+        self._provider_id, self._feed = provider_id, feed
 
     def __enter__(self) -> None:
         pass
@@ -426,3 +407,5 @@ class _Naming:
     ) -> None:
         if isinstance(error, ChangeFeedError):
             error.metadata.setdefault("provider", self._provider_id)
+        if isinstance(error, CheckpointExpired) and self._feed is not None and _REMEDY not in str(error):
+            error.args = (f"{error}{_REMEDY if self._feed.supports(CapabilityName.SNAPSHOT) else ''}",)
