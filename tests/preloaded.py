@@ -112,7 +112,9 @@ class _Copy:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
+        # Until its end has been taken the number is nobody else's.
+        if self.returncode is None:
+            os.kill(self.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
@@ -161,6 +163,19 @@ class _Order(NamedTuple):
     """Output, errors, and where to tell how it goes."""
 
 
+class _Running(NamedTuple):
+    """A copy, by the file that says when it has ended."""
+
+    pid: int
+    telling: int
+
+
+class _Told(NamedTuple):
+    """A copy that has ended, by where that was told; the other end is closed once it was taken."""
+
+    pid: int
+
+
 def _main() -> None:
     _load()
     order = _next_order(socket.socket(fileno=int(sys.argv[1])))
@@ -185,10 +200,16 @@ def _next_order(orders: socket.socket) -> _Order:
     selector.register(orders, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fileobj is not orders:
+            if isinstance(key.data, _Running):
                 selector.unregister(key.fileobj)
                 os.close(key.fd)
-                _tell_end(*key.data)
+                _tell_end(key.data)
+                selector.register(key.data.telling, selectors.EVENT_READ, _Told(key.data.pid))
+                continue
+            if isinstance(key.data, _Told):
+                selector.unregister(key.fileobj)
+                os.close(key.fd)
+                os.waitpid(key.data.pid, 0)
                 continue
             text, streams, _, _ = socket.recv_fds(orders, _LARGEST, 3, socket.MSG_CMSG_CLOEXEC)
             if not text:
@@ -197,21 +218,23 @@ def _next_order(orders: socket.socket) -> _Order:
             if pid == 0:
                 for other in selector.get_map().values():
                     os.close(other.fd)
-                    if other.data:
-                        os.close(other.data[1])
+                    if isinstance(other.data, _Running):
+                        os.close(other.data.telling)
                 return _Order(**json.loads(text), streams=streams)
             out, err, telling = streams
             os.close(out)
             os.close(err)
             os.write(telling, _NUMBER.pack(pid))
-            selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, telling))
+            selector.register(os.pidfd_open(pid), selectors.EVENT_READ, _Running(pid, telling))
 
 
-def _tell_end(pid: int, telling: int) -> None:
-    _, status = os.waitpid(pid, 0)
+def _tell_end(copy: _Running) -> None:
+    """Leave it to be waited for, so that whoever signals it before they know of its end meets nobody else."""
+    ended = os.waitid(os.P_PID, copy.pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    code = ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
     with suppress(BrokenPipeError):
-        os.write(telling, _NUMBER.pack(os.waitstatus_to_exitcode(status)))
-    os.close(telling)
+        os.write(copy.telling, _NUMBER.pack(code))
 
 
 def _become(order: _Order) -> None:

@@ -3,7 +3,9 @@
 import asyncio
 import subprocess
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
 
 import pytest
 
@@ -69,3 +71,28 @@ async def test_the_other_tests_forked_commands_say_and_end_as_one_that_is_begun(
         stderr=PIPE,
     )
     assert await detached.run(*arguments) == await finished(begun)
+
+
+async def test_a_forked_command_keeps_its_number_until_its_end_has_been_taken(detached: CommandLine) -> None:
+    """Whoever signals it before they hear of its end meets nobody else."""
+    process = await detached.start("--version")
+    # In one turn of the loop, so that nobody here hears of it.
+    wait_for_state(process.pid, "Z")
+    process.kill()
+    assert (await finished(process)).code == 0
+    wait_for_state(process.pid, "")
+
+
+def wait_for_state(pid: int, state: str) -> None:
+    """Block until a process is in a state; an empty one: until it is gone."""
+    until = time.monotonic() + 60
+    while (found := state_of(pid)) != state:
+        assert time.monotonic() < until, f"{found!r} and not {state!r}"
+        time.sleep(0.01)
+
+
+def state_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
