@@ -4,7 +4,16 @@ import asyncio
 import json
 import re
 import signal
+from pathlib import Path
 
+import pytest
+
+from changefeed.v1.change_event_pb2 import CHANGE_TYPE_UPDATE, ChangeEvent, Key, KeyComponent
+from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed_gateway.cli.demo.ledger import Ledger
+from changefeed_gateway.cli.demo.mirror import Mirror
+from changefeed_gateway.cli.demo.orders import TABLE
+from changefeed_gateway.cli.demo.view import View
 from tests.cli.conftest import CommandLine, Result, finished
 from tests.cli.test_gateway_process import GatewayProcess, servers_under
 
@@ -108,3 +117,24 @@ async def test_a_lost_place_starts_over(detached: CommandLine) -> None:
     again = await finished(await demo(detached, "--for", "1"))
     assert again.code == 0, again
     assert "starting over" in again.err
+
+
+def test_a_busy_collection_does_not_hide_another_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    events = [
+        ChangeEvent(
+            address=ResourceAddress(collection=collection),
+            key=Key(partition_key="w", components=[KeyComponent(value=str(number))]),
+            change_type=CHANGE_TYPE_UPDATE,
+            new_item_json=item,
+        )
+        for collection, item, count in (
+            ("documents", '{"title": "a title", "tags": [], "last_run": null}', 100),
+            (TABLE, '{"amount": 1, "item": "lamp", "paid": true}', 1),
+        )
+        for number in range(count)
+    ]
+    with View("127.0.0.1:1", Ledger(), Mirror(tmp_path / "mirror")) as view:
+        view.take(events)
+    shown = capsys.readouterr().out
+    assert "order 0: 1 x lamp, paid" in shown
+    assert "... and 89 more" in shown

@@ -44,6 +44,8 @@ class View:
         """Rate and delay (seconds) of the last seconds."""
         self._left_out = 0
         self._lines: deque[Text] = deque(maxlen=_LINES)
+        self._seen: set[str] = set()
+        """Collections of which there is a line since the last drawing: a busy one does not hide the others."""
         self._before = (time.monotonic(), 0)
         self._rate = 0.0
         self._drawn = math.inf
@@ -75,8 +77,10 @@ class View:
             for event in events:
                 if self._json:
                     print_change(event, json=True)
-                elif self._live or len(self._lines) < _LINES:
+                elif self._live or len(self._lines) < _LINES or event.address.collection not in self._seen:
+                    self._left_out += not self._live and len(self._lines) == _LINES
                     self._lines.append(_sentence(event, self._mirror))
+                    self._seen.add(event.address.collection)
                 else:
                     self._left_out += 1
         self.draw()
@@ -98,6 +102,7 @@ class View:
             if self._left_out:
                 out.print(f"... and {self._left_out:,} more")
             self._lines.clear()
+            self._seen.clear()
             self._left_out = 0
             out.print(self._figures())
         out.file.flush()
