@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ _MOST_REMEMBERED: Final = 10_000
 """Hosts that brought bad tokens; beyond, those are forgotten that have not of late."""
 
 _LATE_SECONDS: Final = 1.0
-"""How late they hear of it."""
+"""How late they hear of it, by half more or less: who was refused together does not come back together."""
 _MOST_LATE: Final = 100
 """Answers that are late at once; beyond, they come at once: each that waits takes memory."""
 
@@ -105,7 +106,7 @@ class LateAnswers:
         if self._waiting < _MOST_LATE:
             self._waiting += 1
             try:
-                await asyncio.sleep(_LATE_SECONDS)
+                await asyncio.sleep(_LATE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - spread, not secrecy
             finally:
                 self._waiting -= 1
 

@@ -13,6 +13,8 @@ _MOST_REMEMBERED: Final = 10_000
 """Principals whose account is kept; beyond, those leave that owe nothing and hold nothing."""
 _WHEN_A_STREAM_ENDS: Final = timedelta(seconds=5)
 """When a stream too many may come back: nobody knows when another ends."""
+_FARTHEST_TURN: Final = 1.0
+"""Seconds ahead that turns are told one after the other; beyond, who is refused is told the last one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +35,7 @@ class Bucket:
 
     def __init__(self, rate: float, now: float) -> None:
         """Begin full."""
-        self._rate, self._size = rate, max(rate, 1.0)
+        self.rate, self._size = rate, max(rate, 1.0)
         self._level, self._at = self._size, now
 
     def take(self, amount: float, now: float) -> None:
@@ -44,7 +46,7 @@ class Bucket:
     def wait(self, amount: float, now: float) -> float:
         """Seconds until it holds an amount, which is at most its size."""
         self._fill(now)
-        return max(0.0, (amount - self._level) / self._rate)
+        return max(0.0, (amount - self._level) / self.rate)
 
     def is_full(self, now: float) -> bool:
         """Whether nothing was taken that has not come again."""
@@ -52,7 +54,7 @@ class Bucket:
         return self._level >= self._size
 
     def _fill(self, now: float) -> None:
-        self._level = min(self._size, self._level + (now - self._at) * self._rate)
+        self._level = min(self._size, self._level + (now - self._at) * self.rate)
         self._at = now
 
 
@@ -72,14 +74,28 @@ class Account:
         self._told: dict[str, float] = {}
         """Until when, by the quota that was used up."""
         self.was_told = False
-        """Whether who was refused last had been told a time to come back, and did not wait for it."""
+        """Whether who was refused last was told a time to come back, and did not wait for it.
+
+        Of reads, which tell each another time: whether as many were told as there is room for in a second.
+        """
 
     def begin_read(self) -> None:
-        """Count a call or the opening of a stream. Raises Throttled, with the time after which there is room."""
+        """Count a call or the opening of a stream. Raises Throttled, with the time after which there is room for it.
+
+        Those who are refused at once are told one time each, a read apart: told the same one, they would all come back
+        then, for one read, and again.
+        """
         self.check_bytes()
-        if self._reads is not None:
-            self._refuse(self._reads.wait(1.0, self._now()), "reads_per_second")
-            self._reads.take(1.0, self._now())
+        if self._reads is None:
+            return
+        now = self._now()
+        seconds = self._reads.wait(1.0, now)
+        if seconds > 0:
+            a_read = 1 / self._reads.rate
+            next_turn = self._told.get("reads_per_second", 0.0) - now + a_read
+            turn = max(seconds, min(next_turn, _FARTHEST_TURN))
+            self._refuse(turn, "reads_per_second", ahead=max(0.0, _FARTHEST_TURN - a_read))
+        self._reads.take(1.0, now)
 
     def open_stream(self) -> None:
         """Take a place for a stream; `close_stream` gives it back. Raises Throttled."""
@@ -109,14 +125,14 @@ class Account:
         now = self._now()
         return not self._streams and all(each is None or each.is_full(now) for each in (self._reads, self._bytes))
 
-    def _refuse(self, seconds: float, quota: str) -> None:
+    def _refuse(self, seconds: float, quota: str, *, ahead: float = 0.0) -> None:
         if seconds > 0:
-            message = f"this principal's quota of {quota} is used up: come back in {seconds:.1f} s"
-            raise self._refusal(message, timedelta(seconds=seconds), quota)
+            message = f"this principal's quota of {quota} is used up: come back in {seconds:.2f} s"
+            raise self._refusal(message, timedelta(seconds=seconds), quota, ahead=ahead)
 
-    def _refusal(self, message: str, retry_after: timedelta, quota: str) -> Throttled:
+    def _refusal(self, message: str, retry_after: timedelta, quota: str, *, ahead: float = 0.0) -> Throttled:
         now = self._now()
-        self.was_told = now < self._told.get(quota, 0.0)
+        self.was_told = now + ahead < self._told.get(quota, 0.0)
         self._told[quota] = now + retry_after.total_seconds()
         return Throttled(message, reason=Reason.QUOTA_EXCEEDED, retry_after=retry_after, metadata={"quota": quota})
 

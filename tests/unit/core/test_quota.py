@@ -42,7 +42,8 @@ def reads(account: Account, most: int = 10_000) -> int:
 
 def test_a_seconds_worth_of_reads_then_the_rate(clock: Clock) -> None:
     account = quotas(clock, reads_per_second=10).account(A)
-    assert reads(account) == 10
+    for _ in range(10):
+        account.begin_read()
     with pytest.raises(Throttled) as caught:
         account.begin_read()
     assert caught.value.reason == Reason.QUOTA_EXCEEDED.value
@@ -101,6 +102,42 @@ def test_who_was_told_when_to_come_back_and_comes_before_is_known_by_it(clock: C
     clock.now += 1
     account.begin_read()
     assert not told(account.begin_read), "who waited is told anew"
+
+
+def test_who_is_refused_together_is_told_a_time_each(clock: Clock) -> None:
+    account = quotas(clock, reads_per_second=50).account(A)
+    assert reads(account) == 50, "and the one after these was told the first time"
+    told = []
+    for _ in range(49):
+        with pytest.raises(Throttled) as caught:
+            account.begin_read()
+        assert not account.was_told
+        assert caught.value.retry_after is not None
+        told.append(caught.value.retry_after.total_seconds())
+    assert told == pytest.approx([number / 50 for number in range(2, 51)])
+    with pytest.raises(Throttled) as caught:
+        account.begin_read()
+    assert account.was_told, "there is no room for more within a second"
+    assert caught.value.retry_after == timedelta(seconds=1)
+
+
+def test_many_callers_that_heed_are_refused_about_as_often_as_they_are_served(clock: Clock) -> None:
+    account = quotas(clock, reads_per_second=50).account(A)
+    comes_at = [clock.now] * 50
+    end = clock.now + 10
+    served = refused = 0
+    while (now := min(comes_at)) < end and refused <= 2 * 550:
+        caller = comes_at.index(now)
+        clock.now = now
+        try:
+            account.begin_read()
+            served += 1
+            comes_at[caller] = now + 0.001
+        except Throttled as error:
+            refused += 1
+            comes_at[caller] = now + (error.retry_after or timedelta(0)).total_seconds()
+    assert served >= 500, f"and {refused} refused"
+    assert refused <= 2 * served
 
 
 @pytest.mark.req("BX-8")
