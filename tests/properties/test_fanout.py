@@ -139,18 +139,16 @@ class World:
     def apply(self, step: Put | Delete | Split | Merge | Trim) -> bool:
         """Do it, if it can be done; tell whether there is anything new to read."""
         before = self.collection.last_sequence
-        active = [log.partition_id for log in self.collection.logs() if log.end is None]
+        active = [log for log in self.collection.logs() if log.end is None]
         match step:
             case Put(item):
                 self._note(item, lambda: self.collection.put(f"key-{item}", "x", {"after": before}))
             case Delete(item):
                 self._note(item, lambda: self.collection.delete(f"key-{item}", "x"))
-            case Split(which) if len(active) < 12:
-                self.collection.split(active[which % len(active)])
+            case Split(which) if len(active) < 12 and len((log := active[which % len(active)]).buckets) > 1:
+                self.collection.split(log.partition_id)
             case Merge(which) if len(active) > 1:
-                by_bucket = sorted(
-                    (log for log in self.collection.logs() if log.end is None), key=lambda log: log.buckets.start
-                )
+                by_bucket = sorted(active, key=lambda log: log.buckets.start)
                 lower = which % (len(by_bucket) - 1)
                 self.collection.merge(by_bucket[lower].partition_id, by_bucket[lower + 1].partition_id)
             case Trim(part):
