@@ -97,7 +97,7 @@ async def test_a_probe_asks_the_gateway_itself_whatever_proxy_there_is() -> None
     proxy = "http://127.0.0.1:1"
     async with monitored({"main": MemoryConnection(provider="memory")}) as gateway:
         for address in (gateway.gateway.target, f"http://{gateway.gateway.monitoring}/readyz"):
-            command = [sys.executable, ROOT / "scripts/probe_health.py", address]
+            command = (sys.executable, str(ROOT / "scripts/probe_health.py"), address)
             probe = await asyncio.create_subprocess_exec(*command, env={**environment, "http_proxy": proxy})
             assert await probe.wait() == 0, address
 
