@@ -404,6 +404,29 @@ async def test_who_reads_what_is_shown_to_those_who_operate_the_collection_and_t
     await gateway.kill()
 
 
+@pytest.mark.req("BX-8")
+async def test_who_operates_some_logical_partitions_sees_the_streams_of_these_and_no_others() -> None:
+    store = MemoryStore()
+    store.create("documents", CollectionOptions(partitions=1))
+    tenant = granted(partition_keys=("k1",), rights=frozenset({Right.READ, Right.OPERATE}))
+    reader = Grant(principals=("token:you",), connections=("*",))
+    gateway = await RunningGateway.start({"main": MemoryProvider(store)}, door=door((*tenant, reader)))
+    partition = (await gateway.router.list_partitions(ADDRESS))[0].partition_id
+    method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = gateway.channel.unary_stream(SERVICE + "Subscribe")
+    reading = []
+    for scope in (EntireCollection(), PhysicalPartition(partition), LogicalPartition("k1"), LogicalPartition("k2")):
+        request = subscribe_pb2.SubscribeRequest(address=DOCUMENTS, start_position=NOW, scope=wire(scope))
+        reading.append(method(request.SerializeToString(), metadata=(("authorization", f"Bearer {'y' * 20}"),)))
+        await reading[-1].read()
+    answer = await World(gateway, {}, {}).ask(LIST_STREAMS, operator_service_pb2.ListStreamsRequest())
+    assert isinstance(answer, bytes)
+    [status] = operator_service_pb2.ListStreamsResponse.FromString(answer).streams
+    assert (status.stream_id, status.scope) == (3, operator_service_pb2.STREAM_SCOPE_LOGICAL_PARTITION)
+    for call in reading:
+        call.cancel()
+    await gateway.kill()
+
+
 async def test_where_nobody_is_asked_a_stream_is_its_hosts_and_no_principals() -> None:
     store = MemoryStore()
     store.create("documents")

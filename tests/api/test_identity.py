@@ -309,14 +309,14 @@ async def test_a_calls_own_token_goes_before_the_certificate_of_its_connection(a
 
 def test_a_file_of_tokens_may_hold_digests_and_comments() -> None:
     digest = hashlib.sha256(b"another token of some length").hexdigest()
-    tokens = StaticTokens(lambda: f"# who\n\nalice {SECRET}\n  bob\tsha256:{digest}  \n")
-    assert SECRET not in repr(vars(tokens))
-    found = [
-        asyncio.run(tokens.identify(Presented(bearers=(each,)))) for each in (SECRET, "another token of some length")
-    ]
-    assert [each and each.principal.name for each in found] == ["token:alice", "token:bob"]
-    for wrong in ("", SECRET[:-1], SECRET + "x", f"sha256:{digest}", digest):
-        assert asyncio.run(tokens.identify(Presented(bearers=(wrong,)))) is None
+    for spelled in (digest, digest.upper()):
+        tokens = StaticTokens(lambda spelled=spelled: f"# who\n\nalice {SECRET}\n  bob\tsha256:{spelled}  \n")  # type: ignore[misc]
+        assert SECRET not in repr(vars(tokens))
+        presented = (SECRET, "another token of some length")
+        found = [asyncio.run(tokens.identify(Presented(bearers=(each,)))) for each in presented]
+        assert [each and each.principal.name for each in found] == ["token:alice", "token:bob"]
+        for wrong in ("", SECRET[:-1], SECRET + "x", f"sha256:{spelled}", spelled):
+            assert asyncio.run(tokens.identify(Presented(bearers=(wrong,)))) is None
 
 
 @pytest.mark.parametrize(
@@ -327,6 +327,8 @@ def test_a_file_of_tokens_may_hold_digests_and_comments() -> None:
         (f"al/ice {SECRET}", "line 1"),
         (f"alice {SECRET} more", "line 1"),
         (f"alice {SECRET}\nbob {SECRET}", "line 2"),
+        (f"alice {SECRET}\nbob sha256:{'0' * 63}", "line 2.*64"),
+        (f"alice {SECRET}\nbob SHA256={'0' * 64}", "line 2.*64"),
         ("\n".join(f"a{n} {SECRET}{n}" for n in range(MOST + 1)), "more than"),
     ],
 )

@@ -273,6 +273,34 @@ async def test_a_redirect_is_not_followed_and_an_answer_without_end_is_not_read(
         fetcher(url)()
 
 
+def test_keys_of_this_machine_are_not_asked_of_a_proxy(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with answering(sending(200, issuer.key_set())) as url, answering(sending(200, Issuer().key_set())) as proxy:
+        monkeypatch.setenv("http_proxy", proxy)
+        assert fetcher(url)() == issuer.key_set()
+
+
+def test_an_answer_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(key_sets, "_SECONDS_TO_FETCH", 0.2)
+    ended = threading.Event()
+
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(400):  # twenty seconds, a hundred times what an answer may take
+            if ended.wait(0.05):
+                return
+            handler.wfile.write(b" ")
+
+    with answering(drip) as url:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            fetcher(url)()
+        ended.set()
+        assert time.monotonic() - began < 5
+
+
 async def test_while_the_issuer_is_away_a_token_is_refused_and_not_a_fault(issuer: Issuer) -> None:
     def away() -> bytes:
         raise OSError("away")

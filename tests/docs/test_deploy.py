@@ -17,7 +17,7 @@ from changefeed.v1.change_feed_service_pb2_grpc import ChangeFeedServiceStub
 from changefeed.v1.subscribe_pb2 import SubscribeRequest
 from changefeed_client import BEGINNING, NOW, ChangeFeedRpcError, collection
 from changefeed_gateway.providers.postgres.operations.feeds import watch
-from changefeed_gateway.settings import PostgresConnection
+from changefeed_gateway.settings import MemoryConnection, PostgresConnection
 from tests.databases import LOG, PostgresForTests
 from tests.docs.pages import DOCS, ROOT
 from tests.monitored import Monitored, monitored, until
@@ -143,6 +143,21 @@ def test_what_is_no_expression_is_found() -> None:
     for broken in ("rate(changefeed_calls_total)", "sum by (x", "up = 1", "changefeed_calls_total[5m] > 1"):
         with pytest.raises(ValueError, match=r"."):
             list(selectors(broken))
+
+
+async def test_the_first_error_that_an_alert_counts_is_seen_to_come() -> None:
+    """`increase` passes over a series that begins with its first count (Prometheus, "Avoid missing metrics")."""
+    memory = MemoryConnection(provider="memory")
+    async with monitored({"main": memory}) as gateway:
+        shown = {(sample.name, sample.labels.get("reason")) for sample in await gateway.samples()}
+    counted = [
+        (metric, reason)
+        for rule in rules()
+        for metric, reasons in re.findall(r'increase\((\w+)\{reason=~?"([^"]+)"', rule.expr)
+        for reason in reasons.split("|")
+    ]
+    assert ("changefeed_call_errors_total", "HISTORY_GAP") in counted
+    assert set(counted) <= shown
 
 
 async def test_every_metric_of_alerts_and_dashboard_is_shown_with_its_labels(labels_of: dict[str, set[str]]) -> None:

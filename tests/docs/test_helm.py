@@ -57,8 +57,10 @@ def test_the_settings_are_those_that_the_pod_and_its_probes_expect(
     assert {container[f"{probe}Probe"]["httpGet"]["port"] for probe in ("startup", "liveness", "readiness")} == {
         "monitoring"
     }
-    drain = container["lifecycle"]["preStop"]["sleep"]["seconds"] + read.shutdown_grace.total_seconds()
-    assert pod(name)["terminationGracePeriodSeconds"] > drain + 5
+    notice = container["lifecycle"]["preStop"]["sleep"]["seconds"] if "lifecycle" in container else 0
+    assert pod(name)["terminationGracePeriodSeconds"] > notice + read.shutdown_grace.total_seconds() + 5
+    annotations = manifests(name)["Deployment"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["prometheus.io/port"] == str(read.monitoring.listen.port)
     (port,) = manifests(name)["Service"]["spec"]["ports"]
     assert (port["port"], port["targetPort"]) == (read.listen.port, "grpc")
 
@@ -85,7 +87,34 @@ def test_every_file_that_the_settings_name_is_mounted_from_a_secret(
 
 def test_readiness_may_ask_for_some_connections_alone() -> None:
     (container,) = pod("all")["containers"]
-    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?connection=main&connection=shop"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz?connection=orders&connection=shop"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_chart_adds_nothing_of_its_own_that_would_not_start(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Helm merges mappings of values with the chart's own."""
+    given = yaml.safe_load((HELM / f"values-{name}.yaml").read_text(encoding="utf-8"))
+    assert set(settings(name, monkeypatch, tmp_path).connections) == set(given["settings"]["connections"])
+    (volume,) = [volume for volume in pod(name)["volumes"] if volume["name"] == "secrets"]
+    files = {item["path"] for source in volume["projected"]["sources"] for item in source["secret"]["items"]}
+    assert files == set(given["secrets"])
+    budget = manifests(name)["PodDisruptionBudget"]["spec"]
+    assert len({"minAvailable", "maxUnavailable"} & set(budget)) == 1, "Kubernetes takes one of them"
+    (container,) = pod(name)["containers"]
+    # Kubernetes before 1.33 takes none of no length (KEP-3960, PodLifecycleSleepActionAllowZero).
+    assert container.get("lifecycle", {"preStop": {"sleep": {"seconds": 1}}})["preStop"]["sleep"]["seconds"] > 0
+
+
+def test_what_would_not_be_as_it_was_meant_is_refused_and_helm_check_asks_so() -> None:
+    assert {file.stem for file in (HELM / "refused").glob("*.yaml")} >= {
+        "client-ca-in-plaintext",
+        "no-connection",
+        "no-transport",
+        "ready-when-nothing",
+    }
+    assert "tests/helm/refused/*.yaml" in (HELM / "check").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)

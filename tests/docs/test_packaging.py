@@ -1,9 +1,12 @@
 """What is given out beside the image and the chart: Compose, the systemd unit, versions, what is locked."""
 
+import asyncio
 import configparser
+import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from importlib.metadata import requires
 from pathlib import Path
@@ -14,8 +17,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from changefeed_gateway.settings import load_settings
+from changefeed_gateway.settings import MemoryConnection, gateway_target, load_settings
 from tests.docs.pages import ROOT
+from tests.monitored import monitored
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text(encoding="utf-8"))
 UNIT = ROOT / "deploy/systemd/changefeed.service"
@@ -48,6 +52,28 @@ def test_the_gateway_reads_its_settings_in_compose(monkeypatch: pytest.MonkeyPat
     assert job == {"job_name": "changefeed", "static_configs": [{"targets": [f"gateway:{monitoring}"]}]}
 
 
+def test_a_command_in_the_gateways_container_finds_the_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "docker compose exec gateway changefeed tail" in OPERATIONS
+    for name, value in COMPOSE["services"]["gateway"]["environment"].items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "changefeed.yaml"
+    file.write_text(COMPOSE["configs"]["changefeed"]["content"])
+    port = load_settings(file).listen.port
+    assert gateway_target(file=file).address == f"127.0.0.1:{port}"
+
+
+def test_compose_can_make_its_containers_and_waits_for_the_database_itself() -> None:
+    """Compose: "cannot create ... in read-only service: `file` is the sole supported option" (pkg/compose/secrets.go).
+
+    The image of PostgreSQL makes the database with a server that listens on a socket file alone.
+    """
+    for name, service in COMPOSE["services"].items():
+        sources = [COMPOSE["secrets"][secret] for secret in service.get("secrets", [])]
+        sources += [COMPOSE["configs"][config["source"]] for config in service.get("configs", [])]
+        assert not service.get("read_only") or all("file" in source for source in sources), name
+    assert "--host=127.0.0.1" in COMPOSE["services"]["postgres"]["healthcheck"]["test"]
+
+
 def test_compose_publishes_on_loopback_alone_and_its_files_are_there() -> None:
     for name, service in COMPOSE["services"].items():
         for port in service.get("ports", []):
@@ -64,6 +90,16 @@ def test_compose_publishes_on_loopback_alone_and_its_files_are_there() -> None:
 
 
 OPERATIONS = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+
+
+async def test_a_probe_asks_the_gateway_itself_whatever_proxy_there_is() -> None:
+    environment = {name: value for name, value in os.environ.items() if name.lower() != "no_proxy"}
+    proxy = "http://127.0.0.1:1"
+    async with monitored({"main": MemoryConnection(provider="memory")}) as gateway:
+        for address in (gateway.gateway.target, f"http://{gateway.gateway.monitoring}/readyz"):
+            command = (sys.executable, str(ROOT / "scripts/probe_health.py"), address)
+            probe = await asyncio.create_subprocess_exec(*command, env={**environment, "http_proxy": proxy})
+            assert await probe.wait() == 0, address
 
 
 # --- systemd

@@ -16,7 +16,7 @@ from changefeed_gateway.api.wire.streams import (
     streams_asked,
     streams_response,
 )
-from changefeed_gateway.core.model import Address
+from changefeed_gateway.core.model import Address, EntireCollection
 from changefeed_gateway.core.policy import Principal, Right, not_allowed
 from changefeed_gateway.core.streams import Progress, Streams
 
@@ -94,4 +94,4 @@ class OperatorService:
     def _may_see(self, principal: Principal, stream: Progress) -> bool:
         # One that is being opened has no collection yet: for those alone who may see all.
         address = stream.feed.address if stream.feed else Address(connection="", database="", collection="")
-        return self._door.may(principal, Right.OPERATE, address)
+        return self._door.may(principal, Right.OPERATE, address, stream.scope or EntireCollection())

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
 
+from changefeed_gateway.core.errors import Reason
 from changefeed_gateway.core.model import Address, Cursor, Feed, Page
 
 MOST_FEEDS: Final = 500
@@ -132,8 +133,9 @@ class Observation:
         """Calls that have ended, by method and code."""
         self.call_seconds: dict[str, Distribution] = {}
         """How long those took that answer once, by method."""
-        self.errors: Counter[str] = Counter()
-        """Errors that callers were told, by reason."""
+        self.errors: Counter[str] = Counter({reason.value: 0 for reason in Reason})
+        """Errors that callers were told, by reason; each is there from the start, so that the first one is seen to come
+        (Prometheus, "Avoid missing metrics")."""
         self.delivered: dict[tuple[FeedName, str], Delivered] = {}
         """By feed and method."""
         self.ended: Counter[tuple[FeedName, str]] = Counter()

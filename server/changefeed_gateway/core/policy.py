@@ -142,10 +142,10 @@ class Policy:
             raise not_allowed()
         return Access(held)
 
-    def may(self, principal: Principal, right: Right, address: Address) -> bool:
-        """Whether `access` would answer."""
+    def may(self, principal: Principal, right: Right, address: Address, scope: Scope) -> bool:
+        """Whether `access` would answer, and let this scope in."""
         try:
-            self.access(principal, right, address)
+            self.access(principal, right, address).check(scope, items=False)
         except AuthorizationFailed:
             return False
         return True

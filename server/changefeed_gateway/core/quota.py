@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import lru_cache
 from typing import Final
 
 from changefeed_gateway.core.clock import monotonic
@@ -11,6 +12,8 @@ from changefeed_gateway.core.policy import Principal, is_among
 
 _MOST_REMEMBERED: Final = 10_000
 """Principals whose account is kept; beyond, those leave that owe nothing and hold nothing."""
+_MOST_RECENT: Final = 1_000
+"""Principals whose quota is known again: looking for it goes through all their groups."""
 _WHEN_A_STREAM_ENDS: Final = timedelta(seconds=5)
 """When a stream too many may come back: nobody knows when another ends."""
 _FARTHEST_TURN: Final = 1.0
@@ -147,17 +150,21 @@ class Quotas:
     def __init__(self, quotas: Sequence[Quota] = (), *, now: Callable[[], float] = monotonic) -> None:
         self._quotas = tuple(quotas)
         self._now = now
-        self._accounts: dict[str, Account] = {}
+        self._accounts: dict[tuple[str, Quota | None], Account] = {}
+        self._quota_of = lru_cache(maxsize=_MOST_RECENT)(self._first_quota)
         self._sweep_at = _MOST_REMEMBERED
 
     def account(self, principal: Principal) -> Account:
-        """The account of a principal; the same one for all its calls."""
-        account = self._accounts.get(principal.name)
+        """The account of a principal; the same one for all its calls, as long as it is in the same groups."""
+        quota = self._quota_of(principal)
+        account = self._accounts.get((principal.name, quota))
         if account is None:
             self._sweep()
-            quota = next((quota for quota in self._quotas if is_among(principal, quota.principals)), None)
-            account = self._accounts[principal.name] = Account(quota, self._now)
+            account = self._accounts[principal.name, quota] = Account(quota, self._now)
         return account
+
+    def _first_quota(self, principal: Principal) -> Quota | None:
+        return next((quota for quota in self._quotas if is_among(principal, quota.principals)), None)
 
     def _sweep(self) -> None:
         if len(self._accounts) >= self._sweep_at:

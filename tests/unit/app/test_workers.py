@@ -236,6 +236,19 @@ def test_no_count_goes_back_and_none_that_was_told_is_lost(steps: list[tuple[int
         before = total
 
 
+def test_an_answer_that_comes_after_a_newer_one_takes_nothing_back_and_is_counted_once() -> None:
+    sums = Sums()
+
+    def total(*reports: Report) -> float:
+        return values(sums.add_up(reports))["changefeed_calls_total", ""]
+
+    assert total(Report(1, 1, [counter(5)])) == 5
+    assert total(Report(1, 1, [counter(3)])) == 5
+    assert total(Report(1, 2, [counter(1)])) == 6
+    assert total(Report(1, 1, [counter(4)])) == 6
+    assert total(Report(1, 2, None)) == 6
+
+
 def test_gauges_are_added_up_as_they_mean_and_processes_stand_apart() -> None:
     reports = [
         Report(

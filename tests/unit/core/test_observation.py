@@ -16,7 +16,7 @@ from changefeed_gateway.core.answer import (
     StateChanged,
     SubscriptionState,
 )
-from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.errors import Reason, TransientFailure
 from changefeed_gateway.core.model import Address, CapabilityName, Feed, ItemState
 from changefeed_gateway.core.observation import MOST_FEEDS, MOST_REASONS, OTHERS, Distribution, FeedName, Observation
 from changefeed_gateway.core.streams import Progress, Standing, Streams
@@ -49,7 +49,7 @@ def test_reasons_beyond_a_number_are_counted_together() -> None:
     for number in range(2 * MOST_REASONS):
         observation.call_ended("ReadChanges", "UNKNOWN", None, reason=str(number))
     assert len(observation.errors) == MOST_REASONS + 1
-    assert observation.errors[OTHERS] == MOST_REASONS
+    assert observation.errors[OTHERS] == MOST_REASONS + len(Reason)
     observation.call_ended("ReadChanges", "UNIMPLEMENTED", None, reason=CapabilityName.BEGINNING.value)
     assert observation.errors.total() == observation.calls.total() == 2 * MOST_REASONS + 1
 

@@ -70,7 +70,7 @@ def test_nobody_is_among_nobody() -> None:
 def test_without_a_grant_everything_is_refused_and_an_open_policy_refuses_nothing() -> None:
     assert opened(Policy([]), ALICE) == set()
     assert opened(Policy.open(), ANONYMOUS) == {WHOLE, OWN, OTHER, PART}
-    assert Policy.open().may(ANONYMOUS, Right.OPERATE, ORDERS)
+    assert Policy.open().may(ANONYMOUS, Right.OPERATE, ORDERS, WHOLE)
 
 
 def test_a_tenant_reads_its_own_logical_partition_only() -> None:
@@ -82,7 +82,7 @@ def test_a_tenant_reads_its_own_logical_partition_only() -> None:
 def test_who_lacks_the_claim_that_a_grant_asks_for_has_nothing_of_it() -> None:
     policy = Policy([grant("*", partition_key_claim="tenant")])
     assert opened(policy, Principal(name="jwt:bob")) == set()
-    assert not policy.may(Principal(name="jwt:bob"), Right.READ, ORDERS)
+    assert not policy.may(Principal(name="jwt:bob"), Right.READ, ORDERS, OWN)
 
 
 def test_items_and_scope_come_of_one_grant_not_of_two() -> None:
@@ -94,8 +94,8 @@ def test_items_and_scope_come_of_one_grant_not_of_two() -> None:
 
 def test_rights_are_each_given_by_themselves() -> None:
     policy = Policy([grant("*", rights=frozenset({Right.OPERATE}))])
-    assert policy.may(ALICE, Right.OPERATE, ORDERS)
-    assert not policy.may(ALICE, Right.READ, ORDERS)
+    assert policy.may(ALICE, Right.OPERATE, ORDERS, WHOLE)
+    assert not policy.may(ALICE, Right.READ, ORDERS, WHOLE)
 
 
 @pytest.mark.parametrize("address", [("other", "orders"), ("main", "secrets"), ("main", "orders2"), ("main", "*")])

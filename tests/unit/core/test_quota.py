@@ -172,6 +172,20 @@ def test_the_first_quota_that_names_a_principal_is_its_own(clock: Clock) -> None
     assert [reads(all_.account(each)) for each in (A, B)] == [5, 1]
 
 
+def test_a_quota_of_a_group_holds_from_the_token_on_that_says_so_and_what_was_taken_is_not_forgotten(
+    clock: Clock,
+) -> None:
+    all_ = Quotas([Quota(principals=("group:g",), streams=1), Quota(principals=("*",), streams=2)], now=clock)
+    member = Principal(name=A.name, groups=frozenset({"g"}))
+    all_.account(A).open_stream()
+    all_.account(member).open_stream()
+    with pytest.raises(Throttled):
+        all_.account(member).open_stream()
+    all_.account(A).open_stream()
+    with pytest.raises(Throttled):
+        all_.account(A).open_stream()
+
+
 def test_accounts_that_owe_nothing_are_forgotten(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_REMEMBERED", 100)
     all_ = quotas(clock, reads_per_second=1, streams=1)

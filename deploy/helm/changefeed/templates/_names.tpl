@@ -32,6 +32,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $tls "client_ca_file" "/run/client-ca/ca.crt" -}}
 {{- end -}}
 {{- $_ := set $security "tls" (mergeOverwrite (deepCopy ($security.tls | default dict)) $tls) -}}
+{{- else if .Values.tls.clientCa -}}
+{{- fail "tls.clientCa needs tls.secret: without TLS no caller shows a certificate, and nobody would be asked who they are" -}}
 {{- else if .Values.tls.plaintext -}}
 {{- $_ := set $security "plaintext_shows_documents_and_tokens_to_the_network" true -}}
 {{- else -}}

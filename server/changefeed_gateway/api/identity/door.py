@@ -83,9 +83,9 @@ class Door:
             access.check(scope, items=asked.items)
         del facts["scopes"]
 
-    def may(self, principal: Principal, right: Right, address: Address) -> bool:
-        """May PRINCIPAL do things of a right on ADDRESS? The one question, for handlers that list several addresses."""
-        return self.policy.may(principal, right, address)
+    def may(self, principal: Principal, right: Right, address: Address, scope: Scope) -> bool:
+        """Whether a caller has a right on a scope of an address: the one question, for handlers that list several."""
+        return self.policy.may(principal, right, address, scope)
 
     def knows(self, principal: Principal, connection: str) -> bool:
         """Whether a caller may hear of a connection; another one is to it as if it did not exist."""

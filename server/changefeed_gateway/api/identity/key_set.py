@@ -97,18 +97,30 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def fetcher(url: str) -> Callable[[], bytes]:
     """What reads a URL, in bounded time and size and without redirects; the scheme is the settings' to check."""
     opener = urllib.request.build_opener(_NoRedirects)
+    if url.startswith("http:"):
+        # Of this machine: a proxy that the environment names would say what the keys are.
+        opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
 
     def fetch() -> bytes:
         try:
             with opener.open(url, timeout=_SECONDS_TO_FETCH) as answer:
-                content: bytes = answer.read(_MOST_BYTES + 1)
+                return _content(answer, time.monotonic() + _SECONDS_TO_FETCH)
         except HTTPException as error:
             raise OSError(type(error).__name__) from None
-        if len(content) > _MOST_BYTES:
-            raise ValueError("a key set of more than 1 MB")
-        return content
 
     return fetch
+
+
+def _content(answer: Any, until: float) -> bytes:
+    """All of an answer; what drips would keep the thread, and with it every newer key, for as long as it likes."""
+    content = b""
+    while part := answer.read1(_MOST_BYTES):
+        content += part
+        if len(content) > _MOST_BYTES:
+            raise ValueError("a key set of more than 1 MB")
+        if time.monotonic() > until:
+            raise TimeoutError("the issuer's answer does not end")
+    return content
 
 
 def _parsed(content: bytes, algorithms: Sequence[str]) -> dict[tuple[str, str], jwt.PyJWK]:

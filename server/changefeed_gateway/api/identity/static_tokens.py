@@ -15,7 +15,7 @@ MOST: Final = 200
 SHORTEST: Final = 20
 """Characters of a token; a digest protects no short one."""
 _LINE: Final = re.compile(r"([A-Za-z0-9_.@-]{1,100})[ \t]+(\S+)")
-_DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
+_DIGEST: Final = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
 class StaticTokens:
@@ -59,6 +59,9 @@ def _parsed(text: str) -> dict[bytes, Principal]:
             raise ValueError(f"line {number} is not a name and a token")
         name, token = match.groups()
         given = _DIGEST.fullmatch(token)
+        if given is None and token.lower().startswith("sha256"):
+            # As a token it would let in whoever knows the digest.
+            raise ValueError(f"line {number}: behind `sha256:` a digest of 64 hexadecimal digits is needed")
         if given is None and len(token) < SHORTEST:
             raise ValueError(f"line {number}: a token of at least {SHORTEST} characters is needed")
         digest = bytes.fromhex(given[1]) if given else hashlib.sha256(token.encode()).digest()

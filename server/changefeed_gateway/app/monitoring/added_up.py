@@ -126,12 +126,19 @@ class Sums:
         return [family.metric() for family in families.values()]
 
     def _note(self, report: Report, counted: "dict[str, _Family]") -> None:
-        """Remember what a worker has counted; what one before it had counted by its end is kept for good."""
+        """Remember what a worker has counted; what one before it had counted by its end is kept for good.
+
+        Of two who ask at once, who asked first may come last: what it brings takes nothing back.
+        """
         start, last = self._last.get(report.worker, (report.start, {}))
-        if start != report.start:
+        if report.start < start:
+            return
+        if report.start > start:
             _add(self._ended, last.values())
             last = {}
-        self._last[report.worker] = report.start, last if report.metrics is None else counted
+        for name, family in last.items():
+            counted.setdefault(name, family).keep(family)
+        self._last[report.worker] = report.start, counted
 
 
 class _Family:
@@ -155,6 +162,11 @@ class _Family:
         if self.name in LARGEST:
             return max(one, other)
         return min(one, other) if self.name in SMALLEST else one + other
+
+    def keep(self, earlier: "_Family") -> None:
+        """Count no less than was counted before."""
+        for key, value in earlier.values.items():
+            self.values[key] = max(value, self.values.get(key, value))
 
     def metric(self) -> Metric:
         metric = Metric(self.name, self.documentation, self.kind)
