@@ -24,6 +24,7 @@ from changefeed.v1 import (
 )
 from changefeed_gateway.api import interceptors
 from changefeed_gateway.api.admission import LateAnswers
+from changefeed_gateway.api.call import Call
 from changefeed_gateway.api.identity.caller import Authenticator, Identity, Presented
 from changefeed_gateway.api.identity.certificates import Certificates
 from changefeed_gateway.api.identity.door import Door
@@ -405,6 +406,44 @@ async def test_a_stream_and_a_watch_of_health_end_when_the_token_is_taken_back(m
             for ended in (await failure(stream.read()), await failure(watch.read())):
                 assert ended.code() is grpc.StatusCode.UNAUTHENTICATED
                 assert "withdrawn" in str(ended.details())
+
+
+async def test_a_request_is_read_to_its_end_though_its_caller_is_known_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """gRPC keeps for ever what comes for a read that was cancelled."""
+    monkeypatch.setattr(interceptors, "_LOOK_AGAIN", 0.01)
+    clockwork, began, looked_at, read = Clockwork(), asyncio.Event(), asyncio.Event(), Call.read
+    ends: list[str] = []
+
+    def looked() -> bool:
+        if not clockwork.held:
+            looked_at.set()
+        return clockwork.held
+
+    async def identify(presented: Presented) -> Identity:
+        return Identity(principal=Principal(name="token:a"), holds=looked)
+
+    async def spied(call: Call) -> bytes | None:
+        began.set()
+        try:
+            return await read(call)
+        except BaseException as error:
+            ends.append(type(error).__name__)
+            raise
+
+    monkeypatch.setattr(clockwork, "identify", identify)
+    monkeypatch.setattr(Call, "read", spied)
+    async with serving([clockwork], everything_for("*")) as address, grpc.aio.insecure_channel(address) as channel:
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes]
+        method = channel.stream_stream("/changefeed.v1.ChangeFeedService/ReadChanges")
+        call = method()
+        async with asyncio.timeout(10):
+            await began.wait()
+            clockwork.held = False
+            await looked_at.wait()
+            await call.write(READ.SerializeToString())
+            ended = await failure(call.read())
+        assert ends == ["CredentialsExpired"]
+        assert (ended.code(), error_info(ended).reason) == (grpc.StatusCode.UNAUTHENTICATED, "CREDENTIALS_EXPIRED")
 
 
 async def test_a_stream_that_is_not_read_ends_too_when_its_token_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:

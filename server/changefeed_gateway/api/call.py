@@ -16,7 +16,14 @@ from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.reset import reset
 from changefeed_gateway.api.status import status_code, to_status
 from changefeed_gateway.core.clock import monotonic
-from changefeed_gateway.core.errors import ChangeFeedError, InvalidRequest, ProviderAccessFailed, Reason, Throttled
+from changefeed_gateway.core.errors import (
+    ChangeFeedError,
+    CredentialsExpired,
+    InvalidRequest,
+    ProviderAccessFailed,
+    Reason,
+    Throttled,
+)
 from changefeed_gateway.core.observation import LONG_WRITE, CallSpan, Observation
 from changefeed_gateway.core.policy import ANONYMOUS, NOBODY, Principal
 from changefeed_gateway.core.quota import UNLIMITED, Account
@@ -60,6 +67,9 @@ class Call:
         self._context, self._log = context, log
         self.task = cast("asyncio.Task[object]", asyncio.current_task())
         """Done when the client has taken the end of the call, or is gone."""
+        self.problem = ""
+        """Why the caller is known no more; empty while they are."""
+        self._reading = False
         self._at_end: tuple[Callable[[], None], ...] = ()
         self._started = time.monotonic()
         self._headers_sent = False
@@ -104,10 +114,27 @@ class Call:
     async def read(self) -> bytes | None:
         """The caller's next message; None when there is none to come.
 
-        Not to be cancelled by a time limit, because gRPC writes into what a cancelled read has freed: `cut` ends it.
+        Not to be cancelled, because gRPC keeps for ever what comes for a read that was: `cut` ends it. Raises
+        CredentialsExpired.
         """
-        raw: Any = await self._context.read()
+        self._reading = True
+        try:
+            raw: Any = await self._context.read()
+        finally:
+            self._reading = False
+        if self.problem:
+            raise expired(self.problem)
         return raw if isinstance(raw, bytes) else None
+
+    def expire(self, problem: str) -> bool:
+        """End the call because its caller is known no more; answers whether its task was cancelled for it.
+
+        While it reads it is not: the read raises CredentialsExpired when something has come.
+        """
+        self.problem = problem
+        if not self._reading:
+            self.task.cancel()
+        return not self._reading
 
     async def request(self) -> bytes:
         """The one message of a caller who sends one. Raises InvalidRequest when there is none."""
@@ -215,6 +242,11 @@ class Call:
             self.span.ended(code.name, reason)
         milliseconds = round(self.elapsed / timedelta(milliseconds=1), 3)
         return {"code": code.name, "duration_ms": milliseconds, **self.facts}
+
+
+def expired(problem: str) -> CredentialsExpired:
+    """What is told to who is known no more."""
+    return CredentialsExpired(f"{problem}: come again with newer ones")
 
 
 def _request_id(said: str) -> str:

@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from changefeed_gateway.api.admission import Admission, BadTokens, Connections, LateAnswers, host_of
-from changefeed_gateway.api.call import Call, Context
+from changefeed_gateway.api.call import Call, Context, expired
 from changefeed_gateway.api.call_log import CallLog
 from changefeed_gateway.api.connections import most_of_one_host
 from changefeed_gateway.api.identity.caller import Identity
@@ -26,7 +26,6 @@ from changefeed_gateway.api.identity.door import Door
 from changefeed_gateway.api.wire.decode import MAX_NAME_CHARS
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
-    CredentialsExpired,
     InternalFailure,
     InvalidRequest,
     Reason,
@@ -330,24 +329,26 @@ async def _while_known(identity: Identity, body: _Body, call: Call) -> None:
     if identity.is_for_ever:
         await body(call)
         return
-    loop = asyncio.get_running_loop()
+    loop, cancellations = asyncio.get_running_loop(), call.task.cancelling()
     timer: asyncio.TimerHandle | None = None
+    cancelled = False
 
     def look() -> None:
-        nonlocal timer
-        if identity.problem():
-            limit.reschedule(loop.time())
+        nonlocal timer, cancelled
+        if problem := identity.problem():
+            cancelled = call.expire(problem)
         else:
             timer = loop.call_later(identity.seconds_left(_LOOK_AGAIN), look)
 
+    if problem := identity.problem():
+        raise expired(problem)
+    timer = loop.call_later(identity.seconds_left(_LOOK_AGAIN), look)
     try:
-        async with asyncio.timeout(None) as limit:
-            look()
-            await body(call)
-    except TimeoutError:
-        if not limit.expired():
+        await body(call)
+    except asyncio.CancelledError:
+        if not cancelled or call.task.uncancel() > cancellations:
             raise
-        raise CredentialsExpired(f"{identity.problem()}: come again with newer ones") from None
+        raise expired(call.problem) from None
     finally:
         if timer is not None:
             timer.cancel()
