@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import psycopg
 import pytest
@@ -203,3 +204,27 @@ async def test_what_is_written_after_a_split_in_its_transaction_belongs_to_the_c
     changes, _ = await read_all(shop.provider, shop.feed)
     notes = [json.loads(change.item or "{}")["note"] for change in changes]
     assert notes == ["x", *["before", "after"] * 40]
+
+
+@pytest.mark.req("P2")
+async def test_a_partition_that_has_ended_is_not_given_what_was_read_ahead_beyond_its_end(shop: Shop) -> None:
+    """Of all buckets, it is the same part of the log as the entire collection, up to the split."""
+    for number in range(1, 6):
+        await shop.insert(number)
+        await shop.tick()
+    await split(shop, "0-4095")
+    for number in range(6, 13):
+        await shop.insert(number)
+        await shop.tick()
+    whole = page_read(Beginning(), size=2)
+    for _ in range(2):
+        page = await shop.read(whole)
+        whole = replace(whole, start=After(page.cursor))
+    # The next page of the entire collection is being read now.
+    mine, retired = page_read(After(page.cursor), scope=PhysicalPartition(PartitionId("0-4095")), size=2), False
+    changes: list[int] = []
+    while not retired:
+        page = await shop.read(mine)
+        changes += keys(page)
+        retired, mine = page.retired, replace(mine, start=After(page.cursor))
+    assert changes == [5]

@@ -6,8 +6,11 @@ from datetime import timedelta
 
 import pytest
 
+from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Feed, LogicalPartition, Now, PageRead
-from changefeed_gateway.providers.postgres.cursor import decode_position
+from changefeed_gateway.providers.postgres.cursor import Position, decode_position
+from changefeed_gateway.providers.postgres.log.read_ahead import Place
+from changefeed_gateway.providers.postgres.log.reading import Stretch
 from changefeed_gateway.providers.postgres.provider import PostgresOptions, PostgresProvider
 from changefeed_gateway.providers.postgres.ticks.ticker import Cadence
 from tests.load.database_relay import DatabaseRelay
@@ -207,3 +210,34 @@ async def test_a_feed_that_cannot_tick_keeps_no_other_from_its_ticks(log_databas
                 if await cursor.fetchone() == (2,):
                     break
                 await asyncio.sleep(0.01)
+
+
+async def test_a_feed_that_is_closed_sends_its_readers_away_though_who_closes_it_is_cancelled(shop: Shop) -> None:
+    page = await shop.page(Now())
+    waiting = asyncio.create_task(shop.page(After(page.cursor), wait=60))
+    log = shop.provider._log_of(shop.feed)
+    while not log.ticks.ticker.waiting:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    begun, ending, may_end = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def read() -> Stretch:
+        try:
+            begun.set()
+            await asyncio.Event().wait()
+        finally:
+            ending.set()
+            await may_end.wait()
+        raise AssertionError
+
+    place = Place(Position(1), None, None, 1, 0)
+    for _ in range(2):
+        log._ahead.page_ended(place, place, read)
+    async with asyncio.timeout(30):
+        await begun.wait()
+        closing = asyncio.create_task(log.aclose())
+        await ending.wait()
+        closing.cancel()
+        with pytest.raises(TransientFailure):
+            await waiting
+    may_end.set()
+    await asyncio.wait({closing})

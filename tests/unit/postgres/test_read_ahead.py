@@ -12,7 +12,7 @@ from changefeed_gateway.providers.postgres.log.reading import Stretch
 
 
 def place(tick: int, *, generation: int = 0) -> Place:
-    return Place(Position(tick), None, 1_000, generation)
+    return Place(Position(tick), None, None, 1_000, generation)
 
 
 class Log:

@@ -108,13 +108,14 @@ class FeedLog:
         if isinstance(read.start, Snapshot) or (isinstance(read.start, After) and is_place(read.start.cursor)):
             return await self._snapshots.read_page(read)
         deadline = monotonic() + min(read.max_wait, read.watermark_within or read.max_wait).total_seconds()
-        start, view, fresh = await self._start(read)
-        # P6: who waits at a tick that a fail-over loses must not go on behind another one of its number.
-        began_at = stands_at = await self.ticks.window.tick(start.batch)
+        start, began_at, view, fresh = await self._start(read)
+        # P6: whoever stands at a tick that a fail-over loses must not go on behind another one of its number.
+        stands_at = began_at
         stretch = Stretch([], [], start, statements=0)
         while read.max_changes and not stretch.rows:
             if stretch.end < view.end:
                 stretch = await self._read_log(stretch.end, read, view)
+                await self.ticks.window.check_same(stands_at)
                 if stretch.end < view.end:
                     break
                 stands_at = await self.ticks.window.tick(stretch.end.batch)
@@ -123,7 +124,6 @@ class FeedLog:
             elif read.max_wait:
                 if (found := await self._wait(view, read, deadline)) is None:
                     break
-                await self.ticks.check_same(stands_at)
                 view = await self._view(read, found)
             elif not fresh:
                 view, fresh = await self._view(read, await self.ticks.ticker.refresh()), True
@@ -132,19 +132,24 @@ class FeedLog:
         if read.max_changes and not (fresh or read.max_wait) and stretch.end >= Position(view.newest.id):
             # The newest tick may be older than the call: only a fresh one can say that there is nothing more.
             view = await self._view(read, await self.ticks.ticker.refresh())
+        await self.ticks.window.check_same(stands_at)
         return await self._page(read, start, began_at, stretch, view)
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
-        await self._ahead.aclose()
-        await self.ticks.aclose()
+        try:
+            await self._ahead.aclose()
+        finally:
+            # Who closes may be cancelled, and those who wait for changes are to be sent away all the same.
+            await self.ticks.aclose()
 
     # --- From where
 
-    async def _start(self, read: PageRead) -> tuple[Position, View, bool]:
-        """The position to read after, up to where there is something to read, and whether that was asked for since."""
+    async def _start(self, read: PageRead) -> tuple[Position, Tick, View, bool]:
+        """The position to read after, its batch's tick, up to where something is there, and whether that is fresh."""
         self.ticks.notice_other_server()
         mark: int | None = None
+        began_at: Tick | None = None
         fresh = False
         match read.start:
             case Now():
@@ -166,15 +171,16 @@ class FeedLog:
         if position > Position(newest.id):
             raise self.ticks.beyond()
         if mark is not None:
-            await self.ticks.check_mark(position, mark)
+            began_at = await self.ticks.check_mark(position, mark)
         view = await self._view(read, newest)
         if view.partition is not None:
             if view.retired and mark is None and not view.partition.retained((await self.ticks.window.oldest()).id):
                 raise _no_partition(view.partition.partition_id)
-            position = view.partition.clip(position)
+            if (clipped := view.partition.clip(position)) != position:
+                position, began_at = clipped, None
         if not read.max_changes:
             await self.ticks.window.check(position.tick)
-        return position, view, fresh
+        return position, began_at or await self.ticks.window.tick(position.batch), view, fresh
 
     async def _view(self, read: PageRead, newest: Tick) -> View:
         """What a read can see when `newest` is the newest tick. Raises NotFound."""
@@ -244,7 +250,8 @@ class FeedLog:
         )
 
     def _place(self, position: Position, read: PageRead, view: View) -> Place:
-        return Place(position, view.part(read.scope), read.max_changes, self.ticks.generation)
+        end_tick = view.partition.end_tick if view.partition is not None else None
+        return Place(position, view.part(read.scope), end_tick, read.max_changes, self.ticks.generation)
 
     def _go_on(self, start: Position, end: Position, read: PageRead, view: View) -> None:
         """Read what follows a page, where whoever reads is likely to come for it and nobody waits for a connection."""

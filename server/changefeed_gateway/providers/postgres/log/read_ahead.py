@@ -22,6 +22,8 @@ class Place(NamedTuple):
 
     position: Position
     part: Part
+    end_tick: int | None
+    """With which the part ends; None where it goes on."""
     max_changes: int
     generation: int
     """Of what is known of the database: in a later one it may have another history."""

@@ -75,15 +75,18 @@ class LogReader:
     async def read(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
         """Rows after a position, about `size` or up to the tick `until`; `newest` is that one or a later one.
 
-        Holds no row only at `until`, or after a long run of batches that had none. Raises CheckpointExpired and
-        HistoryGap as the window does.
+        Holds no row only at `until`, or after a long run of batches that had none. Raises CheckpointExpired,
+        HistoryGap and InvalidRequest as the window does.
         """
         rows: list[Row] = []
         ticks: list[int] = []
         times: dict[int, datetime] = {}
         end, steps, statements = after, 0, 0
         while end < Position(until) and 2 * len(rows) < size and steps < _MOST_STEPS:
+            stands_at = await self._window.tick(end.batch)
             step = await self._step(end, until, newest, size - len(rows), part)
+            # P6: it may have learnt meanwhile that the database has another history.
+            await self._window.check_same(stands_at)
             rows += step.rows
             ticks += step.ticks
             times.update(step.times)

@@ -25,7 +25,7 @@ from changefeed_gateway.core.model import (
     SnapshotProgress,
 )
 from changefeed_gateway.providers.postgres.connections import Connections
-from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position
+from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position, mark_of
 from changefeed_gateway.providers.postgres.feeds import capture_stopped
 from changefeed_gateway.providers.postgres.log.images import ImageReader
 from changefeed_gateway.providers.postgres.log.items import ItemReader, ItemsRead
@@ -208,6 +208,7 @@ class SnapshotReader:
         if position >= Position(until.id):
             return Stretch([], [], position, statements=0)
         stretch = await self._log.read(position, until.id, until, size, view.part(read.scope))
+        await self._ticks.check_mark(position, mark_of(draft.times[position.batch]))
         draft.calls += stretch.statements
         draft.times.update(stretch.times)
         draft.times[stretch.end.batch] = await self._ticks.time_of(stretch.end)

@@ -9,7 +9,7 @@ import structlog
 from psycopg import AsyncCursor
 from psycopg.rows import TupleRow
 
-from changefeed_gateway.core.errors import InvalidRequest, Reason, TransientFailure
+from changefeed_gateway.core.errors import InvalidRequest, TransientFailure
 from changefeed_gateway.core.supervision import Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections, load_as_sent
 from changefeed_gateway.providers.postgres.cursor import Position, mark_of
@@ -20,7 +20,7 @@ from changefeed_gateway.providers.postgres.ticks.bell import Bell, BellOrders
 from changefeed_gateway.providers.postgres.ticks.live import MOST_ROWS, LivePage, LivePages
 from changefeed_gateway.providers.postgres.ticks.tick import Tick, day_of
 from changefeed_gateway.providers.postgres.ticks.ticker import FOR_A_TICK, Cadence, TickAnswer, Ticker
-from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, to_tick
+from changefeed_gateway.providers.postgres.ticks.window import TickWindow, expired, lost, to_tick
 
 _FEW_ROWS: Final = 4
 """P7: an answer stays in memory until the next one has come, so that of a lone change is kept and no large one."""
@@ -86,14 +86,8 @@ class FeedTicks:
         """
         tick = await self.window.tick(position.batch)
         if mark_of(tick.at) != mark:
-            raise _lost("is of a history that the database does not have")
+            raise lost("is of a history that the database does not have")
         return tick
-
-    async def check_same(self, tick: Tick) -> None:
-        """P6: raise InvalidRequest when a tick is not the one of its number any more, as its time tells."""
-        # Nearly always the very one.
-        if self.window.known(tick.id) is not tick and mark_of((await self.window.tick(tick.id)).at) != mark_of(tick.at):
-            raise _lost("is of a history that the database does not have")
 
     async def with_numbers(self, number: int | None) -> Tick:
         """A tick with every change up to a number that has committed before the call.
@@ -110,7 +104,7 @@ class FeedTicks:
                 "this standby has not yet received the history up to the position: try again",
                 retry_after=timedelta(seconds=1),
             )
-        return _lost("lies beyond the newest change")
+        return lost("lies beyond the newest change")
 
     async def aclose(self) -> None:
         """Stop making ticks; idempotent."""
@@ -196,11 +190,3 @@ def _tick_as_sent(row: tuple[Any, ...]) -> Tick:
 def _change_as_sent(row: tuple[Any, ...]) -> Row:
     seq, xid, *rest = row[9:20]
     return (seq, int(xid), *rest)
-
-
-def _lost(what: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
-        " read the source again and restart from now",
-        reason=Reason.TOKEN_RESOURCE_RECREATED,
-    )

@@ -179,6 +179,7 @@ class Ticker:
     def forget(self) -> None:
         """What was known of the newest tick may not be so any more."""
         self._numbers_complete_until = 0.0
+        self._answered_at = -math.inf
 
     async def wait(self, seen: int, seconds: float) -> Tick | None:
         """The first tick known beyond `seen`; None when the time is over before there is one.

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
 
-from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap
+from changefeed_gateway.core.errors import ChangeFeedError, CheckpointExpired, HistoryGap, InvalidRequest, Reason
 from changefeed_gateway.providers.postgres.connections import Connections
+from changefeed_gateway.providers.postgres.cursor import mark_of
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.tick import Days, Tick, parse_snapshot
 
@@ -93,10 +94,20 @@ class TickWindow:
             (tick,) = await self.between(number, number)
         return tick
 
+    async def check_same(self, tick: Tick) -> None:
+        """P6: raise InvalidRequest when a tick is not the one of its number any more, as its time tells.
+
+        Raises as `between`, too.
+        """
+        # Nearly always the very one.
+        if self.known(tick.id) is not tick and mark_of((await self.tick(tick.id)).at) != mark_of(tick.at):
+            raise lost("is of a history that the database does not have")
+
     async def between(self, low: int, high: int) -> list[Tick]:
         """The ticks `low` to `high`, both included, of which the highest was seen to exist.
 
-        Raises CheckpointExpired when the first ones are gone, HistoryGap when one in between is missing.
+        Raises CheckpointExpired when the first ones are gone, HistoryGap when one in between is missing, InvalidRequest
+        when the database has none of these numbers by now.
         """
         if (ticks := self._known(low, high)) is not None:
             return ticks
@@ -203,6 +214,8 @@ class TickWindow:
         oldest = await self.oldest()
         if oldest.id > low:
             return expired(oldest)
+        if (await self.newest()).id < low:
+            return lost("lies beyond the newest change")
         missing = next((n for n in range(low, high + 1) if self.known(n) is None), low)
         return gap(f"tick {missing}")
 
@@ -212,4 +225,13 @@ def gap(what: str) -> HistoryGap:
     return HistoryGap(
         f"{what} is missing inside the retained history: changes after it may be lost; read the source again and"
         " restart from now"
+    )
+
+
+def lost(what: str) -> InvalidRequest:
+    """The error for a position whose ticks the database does not have, or has others in their place."""
+    return InvalidRequest(
+        f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
+        " read the source again and restart from now",
+        reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
