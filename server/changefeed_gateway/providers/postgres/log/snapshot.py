@@ -25,7 +25,7 @@ from changefeed_gateway.core.model import (
     SnapshotProgress,
 )
 from changefeed_gateway.providers.postgres.connections import Connections
-from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position
+from changefeed_gateway.providers.postgres.cursor import Position, RowCursors, encode_position, mark_of
 from changefeed_gateway.providers.postgres.feeds import capture_stopped
 from changefeed_gateway.providers.postgres.log.images import ImageReader
 from changefeed_gateway.providers.postgres.log.items import ItemReader, ItemsRead
@@ -178,6 +178,10 @@ class SnapshotReader:
         if place.position > Position(newest.id):
             raise ticks.beyond()
         await ticks.check_mark(place.position, mark)
+        if place.part is not None and place.part.tick:
+            if place.part.tick > newest.id:
+                raise ticks.beyond()
+            await ticks.check_mark(Position(place.part.tick), place.part.mark)
         return place, newest
 
     # --- What makes a page
@@ -276,7 +280,7 @@ class SnapshotReader:
             return
         before = draft.end
         await self._add_front(draft, before, window, gone, read, view)
-        part = Part(before.key, items.snapshot)
+        part = Part(before.key, items.snapshot, until.id, mark_of(until.at))
         after = before._replace(
             key=before.key if items.last is None else items.last,
             complete=items.last is None,
