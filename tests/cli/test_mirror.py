@@ -11,10 +11,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from changefeed.v1.change_event_pb2 import KEY_TYPE_NULL, KEY_TYPE_STRING, ChangeEvent, Key, KeyComponent
 from changefeed_gateway.app import operations
 from changefeed_gateway.cli.exits import Failed
 from changefeed_gateway.cli.mirror.copy import Copy
-from changefeed_gateway.cli.mirror.following import differing
+from changefeed_gateway.cli.mirror.following import differing, step_of
 from changefeed_gateway.cli.mirror.sqlite_copy import SqliteCopy
 from changefeed_gateway.providers.postgres.errors import OperationError
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
@@ -294,6 +295,12 @@ async def test_of_two_that_write_to_one_copy_the_one_behind_ends_and_undoes_noth
                 await second.take([("put", "a", "0"), ("put", "b", "0")], (f"behind {begun}", 1), whole=True)
             assert await second.place() == (f"ahead {begun}", 1)
             assert await second.items() == {"a": "1"}
+
+
+def test_a_key_of_null_is_no_empty_text() -> None:
+    keys = [Key(components=[KeyComponent(name="k", type=kind)]) for kind in (KEY_TYPE_NULL, KEY_TYPE_STRING)]
+    puts = [step_of(ChangeEvent(key=key, new_item_json="{}")) for key in keys]
+    assert puts == [("put", "[null]", "{}"), ("put", '[""]', "{}")]
 
 
 def test_what_differs_is_named_by_key() -> None:

@@ -10,6 +10,7 @@ from changefeed.v1.change_event_pb2 import (
     CHANGE_TYPE_DELETE,
     CHANGE_TYPE_TRUNCATE,
     ITEM_STATE_NOT_APPLICABLE,
+    KEY_TYPE_NULL,
     ChangeEvent,
 )
 from changefeed.v1.read_changes_pb2 import NewItemStateMode
@@ -107,7 +108,8 @@ def step_of(event: ChangeEvent) -> Step:
     """What an event does to a copy."""
     if event.change_type == CHANGE_TYPE_TRUNCATE:
         return "clear", "", ""
-    key = json.dumps([component.value for component in event.key.components], ensure_ascii=False)
+    values = [None if component.type == KEY_TYPE_NULL else component.value for component in event.key.components]
+    key = json.dumps(values, ensure_ascii=False)
     if event.change_type == CHANGE_TYPE_DELETE or event.item_state == ITEM_STATE_NOT_APPLICABLE:
         return "remove", key, ""
     return "put", key, event.new_item_json
