@@ -201,6 +201,6 @@ def _change_as_sent(row: tuple[Any, ...]) -> Row:
 def _lost(what: str) -> InvalidRequest:
     return InvalidRequest(
         f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
-        " read the source again and restart from now",
+        " start from a snapshot, or from now and read the source after that",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )

@@ -210,6 +210,6 @@ class TickWindow:
 def gap(what: str) -> HistoryGap:
     """The error for a position behind which something is missing that retention did not drop."""
     return HistoryGap(
-        f"{what} is missing inside the retained history: changes after it may be lost; read the source again and"
-        " restart from now"
+        f"{what} is missing inside the retained history: changes after it may be lost; start from a snapshot, or"
+        " from now and read the source after that"
     )
