@@ -2043,8 +2043,8 @@ CREATE FUNCTION changefeed.remedy(f changefeed.feeds, code text) RETURNS text
             'make the column stored, or unwatch the table and name the others as image_columns'
         when code in ('table_unreadable', 'table_policy') then format(
             'grant select on table %s to changefeed_capture, and usage on its schema; let that role bypass row level security', c.oid::regclass)
-        when code = 'trigger_disabled' then format('alter table ... enable %strigger, then read the source again and start '
-            'from now: changes are missing', case when f.always then 'always ' end)
+        when code = 'trigger_disabled' then format('alter table ... enable %strigger, then start from a snapshot, or '
+            'from now and read the source after that: changes are missing', case when f.always then 'always ' end)
         when code is not null then format('changefeed unwatch %s ends the feed with its history; watch the table again, '
             'and read it once', f.name)
     end

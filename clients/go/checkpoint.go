@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"sync"
 )
 
@@ -120,8 +121,15 @@ func changed(positions, changes Positions) Positions {
 
 // replaceFile leaves the old content or the new one, whenever the machine stops.
 func replaceFile(path string, content []byte) error {
-	// Always the same name, so that those who are killed leave one at most.
-	draft, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	_, err := os.Stat(path)
+	isNew := errors.Is(err, fs.ErrNotExist)
+	// Always the same name, so that those who are killed leave one at most; what is there now, somebody else may have put
+	// there to have it overwritten.
+	name := path + ".new"
+	if err := os.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	draft, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -133,7 +141,19 @@ func replaceFile(path string, content []byte) error {
 		err = closing
 	}
 	if err == nil {
-		err = os.Rename(draft.Name(), path)
+		err = os.Rename(name, path)
+	}
+	if err == nil && isNew {
+		makeDurable(filepath.Dir(path))
 	}
 	return err
+}
+
+// makeDurable has the names in a folder survive a crash of the machine, where folders can be opened. A new content may
+// come again as the old one, but a file that is gone would have its reader begin elsewhere.
+func makeDurable(folder string) {
+	if names, err := os.Open(folder); err == nil {
+		_ = names.Sync() // Some systems cannot, and keep names in another way.
+		_ = names.Close()
+	}
 }

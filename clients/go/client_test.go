@@ -159,6 +159,23 @@ func TestADamagedFileIsNoMissingOne(t *testing.T) {
 	}
 }
 
+func TestACheckpointIsNeverWrittenThroughALinkOfSomebodyElse(t *testing.T) {
+	folder := t.TempDir()
+	precious, path := filepath.Join(folder, "precious"), filepath.Join(folder, "positions.json")
+	if err := os.WriteFile(precious, []byte("precious"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(precious, path+".new"); err != nil {
+		t.Fatal(err)
+	}
+	if err := (&FileCheckpoint{Path: path}).Save(context.Background(), Positions{Whole: "t"}); err != nil {
+		t.Fatal(err)
+	}
+	if content, err := os.ReadFile(precious); err != nil || string(content) != "precious" {
+		t.Errorf("overwritten by %q, %v", content, err)
+	}
+}
+
 func TestTheWindowForgetsTheOldest(t *testing.T) {
 	s := newSeen(2)
 	events := func(ids ...string) (all []*pb.ChangeEvent) {

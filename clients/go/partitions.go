@@ -65,12 +65,10 @@ func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, on
 	if fresh {
 		r.positions = Positions{}
 	}
-	for partition, err := range r.client.Partitions(ctx, r.address) {
-		if err != nil {
-			return err
-		}
-		id := partition.GetPartitionId()
-		r.parents[id] = partition.GetParentPartitionIds()
+	if err := r.learnParents(ctx); err != nil {
+		return err
+	}
+	for id := range r.parents {
 		if !fresh || len(only) > 0 && !slices.Contains(only, id) {
 			continue
 		}
@@ -82,6 +80,18 @@ func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, on
 	}
 	if fresh {
 		return r.checkpoint.Save(ctx, r.positions)
+	}
+	return nil
+}
+
+func (r *partitionReader) learnParents(ctx context.Context) error {
+	for partition, err := range r.client.Partitions(ctx, r.address) {
+		if err != nil {
+			return err
+		}
+		if _, known := r.parents[partition.GetPartitionId()]; !known {
+			r.parents[partition.GetPartitionId()] = partition.GetParentPartitionIds()
+		}
 	}
 	return nil
 }
@@ -115,13 +125,29 @@ func (r *partitionReader) run(ctx context.Context) error {
 
 func (r *partitionReader) startReady(ctx context.Context) {
 	for id, token := range r.positions {
-		isWaiting := slices.ContainsFunc(r.parents[id], func(parent string) bool { return r.positions[parent] != "" })
-		if r.running[id] || isWaiting {
+		if r.running[id] || r.isWaiting(id) {
 			continue
 		}
 		r.running[id] = true
 		go func() { r.ended <- r.read(ctx, id, token) }()
 	}
+}
+
+// isWaiting says whether any ancestor is still read: a parent may be one that its own parents have yet to name.
+func (r *partitionReader) isWaiting(id string) bool {
+	seen, parents := map[string]bool{}, slices.Clone(r.parents[id])
+	for len(parents) > 0 {
+		parent := parents[len(parents)-1]
+		parents = parents[:len(parents)-1]
+		if r.positions[parent] != "" {
+			return true
+		}
+		if !seen[parent] {
+			seen[parent] = true
+			parents = append(parents, r.parents[parent]...)
+		}
+	}
+	return false
 }
 
 // read follows one partition to its end.
@@ -147,11 +173,19 @@ func (r *partitionReader) read(ctx context.Context, id, token string) partitionE
 // retire puts the children in the place of a partition, in one step, so that a crash leaves the one or the others.
 func (r *partitionReader) retire(ctx context.Context, end partitionEnd) error {
 	changes := Positions{end.id: ""}
+	isUnknown := func(parent string) bool { _, known := r.parents[parent]; return !known }
+	learn := false
 	for _, child := range end.children {
 		id := child.GetPartitionId()
 		r.parents[id] = child.GetParentPartitionIds()
 		if r.positions[id] == "" { // Another parent, or the first listing, may have named it already.
 			changes[id] = child.GetContinuationToken()
+		}
+		learn = learn || slices.ContainsFunc(child.GetParentPartitionIds(), isUnknown)
+	}
+	if learn {
+		if err := r.learnParents(ctx); err != nil {
+			return err
 		}
 	}
 	r.positions = changed(r.positions, changes)

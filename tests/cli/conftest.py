@@ -125,6 +125,11 @@ class MemoryGateway:
         port = await self._server.start(self.target)
         self.target = f"127.0.0.1:{port}"
 
+    async def abort(self) -> None:
+        """End without a word to those who read."""
+        await self._server.abort()
+        await self._router.aclose()
+
     async def stop(self, grace: timedelta = timedelta(0)) -> None:
         """Drain, and stop."""
         await self._server.drain(grace)

@@ -1,5 +1,6 @@
 """`mirror`: a copy of what is there and of every change, that a kill, an expiry and a restart leave right."""
 
+import asyncio
 import json
 import signal
 import sqlite3
@@ -10,14 +11,16 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from changefeed.v1.change_event_pb2 import KEY_TYPE_NULL, KEY_TYPE_STRING, ChangeEvent, Key, KeyComponent
 from changefeed_gateway.app import operations
 from changefeed_gateway.cli.exits import Failed
 from changefeed_gateway.cli.mirror.copy import Copy
-from changefeed_gateway.cli.mirror.following import differing
+from changefeed_gateway.cli.mirror.following import differing, step_of
 from changefeed_gateway.cli.mirror.sqlite_copy import SqliteCopy
 from changefeed_gateway.providers.postgres.errors import OperationError
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.cli.conftest import CommandLine, CommandLineHere, MemoryGateway, finished
+from tests.clients.scripted_gateway import EXPIRED, ScriptedGateway, opened
 from tests.conftest import StartGateway
 from tests.databases import LOG, PostgresForTests
 
@@ -163,34 +166,127 @@ async def test_a_table_of_postgresql_is_a_copy_that_verify_compares(
         assert other.code == 3
 
 
+async def test_an_outage_is_told_once_and_lasts_no_longer_than_it_may(
+    changefeed: CommandLine, memory_gateway: MemoryGateway
+) -> None:
+    process = await changefeed.start("mirror", DOCUMENTS, "copy.db", "--retry-for", "1m")
+    await said(process, b"live")
+    await memory_gateway.abort()
+    await said(process, b"stream interrupted")
+    await memory_gateway.start()
+    await said(process, b"connected again")
+    process.send_signal(signal.SIGINT)
+    assert (await finished(process)).code == 130
+    process = await changefeed.start("mirror", DOCUMENTS, "copy.db", "--retry-for", "50ms")
+    await said(process, b"live")
+    await memory_gateway.abort()
+    assert (await finished(process)).code == 8
+    await memory_gateway.start()
+
+
+async def said(process: asyncio.subprocess.Process, what: bytes) -> None:
+    assert process.stderr is not None
+    async for line in process.stderr:
+        if what in line:
+            return
+    pytest.fail(f"it ended without {what!r}")
+
+
+async def test_an_expiry_that_a_new_snapshot_does_not_end_is_no_endless_loop(here: CommandLineHere) -> None:
+    gateway = ScriptedGateway([opened("t0"), EXPIRED], *[[EXPIRED]] * 2)
+    here.environment["CHANGEFEED_TARGET"] = await gateway.start()
+    ended = await here.run("mirror", DOCUMENTS, "copy.db", "--on-expiry", "snapshot")
+    await gateway.stop()
+    assert ended.code == 6
+    assert len(gateway.requests) == 2, "once from its place, once from a snapshot"
+
+
+async def test_a_url_that_is_none_of_postgresql_is_refused_without_being_shown(mirror_here: CommandLineHere) -> None:
+    ended = await mirror_here.run("mirror", DOCUMENTS, "postgresql+psycopg://me:hunter2@h/d", "--once")
+    assert ended.code == 2
+    assert "hunter2" not in ended.out + ended.err
+
+
+Two = Callable[[PostgresForTests, str, str], AbstractAsyncContextManager[tuple[Copy, Copy]]]
+
+
 @asynccontextmanager
-async def two_in_a_file(postgres: PostgresForTests) -> AsyncIterator[tuple[Copy, Copy]]:
-    async with (
-        aclosing(SqliteCopy("copy.db", DOCUMENTS)) as first,
-        aclosing(SqliteCopy("copy.db", DOCUMENTS)) as second,
-    ):
+async def two_in_a_file(postgres: PostgresForTests, *sources: str) -> AsyncIterator[tuple[Copy, Copy]]:
+    first, second = (SqliteCopy("copy.db", source) for source in sources)
+    async with aclosing(first), aclosing(second):
         yield first, second
 
 
 @asynccontextmanager
-async def two_in_a_table(postgres: PostgresForTests) -> AsyncIterator[tuple[Copy, Copy]]:
+async def two_in_a_table(postgres: PostgresForTests, *sources: str) -> AsyncIterator[tuple[Copy, Copy]]:
+    dsn = await postgres.fresh(LOG)
+    first, second = (operations.postgres_copy(dsn, "items", source) for source in sources)
+    async with first as one, second as other:
+        yield one, other
+
+
+@pytest.fixture(params=[two_in_a_file, two_in_a_table])
+def two(request: pytest.FixtureRequest, directory: Path, monkeypatch: pytest.MonkeyPatch) -> Two:
+    monkeypatch.chdir(directory)
+    chosen: Two = request.param
+    return chosen
+
+
+async def test_of_two_collections_that_begin_in_one_copy_one_ends(postgres: PostgresForTests, two: Two) -> None:
+    async with two(postgres, DOCUMENTS, "mem/plain") as (first, second):
+        assert [await first.place(), await second.place()] == [None, None]
+        await first.take([("put", "a", "1")], ("token", 1), whole=False)
+        with pytest.raises((Failed, OperationError), match="another mirror"):
+            await second.take([("put", "b", "0")], ("another", 1), whole=True)
+        with pytest.raises((Failed, OperationError), match=f"copy of {DOCUMENTS}"):
+            await second.place()
+        assert await first.items() == {"a": "1"}
+
+
+async def test_a_copy_whose_place_was_removed_loses_what_a_new_snapshot_does_not_bring(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, *range(10))
+    await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    memory_gateway.documents.delete("w1", "d1")
+    memory_gateway.documents.trim()
+    database = sqlite3.connect("copy.db")
+    with database:
+        database.execute("delete from place")
+    database.close()
+    anew = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    assert anew.code == 0, anew.err
+    assert held(Path("copy.db")) == source(memory_gateway)
+
+
+async def test_a_table_that_is_no_copy_or_is_gone_is_refused_with_the_remedy(postgres: PostgresForTests) -> None:
     dsn = await postgres.fresh(LOG)
     async with (
-        operations.postgres_copy(dsn, "items", DOCUMENTS) as first,
-        operations.postgres_copy(dsn, "items", DOCUMENTS) as second,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection,
+        operations.postgres_copy(dsn, "items", DOCUMENTS) as copy,
     ):
-        yield first, second
+        for key in ("id int primary key", "key text", "key int primary key"):
+            await connection.execute(f"create table items ({key}, item json, round int)".encode())
+            with pytest.raises(OperationError, match="--table"):
+                await copy.place()
+            await connection.execute("drop table items")
+        tables = await connection.execute("select to_regclass('items_place')")
+        assert await tables.fetchall() == [(None,)], "nothing is left beside somebody's table"
+        assert await copy.place() is None
+        await copy.take([("put", "a", "1"), ("put", "b", "1")], ("token", 3), whole=True)
+        await connection.execute("delete from items_place")
+        assert await copy.place() == ("", 3)
+        await copy.take([("put", "a", "2")], ("token", 4), whole=True)
+        assert await copy.items() == {"a": "2"}
+        await connection.execute("drop table items")
+        with pytest.raises(OperationError, match=r"drop .*items_place"):
+            await copy.place()
 
 
-@pytest.mark.parametrize("two", [two_in_a_file, two_in_a_table])
 async def test_of_two_that_write_to_one_copy_the_one_behind_ends_and_undoes_nothing(
-    directory: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    postgres: PostgresForTests,
-    two: Callable[[PostgresForTests], AbstractAsyncContextManager[tuple[Copy, Copy]]],
+    postgres: PostgresForTests, two: Two
 ) -> None:
-    monkeypatch.chdir(directory)
-    async with two(postgres) as (first, second):
+    async with two(postgres, DOCUMENTS, DOCUMENTS) as (first, second):
         for begun in (False, True):
             for copy in (first, second):
                 assert (await copy.place() is not None) is begun
@@ -199,6 +295,12 @@ async def test_of_two_that_write_to_one_copy_the_one_behind_ends_and_undoes_noth
                 await second.take([("put", "a", "0"), ("put", "b", "0")], (f"behind {begun}", 1), whole=True)
             assert await second.place() == (f"ahead {begun}", 1)
             assert await second.items() == {"a": "1"}
+
+
+def test_a_key_of_null_is_no_empty_text() -> None:
+    keys = [Key(components=[KeyComponent(name="k", type=kind)]) for kind in (KEY_TYPE_NULL, KEY_TYPE_STRING)]
+    puts = [step_of(ChangeEvent(key=key, new_item_json="{}")) for key in keys]
+    assert puts == [("put", "[null]", "{}"), ("put", '[""]', "{}")]
 
 
 def test_what_differs_is_named_by_key() -> None:

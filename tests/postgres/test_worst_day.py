@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 
 from changefeed_gateway.core.errors import InvalidRequest
-from changefeed_gateway.core.model import After, Beginning, Cursor, Now
+from changefeed_gateway.core.model import After, Beginning, Cursor, Now, Snapshot
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.databases import LOG, PostgresForTests, running_postgres
 from tests.postgres.conftest import Connection
@@ -72,11 +72,16 @@ async def test_a_promotion_that_lost_ticks_refuses_who_read_them_and_nobody_else
         standby = await stack.enter_async_context(await connect(standby_dsn))
         await shop.insert_many(1, 5)
         replicated = await shop.page(Beginning())
+        began = (await shop.page(Snapshot(), size=0)).cursor
         await rows_reach(standby, 5)
         await cut_off(standby)
+        await shop.connection.execute("UPDATE orders SET note = 'lost' WHERE id = 1")
+        items = await shop.page(After(began), size=5)
+        assert "lost" in str(items.changes[0].item)
         await shop.insert_many(101, 120)
         in_the_midst = (await shop.page(After(replicated.cursor), size=5)).cursor
-        lost = [in_the_midst]
+        # Among the items: the place is that of before, but what they saw is not.
+        lost = [in_the_midst, items.cursors[2]]
         for number in (121, 122):
             await shop.insert(number)
             lost.append((await shop.page(After(replicated.cursor))).cursor)

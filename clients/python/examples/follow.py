@@ -1,4 +1,4 @@
-"""Follow a collection, go on where the last run stopped, and handle every change once.
+"""Follow a collection, go on where the last run stopped, and handle every change once; a kill repeats those under way.
 
     python follow.py main/documents place.json
 

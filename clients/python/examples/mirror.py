@@ -16,6 +16,7 @@ from changefeed.v1.change_event_pb2 import (
     CHANGE_TYPE_DELETE,
     CHANGE_TYPE_TRUNCATE,
     ITEM_STATE_NOT_APPLICABLE,
+    KEY_TYPE_NULL,
     ChangeEvent,
     ItemState,
 )
@@ -30,7 +31,9 @@ TABLES = """
 
 def apply(database: sqlite3.Connection, event: ChangeEvent) -> None:
     """One change, idempotent, as delivery is at least once."""
-    key = json.dumps([component.value for component in event.key.components])
+    # Null is no empty text.
+    values = [None if component.type == KEY_TYPE_NULL else component.value for component in event.key.components]
+    key = json.dumps(values)
     if event.change_type == CHANGE_TYPE_TRUNCATE:
         database.execute("delete from items")
     elif event.change_type == CHANGE_TYPE_DELETE or event.item_state == ITEM_STATE_NOT_APPLICABLE:

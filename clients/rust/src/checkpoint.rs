@@ -115,12 +115,30 @@ fn read(path: &Path) -> io::Result<Positions> {
 
 /// Leaves the old content or the new one, whenever the machine stops.
 fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let is_new = !path.exists();
     let mut draft = path.as_os_str().to_owned();
     draft.push(".new"); // Always the same name, so that those who are killed leave one at most.
-    let mut file = File::create(&draft)?;
+    match std::fs::remove_file(&draft) {
+        // Somebody else may have put it there to have it overwritten.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = File::create_new(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
-    std::fs::rename(draft, path)
+    std::fs::rename(draft, path)?;
+    if is_new {
+        make_durable(path);
+    }
+    Ok(())
+}
+
+/// Has the name of a file survive a crash of the machine, where folders can be opened. A new content may come again as the
+/// old one, but a file that is gone would have its reader begin elsewhere.
+fn make_durable(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Some systems cannot, and keep names in another way.
+    let _ = File::open(folder).and_then(|names| names.sync_all());
 }
 
 #[cfg(test)]
@@ -172,6 +190,17 @@ mod tests {
             assert!(checkpoint.load().await.is_err(), "{content:?} was read");
             assert!(checkpoint.save(positions(&[("*", "t")])).await.is_err(), "{content:?} was replaced");
         }
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_checkpoint_is_never_written_through_a_link_of_somebody_else() {
+        let place = Place::new("link");
+        let precious = place.0.with_file_name("precious");
+        std::fs::write(&precious, "precious").expect("written");
+        std::os::unix::fs::symlink(&precious, place.0.with_file_name("positions.json.new")).expect("a link");
+        FileCheckpoint::new(&place.0).save(positions(&[("*", "t")])).await.expect("saved");
+        assert_eq!(std::fs::read_to_string(&precious).expect("still there"), "precious");
     }
 
     #[tokio::test]

@@ -73,10 +73,8 @@ where
     async fn begin(&mut self, start: StartPosition) -> Result<(), Error> {
         self.positions = self.checkpoint.load().await.map_err(Error::Checkpoint)?;
         let is_first = self.positions.is_empty();
-        let mut listed = pin!(self.client.partitions(self.address.clone()));
-        while let Some(partition) = listed.try_next().await? {
-            let id = partition.partition_id;
-            self.parents.insert(id.clone(), partition.parent_partition_ids);
+        self.learn_parents().await?;
+        for id in self.parents.keys().cloned().collect::<Vec<_>>() {
             if is_first && (self.options.only.is_empty() || self.options.only.contains(&id)) {
                 let scope = physical_partition(id.as_str());
                 let place = self.client.resolve(self.address.clone(), start.clone(), Some(scope)).await?;
@@ -87,6 +85,30 @@ where
             self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)?;
         }
         Ok(())
+    }
+
+    async fn learn_parents(&mut self) -> Result<(), Error> {
+        let mut listed = pin!(self.client.partitions(self.address.clone()));
+        while let Some(partition) = listed.try_next().await? {
+            self.parents.entry(partition.partition_id).or_insert(partition.parent_partition_ids);
+        }
+        Ok(())
+    }
+
+    /// Whether any ancestor is still read: a parent may be one that its own parents have yet to name.
+    fn is_waiting(&self, id: &str) -> bool {
+        let parents_of = |id: &str| self.parents.get(id).map_or(&[][..], Vec::as_slice);
+        let mut seen = HashSet::new();
+        let mut ancestors: Vec<&String> = parents_of(id).iter().collect();
+        while let Some(ancestor) = ancestors.pop() {
+            if self.positions.contains_key(ancestor) {
+                return true;
+            }
+            if seen.insert(ancestor) {
+                ancestors.extend(parents_of(ancestor));
+            }
+        }
+        false
     }
 
     async fn read_all(&mut self) -> Result<(), Error> {
@@ -103,11 +125,7 @@ where
 
     fn start_ready(&mut self) {
         for (id, token) in &self.positions {
-            let is_waiting = self
-                .parents
-                .get(id)
-                .is_some_and(|parents| parents.iter().any(|parent| self.positions.contains_key(parent)));
-            if !is_waiting && self.running.insert(id.clone()) {
+            if !self.is_waiting(id) && self.running.insert(id.clone()) {
                 let options = self.options.clone().scope(physical_partition(id.as_str()));
                 let tail = self.client.tail(self.address.clone(), after(token.as_str()), options);
                 let (handle, checkpoint) = (Arc::clone(&self.handle), Arc::clone(&self.checkpoint));
@@ -120,6 +138,7 @@ where
     async fn retire(&mut self, end: End) -> Result<(), Error> {
         self.running.remove(&end.id);
         let mut changes = Positions::from([(end.id, String::new())]);
+        let parents: Vec<String> = end.children.iter().flat_map(|child| child.parent_partition_ids.clone()).collect();
         for child in end.children {
             let id = child.partition_id;
             self.parents.insert(id.clone(), child.parent_partition_ids);
@@ -127,6 +146,9 @@ where
             if !self.positions.contains_key(&id) {
                 changes.insert(id, child.continuation_token);
             }
+        }
+        if parents.iter().any(|parent| !self.parents.contains_key(parent)) {
+            self.learn_parents().await?;
         }
         change(&mut self.positions, changes.clone());
         self.checkpoint.save(changes).await.map_err(Error::Checkpoint)

@@ -1,13 +1,14 @@
 /**
- * Keeps a local copy of a collection: node dist/examples/mirror.js main/documents mirror.json
+ * Keeps a local copy of a collection, the items that are there and then every change:
+ * node dist/examples/mirror.js main/documents mirror.json
  *
  * Stop it with Ctrl-C or a kill and start it again: the copy and the token are saved in one step, so it ends equal to the
  * source whatever happened in between. CHANGEFEED_TARGET names another gateway than 127.0.0.1:50051.
  */
 
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { after, beginning, ChangeFeedError, collection, connect, formatItem, parseItem } from "../src/index.js";
-import { type ChangeEvent, ChangeType, ItemState } from "../src/messages.js";
+import { after, beginning, ChangeFeedError, collection, connect, formatItem, parseItem, snapshot } from "../src/index.js";
+import { type ChangeEvent, ChangeType, ItemState, type ResourceAddress, type StartPosition } from "../src/messages.js";
 
 /** The local table. In a database the rows and the token are two tables, written in one transaction. */
 interface Mirror {
@@ -39,6 +40,13 @@ function commit(mirror: Mirror, path: string, token: string): void {
   renameSync(`${path}.new`, path);
 }
 
+/** A snapshot, where the collection has them; otherwise all changes that are retained. */
+async function firstPosition(address: ResourceAddress): Promise<StartPosition> {
+  const { capabilities } = await client.capabilities(address);
+  const can = capabilities.some(({ name, supported }) => name === "CHANGE_FEED_SNAPSHOT" && supported);
+  return can ? snapshot() : beginning();
+}
+
 const [path, file] = process.argv.slice(2);
 if (!path || !file) {
   throw new Error("usage: mirror CONNECTION/COLLECTION FILE");
@@ -46,7 +54,8 @@ if (!path || !file) {
 const client = connect(process.env["CHANGEFEED_TARGET"] ?? "127.0.0.1:50051");
 try {
   const mirror = load(file);
-  for await (const delivery of client.tail(collection(path), mirror.token ? after(mirror.token) : beginning())) {
+  const start = mirror.token ? after(mirror.token) : await firstPosition(collection(path));
+  for await (const delivery of client.tail(collection(path), start)) {
     for (const event of delivery.events) {
       apply(mirror, event);
     }

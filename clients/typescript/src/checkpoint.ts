@@ -1,6 +1,8 @@
 /** Where saved tokens are kept, for a consumer without a database of its own. */
 
-import { open, readFile, rename } from "node:fs/promises";
+import { existsSync } from "node:fs";
+import { open, readFile, rename, rm } from "node:fs/promises";
+import { dirname } from "node:path";
 
 /** Saved tokens: by physical partition where one is read, otherwise under WHOLE. */
 export type Positions = ReadonlyMap<string, string>;
@@ -96,8 +98,10 @@ function isPositions(value: unknown): value is Record<string, string> {
 
 /** Leaves the old content or the new one, whenever the machine stops. */
 async function replaceFile(path: string, text: string): Promise<void> {
+  const isNew = !existsSync(path);
   const draft = `${path}.new`; // Always the same name, so that those who are killed leave one at most.
-  const file = await open(draft, "w");
+  await rm(draft, { force: true }); // Somebody else may have put it there to have it overwritten.
+  const file = await open(draft, "wx");
   try {
     await file.writeFile(text);
     await file.sync();
@@ -105,4 +109,17 @@ async function replaceFile(path: string, text: string): Promise<void> {
     await file.close();
   }
   await rename(draft, path);
+  if (isNew) {
+    await makeDurable(dirname(path));
+  }
+}
+
+/**
+ * Has the names in a folder survive a crash of the machine, where folders can be opened. A new content may come again as
+ * the old one, but a file that is gone would have its reader begin elsewhere.
+ */
+async function makeDurable(folder: string): Promise<void> {
+  const names = await open(folder, "r").catch(() => undefined);
+  await names?.sync().catch(() => undefined); // Some systems cannot, and keep names in another way.
+  await names?.close();
 }

@@ -56,8 +56,8 @@ export class PartitionReader {
     const { checkpoint, only } = this.options;
     this.#positions = new Map(await checkpoint.load());
     const isFirst = this.#positions.size === 0;
-    for await (const { partitionId, parentPartitionIds } of this.client.partitions(this.address)) {
-      this.#parents.set(partitionId, parentPartitionIds);
+    await this.#learnParents();
+    for (const partitionId of this.#parents.keys()) {
       if (isFirst && (!only || only.includes(partitionId))) {
         const place = await this.client.resolve(this.address, start, physicalPartition(partitionId));
         this.#positions.set(partitionId, place.continuationToken);
@@ -68,10 +68,31 @@ export class PartitionReader {
     }
   }
 
+  async #learnParents(): Promise<void> {
+    for await (const { partitionId, parentPartitionIds } of this.client.partitions(this.address)) {
+      if (!this.#parents.has(partitionId)) {
+        this.#parents.set(partitionId, parentPartitionIds);
+      }
+    }
+  }
+
+  /** Whether any ancestor is still read: a parent may be one that its own parents have yet to name. */
+  #isWaiting(id: string): boolean {
+    const ancestors = new Set(this.#parents.get(id));
+    for (const ancestor of ancestors) {
+      if (this.#positions.has(ancestor)) {
+        return true;
+      }
+      for (const parent of this.#parents.get(ancestor) ?? []) {
+        ancestors.add(parent); // It is visited too.
+      }
+    }
+    return false;
+  }
+
   #startReady(): void {
     for (const [id, token] of this.#positions) {
-      const isWaiting = this.#parents.get(id)?.some((parent) => this.#positions.has(parent));
-      if (!isWaiting && !this.#running.has(id)) {
+      if (!this.#running.has(id) && !this.#isWaiting(id)) {
         this.#running.set(id, this.#read(id, token));
       }
     }
@@ -104,6 +125,9 @@ export class PartitionReader {
         // Otherwise another parent, or the first listing, named it already.
         changes.set(child.partitionId, child.continuationToken);
       }
+    }
+    if (children.some((child) => child.parentPartitionIds.some((parent) => !this.#parents.has(parent)))) {
+      await this.#learnParents();
     }
     this.#positions = changed(this.#positions, changes);
     await this.options.checkpoint.save(changes);

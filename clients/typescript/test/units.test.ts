@@ -1,5 +1,5 @@
 import assert from "node:assert/strict";
-import { mkdtempSync, readFileSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { test } from "node:test";
@@ -112,6 +112,13 @@ test("a damaged file is no missing one", async () => {
     await assert.rejects(checkpoint.save(new Map([["*", "t"]])), /holds no positions/);
     assert.equal(readFileSync(path, "utf8"), content);
   }
+});
+
+test("a checkpoint is never written through a link of somebody else", async () => {
+  const [precious, path] = [file("precious"), file()];
+  symlinkSync(precious, `${path}.new`);
+  await new FileCheckpoint(path).save(new Map([["*", "t"]]));
+  assert.equal(readFileSync(precious, "utf8"), "precious");
 });
 
 test("the window forgets the oldest", () => {

@@ -1,10 +1,7 @@
 """`changefeed tail`: changes as they are committed."""
 
 import asyncio
-import logging
 import sys
-from datetime import timedelta
-from typing import Final
 
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed_client import NOW, Delivery, Tail
@@ -26,6 +23,7 @@ from changefeed_gateway.cli.arguments import (
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.options import Json
+from changefeed_gateway.cli.outages import LONGEST, Outages
 from changefeed_gateway.cli.output import (
     as_dict,
     complain,
@@ -37,8 +35,6 @@ from changefeed_gateway.cli.output import (
 )
 from changefeed_gateway.cli.place import Place, kept_place
 from changefeed_gateway.cli.progress import SnapshotBar
-
-_OUTAGE: Final = timedelta(minutes=1)
 
 
 @calls_gateway
@@ -73,11 +69,10 @@ def tail(
                 items=items.mode,
                 heartbeat_interval=heartbeat,
                 max_events=max_events,
-                patience=_OUTAGE if retry_for is None else retry_for,
+                patience=LONGEST if retry_for is None else retry_for,
             )
             await printer.follow(stream)
 
-    logging.getLogger("changefeed_client").addHandler(_Complaints())
     with exits(), kept_place(resume) as place:
         printer = _Printer(place, json=json or wire, wire=wire)
         try:
@@ -91,15 +86,14 @@ class _Printer:
         self._place, self._json, self._wire = place, json, wire
         self._live = False
         self._token = self._shown = ""
-        self._reconnects = 0
+        self._outages = Outages()
         self._bar = SnapshotBar()
 
     async def follow(self, stream: Tail) -> None:
+        self._outages.follow()
         async with stream:
             async for delivery in stream:
-                if stream.reconnects > self._reconnects:
-                    self._reconnects = stream.reconnects
-                    complain("connected again, and goes on after the last change")
+                self._outages.goes_on(stream)
                 self._print(delivery)
                 # Shown before saved: a kill in between repeats a change, it never hides one.
                 out.file.flush()
@@ -156,10 +150,3 @@ def _position(delivery: Delivery, *, with_token: bool) -> dict[str, object]:
     if delivery.children:
         position["child_partitions"] = [as_dict(child) for child in delivery.children]
     return position
-
-
-class _Complaints(logging.Handler):
-    """Shows on standard error why a stream is opened again."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        complain(record.getMessage())

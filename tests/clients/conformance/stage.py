@@ -201,7 +201,11 @@ class Stage:
     async def _step_split(self, _: bool) -> None:
         await self.world.backend.split((await self._active())[0].partition_id)
 
-    async def _step_merge(self, _: bool) -> None:
+    async def _step_merge(self, which: list[int] | bool) -> None:
+        """Merge the newest twins, or the active partitions of two numbers."""
+        if isinstance(which, list):
+            active = await self._active()
+            return await self.world.backend.merge(*(active[number].partition_id for number in which))
         children = [partition for partition in await self._active() if partition.parent_partition_ids]
         twins = [p for p in children if p.parent_partition_ids == children[-1].parent_partition_ids]
         await self.world.backend.merge(*(partition.partition_id for partition in twins[:2]))

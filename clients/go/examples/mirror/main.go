@@ -1,4 +1,5 @@
-// Mirror keeps a local copy of a collection: go run ./examples/mirror main/documents mirror.json
+// Mirror keeps a local copy of a collection, the items that are there and then every change:
+// go run ./examples/mirror main/documents mirror.json
 //
 // Stop it with Ctrl-C or a kill and start it again: the copy and the token are saved in one step, so it ends equal to
 // the source whatever happened in between. CHANGEFEED_TARGET names another gateway than 127.0.0.1:50051.
@@ -73,6 +74,17 @@ func load(path string) (*mirror, error) {
 	return m, err
 }
 
+// firstPosition is a snapshot, where the collection has them; otherwise all changes that are retained.
+func firstPosition(ctx context.Context, client *changefeed.Client, address *pb.ResourceAddress) (*pb.StartPosition, error) {
+	answer, err := client.Capabilities(ctx, address)
+	for _, capability := range answer.GetCapabilities() {
+		if capability.GetName() == "CHANGE_FEED_SNAPSHOT" && capability.GetSupported() {
+			return changefeed.Snapshot(), nil
+		}
+	}
+	return changefeed.Beginning(), err
+}
+
 func run(ctx context.Context, collection, path string) error {
 	m, err := load(path)
 	if err != nil {
@@ -91,9 +103,11 @@ func run(ctx context.Context, collection, path string) error {
 		return err
 	}
 	defer client.Close()
-	start := changefeed.Beginning()
-	if m.Token != "" {
-		start = changefeed.After(m.Token)
+	start := changefeed.After(m.Token)
+	if m.Token == "" {
+		if start, err = firstPosition(ctx, client, address); err != nil {
+			return err
+		}
 	}
 	for delivery, err := range client.Tail(ctx, address, start) {
 		if err != nil {

@@ -58,9 +58,8 @@ class PartitionReader:
         """Find the positions: those saved, or those of the start in every partition, fixed before anything is read."""
         self._positions = dict(await self._checkpoint.load())
         is_first = not self._positions
-        async for partition in self._client.partitions(self._address):
-            partition_id = partition.partition_id
-            self._parents[partition_id] = partition.parent_partition_ids
+        await self._learn_parents()
+        for partition_id in self._parents:
             if is_first and (not only or partition_id in only):
                 scope = physical_partition(partition_id)
                 place = await self._client.resolve(self._address, start, scope=scope)
@@ -68,11 +67,27 @@ class PartitionReader:
         if is_first:
             await self._checkpoint.save(self._positions)
 
+    async def _learn_parents(self) -> None:
+        async for partition in self._client.partitions(self._address):
+            self._parents.setdefault(partition.partition_id, partition.parent_partition_ids)
+
+    def _is_waiting(self, partition_id: str) -> bool:
+        """Whether any ancestor is still read: a parent may be one that its own parents have yet to name."""
+        seen: set[str] = set()
+        parents = list(self._parents.get(partition_id, ()))
+        while parents:
+            parent = parents.pop()
+            if parent in self._positions:
+                return True
+            if parent not in seen:
+                seen.add(parent)
+                parents += self._parents.get(parent, ())
+        return False
+
     def _start_ready(self) -> None:
         running = set(self._running.values())
         for partition_id, token in self._positions.items():
-            parents = self._parents.get(partition_id, ())
-            if partition_id not in running and not any(parent in self._positions for parent in parents):
+            if partition_id not in running and not self._is_waiting(partition_id):
                 task = asyncio.create_task(self._read(partition_id, token))
                 self._running[task] = partition_id
         if not self._running:
@@ -95,5 +110,7 @@ class PartitionReader:
             self._parents[child_id] = child.parent_partition_ids
             if child_id not in self._positions:  # another parent, or the first listing, may have named it already
                 changes[child_id] = child.continuation_token
+        if any(parent not in self._parents for child in children.values() for parent in child.parent_partition_ids):
+            await self._learn_parents()
         self._positions = changed(self._positions, changes)
         await self._checkpoint.save(changes)

@@ -18,6 +18,7 @@ from changefeed_gateway.cli.mirror.copy import Copy
 from changefeed_gateway.cli.mirror.following import Following, differing
 from changefeed_gateway.cli.mirror.sqlite_copy import SqliteCopy
 from changefeed_gateway.cli.options import Config, Json
+from changefeed_gateway.cli.outages import LONGEST
 from changefeed_gateway.cli.output import complain, out, print_json
 from changefeed_gateway.settings import Settings, load_settings
 
@@ -39,7 +40,7 @@ def mirror(
     copy: Annotated[str, typer.Argument(metavar="FILE|postgresql://...", help="Where the copy is kept.")],
     table: Annotated[str, typer.Option(help="The table of a copy in PostgreSQL.")] = "items",
     on_expiry: Annotated[
-        OnExpiry, typer.Option(help="When changes were missed: fail, or begin a new snapshot into the same copy.")
+        OnExpiry, typer.Option(help="When the place has expired: fail, or begin a new snapshot into the same copy.")
     ] = OnExpiry.FAIL,
     once: Annotated[bool, typer.Option("--once", help="End when the copy is up to date.")] = False,
     verify: Annotated[
@@ -66,7 +67,13 @@ def mirror(
 
     async def run() -> None:
         async with _copy(copy, table, collection) as kept, client_of(gateway, patience=retry_for) as client:
-            following = Following(kept, collection, anew_on_expiry=on_expiry is OnExpiry.SNAPSHOT, say=say)
+            following = Following(
+                kept,
+                collection,
+                anew_on_expiry=on_expiry is OnExpiry.SNAPSHOT,
+                patience=LONGEST if retry_for is None else retry_for,
+                say=say,
+            )
             if not verify:
                 return await following.run(client, until_live=once)
             async with asyncio.TaskGroup() as group:
@@ -86,6 +93,9 @@ async def _copy(where: str, table: str, address: ResourceAddress) -> AsyncIterat
         async with operations.postgres_copy(where, table, source) as copy:
             yield copy
         return
+    if "://" in where:
+        # Not shown: it may hold a password.
+        raise Failed(ExitCode.USAGE, "a copy is kept in a file or in postgresql://..., and in no other URL")
     file = SqliteCopy(where, source)
     try:
         yield file

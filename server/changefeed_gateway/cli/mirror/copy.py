@@ -7,7 +7,10 @@ Step = tuple[Literal["put", "remove", "clear"], str, str]
 """What happens to a copy, the key that it happens to, and the item as JSON text."""
 
 CopyPlace = tuple[str, int]
-"""The token to go on with, and which snapshot the copy is of, counted from 1."""
+"""The token to go on with, and which snapshot the copy is of, counted from 1.
+
+Without a token: rows of that snapshot and earlier ones are there, and nothing says where to go on.
+"""
 
 
 class Copy(Protocol):

@@ -3,18 +3,21 @@
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Final
 
 from changefeed.v1.change_event_pb2 import (
     CHANGE_TYPE_DELETE,
     CHANGE_TYPE_TRUNCATE,
     ITEM_STATE_NOT_APPLICABLE,
+    KEY_TYPE_NULL,
     ChangeEvent,
 )
 from changefeed.v1.read_changes_pb2 import NewItemStateMode
 from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed_client import SNAPSHOT, ChangeFeedClient, ChangeFeedRpcError, Delivery, Tail, after
 from changefeed_gateway.cli.mirror.copy import Copy, CopyPlace, Step
+from changefeed_gateway.cli.outages import Outages
 from changefeed_gateway.cli.output import complain
 from changefeed_gateway.cli.progress import SnapshotBar
 
@@ -28,10 +31,13 @@ Say = Callable[[str, int | None, str], None]
 class Following:
     """One run of the command."""
 
-    def __init__(self, copy: Copy, address: ResourceAddress, *, anew_on_expiry: bool, say: Say) -> None:
-        """`say` tells whoever runs the command what state the copy is in."""
+    def __init__(
+        self, copy: Copy, address: ResourceAddress, *, anew_on_expiry: bool, patience: timedelta, say: Say
+    ) -> None:
+        """`patience` is how long an outage may last; `say` tells whoever runs the command what state the copy is in."""
         self._say = say
         self._copy, self._address, self._anew = copy, address, anew_on_expiry
+        self._patience, self._outages = patience, Outages()
         self._bar = SnapshotBar()
         self.live = asyncio.Event()
         self.delivered = asyncio.Event()
@@ -40,7 +46,7 @@ class Following:
     async def run(self, client: ChangeFeedClient, *, until_live: bool) -> None:
         """Follow; ends when it is live, if told so. Raises ChangeFeedRpcError and whatever the copy raises."""
         place = await self._copy.place()
-        if place is None:
+        if place is None or not place[0]:
             self._say("new", None, "a new copy: it begins with a snapshot")
         while True:
             try:
@@ -48,10 +54,13 @@ class Following:
             except ChangeFeedRpcError as error:
                 if error.category != "CHECKPOINT_EXPIRED" or not self._anew:
                     raise
-                self._say("expired", None, "the place of the copy has expired: a new snapshot begins")
                 # As it is in the copy by now; its rows stay until the snapshot has been read.
-                before = await self._copy.place()
-                place = "", before[1] if before else 0
+                reached = await self._copy.place()
+                anew = "", reached[1] if reached else 0
+                if place == anew:  # Nothing came of the last one.
+                    raise
+                self._say("expired", None, "the place of the copy has expired: a new snapshot begins")
+                place = anew
             finally:
                 self._bar.close()
 
@@ -64,12 +73,15 @@ class Following:
             after(token) if token else SNAPSHOT,
             items=NewItemStateMode.NEW_ITEM_STATE_MODE_REQUIRE,
             max_batch_size=_BATCH,
+            patience=self._patience,
         )
+        self._outages.follow()
         async with tail:
             await self._take_all(tail, number, until_live=until_live)
 
     async def _take_all(self, tail: Tail, number: int, *, until_live: bool) -> None:
         async for delivery in tail:
+            self._outages.goes_on(tail)
             place = delivery.continuation_token, number
             whole = delivery.snapshot is not None and delivery.snapshot.finished
             await self._copy.take([step_of(event) for event in delivery.events], place, whole=whole)
@@ -96,7 +108,8 @@ def step_of(event: ChangeEvent) -> Step:
     """What an event does to a copy."""
     if event.change_type == CHANGE_TYPE_TRUNCATE:
         return "clear", "", ""
-    key = json.dumps([component.value for component in event.key.components], ensure_ascii=False)
+    values = [None if component.type == KEY_TYPE_NULL else component.value for component in event.key.components]
+    key = json.dumps(values, ensure_ascii=False)
     if event.change_type == CHANGE_TYPE_DELETE or event.item_state == ITEM_STATE_NOT_APPLICABLE:
         return "remove", key, ""
     return "put", key, event.new_item_json

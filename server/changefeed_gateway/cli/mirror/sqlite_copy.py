@@ -38,7 +38,8 @@ class SqliteCopy:
         rows = database.execute("SELECT source, token, round FROM place").fetchall()
         if not rows:
             self._known = None
-            return None
+            ((number,),) = database.execute("SELECT max(round) FROM items").fetchall()
+            return None if number is None else ("", number)
         ((source, token, number),) = rows
         if source != self._source:
             raise Failed(ExitCode.PLACE, f"{self._file} is a copy of {source}: name another file")
@@ -67,8 +68,9 @@ class SqliteCopy:
 
     def _move(self, database: sqlite3.Connection, place: CopyPlace) -> None:
         if self._known is None:
+            # Nor beside the place of another source.
             moved = database.execute(
-                "INSERT INTO place VALUES (?, ?, ?) ON CONFLICT DO NOTHING", (self._source, *place)
+                "INSERT INTO place SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM place)", (self._source, *place)
             )
         else:
             moved = database.execute(

@@ -82,7 +82,8 @@ def expired() -> CheckpointExpired:
 def recreated() -> InvalidRequest:
     """The error for a container that is another one by now."""
     return InvalidRequest(
-        "the container was deleted and made again under its name: read it again and restart from now",
+        "the container was deleted and made again under its name: start from a snapshot, or from now and read it"
+        " after that",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
 

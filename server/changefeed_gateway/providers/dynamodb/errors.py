@@ -65,8 +65,8 @@ def expired() -> CheckpointExpired:
 def recreated() -> InvalidRequest:
     """The error for a table whose stream is another one by now."""
     return InvalidRequest(
-        "the table's stream was switched off and on, or the table was made anew: read the table again and restart from"
-        " now",
+        "the table's stream was switched off and on, or the table was made anew: start from a snapshot, or from"
+        " now and read the table after that",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
 

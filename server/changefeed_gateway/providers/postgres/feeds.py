@@ -128,7 +128,7 @@ def capture_stopped(feed: str, problem: str) -> HistoryGap:
     """What a reader is told who comes to where a feed's capture stopped."""
     return HistoryGap(
         f"capture of {feed} stopped here, and changes are missing: {problem}; `changefeed doctor` says the remedy, then"
-        " read the source again and restart from now"
+        " start from a snapshot, or from now and read the source after that"
     )
 
 

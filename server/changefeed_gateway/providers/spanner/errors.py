@@ -124,7 +124,8 @@ def recreated() -> InvalidRequest:
     """The error for a change stream that is another one of the same name by now."""
     return InvalidRequest.field(
         "start_position.continuation_token",
-        "the table's change stream was dropped and made anew: read the table again and restart from now",
+        "the table's change stream was dropped and made anew: start from a snapshot, or from now"
+        " and read the table after that",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )
 

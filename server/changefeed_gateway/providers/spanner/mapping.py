@@ -105,8 +105,9 @@ class ItemMaker:
         row = dict(zip(self._columns, values, strict=True))
         key = _make_key(self._key, row)
         state, item = self._item(row, read)
-        # P3: a row at a time is the same whoever reads it.
-        digest = blake2b(_dump([component.value for component in key.components]).encode(), digest_size=12)
+        # P3: a row at a time is the same whoever reads it, and null is no empty text.
+        values = [None if component.type is KeyType.NULL else component.value for component in key.components]
+        digest = blake2b(_dump(values).encode(), digest_size=12)
         return Change(
             f"{self._time}.{digest.hexdigest()}", ChangeType.SNAPSHOT, key, state, item, None, PartitionId(""), ""
         )

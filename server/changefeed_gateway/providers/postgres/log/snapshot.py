@@ -178,6 +178,10 @@ class SnapshotReader:
         if place.position > Position(newest.id):
             raise ticks.beyond()
         await ticks.check_mark(place.position, mark)
+        if place.part is not None and place.part.tick:
+            if place.part.tick > newest.id:
+                raise ticks.beyond()
+            await ticks.check_mark(Position(place.part.tick), place.part.mark)
         return place, newest
 
     # --- What makes a page
@@ -277,7 +281,7 @@ class SnapshotReader:
             return
         before = draft.end
         await self._add_front(draft, before, window, gone, read, view)
-        part = Part(before.key, items.snapshot)
+        part = Part(before.key, items.snapshot, until.id, mark_of(until.at))
         after = before._replace(
             key=before.key if items.last is None else items.last,
             complete=items.last is None,

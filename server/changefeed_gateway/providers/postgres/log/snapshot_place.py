@@ -33,6 +33,10 @@ class Part(NamedTuple):
     """They lie behind this key; None: they are the first."""
     snapshot: str
     """In which they were read, as text."""
+    tick: int = 0
+    """One that has all that they saw; 0 in a place that an earlier version wrote."""
+    mark: int = 0
+    """Of that tick. P6: where it is lost, transactions that the items saw are too, and others have their ids."""
 
 
 class SnapshotPlace(NamedTuple):

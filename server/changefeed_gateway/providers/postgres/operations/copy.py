@@ -24,7 +24,14 @@ _PUT: Final = """
 INSERT INTO {} SELECT u.key, u.item::json, %s FROM unnest(%s::text[], %s::text[]) u (key, item)
 ON CONFLICT (key) DO UPDATE SET item = excluded.item, round = excluded.round
 """
-_BEGIN: Final = "INSERT INTO {} VALUES (%s, %s, %s) ON CONFLICT DO NOTHING"
+_BEGIN: Final = "INSERT INTO {0} SELECT %s::text, %s::text, %s::integer WHERE NOT EXISTS (SELECT FROM {0})"
+_UNFIT: Final = (
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.DatatypeMismatch,
+    psycopg.errors.InvalidColumnReference,
+    psycopg.errors.SyntaxError,
+    psycopg.errors.WrongObjectType,
+)
 _MOVE: Final = "UPDATE {} SET token = %s, round = %s WHERE source = %s AND token = %s AND round = %s"
 
 
@@ -44,22 +51,46 @@ class PostgresCopy:
         """The place as it was asked for, or moved to, last."""
 
     async def place(self) -> tuple[str, int] | None:
-        """The token to go on with, and the number of the snapshot; makes the tables."""
+        """The token to go on with, and the number of the snapshot; makes the tables.
+
+        Without a token where rows of that snapshot are there and no place.
+        """
         async with self._transaction() as connection:
-            await connection.execute(sql.SQL(_ROWS).format(self._table))
-            await connection.execute(sql.SQL(_PLACE).format(self._place_table))
+            is_new = await self._make_tables(connection)
             found = await connection.execute(sql.SQL("SELECT source, token, round FROM {}").format(self._place_table))
             rows = await found.fetchall()
-        if not rows:
-            self._known = None
-            return None
-        ((source, token, number),) = rows
-        if source != self._source:
-            raise OperationError(
-                f"the table is a copy of {source}: name another one with --table", Category.INVALID_REQUEST
-            )
+            if not rows:
+                self._known = None
+                return await self._rows_without_place(connection)
+            ((source, token, number),) = rows
+            if source != self._source:
+                raise _refused(f"the table is a copy of {source}: name another one with --table")
+            if is_new:
+                raise _refused(
+                    f"the copy's table is gone and its place is not: bring {self._table.as_string(connection)} back, or"
+                    f" drop {self._place_table.as_string(connection)} to copy anew"
+                )
         self._known = token, number
         return self._known
+
+    async def _make_tables(self, connection: Connection) -> bool:
+        """Make what is not there; answers whether that was the table of the rows."""
+        name = self._table.as_string(connection)
+        ((is_new,),) = await (await connection.execute("SELECT to_regclass(%s) IS NULL", (name,))).fetchall()
+        await connection.execute(sql.SQL(_ROWS).format(self._table))
+        await connection.execute(sql.SQL(_PLACE).format(self._place_table))
+        try:
+            await connection.execute(sql.SQL(_PUT).format(self._table), (0, [], []))
+        except _UNFIT as error:
+            raise _refused(
+                f"{name} is no table of a copy, {error.diag.message_primary}: name another one with --table"
+            ) from error
+        return bool(is_new)
+
+    async def _rows_without_place(self, connection: Connection) -> tuple[str, int] | None:
+        found = await connection.execute(sql.SQL("SELECT max(round) FROM {}").format(self._table))
+        ((number,),) = await found.fetchall()
+        return None if number is None else ("", number)
 
     async def take(self, steps: Sequence[tuple[str, str, str]], place: tuple[str, int], *, whole: bool) -> None:
         """Take steps in order (put, remove or clear; key; item); `whole`: drop the rows of earlier snapshots.
@@ -82,12 +113,14 @@ class PostgresCopy:
 
     async def _move(self, connection: Connection, place: tuple[str, int]) -> None:
         if self._known is None:
+            # Nor beside the place of another source, which may be written at the same time.
+            await connection.execute(sql.SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(self._place_table))
             moved = await connection.execute(sql.SQL(_BEGIN).format(self._place_table), (self._source, *place))
         else:
             arguments = (*place, self._source, *self._known)
             moved = await connection.execute(sql.SQL(_MOVE).format(self._place_table), arguments)
         if not moved.rowcount:
-            raise OperationError("another mirror writes to the table: let only one run", Category.INVALID_REQUEST)
+            raise _refused("another mirror writes to the table: let only one run")
 
     async def items(self) -> Mapping[str, str]:
         """All rows."""
@@ -110,6 +143,10 @@ class PostgresCopy:
                 yield self._connection
         except psycopg.Error as error:
             raise operation_error(error) from error
+
+
+def _refused(why: str) -> OperationError:
+    return OperationError(why, Category.INVALID_REQUEST)
 
 
 def _settled(steps: Sequence[tuple[str, str, str]]) -> tuple[bool, dict[str, str | None]]:

@@ -102,7 +102,7 @@ def _hole(facts: FeedDays, part: Part, start: datetime, end: datetime) -> Obstac
         reason = "missing: who reads from before it, or in it, is refused (HISTORY_GAP)"
         remedy = (
             "run changefeed retention run, which attaches a day of the log that was only detached; where it was"
-            " dropped, its readers read the source again and start from now"
+            " dropped, its readers start from a snapshot, or from now and read the source after that"
         )
     return Obstacle(day=day_name(part, facts.feed_id, start, end), reason=reason, remedy=remedy, alarm=True)
 

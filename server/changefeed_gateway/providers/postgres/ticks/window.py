@@ -223,8 +223,8 @@ class TickWindow:
 def gap(what: str) -> HistoryGap:
     """The error for a position behind which something is missing that retention did not drop."""
     return HistoryGap(
-        f"{what} is missing inside the retained history: changes after it may be lost; read the source again and"
-        " restart from now"
+        f"{what} is missing inside the retained history: changes after it may be lost; start from a snapshot, or"
+        " from now and read the source after that"
     )
 
 
@@ -232,6 +232,6 @@ def lost(what: str) -> InvalidRequest:
     """The error for a position whose ticks the database does not have, or has others in their place."""
     return InvalidRequest(
         f"the position {what}: the database was restored or failed over and lost the history that the token came from;"
-        " read the source again and restart from now",
+        " start from a snapshot, or from now and read the source after that",
         reason=Reason.TOKEN_RESOURCE_RECREATED,
     )

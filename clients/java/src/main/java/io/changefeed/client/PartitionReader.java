@@ -4,10 +4,14 @@ import io.changefeed.v1.ChildPartition;
 import io.changefeed.v1.PhysicalPartition;
 import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.StartPosition;
+import java.util.ArrayDeque;
 import java.util.ArrayList;
+import java.util.Deque;
 import java.util.HashMap;
+import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorCompletionService;
@@ -66,9 +70,8 @@ final class PartitionReader {
     private void begin(StartPosition start) {
         positions.putAll(checkpoint.load());
         boolean isFirst = positions.isEmpty();
-        for (PhysicalPartition partition : client.partitions(address)) {
-            String id = partition.getPartitionId();
-            parents.put(id, partition.getParentPartitionIdsList());
+        learnParents();
+        for (String id : parents.keySet()) {
             if (isFirst && (options.only.isEmpty() || options.only.contains(id))) {
                 String token = client.resolve(address, start, Positions.physicalPartition(id))
                         .getContinuationToken();
@@ -80,10 +83,31 @@ final class PartitionReader {
         }
     }
 
+    private void learnParents() {
+        for (PhysicalPartition partition : client.partitions(address)) {
+            parents.putIfAbsent(partition.getPartitionId(), partition.getParentPartitionIdsList());
+        }
+    }
+
+    /** Whether any ancestor is still read: a parent may be one that its own parents have yet to name. */
+    private boolean isWaiting(String id) {
+        Set<String> seen = new HashSet<>();
+        Deque<String> ancestors = new ArrayDeque<>(parents.getOrDefault(id, List.of()));
+        while (!ancestors.isEmpty()) {
+            String ancestor = ancestors.pop();
+            if (positions.containsKey(ancestor)) {
+                return true;
+            }
+            if (seen.add(ancestor)) {
+                ancestors.addAll(parents.getOrDefault(ancestor, List.of()));
+            }
+        }
+        return false;
+    }
+
     private void startReady(ExecutorCompletionService<End> reading) {
         positions.forEach((id, token) -> {
-            boolean waits = parents.getOrDefault(id, List.of()).stream().anyMatch(positions::containsKey);
-            if (!waits && !running.containsKey(id)) {
+            if (!running.containsKey(id) && !isWaiting(id)) {
                 Tail tail = client.tail(
                         address, Positions.after(token), Positions.physicalPartition(id), null, options);
                 running.put(id, tail);
@@ -118,6 +142,12 @@ final class PartitionReader {
             if (!positions.containsKey(child.getPartitionId())) {
                 changes.put(child.getPartitionId(), child.getContinuationToken());
             }
+        }
+        boolean allKnown = end.children.stream()
+                .flatMap(child -> child.getParentPartitionIdsList().stream())
+                .allMatch(parents::containsKey);
+        if (!allKnown) {
+            learnParents();
         }
         positions = Checkpoint.changed(positions, changes);
         checkpoint.save(changes);
