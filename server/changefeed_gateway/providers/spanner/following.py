@@ -6,18 +6,18 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.clock import monotonic
-from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, TransientFailure
+from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.providers.spanner.cursor import Position
+from changefeed_gateway.providers.spanner.errors import silent_end
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat, Record
 
@@ -131,9 +131,7 @@ class Follower:
                 await self._follow()
                 if self._position == before and not self.children:
                     # An endless query that ends has said nothing about the partition: it is asked again.
-                    raise TransientFailure(
-                        "Spanner ends the partition's query without a word: try again", retry_after=timedelta(seconds=1)
-                    )
+                    raise silent_end()
                 failures = 0
             except (ChangeFeedError, ForTheCaller) as error:
                 failures = failures + 1 if self._position == before else 1
