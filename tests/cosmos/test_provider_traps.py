@@ -38,6 +38,20 @@ async def test_now_is_fixed_for_every_range_before_the_answer(wide_scene: Scene)
     assert len((await scene.client.read_all(after(token), size=1)).events) == 20
 
 
+async def test_now_is_not_fixed_while_the_listing_of_the_ranges_lacks_one(
+    wide_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = wide_scene
+    container = scene.server.container(THINGS)
+    # The SDK knows the ranges from then on, and refuses a listing with a gap itself.
+    await scene.client.read(NOW)
+    whole, gaps = container.listing(0), [1, 2]
+    monkeypatch.setattr(container, "listing", lambda after: whole[:-1] if gaps and gaps.pop() else whole)
+    token = (await scene.client.resolve(NOW)).continuation_token
+    scene.put_many(20)
+    assert len((await scene.client.read_all(after(token))).events) == 20
+
+
 async def test_a_token_saved_after_the_first_of_several_ranges_resumes(wide_scene: Scene) -> None:
     """Trap 2: the SDK's own has no place for the ranges that it has not read."""
     scene = wide_scene
