@@ -116,10 +116,15 @@ class Follower:
                 self._leaving = loop.call_later(self._pace.linger.total_seconds(), self.close)
 
     def close(self) -> None:
-        """End it; idempotent. Who waits is told so."""
+        """End it, and let go of what it kept; idempotent. Who waits is told so."""
         if self._leaving is not None:
             self._leaving.cancel()
         self._task.cancel()
+        # P1: with the records goes the claim to cover their times.
+        self._floor = self.reached + 1
+        self._records.clear()
+        self._times.clear()
+        self._size = 0
 
     # --- Inside
 
@@ -158,6 +163,7 @@ class Follower:
                     self.children = tuple(found)
                     return
                 found += self._take(records)
+                del records  # it would be held for as long as nothing follows
                 self._wake()
         finally:
             query.close()
