@@ -1,6 +1,8 @@
 """How often the service is asked, and what that costs: shared reads, pauses that grow, charges that are told."""
 
 import asyncio
+from functools import partial
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -8,13 +10,16 @@ import structlog.testing
 from changefeed.v1.change_event_pb2 import ChangeEvent
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos import consumption
+from changefeed_gateway.providers.cosmos import provider as provider_module
 from changefeed_gateway.providers.cosmos.cursor import WHOLE_RUN, Interval, Position
 from changefeed_gateway.providers.cosmos.reading import Fetched, KeptAnswers
-from changefeed_gateway.providers.cosmos.sdk import FREE, Cost
+from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, FeedAnswer, Sdk
 from tests.conformance.client import NOW, after, physical
 from tests.conformance.journal import ids
+from tests.cosmos.conftest import serving
 from tests.cosmos.gateway import make_provider
 from tests.cosmos.scene import THINGS, Scene
+from tests.cosmos.server.wire import WireServer
 
 
 @pytest.mark.req("P7")
@@ -65,7 +70,28 @@ async def test_who_goes_on_in_small_pages_is_given_many_documents_by_one_call(sc
 
 
 @pytest.mark.req("P7")
-def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -> None:
+async def test_more_ranges_than_answers_are_kept_of_are_not_asked_for_what_is_lost_again(
+    server: WireServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(provider_module, "KeptAnswers", partial(KeptAnswers, most=100_000))
+    told: list[int] = []
+    read_feed = Sdk.read_feed
+
+    async def counted(sdk: Sdk, *call: Any, **options: Any) -> FeedAnswer:
+        answer = await read_feed(sdk, *call, **options)
+        told.append(len(answer.documents))
+        return answer
+
+    monkeypatch.setattr(Sdk, "read_feed", counted)
+    async with serving(server, ranges=16) as scene:
+        start = after((await scene.client.resolve(NOW)).continuation_token)
+        scene.put_many(3_000)
+        assert len((await scene.client.read_all(start, size=160)).events) == 3_000
+    assert sum(told) < 1.5 * 3_000
+
+
+@pytest.mark.req("P7")
+async def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -> None:
     kept = KeptAnswers(most=1_000)
     documents = [{"metadata": {"lsn": number}} for number in range(1, 4)]
     fetched = Fetched(documents, '"3"', at_tip=False, as_of=0, cost=Cost(1, 2.0), size=400)
@@ -84,7 +110,7 @@ def test_answers_are_kept_within_a_bound_and_given_to_who_stands_within_them() -
     assert kept.find("d", last) is None
 
 
-def test_who_has_read_an_answer_to_its_end_leaves_alone_what_others_read_of_the_same_range() -> None:
+async def test_who_has_read_an_answer_to_its_end_leaves_alone_what_others_read_of_the_same_range() -> None:
     kept = KeptAnswers()
     place = Position(Interval("00", "01"), '"0"', 0)
     kept.keep("c", place, Fetched([{}], '"3"', at_tip=False, as_of=0, cost=FREE))

@@ -1,6 +1,7 @@
 """Snapshots of a container, in both modes: its latest versions, range by range, and the changes since."""
 
 import json
+from datetime import timedelta
 
 import grpc
 import pytest
@@ -11,8 +12,10 @@ from changefeed_gateway.core.model import Cursor
 from changefeed_gateway.providers.cosmos.scanning import decode_parts
 from tests.conformance.client import NOW, SNAPSHOT, after, invalid, logical, physical, refused
 from tests.conformance.test_snapshots import to_the_end
+from tests.cosmos.conftest import serving
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.errors import internal, throttled
+from tests.cosmos.server.wire import WireServer
 from tests.faults import ALWAYS
 
 pytestmark = pytest.mark.req("CF-12")
@@ -109,6 +112,52 @@ async def test_a_delete_during_a_snapshot_arrives_after_it(scene: Scene) -> None
     assert not rest.events
     changes = (await scene.client.read_until(after(rest.pages[-1].continuation_token), 3)).events
     assert {event.change_type for event in changes} == {change_event_pb2.CHANGE_TYPE_DELETE}
+
+
+async def test_what_was_deleted_before_a_snapshot_began_is_not_among_its_items(either_scene: Scene) -> None:
+    """What another snapshot has left of an answer was true when it was given."""
+    scene = either_scene
+    scene.server.transaction(THINGS, *[{"id": f"item {number}", "pk": "a"} for number in range(9)])
+    # The service does not cut the transaction, and the page does.
+    await scene.client.read(SNAPSHOT, size=4)
+    scene.server.delete(THINGS, "item 8", "a")
+    items = (await to_the_end(scene.client, size=4)).events
+    assert sorted(item.key.sort_key for item in items) == [f"item {number}" for number in range(8)]
+
+
+async def test_a_snapshot_that_goes_on_at_another_gateway_is_not_given_what_an_earlier_one_has_left_there(
+    scene: Scene,
+) -> None:
+    elsewhere = Scene(scene.server)
+    await elsewhere.serve()
+    try:
+        scene.server.transaction(THINGS, *[{"id": f"item {number}", "pk": "a"} for number in range(9)])
+        await elsewhere.client.read(SNAPSHOT, size=4)
+        scene.server.delete(THINGS, "item 8", "a")
+        page = await scene.client.read(SNAPSHOT, size=4)
+        rest = await to_the_end(elsewhere.client, after(page.continuation_token), size=4)
+        names = [item.key.sort_key for item in [*page.events, *rest.events]]
+        assert sorted(names) == [f"item {number}" for number in range(8)]
+    finally:
+        await elsewhere.kill()
+
+
+async def test_what_a_page_of_a_snapshot_has_no_room_for_is_not_asked_for_again(scene: Scene) -> None:
+    scene.server.transaction(THINGS, *[{"id": f"item {number}", "pk": "a"} for number in range(9)])
+    token = (await scene.client.resolve(SNAPSHOT)).continuation_token
+    # What is kept is used from the next second on.
+    scene.server.pass_time(timedelta(seconds=1))
+    scene.server.calls.clear()
+    assert len((await to_the_end(scene.client, after(token), size=1)).events) == 9
+    assert scene.server.calls.count("ReadChangeFeed") <= 3
+
+
+async def test_any_number_of_empty_ranges_may_split_while_a_snapshot_is_read(server: WireServer) -> None:
+    async with serving(server, ranges=12) as scene:
+        token = (await scene.client.resolve(SNAPSHOT)).continuation_token
+        for range_id in server.ranges(THINGS):
+            server.split(THINGS, range_id)
+        assert not (await to_the_end(scene.client, after(token))).events
 
 
 async def test_the_start_says_about_how_many_items_there_are_what_it_cost_and_that_it_converges(

@@ -1,14 +1,17 @@
 """What the SDK does with a change feed, and that a reader of the gateway does not fall into it (test_sdk_traps.py)."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from changefeed_gateway.core.model import Address, After, Now, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.providers.cosmos import logical as logical_page
 from changefeed_gateway.providers.cosmos import physical as physical_page
 from changefeed_gateway.providers.cosmos.cursor import Mode
 from tests.conformance.client import BEGINNING, NOW, Scope, after, at_time, logical, physical
+from tests.cosmos.gateway import make_provider
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.errors import gone, throttled
@@ -38,6 +41,20 @@ async def test_now_is_fixed_for_every_range_before_the_answer(wide_scene: Scene)
     assert len((await scene.client.read_all(after(token), size=1)).events) == 20
 
 
+async def test_now_is_not_fixed_while_the_listing_of_the_ranges_lacks_one(
+    wide_scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = wide_scene
+    container = scene.server.container(THINGS)
+    # The SDK knows the ranges from then on, and refuses a listing with a gap itself.
+    await scene.client.read(NOW)
+    whole, gaps = container.listing(0), [1, 2]
+    monkeypatch.setattr(container, "listing", lambda after: whole[:-1] if gaps and gaps.pop() else whole)
+    token = (await scene.client.resolve(NOW)).continuation_token
+    scene.put_many(20)
+    assert len((await scene.client.read_all(after(token))).events) == 20
+
+
 async def test_a_token_saved_after_the_first_of_several_ranges_resumes(wide_scene: Scene) -> None:
     """Trap 2: the SDK's own has no place for the ranges that it has not read."""
     scene = wide_scene
@@ -61,6 +78,29 @@ async def test_a_start_at_a_time_resumes(latest_scene: Scene) -> None:
     page = await scene.client.read(at_time(chosen), size=1)
     rest = await scene.client.read_all(after(page.continuation_token))
     assert [event.key.sort_key for event in [*page.events, *rest.events]] == ["1", "2"]
+
+
+async def test_who_waits_is_not_told_that_nothing_is_there_behind_an_answer_without_documents(
+    server: WireServer,
+) -> None:
+    server.create_container(THINGS, "/pk")
+    provider = make_provider(server)
+    try:
+        feed = await provider.open_feed(Address(connection="subject", database="", collection=THINGS))
+        [range_id] = server.ranges(THINGS)
+        scope, size = PhysicalPartition(PartitionId(range_id)), 10**6
+        now = PageRead(scope=scope, start=Now(), max_changes=0, max_bytes=size, max_item_bytes=size)
+        start = After((await provider.read_page(feed, now)).cursor)
+        server.upsert(THINGS, {"id": "1", "pk": "a"})
+        server.empty_pages(THINGS, range_id, 1)
+        # The answer takes longer than the wait.
+        server.behaviour.thinking = timedelta(milliseconds=600)
+        wait = replace(now, start=start, max_changes=10, max_wait=timedelta(milliseconds=200))
+        page = await provider.read_page(feed, wait)
+        assert not page.changes
+        assert page.more_available
+    finally:
+        await provider.aclose()
 
 
 async def test_a_range_that_is_gone_for_ever_is_asked_for_a_few_times(scene: Scene) -> None:

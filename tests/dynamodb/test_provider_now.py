@@ -86,6 +86,20 @@ async def test_a_stream_from_now_opens_and_goes_live_on_a_shard_that_is_written_
         await until_mark(stream)
 
 
+@pytest.mark.req("CF-04", "P1")
+async def test_now_holds_when_one_child_of_a_split_is_listed_before_the_other(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await scene.client.resolve(NOW)
+    scene.server.split(scene.shard)
+    stream = scene.server.stream(TABLE)
+    whole, halves = stream.listing, [True]
+    monkeypatch.setattr(stream, "listing", lambda: whole()[:-1] if halves and halves.pop() else whole())
+    token = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.put(TABLE, *(item(f"{number}", number) for number in range(20)))
+    assert len((await scene.client.read_all(after(token))).events) == 20
+
+
 @pytest.mark.req("CF-04", "P7")
 async def test_those_who_ask_for_now_at_one_time_share_the_answer(server: WireServer) -> None:
     async with busy_scene(server) as scene:

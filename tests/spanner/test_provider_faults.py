@@ -16,7 +16,7 @@ from changefeed_gateway.settings import LoggingSettings
 from tests.conformance.client import BEGINNING, NOW, Refusal, after, at_time, physical, refused
 from tests.conformance.journal import ids
 from tests.faults import ALWAYS
-from tests.spanner.gateway import IMPATIENT
+from tests.spanner.gateway import IMPATIENT, RETRIES
 from tests.spanner.scene import CHANGES, MAIN, Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.errors import (
@@ -180,6 +180,47 @@ async def test_a_bounded_query_that_ends_without_its_child_record_is_asked_again
     assert page.partition_retired
     assert len(page.events) == 1
     assert [child.partition_id for child in page.child_partitions] == children
+
+
+@pytest.mark.req("P1")
+@pytest.mark.parametrize("after_messages", [0, 1, 2])
+async def test_a_bounded_query_that_ends_early_takes_nothing_with_it(after_messages: int) -> None:
+    async with made(Behaviour(records_per_message=1)) as scene:
+        for number in range(4):
+            scene.put(thing(number))
+        scene.server.end_early("Partition", after_messages=after_messages)
+        events = (await scene.client.read_all(BEGINNING)).events
+        assert [event.key.partition_key for event in events] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.req("E3")
+async def test_bounded_queries_that_always_end_early_are_a_failure_and_not_asked_in_a_loop(scene: Scene) -> None:
+    scene.put(thing(1))
+    token = (await scene.client.resolve(BEGINNING)).continuation_token
+    scene.server.calls.clear()
+    for _ in range(RETRIES.attempts):
+        scene.server.end_early("Partition", after_messages=0)
+        scene.server.end_early("Partition", after_messages=2)
+    code = grpc.StatusCode.UNAVAILABLE
+    await refused(scene.client.read(after(token)), "TRANSIENT_FAILURE", "PROVIDER_UNAVAILABLE", code)
+    assert scene.server.calls.count("Partition") == 2 * RETRIES.attempts
+
+
+@pytest.mark.req("P1")
+async def test_a_bounded_query_that_ends_early_before_its_partition_does_takes_nothing_with_it() -> None:
+    async with made(Behaviour(records_per_message=1)) as scene:
+        partition = scene.partition
+        start = after((await scene.client.resolve(NOW, scope=physical(partition))).continuation_token)
+        for number in range(4):
+            scene.put(thing(number))
+        children = scene.server.split(MAIN, CHANGES, partition)
+        scene.server.end_early("Partition", after_messages=1)
+        events: list[str] = []
+        while not (page := await scene.client.read(start)).partition_retired:
+            events += [event.key.partition_key for event in page.events]
+            start = after(page.continuation_token)
+        assert [*events, *(event.key.partition_key for event in page.events)] == ["0", "1", "2", "3"]
+        assert [child.partition_id for child in page.child_partitions] == children
 
 
 async def test_a_query_that_never_names_the_children_is_never_taken_for_finished(scene: Scene) -> None:

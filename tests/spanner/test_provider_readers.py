@@ -1,6 +1,7 @@
 """How often and by how many the service is asked: few readers a partition, one that follows, no loop when throttled."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
@@ -9,6 +10,7 @@ import grpc
 import pytest
 
 from changefeed_gateway.providers.spanner.reading import Pace
+from changefeed_gateway.providers.spanner.records import DataRecord
 from tests.conformance.client import BEGINNING, NOW, after, physical, refusal
 from tests.conformance.journal import ids
 from tests.faults import ALWAYS
@@ -116,6 +118,27 @@ async def test_a_query_that_nobody_reads_any_more_is_ended() -> None:
             await stream.until_live()
             await scene.server.calls.until(lambda calls: bool(following(scene)))
         await scene.server.calls.until(lambda calls: not following(scene))
+
+
+@pytest.mark.req("P7")
+async def test_of_what_a_query_brought_that_nobody_reads_any_more_nothing_is_kept() -> None:
+    pace = Pace(heartbeat=timedelta(milliseconds=100), linger=timedelta(milliseconds=50))
+    async with made(pace=pace) as scene:
+        before = records_in_memory()
+        async with scene.client.subscribe(NOW) as stream:
+            await stream.until_live()
+            await scene.server.calls.until(lambda calls: bool(following(scene)))
+            for number in range(20):
+                scene.put(thing(number))
+            await stream.until_events(20)
+            assert records_in_memory() >= before + 20
+        await scene.server.calls.until(lambda calls: not following(scene))
+        assert records_in_memory() <= before
+
+
+def records_in_memory() -> int:
+    gc.collect()
+    return sum(isinstance(found, DataRecord) for found in gc.get_objects())
 
 
 @pytest.mark.req("P1")

@@ -266,7 +266,8 @@ class FanOut:
                 for task in done:
                     page = task.result()
                     joining.add(tasks[task], page)
-                    news = news or page.content.retired or bool(page.content.changes)
+                    # One that has more has not waited, and asks for it in the next page.
+                    news = news or page.content.retired or page.content.more_available or bool(page.content.changes)
                     # Its children were not read.
                     joining.complete = joining.complete and not page.content.retired
         finally:

@@ -40,6 +40,9 @@ from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
 from tests.virtual_time import VirtualTime
 
+PATIENCE = 10
+"""Seconds after which a wait is taken for one that goes on."""
+
 ADDRESS = Address(connection="here", database="", collection="things")
 
 
@@ -337,6 +340,14 @@ class Waiting(WatchedProvider):
         return await super().read_page(feed, replace(read, max_wait=timedelta(0)))
 
 
+class Late(Waiting):
+    """A read that waits goes out as it is when it has passed over much."""
+
+    async def read_page(self, feed: Feed, read: PageRead) -> Page:
+        page = await super().read_page(feed, read)
+        return replace(page, more_available=True) if read.max_wait else page
+
+
 class Straight:
     """A reader that adds nothing."""
 
@@ -424,6 +435,19 @@ async def test_a_wait_leaves_no_read_behind() -> None:
         collection.put(f"group {number}", "x", {})
     provider.first.set_result(None)
     assert (await reading).content.changes
+    assert provider.under_way == 0
+
+
+@pytest.mark.req("E1", "P1")
+async def test_a_partition_that_has_more_is_not_left_until_the_others_have_waited() -> None:
+    reader, provider, _ = fan_out(5, Late)
+    assert isinstance(provider, Late)
+    feed = await provider.open_feed(ADDRESS)
+    start = After((await reader.read(feed, whole(Beginning()))).content.cursor)
+    provider.first.set_result(None)
+    async with asyncio.timeout(PATIENCE):
+        page = await reader.read(feed, whole(start, wait=timedelta(hours=1)))
+    assert page.content.more_available
     assert provider.under_way == 0
 
 

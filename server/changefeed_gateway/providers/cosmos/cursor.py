@@ -48,6 +48,8 @@ class Interval(NamedTuple):
         return Interval(low, high) if low < high else None
 
 
+EVERYTHING: Final = Interval("", "FF")
+"""All effective partition keys."""
 RETIRED: Final = Interval("FF", "FF")
 """Of a partition that had been replaced by others before it was read: it has nothing of its own."""
 
@@ -59,7 +61,8 @@ class Position(NamedTuple):
     origin: str
     """Where the service is asked to begin: its etag, as it wrote it; "@" and epoch seconds; or "" for the beginning."""
     as_of: int
-    """Nothing beyond the position is older than this, in epoch seconds of the service's clock; 0 where not known."""
+    """Nothing beyond the position is older than this, in epoch seconds of the service's clock; 0 where not known. Of an
+    item of a snapshot it is the answer that tells of it: it may have been deleted since an older one."""
     lsn: int = 0
     """What has a lower number has been passed."""
     inside: str = ""
@@ -113,9 +116,9 @@ def number_of(etag: str) -> int:
     return int(number) if number.isdecimal() and len(number) < 20 else 0
 
 
-def beginning(interval: Interval) -> Position:
+def beginning(interval: Interval, as_of: int = 0) -> Position:
     """Before everything."""
-    return Position(interval, "", 0)
+    return Position(interval, "", as_of)
 
 
 def at_time(interval: Interval, second: int) -> Position:

@@ -15,14 +15,12 @@ from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
 from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader, KeptAnswers
-from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
+from changefeed_gateway.providers.cosmos.sdk import Cost, Sdk
 
 _MOST_READERS: Final = 4_096
 """That are kept. One that is gone is made anew, and asks as if something had just happened."""
 MOVES: Final = 5
 """Times that a range may move within one read."""
-_LOOKS: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
-"""Seconds before each look at ranges that come and go."""
 
 
 class Advance(NamedTuple):
@@ -90,15 +88,9 @@ class Life:
         return interval
 
     async def parts_of(self, interval: Interval) -> tuple[list[Part], Cost]:
-        """What the ranges that there are now make of an interval; TransientFailure if they do not cover it."""
-        cost = FREE
-        for pause in _LOOKS:
-            await asyncio.sleep(pause)
-            listing = await self.ranges.listing()
-            cost = cost.plus(listing.cost)
-            if parts := listing.parts_of(interval):
-                return parts, cost
-        raise moving()
+        """What the ranges that there are now make of an interval. Raises TransientFailure."""
+        listing = await self.ranges.listing()
+        return listing.parts_of(interval), listing.cost
 
     async def advance(
         self, position: Position, partition_id: PartitionId, read: PageRead, *, items: bool = False
@@ -111,8 +103,9 @@ class Life:
         # All who wait at a place ask for the same.
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
         fetched = self._kept.find(container.rid, position)
-        if fetched is None:
-            fetched = await self.reader(position.interval).fetch(position, limit, join=waiting)
+        if fetched is None or (items and fetched.told_at < position.as_of):
+            reader = self.reader(position.interval)
+            fetched = await reader.fetch(position, limit, join=waiting, more=not self._kept.crowded)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id, items=items)
         found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:

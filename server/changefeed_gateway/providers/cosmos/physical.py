@@ -128,7 +128,7 @@ class PhysicalRead:
         raise moving()
 
     async def _from(self, start: Position) -> Page:
-        position, found, at_tip, moves = start, NOTHING, False, 0
+        position, found, more, moves = start, NOTHING, False, 0
         late_at = monotonic() + LATE
         waiting = bool(self._read.max_wait)
         while not (waiting and await self._life.rest([position], self._deadline)):
@@ -140,13 +140,12 @@ class PhysicalRead:
                 if (moves := moves + 1) == MOVES:
                     raise moving() from None
                 continue
-            found, position, at_tip = step.found, step.end, step.at_tip
+            # Behind an answer without documents there may be more.
+            found, position, more = step.found, step.end, not step.at_tip
             self._cost = self._cost.plus(step.cost)
-            if found.changes or (at_tip and not waiting):
+            if found.changes or (monotonic() >= late_at if more else not waiting):
                 break
-            if not at_tip and monotonic() >= late_at:
-                return self._page(start, position, NOTHING, more_available=True)
-        return self._page(start, position, found, more_available=bool(found.changes))
+        return self._page(start, position, found, more_available=more)
 
     async def _parts(self, position: Position) -> Sequence[Part] | None:
         """What goes on in the place of a partition that was split; None where it lies within one range, as ever.

@@ -1,5 +1,6 @@
 """The partition key ranges of a container, and what they make of an interval that is read."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,11 +10,14 @@ from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
-from changefeed_gateway.providers.cosmos.cursor import Interval
+from changefeed_gateway.providers.cosmos.cursor import EVERYTHING, Interval
+from changefeed_gateway.providers.cosmos.errors import moving
 from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, Sdk
 
 _RECENT: Final = 60.0
 """Seconds for which a listing will do for who only wants to know where a key lies."""
+_LOOKS: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Seconds before each look at ranges that come and go."""
 _PART: Final = re.compile(r"(\d{1,20}):([0-9A-F]{0,400})-([0-9A-F]{1,400})")
 
 
@@ -118,7 +122,10 @@ class Ranges:
         self._listed_at = 0.0
 
     async def listing(self) -> Listing:
-        """The ranges as they are now, shared by all who ask before the question is put."""
+        """The ranges as they are now, without a gap, shared by all who ask before the question is put.
+
+        A reader from now on would never learn of one that is missing. Raises TransientFailure while one is.
+        """
         return await self._questions.ask("listing", self._list)
 
     async def recent(self) -> Listing:
@@ -128,9 +135,16 @@ class Ranges:
         return self._last
 
     async def _list(self) -> Listing:
-        described, cost = await self._sdk.list_ranges(self._container)
-        self._last, self._listed_at = listing_of(described, cost), monotonic()
-        return self._last
+        cost = FREE
+        for pause in _LOOKS:
+            await asyncio.sleep(pause)
+            described, another = await self._sdk.list_ranges(self._container)
+            cost = cost.plus(another)
+            listing = listing_of(described, cost)
+            if listing.parts_of(EVERYTHING):
+                self._last, self._listed_at = listing, monotonic()
+                return listing
+        raise moving()
 
     def close(self) -> None:
         """End what is under way; who waits is told so."""

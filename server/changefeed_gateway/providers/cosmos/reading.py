@@ -22,6 +22,8 @@ _GROWTH: Final = 4
 """Times as many documents are asked for by who goes on where an answer ended."""
 _MOST_KEPT: Final = 16_000_000
 """Bytes of answers that are kept, as they came; parsed they take some three times as much."""
+_SOON: Final = 10.0
+"""Seconds within which who reads on comes for what was kept."""
 _AT_ONCE: Final = 4
 """Calls for one interval: readers at different places do not wait for each other."""
 _MOST_PLACES: Final = 64
@@ -40,47 +42,69 @@ class Fetched(NamedTuple):
     cost: Cost
     size: int = 0
     """Bytes of the answer."""
+    told_at: int = 0
+    """When the service answered, epoch seconds of its clock."""
+
+
+class _Kept(NamedTuple):
+    origin: str
+    """What it answers."""
+    fetched: Fetched
+    at: float
+    """When somebody came last, on the monotonic clock."""
 
 
 class KeptAnswers:
     """Answers of which readers have taken a part: the newest of each interval, as many as there is room for.
 
     A call costs the same for a thousand documents as for a hundred. So who goes on where an answer ended is given more
-    by the next call, and what does not fit into a page waits here for the next one.
+    by the next call, and what does not fit into a page waits here for the next one. While answers go before anybody
+    comes for them nobody is given more than a page: it would be asked for again.
     """
 
     def __init__(self, most: int = _MOST_KEPT) -> None:
         """At most so many bytes."""
         self._most = most
         self._held = 0
-        self._answers: OrderedDict[tuple[str, Interval], tuple[str, Fetched]] = OrderedDict()
-        """By container and interval, with what they answer."""
+        self._answers: OrderedDict[tuple[str, Interval], _Kept] = OrderedDict()
+        """By container and interval; who was come for longest ago is first."""
+        self._crowded_until = 0.0
+
+    @property
+    def crowded(self) -> bool:
+        """Whether answers have gone lately that somebody may have come for."""
+        return monotonic() < self._crowded_until
 
     def find(self, rid: str, position: Position) -> Fetched | None:
         """The answer to a position's origin in a container, if it goes further than the position."""
-        origin, fetched = self._answers.get((rid, position.interval), ("", None))
-        if fetched is None or origin != position.origin or len(fetched.documents) <= position.passed:
+        kept = self._answers.get((rid, position.interval))
+        if kept is None or kept.origin != position.origin or len(kept.fetched.documents) <= position.passed:
             return None
         self._answers.move_to_end((rid, position.interval))
-        return fetched._replace(cost=FREE)
+        self._answers[rid, position.interval] = kept._replace(at=monotonic())
+        return kept.fetched._replace(cost=FREE)
 
     def keep(self, rid: str, position: Position, fetched: Fetched) -> None:
         """Keep the answer to a position's origin."""
         self._let_go(rid, position.interval)
-        self._answers[rid, position.interval] = position.origin, fetched
+        now = monotonic()
+        self._answers[rid, position.interval] = _Kept(position.origin, fetched, now)
         self._held += fetched.size
         while self._held > self._most:
-            self._let_go(*next(iter(self._answers)))
+            oldest = next(iter(self._answers))
+            if now < self._answers[oldest].at + _SOON:
+                self._crowded_until = now + _SOON
+            self._let_go(*oldest)
 
     def forget(self, rid: str, position: Position) -> None:
         """Let go of the answer to a position's origin; one to another origin is what somebody else reads."""
-        origin, _ = self._answers.get((rid, position.interval), ("", None))
-        if origin == position.origin:
+        kept = self._answers.get((rid, position.interval))
+        if kept is not None and kept.origin == position.origin:
             self._let_go(rid, position.interval)
 
     def _let_go(self, rid: str, interval: Interval) -> None:
-        _, fetched = self._answers.pop((rid, interval), ("", None))
-        self._held -= fetched.size if fetched is not None else 0
+        kept = self._answers.pop((rid, interval), None)
+        self._held -= kept.fetched.size if kept is not None else 0
 
 
 class _Idle(NamedTuple):
@@ -112,13 +136,14 @@ class IntervalReader:
         found: tuple[Position, Cost] = await self._questions.ask("now", self._now)
         return found
 
-    async def fetch(self, position: Position, limit: int, *, join: bool = False) -> Fetched:
+    async def fetch(self, position: Position, limit: int, *, join: bool = False, more: bool = False) -> Fetched:
         """What follows a position's origin; `join`: a call that is under way will do, which may miss the latest.
 
-        Raises CheckpointExpired, RangeGone and the errors of the service.
+        `more`: there is room to keep what goes beyond the limit, for who goes on where an answer ended. Raises
+        CheckpointExpired, RangeGone and the errors of the service.
         """
         etag, before = self._goes_on
-        if position.origin == etag:
+        if more and position.origin == etag:
             limit = min(MOST_DOCUMENTS, max(limit, _GROWTH * before))
         key = "fetch", position.origin, limit
         fetched: Fetched = await self._questions.ask(key, partial(self._fetch, position, limit), join=join)
@@ -156,7 +181,7 @@ class IntervalReader:
         as_of = self._age(answer) if answer.at_tip else 0
         if len(answer.documents) >= limit:
             self._goes_on = answer.etag, limit
-        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size)
+        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size, answer.time)
 
     async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
         container = self._container

@@ -28,6 +28,7 @@ from changefeed_gateway.core.pace import LATE
 from changefeed_gateway.core.snapshot import SNAPSHOT_CONVERGES
 from changefeed_gateway.core.together import gather
 from changefeed_gateway.providers.cosmos.cursor import (
+    EVERYTHING,
     Interval,
     Mode,
     Position,
@@ -43,7 +44,6 @@ from changefeed_gateway.providers.cosmos.sdk import FREE
 
 _COUNT: Final = struct.Struct(">I")
 _BOUND: Final = struct.Struct(">Q")
-_EVERYTHING: Final = Interval("", "FF")
 _LOOKS: Final = (0.05, 0.2, 0.5, 1.0)
 """Seconds before another look at a range whose answers end before the bound: a replica that lags."""
 
@@ -65,6 +65,7 @@ class ScanRead:
         self._read = read
         self._cost = FREE
         self._moves = 0
+        """Times that a range has moved since one was read."""
 
     async def page(self, start: Scan) -> Page:
         """Read. Raises as `Provider.read_page`."""
@@ -97,8 +98,10 @@ class ScanRead:
     async def _part(self, interval: Interval) -> _Part:
         now, cost = await self._life.reader(interval).now()
         self._cost = self._cost.plus(cost)
+        # What another scan was told until now may have been deleted before the changes begin.
+        start = beginning(interval, self._life.sdk.time + 1)
         # A replica that lags must not end the scan before the place at which the changes begin.
-        return _Part(beginning(interval), max(now.lsn, self._changes.reader(interval).newest))
+        return _Part(start, max(now.lsn, self._changes.reader(interval).newest))
 
     async def _interval(self) -> Interval:
         match self._read.scope:
@@ -111,7 +114,7 @@ class ScanRead:
                 values = parse_partition_key(partition_key, self._life.container.paths)
                 return await self._life.interval_of(partition_key, values)
             case _:
-                return _EVERYTHING
+                return EVERYTHING
 
     # --- Reading on
 
@@ -124,7 +127,10 @@ class ScanRead:
                 step = await self._waited_for(step, bound)
         except RangeGone:
             return [*await self._replaced(parts[0]), *others], NOTHING
-        over = step.at_tip or (bool(bound) and step.found.whole and step.end.lsn >= bound)
+        self._moves = 0
+        # The bound's own transaction may be cut by the page; of what came later none is needed.
+        passed = step.end.lsn >= bound if step.found.whole else step.end.lsn > bound
+        over = step.at_tip or (bool(bound) and passed)
         return (others if over else [_Part(step.end, bound), *others]), step.found
 
     async def _step(self, position: Position) -> Advance:

@@ -90,10 +90,11 @@ def _in_order(found: dict[str, dict[str, Any]]) -> list[Shard]:
 
 
 class Genealogy:
-    """Listings of one stream in which no living parent is missing.
+    """Listings of one stream in which no living parent is missing, and no child that is listed a little later.
 
     A shard whose parent is listed late must not be taken for the first of its line: its changes would arrive before
-    its parent's.
+    its parent's. And of a split one child may be listed before the other, which a reader from now on would never hear
+    of. So what no earlier listing has shown counts when two looks agree.
     """
 
     def __init__(self, sdk: Sdk, stream_arn: str) -> None:
@@ -117,23 +118,26 @@ class Genealogy:
     async def listing(self) -> Listing:
         """A listing, shared by all who ask before it begins: the service gives ten a second.
 
-        Raises StreamGone, and TransientFailure while a living parent is missing.
+        Raises StreamGone, and TransientFailure while it is not complete.
         """
         return await self._questions.ask("listing", self._list)
 
     async def _list(self) -> Listing:
+        before = self._recent
         for pause in (*_PAUSES, None):
             listing = await list_shards(self._sdk, self._stream_arn)
+            agreed = before is not None and set(listing.shards) <= set(before.shards)
+            before = listing
             orphans = listing.orphans_of()
             self._forgotten &= orphans
             self._forgotten |= {parent for parent in orphans - self._forgotten if not await self._lives(parent)}
-            if listing.shards and orphans == self._forgotten:
+            if listing.shards and orphans == self._forgotten and agreed:
                 self._recent, self._listed_at = listing, self._sdk.time
                 return listing
             if pause is not None:
                 await asyncio.sleep(pause)
         raise TransientFailure(
-            "the listing of the stream's shards lacks one that others descend from: try again",
+            "the listing of the stream's shards is not complete yet: try again",
             retry_after=timedelta(seconds=1),
         )
 

@@ -156,6 +156,11 @@ def unanswered() -> TransientFailure:
     return TransientFailure("Spanner does not answer: try again", retry_after=_LATER)
 
 
+def silent_end() -> TransientFailure:
+    """The error for a query of a partition that ended before it had said anything of what is there."""
+    return TransientFailure("Spanner ends the partition's query without a word: try again", retry_after=_LATER)
+
+
 def unauthenticated() -> ProviderAuthenticationFailed:
     """The error for credentials that are missing or refused."""
     return ProviderAuthenticationFailed(

@@ -6,18 +6,18 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import Context
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.clock import monotonic
-from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure, TransientFailure
+from changefeed_gateway.core.errors import ChangeFeedError, InternalFailure
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import own
 from changefeed_gateway.providers.spanner.cursor import Position
+from changefeed_gateway.providers.spanner.errors import silent_end
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat, Record
 
@@ -116,10 +116,15 @@ class Follower:
                 self._leaving = loop.call_later(self._pace.linger.total_seconds(), self.close)
 
     def close(self) -> None:
-        """End it; idempotent. Who waits is told so."""
+        """End it, and let go of what it kept; idempotent. Who waits is told so."""
         if self._leaving is not None:
             self._leaving.cancel()
         self._task.cancel()
+        # P1: with the records goes the claim to cover their times.
+        self._floor = self.reached + 1
+        self._records.clear()
+        self._times.clear()
+        self._size = 0
 
     # --- Inside
 
@@ -131,9 +136,7 @@ class Follower:
                 await self._follow()
                 if self._position == before and not self.children:
                     # An endless query that ends has said nothing about the partition: it is asked again.
-                    raise TransientFailure(
-                        "Spanner ends the partition's query without a word: try again", retry_after=timedelta(seconds=1)
-                    )
+                    raise silent_end()
                 failures = 0
             except (ChangeFeedError, ForTheCaller) as error:
                 failures = failures + 1 if self._position == before else 1
@@ -160,6 +163,7 @@ class Follower:
                     self.children = tuple(found)
                     return
                 found += self._take(records)
+                del records  # it would be held for as long as nothing follows
                 self._wake()
         finally:
             query.close()

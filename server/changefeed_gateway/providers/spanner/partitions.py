@@ -90,7 +90,7 @@ class Topology:
         patience = self._queries.sdk.retries.answer_timeout.total_seconds()
         query = await self._queries.open(None, time, time, life=_LIFE)
         try:
-            found, _ = await query.ending(patience)
+            found = (await query.ending(patience)).children
         finally:
             query.close()
         if not found:

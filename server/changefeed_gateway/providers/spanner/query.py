@@ -1,7 +1,7 @@
 """One query of a change stream: its statement, and its records as they come."""
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from google.cloud.spanner_v1.types import TypeCode
 
@@ -9,6 +9,7 @@ from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.errors import unknown, without_text
 from changefeed_gateway.providers.spanner.records import (
     Children,
+    DataRecord,
     Descendant,
     Heartbeat,
     Record,
@@ -56,6 +57,17 @@ class StreamQueries:
         return StreamQuery(rows, postgresql=self.sdk.postgresql, doing=doing)
 
 
+class Ending(NamedTuple):
+    """What a query said that was read to its end."""
+
+    children: tuple[Descendant, ...] = ()
+    """The partitions that it named."""
+    heard: bool = False
+    """A heartbeat was its last word."""
+    data: bool = False
+    """It brought changes."""
+
+
 class StreamQuery:
     """A query under way."""
 
@@ -75,16 +87,17 @@ class StreamQuery:
         self.close()
         raise failure from cause
 
-    async def ending(self, patience: float) -> tuple[tuple[Descendant, ...], bool]:
-        """Read it to its end, for the partitions that it names, and whether a heartbeat was its last word."""
+    async def ending(self, patience: float, *, until_data: bool = False) -> Ending:
+        """Read it to its end, without its changes; `until_data`: the first of them will do."""
         children: list[Descendant] = []
-        heard = False
-        while (records := await self.records(patience)) is not None:
+        heard = data = False
+        while not (data and until_data) and (records := await self.records(patience)) is not None:
             for record in records:
                 if isinstance(record, Children):
                     children += record.partitions
                 heard = isinstance(record, Heartbeat)
-        return tuple(dict.fromkeys(children)), heard
+                data = data or isinstance(record, DataRecord)
+        return Ending(tuple(dict.fromkeys(children)), heard, data)
 
     def _records(self, rows: Sequence[Sequence[Value]]) -> Iterator[Record]:
         for row in rows:

@@ -19,11 +19,11 @@ from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.retries import passes_soon
 from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner.cursor import Position
-from changefeed_gateway.providers.spanner.errors import OutsidePartition, TooFarPast, endless, unknown
+from changefeed_gateway.providers.spanner.errors import OutsidePartition, TooFarPast, endless, silent_end, unknown
 from changefeed_gateway.providers.spanner.following import Follower
 from changefeed_gateway.providers.spanner.gathering import Amount, Gathering
 from changefeed_gateway.providers.spanner.mapping import TakenMod
-from changefeed_gateway.providers.spanner.query import StreamQueries, StreamQuery
+from changefeed_gateway.providers.spanner.query import Ending, StreamQueries, StreamQuery
 from changefeed_gateway.providers.spanner.records import Children, DataRecord, Descendant, Heartbeat
 
 _LOOKS_AT_ONCE: Final = 4
@@ -69,6 +69,7 @@ class _Look:
     """A bounded query, and what of it was not taken yet."""
 
     query: StreamQuery
+    start: Position
     bound: int
     pending: deque[DataRecord | Heartbeat] = field(default_factory=deque)
     children: list[Descendant] = field(default_factory=list)
@@ -135,8 +136,7 @@ class PartitionReader:
     async def children_at(self, end: int) -> tuple[Descendant, ...]:
         """What goes on where the partition ended. Raises HistoryGap where that is not said, however often asked."""
         for attempt in range(1, self._retries.attempts + 1):
-            children, _ = await self._read_all(end, end)
-            if children:
+            if children := (await self._read_all(end, end)).children:
                 return children
             await self._retries.pause(attempt)
         raise endless(self._token)
@@ -149,7 +149,7 @@ class PartitionReader:
             try:
                 if look is None:
                     bound = max(await self._queries.sdk.now(), position.time)
-                    look, fresh = _Look(await self._open(position.time, bound), bound), True
+                    look, fresh = _Look(await self._open(position.time, bound), position, bound), True
                 await self._draw(look, gathering)
                 if gathering.mods or fresh or look.children or not look.finished:
                     return await self._judge(look, gathering, fresh=fresh)
@@ -200,14 +200,18 @@ class PartitionReader:
         if not fresh:
             return found._replace(more=True)
         if found.position.time < look.bound:
-            found = await self._ask_at_bound(found, look.bound)
-        self._tip = found.position, monotonic()
-        return found._replace(clear_to=look.bound)
+            return await self._ask_beyond(found, look.bound, look.start)
+        return self._clear(found)
 
-    async def _ask_at_bound(self, found: Batch, bound: int) -> Batch:
-        """Ask again at the bound of a query that ended without a word about the partition's end."""
+    def _clear(self, found: Batch, bound: int = 0) -> Batch:
+        """What was found, with nothing behind it up to its position or a bound."""
+        self._tip = found.position, monotonic()
+        return found._replace(clear_to=max(bound, found.position.time))
+
+    async def _ask_beyond(self, found: Batch, bound: int, start: Position) -> Batch:
+        """Ask for what lies behind what a query brought that ended without a word about the rest up to its bound."""
         try:
-            children, heard = await self._read_all(bound, bound)
+            rest = await self._rest_of(found.position, bound)
         except OutsidePartition as outside:
             return await self._at_end(found.position, outside, found)
         except ChangeFeedError as error:
@@ -215,9 +219,24 @@ class PartitionReader:
                 raise
             # What was found stands; whoever reads on asks again.
             return found
-        if children:
-            return _retired(found, children)
-        return found._replace(position=found.position.heard(bound)) if heard else found
+        if rest.data:
+            # P1: it ended early.
+            if not found.mods and found.position == start:
+                raise silent_end()
+            return found._replace(more=True)
+        if rest.children:
+            return _retired(found, rest.children)
+        position = found.position.heard(bound) if rest.heard else found.position
+        return self._clear(found._replace(position=position), bound)
+
+    async def _rest_of(self, position: Position, bound: int) -> Ending:
+        """What is said from a position on, up to a bound. Raises OutsidePartition where the partition ended before."""
+        # With what was taken of the position's own time a query would say that again, and nothing at its end.
+        rest = await self._read_all(position.time + bool(position.seen), bound, until_data=True)
+        if rest == Ending():
+            # It may have passed over the end of the partition without a word.
+            rest = await self._read_all(bound, bound)
+        return rest
 
     async def _at_end(self, position: Position, outside: OutsidePartition, found: Batch | None = None) -> Batch:
         """The end of a partition that ended before a position: its children, asked for at its very end."""
@@ -228,14 +247,14 @@ class PartitionReader:
         children = await self.children_at(outside.last)
         return _retired(found or Batch((), (), position), children)
 
-    async def _read_all(self, start: int, end: int) -> tuple[tuple[Descendant, ...], bool]:
-        """Children that a short query names, and whether it said by a heartbeat alone that nothing else is there."""
+    async def _read_all(self, start: int, end: int, *, until_data: bool = False) -> Ending:
+        """What a short query says beside its changes; `until_data`: the first of these ends it."""
         failures = 0
         while True:
             try:
                 query = await self._open(start, end)
                 try:
-                    return await query.ending(self._silence)
+                    return await query.ending(self._silence, until_data=until_data)
                 finally:
                     query.close()
             except ChangeFeedError as error:
