@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
 
 from changefeed_gateway.settings.values import (
     DurationText,
@@ -21,6 +21,15 @@ Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256
 CertificateName = Literal["common_name", "uri", "dns"]
 RightName = Literal["read", "operate"]
 
+
+def _not_empty(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value:
+        raise not_allowed("at least one")
+    return value
+
+
+_AtLeastOne = AfterValidator(_not_empty)
+"""Of a list without which a rule would hold for nobody, and say nothing of it."""
 _Principal = Annotated[
     str,
     name_like(
@@ -76,19 +85,19 @@ class JwtSettings(_Section):
 class GrantSettings(_Section):
     """One rule of the policy; see `core.policy.Grant`."""
 
-    principals: tuple[_Principal, ...]
-    connections: tuple[Annotated[str, Filled], ...]
-    collections: tuple[Annotated[str, Filled], ...] = ("*",)
+    principals: Annotated[tuple[_Principal, ...], _AtLeastOne]
+    connections: Annotated[tuple[Annotated[str, Filled], ...], _AtLeastOne]
+    collections: Annotated[tuple[Annotated[str, Filled], ...], _AtLeastOne] = ("*",)
     partition_keys: tuple[str, ...] | None = None
     partition_key_claim: Annotated[str | None, _Claim] = None
     items: bool = True
-    rights: tuple[Annotated[RightName, one_of(*get_args(RightName))], ...] = ("read",)
+    rights: Annotated[tuple[Annotated[RightName, one_of(*get_args(RightName))], ...], _AtLeastOne] = ("read",)
 
 
 class QuotaSettings(_Section):
     """What each of some principals may take; the first quota that names a principal is its own."""
 
-    principals: tuple[_Principal, ...]
+    principals: Annotated[tuple[_Principal, ...], _AtLeastOne]
     streams: Annotated[int | None, whole_number_between(0, 100_000)] = None
     reads_per_second: Annotated[float | None, number_between(0.01, 100_000)] = None
     bytes_per_second: Annotated[float | None, number_between(1_000, 10_000_000_000)] = None
