@@ -325,6 +325,29 @@ async def test_an_issuer_that_never_answers_holds_nobody_for_long(
     await known(tokens, issuer.token())
 
 
+def test_an_issuer_that_never_answers_keeps_no_gateway_from_ending(
+    issuer: Issuer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(key_sets, "_SECONDS_TO_FETCH", 0.01)
+    answers = threading.Event()
+
+    def read() -> bytes:
+        answers.wait(60)
+        return issuer.key_set()
+
+    async def ask() -> None:
+        with pytest.raises(TimeoutError):
+            await KeySet(read, ALLOWED).reload()
+
+    gateway = threading.Thread(target=lambda: asyncio.run(ask()), daemon=True)
+    gateway.start()
+    gateway.join(6)
+    has_ended = not gateway.is_alive()
+    answers.set()
+    gateway.join()
+    assert has_ended
+
+
 def test_the_library_refuses_what_this_rests_on() -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     token = jwt.encode({"sub": "a"}, key, algorithm="ES256")

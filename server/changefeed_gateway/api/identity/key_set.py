@@ -3,10 +3,13 @@
 import asyncio
 import contextvars
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from http.client import HTTPException
 from typing import Any, Final
 
@@ -70,7 +73,7 @@ class KeySet:
         return self._loading is not None and not self._loading.done()
 
     async def _load_aside(self) -> None:
-        self._take(_parsed(await asyncio.to_thread(self._read), self._algorithms))
+        self._take(_parsed(await _aside(self._read), self._algorithms))
 
     def shows(self, key: jwt.PyJWK) -> bool:
         """Whether a key that was found is still among them."""
@@ -85,6 +88,30 @@ class KeySet:
         if keys != self._keys:
             self._keys = keys
             self.generation += 1
+
+
+async def _aside(read: Callable[[], bytes]) -> bytes:
+    """Read in a thread that keeps no process from ending.
+
+    For those of `asyncio.to_thread` its loop waits, and this one may wait for a name service, or an issuer.
+    """
+    loop = asyncio.get_running_loop()
+    content: asyncio.Future[bytes] = loop.create_future()
+
+    def take(work: Callable[[], None]) -> None:
+        if not content.done():
+            work()
+
+    def run() -> None:
+        try:
+            told = partial(content.set_result, read())
+        except Exception as error:
+            told = partial(content.set_exception, error)
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(take, told)
+
+    threading.Thread(target=run, name="keys of the issuer", daemon=True).start()
+    return await content
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
