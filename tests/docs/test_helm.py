@@ -113,6 +113,7 @@ def test_what_would_not_be_as_it_was_meant_is_refused_and_helm_check_asks_so() -
         "no-connection",
         "no-transport",
         "ready-when-nothing",
+        "secret-not-named",
     }
     assert "tests/helm/refused/*.yaml" in (HELM / "check").read_text(encoding="utf-8")
 

@@ -39,6 +39,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- else -}}
 {{- fail "tls.secret names no Secret, and tls.plaintext is not true: a pod's callers come over the network" -}}
 {{- end -}}
+{{- range $file := regexFindAll "/run/secrets/changefeed/[^\"/ ]+" (toJson $settings) -1 -}}
+{{- if not (hasKey ($.Values.secrets | default dict) (base $file)) -}}
+{{- fail (printf "the settings name %s, and secrets has no %s: no pod would start" $file (base $file)) -}}
+{{- end -}}
+{{- end -}}
 {{- $keys := list -}}
 {{- range $index, $key := .Values.tokenKeys -}}
 {{- $keys = append $keys (dict "id" $key.id "secret_file" (printf "/run/secrets/token-keys/%d" $index)) -}}
