@@ -10,7 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import After, Beginning, Now, Page
+from changefeed_gateway.providers.postgres.cursor import Position
+from changefeed_gateway.providers.postgres.log.reading import Stretch
 from changefeed_gateway.providers.postgres.ticks.tick import Tick, days_between
 from tests.databases import LOG
 from tests.postgres.history import DAY, live_since
@@ -355,3 +358,26 @@ async def test_what_a_clock_that_was_ahead_has_written_is_dated_anew_under_a_gat
             assert dated(page) < now + DAY
             cursor = page.cursor
         assert keys(await shop.page(Beginning())) == [*range(6), *range(10, 14)]
+
+
+@pytest.mark.req("P6")
+async def test_a_change_that_is_dated_anew_before_its_item_is_fetched_has_not_expired(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = After((await shop.page(Now())).cursor)
+    await shop.insert(1, size=20_000)
+    await shop.tick()
+    await shop.connection.execute("UPDATE changefeed_log.log_1 SET changed_at = changed_at + interval '1 hour'")
+    reader = shop.provider._log_of(shop.feed)._reader
+    step = reader._step
+
+    async def step_and_date_anew(after: Position, *how: Any) -> Stretch:
+        found = await step(after, *how)
+        await shop.connection.execute("SELECT changefeed.date_anew(1)")
+        return found
+
+    monkeypatch.setattr(reader, "_step", step_and_date_anew)
+    with pytest.raises(TransientFailure):
+        await shop.page(start)
+    monkeypatch.setattr(reader, "_step", step)
+    assert keys(await shop.page(start)) == [1]

@@ -125,7 +125,8 @@ class Follower:
         tail = place.tail
         if tail is not None and tail.finished and not tail.holds(cursor):
             self._leave(place)
-            tail = None
+            # P6: what ended it may be a history that is gone. The log tells whether this place is one of what is there.
+            return None
         if tail is None and not self._closed:
             known = self._tails.find(place.key)
             if known is not None and known.holds(cursor):

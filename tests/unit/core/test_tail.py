@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from changefeed_gateway.core.errors import InvalidRequest, Reason
 from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import (
@@ -267,5 +268,33 @@ async def test_streams_that_resume_one_after_the_other_from_old_tokens_read_the_
         assert page.records(items=True) == [str(number).encode() for number in range(position, 40)]
         assert log.reads == before
     for follower in (first, *later):
+        await follower.aclose()
+    await tails.aclose()
+
+
+@pytest.mark.req("P6")
+async def test_who_left_a_tail_that_failed_asks_the_database_before_it_joins_another_one() -> None:
+    """What ended the tail may be a history that is gone, and the ring of the other one is of another history."""
+    log = Log()
+    log.write(*"a" * 10)
+    tails = Tails(log, encode, Limits())
+    slow = Follower(tails)
+    page = await slow.read(FEED, read_at(0, size=5))
+    assert position_of(page.content.cursor) == 5
+    failed = only_tail(tails)
+    while failed.ring is None:  # noqa: ASYNC110 - it has no event
+        await asyncio.sleep(0)
+    assert not failed.holds(cursor(5))
+    log.faults.append(InvalidRequest("lost", reason=Reason.TOKEN_RESOURCE_RECREATED))
+    log.write("a")
+    await asyncio.wait({failed.task})
+    # The database that took over has less.
+    del log.keys[3:]
+    other = await live(tails, position=3)
+    log.write("b", "b", "b")
+    assert only_tail(tails).holds(cursor(5))
+    await slow.read(FEED, read_at(5, size=5))
+    assert After(cursor(5)) in [read.start for read in log.reads_of]
+    for follower in (slow, other):
         await follower.aclose()
     await tails.aclose()

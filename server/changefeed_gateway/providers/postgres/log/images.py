@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
+from changefeed_gateway.core.errors import TransientFailure
 from changefeed_gateway.core.model import ItemState, LogicalPartition, PageRead
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.feeds import ImageMode
@@ -20,7 +21,6 @@ from changefeed_gateway.providers.postgres.mapping import (
     time_of,
 )
 from changefeed_gateway.providers.postgres.statements import Statements
-from changefeed_gateway.providers.postgres.ticks.window import expired
 
 _WEIGHT: Final = 0.2
 """How fast the average follows the sizes that are seen."""
@@ -85,7 +85,8 @@ class ImageReader:
             }
             fetched = dict(await self._connections.fetch(self._statements.images, arguments, as_sent=True))
             if len(fetched) < len(wanted):
-                raise expired()
+                # Dropped, or dated anew: whoever asks for the page again finds out.
+                raise TransientFailure("changes moved while their items were read: try again")
         return Illustrated(rows, captured_items(rows, fetched, read.max_item_bytes))
 
     async def _current(self, rows: Sequence[Row], read: PageRead) -> Illustrated:
