@@ -177,3 +177,18 @@ async def test_an_unknown_partition(database: str) -> None:
         with pytest.raises(NotFound) as caught:
             await provider.read_page(feed, page_read(Beginning(), scope=PhysicalPartition(PartitionId("0-127"))))
         assert caught.value.reason == "PARTITION_NOT_FOUND"
+
+
+@pytest.mark.req("P7")
+async def test_what_is_kept_of_a_feed_goes_when_it_is_unwatched_though_nobody_comes_again(
+    connection: Connection, database: str
+) -> None:
+    await connection.execute("CREATE TABLE orders (id int PRIMARY KEY); CREATE TABLE counters (id int PRIMARY KEY)")
+    await connection.execute("SELECT changefeed.watch('orders'); SELECT changefeed.watch('counters')")
+    async with open_provider(database, PostgresOptions(check_cadence=timedelta(milliseconds=50))) as provider:
+        for name in ("orders", "counters"):
+            await provider.read_page(await provider.open_feed(address(f"public.{name}")), page_read(Beginning()))
+        await connection.execute("SELECT changefeed.unwatch('orders')")
+        async with asyncio.timeout(30):
+            while {feed.definition.name for feed in provider._feeds()} != {"public.counters"}:  # noqa: ASYNC110 - it has no event
+                await asyncio.sleep(0.02)

@@ -268,7 +268,16 @@ class PostgresProvider:
         while True:
             await asyncio.sleep(self._options.check_cadence.total_seconds())
             await self._connections.fetch("SELECT changefeed.check_feeds()", {})
+            await self._forget_gone()
             done()
+
+    async def _forget_gone(self) -> None:
+        """P7: keep nothing of feeds that are no more, though nobody asks for them; who waits for one is told anyway."""
+        known = dict(self._logs)
+        there = {feed_id for (feed_id,) in await self._connections.fetch("SELECT feed_id FROM changefeed.feeds", {})}
+        for incarnation, log in known.items():
+            if log.ticks.definition.feed_id not in there and not log.ticks.ticker.waiting:
+                await self._forget(incarnation)
 
 
 def _feed(address: Address, definition: FeedDefinition) -> Feed:
