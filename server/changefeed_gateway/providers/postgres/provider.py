@@ -47,6 +47,8 @@ _ITEM_STATES: Final = {
     ImageMode.NONE: ItemState.UNAVAILABLE,
 }
 
+_CHECK: Final = "SELECT changefeed.check_feeds(), ARRAY(SELECT f.feed_id FROM changefeed.feeds f)"
+
 _NO_ORDER: Final = (
     "items are read in the order of the key's index: it needs a primary key, or a unique index in default order, on"
     " PostgreSQL's own types or enums"
@@ -267,17 +269,13 @@ class PostgresProvider:
     async def _check_capture(self, done: Done) -> None:
         while True:
             await asyncio.sleep(self._options.check_cadence.total_seconds())
-            await self._connections.fetch("SELECT changefeed.check_feeds()", {})
-            await self._forget_gone()
+            known = dict(self._logs)
+            ((_, there),) = await self._connections.fetch(_CHECK, {})
+            for incarnation, log in known.items():
+                # P7: nobody may come to ask for a feed that is no more. Who waits for it is told by its own question.
+                if log.ticks.definition.feed_id not in there and not log.ticks.ticker.waiting:
+                    await self._forget(incarnation)
             done()
-
-    async def _forget_gone(self) -> None:
-        """P7: keep nothing of feeds that are no more, though nobody asks for them; who waits for one is told anyway."""
-        known = dict(self._logs)
-        there = {feed_id for (feed_id,) in await self._connections.fetch("SELECT feed_id FROM changefeed.feeds", {})}
-        for incarnation, log in known.items():
-            if log.ticks.definition.feed_id not in there and not log.ticks.ticker.waiting:
-                await self._forget(incarnation)
 
 
 def _feed(address: Address, definition: FeedDefinition) -> Feed:
