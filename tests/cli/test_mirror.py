@@ -111,11 +111,22 @@ async def test_an_expired_copy_begins_anew_only_when_told_and_loses_what_is_gone
     memory_gateway.documents.trim()
     refused = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
     assert refused.code == 6
-    assert "snapshot" in refused.err
+    assert "--on-expiry snapshot" in refused.err
     assert held(Path("copy.db")) == before
     again = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--on-expiry", "snapshot")
     assert again.code == 0, again.err
     assert held(Path("copy.db")) == source(memory_gateway)
+
+
+async def test_a_copy_of_what_was_made_anew_ends_with_the_remedy(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, 1)
+    await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    memory_gateway.store.recreate("documents")
+    refused = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--on-expiry", "snapshot")
+    assert refused.code == 3
+    assert "remove the copy's file" in refused.err
 
 
 async def test_a_file_is_the_copy_of_one_collection(
