@@ -111,11 +111,22 @@ async def test_an_expired_copy_begins_anew_only_when_told_and_loses_what_is_gone
     memory_gateway.documents.trim()
     refused = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
     assert refused.code == 6
-    assert "snapshot" in refused.err
+    assert "--on-expiry snapshot" in refused.err
     assert held(Path("copy.db")) == before
     again = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--on-expiry", "snapshot")
     assert again.code == 0, again.err
     assert held(Path("copy.db")) == source(memory_gateway)
+
+
+async def test_a_copy_of_what_was_made_anew_ends_with_the_remedy(
+    mirror_here: CommandLineHere, memory_gateway: MemoryGateway
+) -> None:
+    write(memory_gateway, 1)
+    await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once")
+    memory_gateway.store.recreate("documents")
+    refused = await mirror_here.run("mirror", DOCUMENTS, "copy.db", "--once", "--on-expiry", "snapshot")
+    assert refused.code == 3
+    assert "remove the copy's file" in refused.err
 
 
 async def test_a_file_is_the_copy_of_one_collection(
@@ -281,6 +292,40 @@ async def test_a_table_that_is_no_copy_or_is_gone_is_refused_with_the_remedy(pos
         await connection.execute("drop table items")
         with pytest.raises(OperationError, match=r"drop .*items_place"):
             await copy.place()
+
+
+async def test_who_may_only_write_keeps_a_copy_in_tables_that_are_there(postgres: PostgresForTests) -> None:
+    dsn = await postgres.fresh(LOG)
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        async with operations.postgres_copy(dsn, "items", DOCUMENTS) as owner:
+            assert await owner.place() is None
+        await connection.execute("create role mirror_writer login")
+        await connection.execute("grant select, insert, update, delete on items, items_place to mirror_writer")
+        writer_dsn = psycopg.conninfo.make_conninfo(dsn, user="mirror_writer")
+        async with operations.postgres_copy(writer_dsn, "items", DOCUMENTS) as writer:
+            assert await writer.place() is None
+            await writer.take([("put", "a", "1"), ("remove", "b", "")], ("token", 1), whole=True)
+            assert await writer.items() == {"a": "1"}
+        await connection.execute("drop owned by mirror_writer; drop role mirror_writer")
+
+
+async def test_of_two_that_make_the_tables_of_a_copy_one_ends(postgres: PostgresForTests) -> None:
+    dsn = await postgres.fresh(LOG)
+    async with (
+        await psycopg.AsyncConnection.connect(dsn) as other,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as watch,
+        operations.postgres_copy(dsn, "items", DOCUMENTS) as copy,
+    ):
+        await other.execute("create table items (key text primary key, item json not null, round integer not null)")
+        begins = asyncio.create_task(copy.place())
+        watching = (
+            "select from pg_stat_activity where application_name = 'changefeed-mirror' and wait_event_type = 'Lock'"
+        )
+        while not (await watch.execute(watching)).rowcount:  # noqa: ASYNC110 - another server's state
+            await asyncio.sleep(0.02)
+        await other.commit()
+        with pytest.raises(OperationError, match="let only one run"):
+            await begins
 
 
 async def test_of_two_that_write_to_one_copy_the_one_behind_ends_and_undoes_nothing(

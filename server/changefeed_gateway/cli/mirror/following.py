@@ -52,7 +52,12 @@ class Following:
             try:
                 return await self._follow(client, place, until_live=until_live)
             except ChangeFeedRpcError as error:
-                if error.category != "CHECKPOINT_EXPIRED" or not self._anew:
+                if error.reason == "TOKEN_RESOURCE_RECREATED":
+                    complain("to copy anew, remove the copy's file, or drop the table of its place")
+                if error.category != "CHECKPOINT_EXPIRED":
+                    raise
+                if not self._anew:
+                    complain("to read a new snapshot into the copy, say --on-expiry snapshot")
                     raise
                 # As it is in the copy by now; its rows stay until the snapshot has been read.
                 reached = await self._copy.place()

@@ -18,8 +18,8 @@ Connection = psycopg.AsyncConnection[TupleRow]
 _NO_BOUND: Final = 2**62
 
 
-_ROWS: Final = "CREATE TABLE IF NOT EXISTS {} (key text PRIMARY KEY, item json NOT NULL, round integer NOT NULL)"
-_PLACE: Final = "CREATE TABLE IF NOT EXISTS {} (source text PRIMARY KEY, token text NOT NULL, round integer NOT NULL)"
+_ROWS: Final = "CREATE TABLE {} (key text PRIMARY KEY, item json NOT NULL, round integer NOT NULL)"
+_PLACE: Final = "CREATE TABLE {} (source text PRIMARY KEY, token text NOT NULL, round integer NOT NULL)"
 _PUT: Final = """
 INSERT INTO {} SELECT u.key, u.item::json, %s FROM unnest(%s::text[], %s::text[]) u (key, item)
 ON CONFLICT (key) DO UPDATE SET item = excluded.item, round = excluded.round
@@ -75,17 +75,26 @@ class PostgresCopy:
 
     async def _make_tables(self, connection: Connection) -> bool:
         """Make what is not there; answers whether that was the table of the rows."""
-        name = self._table.as_string(connection)
-        ((is_new,),) = await (await connection.execute("SELECT to_regclass(%s) IS NULL", (name,))).fetchall()
-        await connection.execute(sql.SQL(_ROWS).format(self._table))
-        await connection.execute(sql.SQL(_PLACE).format(self._place_table))
+        is_new = await self._make_table(connection, _ROWS, self._table)
+        await self._make_table(connection, _PLACE, self._place_table)
         try:
             await connection.execute(sql.SQL(_PUT).format(self._table), (0, [], []))
         except _UNFIT as error:
-            raise _refused(
-                f"{name} is no table of a copy, {error.diag.message_primary}: name another one with --table"
-            ) from error
-        return bool(is_new)
+            name, why = self._table.as_string(connection), error.diag.message_primary
+            raise _refused(f"{name} is no table of a copy, {why}: name another one with --table") from error
+        return is_new
+
+    async def _make_table(self, connection: Connection, statement: str, table: sql.Identifier) -> bool:
+        """Make a table, if it is not there: where somebody else made it, no right to do so is needed."""
+        name = table.as_string(connection)
+        ((is_there,),) = await (await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (name,))).fetchall()
+        if is_there:
+            return False
+        try:
+            await connection.execute(sql.SQL(statement).format(table))
+        except (psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable) as error:
+            raise _refused("another mirror begins in the table: let only one run") from error
+        return True
 
     async def _rows_without_place(self, connection: Connection) -> tuple[str, int] | None:
         found = await connection.execute(sql.SQL("SELECT max(round) FROM {}").format(self._table))
