@@ -120,6 +120,16 @@ async def test_a_connection_goes_back_to_the_pool_before_it_is_old(
         assert connections.pool_stats()["requests_num"] == 5
 
 
+async def test_a_session_whose_plans_are_of_another_table_is_given_up(log_database: str) -> None:
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    async with aclosing(connections), await psycopg.AsyncConnection.connect(log_database, autocommit=True) as owner:
+        await owner.execute("CREATE TABLE orders AS SELECT 1 AS id")
+        assert await connections.fetch("SELECT * FROM orders", {}) == [(1,)]
+        await owner.execute("ALTER TABLE orders ADD region text")
+        assert await connections.fetch("SELECT * FROM orders", {}) == [(1, None)]
+
+
 async def test_a_restart_is_not_seen_of_a_connection_at_hand(log_database: str) -> None:
     connections = Connections(log_database, max_size=3)
     await connections.open()

@@ -217,6 +217,10 @@ class Connections:
         connection = self._take_at_hand(like) or await self._take_out_of_pool()
         try:
             return await work(connection)
+        except psycopg.errors.FeatureNotSupported:
+            # A prepared statement outlived a change of its tables, and the session would keep it.
+            await connection.close()
+            raise
         finally:
             await self._give_back(connection)
 
