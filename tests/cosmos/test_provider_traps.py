@@ -80,6 +80,16 @@ async def test_a_start_at_a_time_resumes(latest_scene: Scene) -> None:
     assert [event.key.sort_key for event in [*page.events, *rest.events]] == ["1", "2"]
 
 
+async def test_who_begins_is_not_told_of_what_was_deleted_before(latest_scene: Scene) -> None:
+    """Of latest versions, what another reader has left of an answer was true when it was given."""
+    scene = latest_scene
+    scene.server.transaction(THINGS, *[{"id": f"item {number}", "pk": "a"} for number in range(9)])
+    await scene.client.read(BEGINNING, size=4)
+    scene.server.delete(THINGS, "item 8", "a")
+    events = (await scene.client.read_all(BEGINNING, size=4)).events
+    assert sorted(event.key.sort_key for event in events) == [f"item {number}" for number in range(8)]
+
+
 async def test_who_waits_is_not_told_that_nothing_is_there_behind_an_answer_without_documents(
     server: WireServer,
 ) -> None:

@@ -7,16 +7,19 @@ from datetime import timedelta
 
 import grpc
 import pytest
+from botocore.exceptions import NoCredentialsError
 
 from changefeed_gateway.core.errors import (
     ChangeFeedError,
     NotFound,
+    ProviderAuthenticationFailed,
     Reason,
     TransientFailure,
 )
 from changefeed_gateway.core.model import Address, Beginning, Feed, Now, Page, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.providers.dynamodb.provider import DynamoDBProvider
 from changefeed_gateway.providers.dynamodb.reading import ShardReader
+from changefeed_gateway.providers.dynamodb.sdk import Endpoint, Retries, Sdk
 from tests.conformance.client import BEGINNING, physical, refused
 from tests.dynamodb.gateway import make_provider
 from tests.dynamodb.scene import Scene
@@ -130,6 +133,30 @@ async def test_a_call_that_waits_for_a_thread_when_the_provider_closes_is_told_s
     assert sum(isinstance(answer, TransientFailure) for answer in answers) == 2
     with pytest.raises(TransientFailure, match="closing"):
         await provider.ping()
+
+
+# --- Credentials
+
+
+async def test_who_connects_while_there_are_no_credentials_is_told_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Looking for them takes seconds where there are none, as of an instance that has no role."""
+    looks = 0
+
+    def look(sdk: Sdk) -> None:
+        nonlocal looks
+        looks += 1
+        raise NoCredentialsError
+
+    monkeypatch.setattr(Sdk, "_make_clients", look)
+    sdk = Sdk(Endpoint(region="eu-central-1"), Retries(), max_calls=4)
+    try:
+        for found in await asyncio.gather(*(sdk.connect() for _ in range(50)), return_exceptions=True):
+            assert isinstance(found, ProviderAuthenticationFailed)
+    finally:
+        sdk.close()
+    assert looks == 1
 
 
 # --- Health

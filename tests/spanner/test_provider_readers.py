@@ -3,6 +3,7 @@
 import asyncio
 import gc
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -14,7 +15,7 @@ from changefeed_gateway.providers.spanner.records import DataRecord
 from tests.conformance.client import BEGINNING, NOW, after, physical, refusal
 from tests.conformance.journal import ids
 from tests.faults import ALWAYS
-from tests.spanner.scene import Scene, made, thing
+from tests.spanner.scene import CHANGES, MAIN, NEW_ROW, Scene, made, thing
 from tests.spanner.server.behaviour import Behaviour
 from tests.spanner.server.calls import Call, Calls
 from tests.spanner.server.errors import throttled
@@ -157,6 +158,20 @@ async def test_a_query_that_follows_is_made_anew_before_its_hour_is_over_and_los
 def made_anew(known: int, calls: Calls) -> bool:
     """Whether there were more queries without an end than some."""
     return sum(c.end is None for c in calls.log if c.operation == "Partition") > known
+
+
+@pytest.mark.req("P7")
+async def test_a_stream_is_not_begun_anew_each_time_that_somebody_asks_after_its_change_stream_was_altered() -> None:
+    async with made(catalog_age=timedelta(0)) as scene, scene.client.subscribe(NOW) as stream:
+        await stream.until_live()
+        await scene.server.calls.until(lambda calls: bool(following(scene)))
+        altered = scene.server.stream(MAIN, CHANGES)
+        altered.definition = replace(altered.definition, options={**NEW_ROW, "retention_period": "3d"})
+        for number in range(5):
+            await scene.client.resolve(NOW)
+            scene.put(thing(number))
+            await stream.until_events(number + 1)
+        assert sum(c.end is None and c.operation == "Partition" for c in scene.server.calls.log) == 1
 
 
 @pytest.mark.req("P7")

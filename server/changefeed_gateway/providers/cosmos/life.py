@@ -14,7 +14,7 @@ from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
 from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
-from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, IntervalReader, KeptAnswers
+from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, Fetched, IntervalReader, KeptAnswers
 from changefeed_gateway.providers.cosmos.sdk import Cost, Sdk
 
 _MOST_READERS: Final = 4_096
@@ -90,7 +90,9 @@ class Life:
     async def parts_of(self, interval: Interval) -> tuple[list[Part], Cost]:
         """What the ranges that there are now make of an interval. Raises TransientFailure."""
         listing = await self.ranges.listing()
-        return listing.parts_of(interval), listing.cost
+        if not (parts := listing.parts_of(interval)):
+            raise moving()
+        return parts, listing.cost
 
     async def advance(
         self, position: Position, partition_id: PartitionId, read: PageRead, *, items: bool = False
@@ -102,8 +104,8 @@ class Life:
         waiting, container = bool(read.max_wait), self.container
         # All who wait at a place ask for the same.
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
-        fetched = self._kept.find(container.rid, position)
-        if fetched is None or (items and fetched.told_at < position.as_of):
+        fetched = self._find_kept(position)
+        if fetched is None:
             reader = self.reader(position.interval)
             fetched = await reader.fetch(position, limit, join=waiting, more=not self._kept.crowded)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id, items=items)
@@ -116,6 +118,17 @@ class Life:
         self._kept.forget(container.rid, position)
         end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
         return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
+
+    def _find_kept(self, position: Position) -> Fetched | None:
+        """What was kept for who goes on from a position.
+
+        Of latest versions only who has had a part of an answer is given the rest, and a snapshot nothing that is older
+        than itself: an item that it tells of may have been deleted since, and nobody would be told so.
+        """
+        kept = self._kept.find(self.container.rid, position)
+        if kept is None or self.container.mode is Mode.ALL_VERSIONS_AND_DELETES:
+            return kept
+        return kept if position.passed and kept.told_at >= position.as_of else None
 
     async def rest(self, positions: Sequence[Position], deadline: float) -> bool:
         """Wait until it is time to ask for what follows one of some positions; tell whether the deadline came first."""

@@ -18,6 +18,7 @@ from botocore.session import Session as BotocoreSession
 from changefeed_gateway.core.cancellation import cut_short
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed
 from changefeed_gateway.core.retries import Attempts
+from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.dynamodb.errors import (
     InvalidCall,
     translate,
@@ -86,7 +87,7 @@ class Sdk:
         self._max_calls = max_calls
         self._threads = ThreadPoolExecutor(max_calls, thread_name_prefix="dynamodb")
         self._clients: _Clients | None = None
-        self._connecting = asyncio.Lock()
+        self._connecting: SharedQuestion[_Clients] = SharedQuestion()
         self._closed = False
 
     async def call(self, operation: str, **parameters: Any) -> Answer:
@@ -101,6 +102,7 @@ class Sdk:
     def close(self) -> None:
         """Let calls under way end by themselves, and start no other."""
         self._closed = True
+        self._connecting.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def _call_once(self, clients: "_Clients", operation: str, parameters: Mapping[str, Any]) -> Answer:
@@ -128,16 +130,21 @@ class Sdk:
         return Answer(answer[member], answer, time)
 
     async def _connected(self) -> "_Clients":
-        async with self._connecting:
-            if self._clients is None:
-                try:
-                    self._clients = await self._in_thread(self._make_clients)
-                except (ClientError, BotoCoreError) as error:
-                    raise ProviderAuthenticationFailed(
-                        "the connection's region, profile or role cannot be used: check its settings and ~/.aws"
-                    ) from error
-                self.region = self._clients.region
+        if self._clients is not None:
             return self._clients
+        # Who waits while credentials are looked for is told with the first, and not each after a time of its own.
+        return await self._connecting.ask("connect", self._connect, join=True)
+
+    async def _connect(self) -> "_Clients":
+        if self._clients is None:
+            try:
+                self._clients = await self._in_thread(self._make_clients)
+            except (ClientError, BotoCoreError) as error:
+                raise ProviderAuthenticationFailed(
+                    "the connection's region, profile or role cannot be used: check its settings and ~/.aws"
+                ) from error
+            self.region = self._clients.region
+        return self._clients
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         if self._closed:

@@ -36,6 +36,11 @@ class Life:
                 if not kept.idle:
                     self._kept[known] = kept
 
+    @property
+    def in_use(self) -> bool:
+        """Whether a query of it is open, as of who opened the feed before the change stream was altered."""
+        return any(not reader.idle for reader in self._in_use.values())
+
     def close(self) -> None:
         """End what is under way; who waits is told so."""
         self.topology.close()

@@ -262,7 +262,8 @@ class SpannerProvider:
         stream = await find_stream(self._sdk, table, self._options.tables.get(table))
         self._catalog[table] = stream, monotonic()
         for known in [known for known in self._lives if known.table == stream.table and known != stream]:
-            self._lives.pop(known).close()
+            if not self._lives[known].in_use:
+                self._lives.pop(known).close()
         return stream
 
     def _life(self, stream: Stream) -> Life:

@@ -102,7 +102,8 @@ class PartitionReader:
     @property
     def idle(self) -> bool:
         """Whether nothing of it is open."""
-        return not self._kept and (self._follower is None or not self._follower.active)
+        follows = self._follower is not None and self._follower.active
+        return not (self._kept or follows or self._questions.under_way)
 
     # --- What there is
 
