@@ -160,6 +160,11 @@ begin
     select pg_catalog.pg_current_xact_id(), moment,
         -1, c.created, c.op, c.partition_key, c.key, c.image, said
     from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    if mode operator(pg_catalog.=) 'nested' then
+        were := changefeed.pin_settings();
+        execute changefeed.left_now_sql(1) using said;
+        perform changefeed.restore_settings(were);
+    end if;
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (null::pg_catalog.text));
@@ -398,6 +403,11 @@ begin
     select pg_catalog.pg_current_xact_id(), moment,
         -1, c.created, c.op, c.partition_key, c.key, c.image, said
     from (select false, 'truncate', '', '', null::pg_catalog.text) c (created, op, partition_key, key, image);
+    if mode operator(pg_catalog.=) 'nested' then
+        were := changefeed.pin_settings();
+        execute changefeed.left_now_sql(2) using said;
+        perform changefeed.restore_settings(were);
+    end if;
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_2'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_2'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(2, (null::pg_catalog.text));

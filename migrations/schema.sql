@@ -122,10 +122,11 @@ CREATE FUNCTION changefeed.begin_epoch(feed integer) RETURNS void
     SET lock_timeout TO '5s'
     AS $_$
 begin
+    perform changefeed.refuse_kept_snapshot();
     perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
-    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
+    execute format('create unlogged table changefeed_log.unread_%1$s as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
@@ -134,12 +135,15 @@ begin
     perform changefeed.make_first_tick(feed);
     -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
     -- database of another encoding it is another one.
-    execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
-                   'bucket = case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end, '
-                   'changed_at = least(u.changed_at, clock_timestamp()) '
-                   'from changefeed_log.tick_%s t', feed);
-    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
-    drop table pg_temp.changefeed_unread;
+    execute format($sql$
+        insert into changefeed_log.log_%1$s
+            (xid, seq, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_snapshot_xmax(t.snapshot), u.seq, least(u.changed_at, clock_timestamp()),
+            case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end,
+            u.created, u.op, u.partition_key, u.key, u.image, u.annotations
+        from changefeed_log.unread_%1$s u, changefeed_log.tick_%1$s t;
+        drop table changefeed_log.unread_%1$s
+    $sql$, feed);
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;
@@ -312,6 +316,23 @@ $$;
 
 COMMENT ON FUNCTION changefeed.capture_problem(f changefeed.feeds) IS 'Why changes are not captured, as a code, which never changes, and a sentence; null if they are.';
 
+CREATE FUNCTION changefeed.captured_feed(feed integer) RETURNS changefeed.feeds
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    f changefeed.feeds;
+begin
+    select * into f from changefeed.feeds where feed_id = feed;
+    if not found then
+        raise exception 'the table was watched after this transaction took its snapshot'
+            using errcode = 'serialization_failure', hint = 'Try the transaction again.';
+    end if;
+    perform changefeed.refuse_old_snapshot(f);
+    return f;
+end;
+$$;
+
 CREATE FUNCTION changefeed.changed_at_sql(feed integer) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -341,14 +362,10 @@ begin
         if (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
             perform changefeed.fit_capture(f);
         end if;
-        if f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f) then
-            perform changefeed.renew_triggers(f);
-        end if;
     end if;
 exception when others then
     -- Whatever it is, it is this feed's, and the others are looked at all the same.
-    update changefeed.feeds set renewal_problem = sqlstate || ' ' || sqlerrm
-        where feed_id = f.feed_id and renewal_problem is distinct from sqlstate || ' ' || sqlerrm;
+    perform changefeed.note_renewal_problem(f, sqlstate || ' ' || sqlerrm);
 end;
 $$;
 
@@ -356,13 +373,19 @@ CREATE FUNCTION changefeed.check_feeds() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    f changefeed.feeds;
 begin
     if pg_is_in_recovery() then
         return;
     end if;
     -- Two who write a function at once would fail.
     lock table changefeed.functions in share update exclusive mode nowait;
-    perform changefeed.check_feed(f) from changefeed.feeds f;
+    perform changefeed.check_feed(u) from changefeed.feeds u;
+    -- Whoever writes to the table waits until this transaction ends: so one a call, as the last thing.
+    for f in select * from changefeed.feeds_to_renew() loop
+        exit when changefeed.renew_triggers(f);
+    end loop;
 exception when lock_not_available then
     return;
 end;
@@ -439,7 +462,7 @@ begin
         return (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
     end if;
     numbers := changefeed.chosen_columns(source, 'key', key);
-    perform changefeed.refuse_nullable(source, 'key', numbers);
+    perform changefeed.refuse_unfit_key(source, 'key', numbers);
     if changefeed.key_index(source, numbers) is null then
         raise exception 'key: no unique index of % is on exactly (%)', source, array_to_string(key, ', ')
             using errcode = 'object_not_in_prerequisite_state',
@@ -450,12 +473,12 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.clearing_body(feed integer, doorbell text) RETURNS text
+CREATE FUNCTION changefeed.clearing_body(feed integer, doorbell text, rest_sql text DEFAULT ''::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select changefeed.capture_body(feed, 'true', '',
-        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';' || rest_sql
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
 $$;
 
@@ -504,7 +527,7 @@ begin
         return;
     end if;
     perform changefeed.create_snapshot_functions(f);
-    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.clearing_body(feed, f.doorbell));
+    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.table_clearing_body(f));
     if f.capture = 'row' then
         perform changefeed.create_row_capture(f);
     else
@@ -793,10 +816,12 @@ CREATE FUNCTION changefeed.create_snapshot_functions(f changefeed.feeds) RETURNS
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' set datestyle = ''ISO'' '
-        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' ';
+    settings constant text := 'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' set datestyle = ''ISO'' '
+        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' '
+        'set constraint_exclusion = off ';
     drifted  constant text := format('(case when $1 is null or $1 is not null then %L::pg_catalog.regclass end) is null '
-        'or changefeed.has_drifted(%s, %L)', f.source::oid, f.feed_id, f.shape);
+        'or changefeed.has_drifted(%s, %L) or changefeed.supplied_function(%L::pg_catalog.oid) is not null',
+        f.source::oid, f.feed_id, f.shape, f.source::oid);
 begin
     if changefeed.snapshot_index(f) is null then
         execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', f.feed_id);
@@ -983,6 +1008,7 @@ CREATE FUNCTION changefeed.date_anew(feed integer) RETURNS void
 declare
     right_time timestamptz;
 begin
+    perform changefeed.refuse_kept_snapshot();
     perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
@@ -1166,6 +1192,7 @@ CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
     AS $_$
 declare
     capture regprocedure;
+    watched regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
 begin
     if not exists (select from changefeed.feeds f where f.feed_id = feed) then
         raise exception 'there is no feed %', feed
@@ -1185,6 +1212,10 @@ begin
     loop
         execute format('drop function %s cascade', capture);
     end loop;
+    -- Capture may read what is watched, and no more. Where somebody else gave it the right, it stays.
+    if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
+        execute format('revoke select on table %s from changefeed_capture', watched);
+    end if;
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
@@ -1233,9 +1264,10 @@ begin
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
     -- Marks go where readers look for them, whatever keeps the rest of a feed's capture from being written anew.
-    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.clearing_body(f.feed_id, f.doorbell))
+    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.table_clearing_body(f))
         from changefeed.feeds f where f.capture_function is null;
     perform changefeed.check_feed(f) from changefeed.feeds f;
+    perform changefeed.renew_triggers(f) from changefeed.feeds_to_renew() f;
 end;
 $$;
 
@@ -1265,7 +1297,7 @@ CREATE FUNCTION changefeed.feed_states() RETURNS TABLE(feed_id integer, name tex
             (2, 'altered', case when f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)
                 then 'the table was altered: capture follows more slowly' end),
             (3, (p.read).code, (p.read).detail),
-            (6, (p.look).code, (p.look).detail || ': capture would stop at a statement inside another one''s triggers'),
+            (6, (p.look).code, (p.look).detail || ': no snapshot can be read, and capture would stop at a statement inside another one''s triggers'),
             (4, 'image_incomplete', 'the images leave out the column ' || quote_ident(v.name)
                                      || ', which is generated when it is read'),
             (5, 'triggers_older', case when f.source is not null and f.triggers is distinct from changefeed.trigger_maker()
@@ -1316,6 +1348,17 @@ CREATE FUNCTION changefeed.feeds_due(fewest_ahead integer) RETURNS SETOF integer
 $_$;
 
 COMMENT ON FUNCTION changefeed.feeds_due(fewest_ahead integer) IS 'The feeds in which a retention run has something to do or to say; fewest_ahead: whole days after today that must be there.';
+
+CREATE FUNCTION changefeed.feeds_to_renew() RETURNS SETOF changefeed.feeds
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    select f.* from changefeed.feeds f
+    where f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f)
+        and (changefeed.capture_problem(f)).code is null
+$$;
+
+COMMENT ON FUNCTION changefeed.feeds_to_renew() IS 'Feeds with triggers of an older version on tables of which who calls it may make triggers.';
 
 CREATE FUNCTION changefeed.fit_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
@@ -1404,10 +1447,8 @@ CREATE FUNCTION changefeed.has_drifted(feed integer, shape text) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    f changefeed.feeds;
+    f changefeed.feeds := changefeed.captured_feed(feed);
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
-    perform changefeed.refuse_old_snapshot(f);
     return changefeed.shape(f) is distinct from shape
         or f.capture = 'statement' and not exists (
             select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
@@ -1640,6 +1681,21 @@ CREATE FUNCTION changefeed.key_type(type regtype) RETURNS text
     from pg_type t where t.oid = type
 $$;
 
+CREATE FUNCTION changefeed.left_now_sql(feed integer) RETURNS text
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    f       changefeed.feeds := changefeed.captured_feed(feed);
+    problem changefeed.problem := changefeed.slow_problem(f, true);
+begin
+    if problem.code is not null then
+        return changefeed.stop_sql(feed, problem.detail, 'select 1');
+    end if;
+    return changefeed.append_sql(feed, changefeed.inserted_sql(f, f.source::regclass::text), '$1', changefeed.changed_at_sql(feed));
+end;
+$_$;
+
 CREATE FUNCTION changefeed.let_capture_append(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1751,6 +1807,8 @@ begin
         begin
             execute format('comment on table changefeed_log.%I is %L', day,
                            (select 'epoch ' || f.incarnation from changefeed.feeds f where f.feed_id = feed));
+            -- Where a publication has all tables, nobody may change or delete rows without it: a split, date_anew, retention.
+            execute format('alter table changefeed_log.%I replica identity full', day);
         exception when insufficient_privilege then
             continue;  -- Made by hand and owned by another: once detached, retention leaves it alone.
         end;
@@ -1759,6 +1817,20 @@ end;
 $$;
 
 COMMENT ON FUNCTION changefeed.mark_days(feed integer) IS 'Gives the attached days of a feed the mark of its epoch.';
+
+CREATE FUNCTION changefeed.may_be_null(source oid, number smallint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return (
+        select not a.attnotnull or exists (
+            select from pg_constraint c
+            where c.conrelid = source and c.contype = 'n' and not c.convalidated and number = any (c.conkey))
+        from pg_attribute a where a.attrelid = source and a.attnum = number
+    );
+end;
+$$;
 
 CREATE FUNCTION changefeed.may_make_triggers(f changefeed.feeds) RETURNS boolean
     LANGUAGE sql STABLE
@@ -1799,6 +1871,14 @@ $$;
 
 COMMENT ON FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) IS 'Retires two neighbouring physical partitions and starts one in their place. Needs a transaction of its own.';
 
+CREATE FUNCTION changefeed.note_renewal_problem(f changefeed.feeds, problem text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+    update changefeed.feeds set renewal_problem = problem
+        where feed_id = f.feed_id and renewal_problem is distinct from problem
+$$;
+
 CREATE FUNCTION changefeed.paired_sql(f changefeed.feeds, old_rows text, new_rows text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -1830,7 +1910,7 @@ declare
         'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'search_path',
         'row_security', 'constraint_exclusion']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog, pg_temp', 'off', 'off']);
     return were;
 end;
 $$;
@@ -1842,7 +1922,7 @@ CREATE FUNCTION changefeed.pinned_settings(f changefeed.feeds) RETURNS text
     select coalesce(string_agg(format('set %s = %s ', p.name, p.value), '' order by p.place), '')
     from unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary',
                        'search_path'],
-                array ['''UTC''', '''ISO''', '''postgres''', '''hex''', '1', '''C''', 'pg_catalog'])
+                array ['''UTC''', '''ISO''', '''postgres''', '''hex''', '1', '''C''', 'pg_catalog, pg_temp'])
         with ordinality p (name, value, place)
     where exists (
         select from pg_attribute a
@@ -1884,19 +1964,14 @@ CREATE FUNCTION changefeed.read_problem(f changefeed.feeds) RETURNS changefeed.p
     from pg_class c where c.oid = f.source
 $$;
 
-CREATE FUNCTION changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) RETURNS void
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION changefeed.refuse_kept_snapshot() RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-declare
-    nullable text;
 begin
-    select quote_ident(attname) into nullable from pg_attribute
-        where attrelid = source and attnum = any (numbers) and not attnotnull limit 1;
-    if found then
-        raise exception '%: the column % of % may be null', argument, nullable, source
-            using errcode = 'invalid_parameter_value',
-                  hint = format('Run alter table %s alter column %s set not null, or name other columns.', source, nullable);
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+        raise exception 'this needs a transaction at READ COMMITTED: at % it would not see all of the log',
+            upper(current_setting('transaction_isolation')) using errcode = 'active_sql_transaction';
     end if;
 end;
 $$;
@@ -1974,6 +2049,30 @@ begin
         raise exception '% has stopped, changes are missing: %', known.name, problem
             using errcode = 'object_not_in_prerequisite_state',
                   hint = 'Call changefeed.unwatch, then changefeed.watch: the new feed refuses the tokens of the old one.';
+    end if;
+end;
+$$;
+
+CREATE FUNCTION changefeed.refuse_unfit_key(source regclass, argument text, numbers smallint[]) RETURNS void
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    nullable text;
+    unseen   text;
+begin
+    select quote_ident(attname) into unseen from pg_attribute
+        where attrelid = source and attnum = any (numbers) and attgenerated = 'v' limit 1;
+    if found then
+        raise exception '%: the column % of % is generated when it is read, and triggers do not see it', argument, unseen, source
+            using errcode = 'feature_not_supported', hint = 'Make it stored, or name other columns.';
+    end if;
+    select quote_ident(attname) into nullable from pg_attribute
+        where attrelid = source and attnum = any (numbers) and changefeed.may_be_null(source, attnum) limit 1;
+    if found then
+        raise exception '%: the column % of % may be null', argument, nullable, source
+            using errcode = 'invalid_parameter_value',
+                  hint = format('Run alter table %s alter column %s set not null, or name other columns.', source, nullable);
     end if;
 end;
 $$;
@@ -2066,15 +2165,20 @@ begin
 end;
 $$;
 
-CREATE FUNCTION changefeed.renew_triggers(f changefeed.feeds) RETURNS void
+CREATE FUNCTION changefeed.renew_triggers(f changefeed.feeds) RETURNS boolean
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '100ms'
     AS $$
 begin
     perform changefeed.create_triggers(f);
-exception when lock_not_available then
-    return;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+    when others then
+        perform changefeed.note_renewal_problem(f, sqlstate || ' ' || sqlerrm);
+        return false;
 end;
 $$;
 
@@ -2270,19 +2374,11 @@ CREATE FUNCTION changefeed.settled_now_sql(feed integer, old_rows text, new_rows
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    f       changefeed.feeds;
+    f       changefeed.feeds := changefeed.captured_feed(feed);
     problem changefeed.problem;
     nested  constant boolean := coalesce(current_setting(format('changefeed.mode_%s', feed), true) = 'nested', false);
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
-    perform changefeed.refuse_old_snapshot(f);
-    problem := changefeed.capture_problem(f);
-    if problem.code is null then
-        problem := changefeed.read_problem(f);
-    end if;
-    if problem.code is null and nested then
-        problem := changefeed.look_problem(f);
-    end if;
+    problem := changefeed.slow_problem(f, nested);
     if problem.code is not null then
         return changefeed.stop_sql(feed, problem.detail,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
@@ -2332,6 +2428,7 @@ $_$;
 CREATE FUNCTION changefeed.shape(f changefeed.feeds) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
 begin
     return (
@@ -2342,6 +2439,23 @@ begin
             getdatabaseencoding())), 'hex')
         from pg_class c where c.oid = f.source
     );
+end;
+$$;
+
+CREATE FUNCTION changefeed.slow_problem(f changefeed.feeds, looks boolean) RETURNS changefeed.problem
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    problem changefeed.problem := changefeed.capture_problem(f);
+begin
+    if problem.code is null then
+        problem := changefeed.read_problem(f);
+    end if;
+    if problem.code is null and looks then
+        problem := changefeed.look_problem(f);
+    end if;
+    return problem;
 end;
 $$;
 
@@ -2384,12 +2498,9 @@ CREATE FUNCTION changefeed.snapshot_problem(f changefeed.feeds) RETURNS text
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    problem changefeed.problem := changefeed.capture_problem(f);
+    problem changefeed.problem := changefeed.slow_problem(f, true);
 begin
     perform changefeed.refuse_old_snapshot(f);
-    if problem.code is null then
-        problem := changefeed.read_problem(f);
-    end if;
     return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
         then 'no unique index on the key has the default order of types of PostgreSQL''s own, or of enums' end);
 end;
@@ -2430,27 +2541,31 @@ CREATE FUNCTION changefeed.stop_sql(feed integer, problem text, rows_sql text) R
 $$;
 
 CREATE FUNCTION changefeed.supplied_function(source oid) RETURNS regprocedure
-    LANGUAGE sql STABLE
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    with tables as (
-        select source as oid union select p.relid from pg_partition_tree(source) p
-    ), planned as (
-        select 'pg_class'::regclass as class, t.oid from tables t
-        union all
-        select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
-        union all
-        select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
-    )
-    select p.oid::regprocedure
-    from planned n
-    join pg_depend d on d.classid = n.class and d.objid = n.oid
-        and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
-    left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
-    join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
-    join pg_roles r on r.oid = p.proowner
-    where not r.rolsuper
-    order by p.oid limit 1
+begin
+    return (
+        with tables as (
+            select source as oid union select p.relid from pg_partition_tree(source) p
+        ), planned as (
+            select 'pg_class'::regclass as class, t.oid from tables t
+            union all
+            select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
+            union all
+            select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
+        )
+        select p.oid::regprocedure
+        from planned n
+        join pg_depend d on d.classid = n.class and d.objid = n.oid
+            and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+        join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
+        join pg_roles r on r.oid = p.proowner
+        where not r.rolsuper
+        order by p.oid limit 1
+    );
+end;
 $$;
 
 CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql text, rekeyed_sql text, partition_key_sql text) RETURNS text
@@ -2476,6 +2591,18 @@ CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql 
                 changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql, '            ')) end),
         changefeed.append_sql(f.feed_id, usual_sql) || ';'
         || changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql))
+$_$;
+
+CREATE FUNCTION changefeed.table_clearing_body(f changefeed.feeds) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+    select changefeed.clearing_body(f.feed_id, f.doorbell, format($sql$
+    if mode operator(pg_catalog.=) 'nested' then
+        were := changefeed.pin_settings();
+        execute changefeed.left_now_sql(%s) using said;
+        perform changefeed.restore_settings(were);
+    end if;$sql$, f.feed_id))
 $_$;
 
 CREATE FUNCTION changefeed.table_items_sql(f changefeed.feeds, first boolean) RETURNS text
@@ -2535,6 +2662,9 @@ begin
         return ('table_dropped', 'the table was dropped')::changefeed.problem;
     elsif c.relpersistence <> 'p' then
         return ('table_unlogged', 'the table became unlogged: a crash empties it without a change')::changefeed.problem;
+    elsif c.relkind = 'p' and exists (
+            select from pg_partition_tree(f.source) p join pg_class l on l.oid = p.relid where l.relpersistence <> 'p') then
+        return ('partition_unlogged', 'a partition of the table is unlogged: a crash empties it without a change')::changefeed.problem;
     elsif f.capture = 'statement' and c.relispartition then
         return ('table_became_partition', format('the table became a partition of %s', pg_partition_root(f.source)))::changefeed.problem;
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
@@ -2545,7 +2675,7 @@ begin
         return ('table_renumbered', 'the table was restored, and its columns are numbered anew')::changefeed.problem;
     end if;
     for k in
-        select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
+        select u.name, u.form, a.attnum, a.atttypid
         from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
             u (name, number, form)
         left join lateral (
@@ -2554,7 +2684,7 @@ begin
     loop
         if k.attnum is null then
             return ('key_column_dropped', format('the column %I of its key was dropped', k.name))::changefeed.problem;
-        elsif not k.attnotnull then
+        elsif changefeed.may_be_null(f.source, k.attnum) then
             return ('key_column_nullable', format('the column %I of its key may be null', k.name))::changefeed.problem;
         elsif changefeed.text_form(k.atttypid) <> k.form then
             return ('key_column_retyped', format('the column %I of its key became %s', k.name, format_type(k.atttypid, null)))::changefeed.problem;
@@ -2587,6 +2717,7 @@ COMMENT ON FUNCTION changefeed.tell(feed integer, partition_key text) IS 'Lets l
 CREATE FUNCTION changefeed.text_form(type oid) RETURNS text
     LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET quote_all_identifiers TO 'off'
     AS $$
 begin
     return (
@@ -2839,7 +2970,7 @@ begin
     wanted.partition_key_numbers := wanted.key_numbers;
     if partition_key is not null then
         wanted.partition_key_numbers := changefeed.chosen_columns(watch.source, 'partition_key', partition_key);
-        perform changefeed.refuse_nullable(watch.source, 'partition_key', wanted.partition_key_numbers);
+        perform changefeed.refuse_unfit_key(watch.source, 'partition_key', wanted.partition_key_numbers);
     end if;
     if image_columns is not null then
         wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);
@@ -3672,7 +3803,7 @@ CREATE FUNCTION changefeed_log.items_1(after text, size bigint, max_bytes bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET row_security TO 'off'
     SET max_parallel_workers_per_gather TO '0'
-    SET search_path TO 'pg_catalog'
+    SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $_$
 begin
@@ -4015,7 +4146,7 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
 
 CREATE FUNCTION changefeed_log.places_1(keys text[], low text, high text) RETURNS smallint[]
     LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog'
+    SET search_path TO 'pg_catalog', 'pg_temp'
     SET "TimeZone" TO 'UTC'
     AS $_$
 begin
@@ -4129,7 +4260,7 @@ CREATE FUNCTION documents.create_snapshot_functions(feed integer) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
-    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' ';
+    settings constant text := 'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' ';
     rows_sql constant text := $sql$
                 with raw as materialized (
                     select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,

@@ -11,6 +11,7 @@ from psycopg.rows import TupleRow
 from changefeed_gateway.providers.postgres.statements import Statements
 from changefeed_gateway.providers.postgres.ticks.tick import ALL_DAYS
 from tests.postgres.history import age
+from tests.postgres.roles import login
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -243,3 +244,121 @@ async def test_a_reader_of_one_key_hears_of_a_truncation(connection: Connection)
     # The first row says which tables were read.
     _, *rows = await cursor.fetchall()
     assert [row[3] for row in rows] == ["upsert", "truncate"]
+
+
+@pytest.mark.parametrize("table", ["t", "p"], ids=["statement", "row"])
+async def test_what_triggers_of_a_truncate_write_is_there_after_it(connection: Connection, table: str) -> None:
+    await connection.execute("""
+        CREATE TABLE t (id int PRIMARY KEY, v int);
+        CREATE TABLE p (id int PRIMARY KEY, v int) PARTITION BY HASH (id);
+        CREATE TABLE p_0 PARTITION OF p FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+        CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            EXECUTE format('INSERT INTO %I VALUES ($1, 7)', tg_table_name) USING tg_argv[0]::int;
+            RETURN NULL;
+        END $$
+    """)
+    # By name, one before capture and one after it.
+    for name, number in (("a_first", 1), ("z_last", 2)):
+        await connection.execute(f"CREATE TRIGGER {name} AFTER TRUNCATE ON {table} EXECUTE FUNCTION again({number})")
+    feed = await _watch(connection, table)
+    await connection.execute(f"INSERT INTO {table} VALUES (1, 5), (3, 5)")
+    await connection.execute(f"TRUNCATE {table}")
+    log = await _log(connection, feed)
+    truncated = [row[0] for row in log].index("truncate")
+    assert log[truncated + 1 :] == [
+        ("upsert", True, "1", '{"id":1,"v":7}'),
+        ("upsert", True, "2", '{"id":2,"v":7}'),
+    ]
+
+
+async def test_a_partition_key_that_no_trigger_sees_is_refused(connection: Connection) -> None:
+    if connection.info.server_version < 180000:
+        return  # such columns came with PostgreSQL 18, see test_a_table_with_a_column_that_no_trigger_sees_is_refused
+    await connection.execute(
+        "CREATE TABLE t (id int PRIMARY KEY, twice int GENERATED ALWAYS AS (id * 2) VIRTUAL NOT NULL)"
+    )
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match=r"^partition_key: the column twice of public.t"):
+        await connection.execute("SELECT changefeed.watch('t', partition_key => '{twice}', image => 'none')")
+
+
+async def test_a_key_whose_older_rows_may_be_null_is_refused_or_stops(connection: Connection) -> None:
+    if connection.info.server_version < 180000:
+        return  # NOT NULL that is not validated came with PostgreSQL 18
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY, space int, note text)")
+    await connection.execute("INSERT INTO t VALUES (1, NULL)")
+    unchecked = "ALTER TABLE t ADD CONSTRAINT there NOT NULL space NOT VALID"
+    await connection.execute(unchecked.encode())
+    watch = "SELECT changefeed.watch('t', partition_key => '{space}')"
+    with pytest.raises(
+        psycopg.errors.InvalidParameterValue, match=r"^partition_key: the column space of public.t may be null"
+    ):
+        await connection.execute(watch.encode())
+    await connection.execute("UPDATE t SET space = 1; ALTER TABLE t VALIDATE CONSTRAINT there")
+    await connection.execute(watch.encode())
+    await connection.execute("ALTER TABLE t ALTER space DROP NOT NULL")
+    await connection.execute("UPDATE t SET space = NULL")
+    await connection.execute(unchecked.encode())
+    await connection.execute("DELETE FROM t")
+    states = await connection.execute("SELECT code FROM changefeed.feed_states() WHERE name = 'public.t'")
+    assert await states.fetchall() == [("key_column_nullable",)]
+
+
+async def test_an_unlogged_partition_stops_the_feed(connection: Connection) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY) PARTITION BY RANGE (id)")
+    await connection.execute("CREATE TABLE t_0 PARTITION OF t FOR VALUES FROM (0) TO (10)")
+    feed = await _watch(connection, "t")
+    await connection.execute("CREATE UNLOGGED TABLE t_1 PARTITION OF t FOR VALUES FROM (10) TO (20)")
+    await connection.execute("INSERT INTO t VALUES (1), (11)")
+    assert {row[0] for row in await _log(connection, feed)} == {"stopped"}
+    states = await connection.execute("SELECT code FROM changefeed.feed_states() WHERE name = 'public.t'")
+    assert await states.fetchall() == [("partition_unlogged",)]
+
+
+async def test_a_transaction_older_than_the_feed_is_to_be_tried_again(connection: Connection, database: str) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    async with await psycopg.AsyncConnection.connect(database) as older:
+        await older.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await older.execute("SELECT 1")
+        feed = await _watch(connection, "t")
+        with pytest.raises(psycopg.errors.SerializationFailure, match="was watched after this transaction took"):
+            await older.execute("INSERT INTO t VALUES (1)")
+        await older.rollback()
+        await older.execute("INSERT INTO t VALUES (1)")
+    assert [row[2] for row in await _log(connection, feed)] == ["1"]
+
+
+async def test_all_that_changes_a_log_may_do_so_where_everything_is_published(connection: Connection) -> None:
+    await connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute("INSERT INTO t VALUES (1)")
+    await connection.execute("SELECT changefeed.split_partition('public.t', '0-4095')")
+    await connection.execute(f"UPDATE changefeed_log.log_{feed} SET changed_at = changed_at + interval '1 day'")
+    await connection.execute("SELECT changefeed.date_anew(%s)", (feed,))
+    await connection.execute("SELECT changefeed.begin_epoch(%s)", (feed,))
+    late = await connection.execute(f"SELECT count(*) FROM changefeed_log.log_{feed} WHERE changed_at > now()")
+    assert await late.fetchall() == [(0,)]
+
+
+@pytest.mark.parametrize("call", ["begin_epoch", "date_anew"])
+async def test_the_log_is_begun_or_dated_anew_by_who_sees_all_of_it(connection: Connection, call: str) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute("SET default_transaction_isolation = 'repeatable read'")
+    with pytest.raises(psycopg.errors.ActiveSqlTransaction, match="READ COMMITTED"):
+        await connection.execute(f"SELECT changefeed.{call}(%s)", (feed,))
+
+
+async def test_a_feed_begins_anew_where_nobody_may_make_temporary_tables(connection: Connection, database: str) -> None:
+    await connection.execute("CREATE TABLE t (id int PRIMARY KEY)")
+    feed = await _watch(connection, "t")
+    await connection.execute("INSERT INTO t VALUES (1)")
+    name = str(connection.info.dbname)
+    await connection.execute(f"REVOKE TEMPORARY ON DATABASE {name} FROM public")
+    async with (
+        login(database, "operator_of_" + name, "changefeed_operator") as dsn,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as operator,
+    ):
+        await operator.execute("SELECT changefeed.begin_epoch(%s)", (feed,))
+    assert [row[2] for row in await _log(connection, feed)] == ["1"]

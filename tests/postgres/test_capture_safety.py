@@ -1,12 +1,14 @@
 """Who owns a watched table, or a type of it, gains nothing: nothing of theirs runs as capture's role."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import psycopg
 import pytest
 from psycopg import errors, sql
 
+from changefeed_gateway.providers.postgres.errors import OperationError
+from changefeed_gateway.providers.postgres.operations.copy import source_items
 from tests.postgres.conftest import Connection
 from tests.postgres.roles import login
 from tests.postgres.test_watch import rows, watch
@@ -359,3 +361,133 @@ async def test_a_collation_that_takes_two_texts_for_one_does_not_hide_a_key(admi
     feed = await watch(admin)
     await write(admin, "INSERT INTO orders VALUES ('a')", "UPDATE orders SET id = 'A'")
     assert await rows(admin, feed, "op, key") == [("upsert", "a"), ("delete", "a"), ("upsert", "A")]
+
+
+# --- Snapshots, which capture's role reads
+
+
+def items_after(key: str) -> str:
+    return f"SELECT key, problem FROM changefeed_log.items_1({key}, 5, 1000, 1000, null, false)"
+
+
+@pytest.mark.parametrize("type_", ["uuid", "text"])
+@pytest.mark.req("BX-11")
+async def test_no_temporary_type_of_a_reader_is_taken_for_one_of_postgresqls_own(
+    admin: Connection, log_database: str, type_: str
+) -> None:
+    key = "'11111111-1111-1111-1111-111111111111'"
+    await write(admin, f"CREATE TABLE orders (id {type_} PRIMARY KEY)", f"INSERT INTO orders VALUES ({key})")
+    await watch(admin)
+    name = "reader_of_" + str(admin.info.dbname)
+    async with (
+        login(log_database, name, "changefeed_reader") as dsn,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as session,
+    ):
+        await write(
+            session,
+            "CREATE TEMP TABLE spies (who name)",
+            "GRANT INSERT ON spies TO public",
+            """CREATE FUNCTION pg_temp.spied() RETURNS boolean LANGUAGE plpgsql AS $$
+            BEGIN
+                INSERT INTO pg_temp.spies VALUES (current_user);
+                RETURN true;
+            END $$""",
+            f"CREATE DOMAIN pg_temp.{type_} AS pg_catalog.{type_} CHECK (pg_temp.spied())",
+            items_after(key),
+            f"SELECT changefeed_log.places_1(ARRAY[{key}], {key}, {key})",
+        )
+        assert await one(session, "SELECT array_agg(DISTINCT who) FROM spies") is None
+
+
+async def problem_of_items(session: Connection, key: str) -> str | None:
+    found = await (await session.execute(items_after(key).encode())).fetchall()
+    return next((problem for _, problem in found if problem), None)
+
+
+SUPPLIED = "an expression of the table calls shop.constant(integer), which is not a superuser's"
+
+
+@pytest.mark.parametrize(
+    ("expression", "problem"),
+    [
+        ("CREATE STATISTICS shop.mine ON (shop.constant(1) + id), part FROM shop.orders", SUPPLIED),
+        ("CREATE INDEX mine ON shop.orders ((shop.constant(1) + id))", SUPPLIED),
+        ("CREATE INDEX mine ON shop.orders_1 (part) WHERE shop.constant(1) = id", SUPPLIED),
+        # Nobody evaluates it.
+        ("ALTER TABLE shop.orders_1 ADD CHECK (id > shop.constant(1) - 9)", None),
+    ],
+    ids=["statistics", "index", "predicate", "check"],
+)
+@pytest.mark.req("BX-11")
+async def test_a_snapshot_runs_nothing_that_the_owner_of_the_table_supplies(
+    admin: Connection, owner: Connection, log_database: str, expression: str, problem: str | None
+) -> None:
+    await write(
+        owner,
+        CONSTANT,
+        "CREATE TABLE shop.orders (id int PRIMARY KEY, part text NOT NULL) PARTITION BY RANGE (id)",
+        "CREATE TABLE shop.orders_1 PARTITION OF shop.orders FOR VALUES FROM (0) TO (9)",
+    )
+    await watch(admin, "'shop.orders'")
+    await write(owner, "INSERT INTO shop.orders VALUES (1, 'p'), (2, 'p')")
+    places = "SELECT changefeed_log.places_1('{1}', '1', '2')"
+    # Once before, so that the plans of this session are made.
+    await write(admin, items_after("null"), items_after("'1'"), places)
+    await write(owner, expression)
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as another:
+        for session in (admin, another):
+            problems = [await problem_of_items(session, key) for key in ("null", "'1'")]
+            with suppress(errors.ObjectNotInPrerequisiteState):
+                await session.execute(places.encode())
+            assert await spied_as_others(admin) == []
+            assert problems == [problem] * 2
+    if problem:
+        with pytest.raises(OperationError, match=r"shop\.constant"):
+            await source_items(log_database, "shop.orders")
+
+
+# --- Settings of who writes
+
+SETTINGS = """
+    SELECT name FROM pg_settings
+    WHERE context = 'user' AND vartype = 'bool' AND name !~ 'read_only|^(log|debug|trace|exit)_|zero_damaged|ignore_'
+    ORDER BY name
+"""
+VALUES = """
+    '11111111-1111-1111-1111-111111111111', 'a"' || chr(92), '2026-01-02T03:04:05Z', 0.1, '1 day', 'x', ARRAY[1, NULL],
+    '{"a": null}'
+"""
+
+
+@pytest.mark.req("BX-11", "P1")
+async def test_no_switch_that_a_writer_may_turn_changes_what_is_captured(admin: Connection, log_database: str) -> None:
+    await write(
+        admin,
+        "CREATE TABLE orders (id uuid PRIMARY KEY, note text, at timestamptz, amount float8, took interval,"
+        " bytes bytea, list int[], doc jsonb)",
+    )
+    feed = await watch(admin)
+    switches = [name for (name,) in await (await admin.execute(SETTINGS.encode())).fetchall()]
+    assert "quote_all_identifiers" in switches
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True, prepare_threshold=None) as writer:
+        for switch in [None, *switches]:
+            if switch is not None:
+                # Functions and their plans are made anew, under the setting.
+                await write(writer, "DISCARD ALL")
+                on = await one(writer, f"SELECT current_setting('{switch}')") == "on"
+                await write(writer, f"SET {switch} = {'off' if on else 'on'}")
+            await write(writer, f"INSERT INTO orders VALUES ({VALUES})")
+            await write(writer, "DELETE FROM orders")
+    found = await rows(admin, feed, "op, key, image")
+    assert len(found) == 2 * len(switches) + 2
+    assert len(set(found)) == 2
+
+
+@pytest.mark.req("BX-11")
+async def test_capture_may_not_read_a_table_that_is_not_watched_any_more(admin: Connection) -> None:
+    await write(admin, "CREATE TABLE orders (id int PRIMARY KEY)")
+    await watch(admin)
+    may_read = "SELECT has_table_privilege('changefeed_capture', 'orders', 'select')"
+    assert await one(admin, may_read) is True
+    await write(admin, "SELECT changefeed.unwatch('orders')")
+    assert await one(admin, may_read) is False

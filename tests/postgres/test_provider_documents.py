@@ -13,6 +13,8 @@ from changefeed_gateway.core.model import (
     Feed,
     ItemState,
     LogicalPartition,
+    PartitionId,
+    PhysicalPartition,
 )
 from changefeed_gateway.providers.postgres.provider import PostgresProvider
 from tests.postgres.conftest import Connection
@@ -129,3 +131,29 @@ async def test_large_documents(connection: Connection, provider: PostgresProvide
     assert pages >= 3
     assert states == [*[ItemState.INCLUDED_CURRENT] * 4, ItemState.TOO_LARGE, *[ItemState.INCLUDED_CURRENT] * 4]
     assert sum(size > 400_000 for size in lengths) == 6
+
+
+@pytest.mark.req("P2")
+async def test_a_worker_of_a_physical_partition_is_not_shown_what_another_one_is_told_of(
+    connection: Connection, provider: PostgresProvider, feed: Feed
+) -> None:
+    places = [await workspace(connection) for _ in range(2)]
+    buckets = [int(await one(connection, "SELECT changefeed.bucket(%s)", place)) for place in places]
+    while buckets[0] == buckets[1]:
+        places[1] = await workspace(connection)
+        buckets[1] = int(await one(connection, "SELECT changefeed.bucket(%s)", places[1]))
+    query = "SELECT partition_id FROM changefeed.split_partition('documents', '0-4095', %s) ORDER BY low"
+    found = await (await connection.execute(query, (max(buckets),))).fetchall()
+    parts = dict(zip(sorted(buckets), (PhysicalPartition(PartitionId(part)) for (part,) in found), strict=True))
+    old, new = places
+    moved = await document(connection, old)
+    await connection.execute("UPDATE documents.files SET workspace_id = %s WHERE id = %s", (new, moved))
+    left, _ = await read_all(provider, feed, page_read(Beginning(), scope=parts[buckets[0]]))
+    assert [(c.change_type, c.item_state, c.key.partition_key) for c in left] == [
+        (ChangeType.CREATE, ItemState.NOT_APPLICABLE, old),
+        (ChangeType.DELETE, ItemState.NOT_APPLICABLE, old),
+    ]
+    arrived, _ = await read_all(provider, feed, page_read(Beginning(), scope=parts[buckets[1]]))
+    assert [(c.change_type, c.item_state, c.key.partition_key) for c in arrived] == [
+        (ChangeType.CREATE, ItemState.INCLUDED_CURRENT, new)
+    ]

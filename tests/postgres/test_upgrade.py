@@ -11,6 +11,7 @@ from changefeed_gateway.core.errors import NotFound
 from changefeed_gateway.core.model import After, Beginning, LogicalPartition, PartitionId, PhysicalPartition
 from changefeed_gateway.providers.postgres.cursor import Position, encode_position
 from changefeed_gateway.providers.postgres.operations.migrations import MigrationState, migrate, migration_status
+from changefeed_gateway.providers.postgres.retention import run as retention
 from tests.databases import PostgresForTests
 from tests.postgres.conftest import Connection
 from tests.postgres.dumps import run
@@ -19,6 +20,12 @@ from tests.postgres.shop import QUIET, keys
 
 REGROUPED = Path(__file__).parent / "upgrade" / "regrouped.sql"
 """All steps of before they were regrouped, in the order in which they were applied."""
+
+BEFORE_THEY_WERE_CORRECTED = {
+    4: "ac70f9799e67189ae88570e4d24a0c217c5d67fce3a65a3f8023bed2a528aa51",
+    5: "208015f0e579efbb3fb5c7ba48e254dbc1d314645c16aae442927e3180785423",
+    7: "f6af527b2be9f57242c184e365fb51c60b5778ba6dd0eff3daa66da7e9fa20f8",
+}
 
 
 @pytest.fixture
@@ -210,3 +217,85 @@ async def test_tick_functions_of_existing_feeds_are_renewed(log_database: str) -
         await connection.execute("UPDATE changefeed.functions SET checksum = 'older' WHERE topic = 'ticks'")
         await migrate(log_database)
         await connection.execute("SELECT changefeed.tick(1)")
+
+
+@pytest.mark.req("DB-12", "P8")
+async def test_a_look_holds_up_the_writers_of_one_table_at_most(log_database: str) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection,
+        await psycopg.AsyncConnection.connect(log_database) as looking,
+    ):
+        for table in ("one", "two", "three"):
+            await connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)".encode())
+            await connection.execute("SELECT changefeed.watch(%s)", (table,))
+            await connection.execute(f"GRANT TRIGGER ON {table} TO changefeed_owner".encode())
+        await connection.execute("UPDATE changefeed.feeds SET triggers = 'older'")
+        held = (
+            "SELECT count(*) FROM pg_locks l JOIN changefeed.feeds f ON f.source::oid = l.relation"
+            " WHERE l.mode = 'ShareRowExclusiveLock'"
+        )
+        for _ in range(3):
+            await looking.execute("SELECT changefeed.check_feeds()")
+            assert await (await connection.execute(held)).fetchall() == [(1,)]
+            await looking.commit()
+        left = "SELECT count(*) FROM changefeed.feeds WHERE triggers = 'older'"
+        assert await (await connection.execute(left)).fetchall() == [(0,)]
+
+
+@pytest.mark.req("DB-12", "P1")
+async def test_whoever_commits_while_a_migration_waits_is_found_under_any_default_isolation(older: str) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(older) as writer,
+        await psycopg.AsyncConnection.connect(older, autocommit=True) as connection,
+    ):
+        await connection.execute("ALTER DATABASE older SET default_transaction_isolation = 'repeatable read'")
+        await writer.execute("INSERT INTO orders VALUES (40, 2, 'old')")
+        migrating = asyncio.create_task(migrate(older))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'"
+        async with asyncio.timeout(60):
+            while await (await connection.execute(waiting)).fetchall() != [(1,)]:
+                await connection.execute("SELECT pg_sleep(0.01)")
+        await writer.commit()
+        assert await migrating
+    async with open_provider(older, QUIET) as provider:
+        orders = await provider.open_feed(address("public.orders"))
+        one, _ = await read_all(provider, orders, page_read(Beginning(), scope=LogicalPartition("2")))
+        assert keys(one) == [*(n for n in range(1, 31) if n % 3 == 2), 40]
+
+
+@pytest.mark.req("DB-12", "P1")
+async def test_a_day_that_was_detached_during_a_migration_comes_back_with_todays_buckets(older: str) -> None:
+    async with await psycopg.AsyncConnection.connect(older, autocommit=True) as connection:
+        days = "SELECT DISTINCT tableoid::regclass::text FROM changefeed_log.log_2"
+        [(day,)] = await (await connection.execute(days)).fetchall()
+        await connection.execute(f"ALTER TABLE changefeed_log.log_2 DETACH PARTITION {day}".encode())
+        await migrate(older)
+        assert [feed.problem for feed in await retention.run(older)] == ["", "", ""]
+        assert await (await connection.execute(days)).fetchall() == [(day,)]
+    async with open_provider(older, QUIET) as provider:
+        orders = await provider.open_feed(address("public.orders"))
+        one, _ = await read_all(provider, orders, page_read(Beginning(), scope=LogicalPartition("2")))
+        assert keys(one) == [n for n in range(1, 31) if n % 3 == 2]
+
+
+@pytest.mark.req("DB-12")
+async def test_a_table_that_was_dropped_and_a_publication_of_all_tables_keep_no_database_from_its_upgrade(
+    older: str,
+) -> None:
+    async with await psycopg.AsyncConnection.connect(older, autocommit=True) as connection:
+        await connection.execute("DROP TABLE orders")
+        await connection.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+        await migrate(older)
+        states = await connection.execute("SELECT name, code FROM changefeed.feed_states()")
+        assert await states.fetchall() == [
+            ("documents", None),
+            ("public.lines", None),
+            ("public.orders", "table_dropped"),
+        ]
+    # A step that had been applied before it was corrected is no edited one.
+    async with await psycopg.AsyncConnection.connect(older, autocommit=True) as connection:
+        for version, checksum in BEFORE_THEY_WERE_CORRECTED.items():
+            await connection.execute(
+                "UPDATE changefeed.migrations SET checksum = %s WHERE set = 'log' AND version = %s", (checksum, version)
+            )
+    assert await migrate(older) == []

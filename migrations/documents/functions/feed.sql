@@ -178,7 +178,7 @@ language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $create$
 declare
-    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' ';
+    settings constant text := 'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' ';
     rows_sql constant text := $sql$
                 with raw as materialized (
                     select f.id, f.workspace_id, f.xmin::pg_catalog.text as version,

@@ -162,7 +162,7 @@ as $$
     select coalesce(string_agg(format('set %s = %s ', p.name, p.value), '' order by p.place), '')
     from unnest(array ['timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary',
                        'search_path'],
-                array ['''UTC''', '''ISO''', '''postgres''', '''hex''', '1', '''C''', 'pg_catalog'])
+                array ['''UTC''', '''ISO''', '''postgres''', '''hex''', '1', '''C''', 'pg_catalog, pg_temp'])
         with ordinality p (name, value, place)
     where exists (
         select from pg_attribute a
@@ -396,13 +396,29 @@ as $$
     select exists (select from pg_trigger t where t.tgrelid = source and not t.tgisinternal and t.tgtype & 19 = 19)
 $$;
 
-create or replace function changefeed.clearing_body(feed integer, doorbell text) returns text
+drop function if exists changefeed.clearing_body(integer, text);
+
+-- rest_sql: PL/pgSQL that follows the mark.
+create or replace function changefeed.clearing_body(feed integer, doorbell text, rest_sql text default '') returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.capture_body(feed, 'true', '',
-        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';'
+        changefeed.append_mark_sql(feed, 'select false, ''truncate'', '''', '''', null::pg_catalog.text') || ';' || rest_sql
         || changefeed.written_sql(feed, doorbell, 'found', 'null::pg_catalog.text'))
+$$;
+
+-- Triggers of the same TRUNCATE may have written to the table before this one runs: those rows are there, and come again after the mark.
+create or replace function changefeed.table_clearing_body(f changefeed.feeds) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select changefeed.clearing_body(f.feed_id, f.doorbell, format($sql$
+    if mode operator(pg_catalog.=) 'nested' then
+        were := changefeed.pin_settings();
+        execute changefeed.left_now_sql(%s) using said;
+        perform changefeed.restore_settings(were);
+    end if;$sql$, f.feed_id))
 $$;
 
 -- The functions of one watched table. An update that changes no key, the usual one, needs no pairing of old and new rows: a
@@ -478,7 +494,7 @@ begin
         return;
     end if;
     perform changefeed.create_snapshot_functions(f);
-    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.clearing_body(feed, f.doorbell));
+    perform changefeed.create_capture_function(feed, 'truncate', '', changefeed.table_clearing_body(f));
     if f.capture = 'row' then
         perform changefeed.create_row_capture(f);
     else

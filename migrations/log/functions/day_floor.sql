@@ -58,6 +58,7 @@ as $$
 declare
     right_time timestamptz;
 begin
+    perform changefeed.refuse_kept_snapshot();
     perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);

@@ -18,6 +18,9 @@ begin
         return ('table_dropped', 'the table was dropped')::changefeed.problem;
     elsif c.relpersistence <> 'p' then
         return ('table_unlogged', 'the table became unlogged: a crash empties it without a change')::changefeed.problem;
+    elsif c.relkind = 'p' and exists (
+            select from pg_partition_tree(f.source) p join pg_class l on l.oid = p.relid where l.relpersistence <> 'p') then
+        return ('partition_unlogged', 'a partition of the table is unlogged: a crash empties it without a change')::changefeed.problem;
     elsif f.capture = 'statement' and c.relispartition then
         return ('table_became_partition', format('the table became a partition of %s', pg_partition_root(f.source)))::changefeed.problem;
     elsif c.relkind = 'r' and not c.relispartition and (exists (select from pg_inherits where inhrelid = f.source)
@@ -28,7 +31,7 @@ begin
         return ('table_renumbered', 'the table was restored, and its columns are numbered anew')::changefeed.problem;
     end if;
     for k in
-        select u.name, u.form, a.attnum, a.attnotnull, a.atttypid
+        select u.name, u.form, a.attnum, a.atttypid
         from unnest(f.key_columns || f.partition_key_columns, f.key_numbers || f.partition_key_numbers, f.text_forms)
             u (name, number, form)
         left join lateral (
@@ -37,7 +40,7 @@ begin
     loop
         if k.attnum is null then
             return ('key_column_dropped', format('the column %I of its key was dropped', k.name))::changefeed.problem;
-        elsif not k.attnotnull then
+        elsif changefeed.may_be_null(f.source, k.attnum) then
             return ('key_column_nullable', format('the column %I of its key may be null', k.name))::changefeed.problem;
         elsif changefeed.text_form(k.atttypid) <> k.form then
             return ('key_column_retyped', format('the column %I of its key became %s', k.name, format_type(k.atttypid, null)))::changefeed.problem;
@@ -92,6 +95,7 @@ comment on function changefeed.capture_problem(changefeed.feeds) is
 create or replace function changefeed.shape(f changefeed.feeds) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 begin
     return (
@@ -126,6 +130,24 @@ begin
 end;
 $$;
 
+-- A feed as capture finds it. A transaction whose snapshot is older than the feed does not see it, and writes to its table.
+create or replace function changefeed.captured_feed(feed integer) returns changefeed.feeds
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f changefeed.feeds;
+begin
+    select * into f from changefeed.feeds where feed_id = feed;
+    if not found then
+        raise exception 'the table was watched after this transaction took its snapshot'
+            using errcode = 'serialization_failure', hint = 'Try the transaction again.';
+    end if;
+    perform changefeed.refuse_old_snapshot(f);
+    return f;
+end;
+$$;
+
 -- Called immutable, so that it is asked once, when a plan is made. PostgreSQL makes the plan anew after any change of the
 -- table that the plan names, by the transition table.
 create or replace function changefeed.has_drifted(feed integer, shape text) returns boolean
@@ -133,10 +155,8 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    f changefeed.feeds;
+    f changefeed.feeds := changefeed.captured_feed(feed);
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
-    perform changefeed.refuse_old_snapshot(f);
     return changefeed.shape(f) is distinct from shape
         or f.capture = 'statement' and not exists (
             select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
@@ -206,27 +226,31 @@ $$;
 -- Who plans a query of a table evaluates calls with constant arguments in the expressions of its indexes, statistics and
 -- partition key. Such a function runs as capture, so it must be one that only a superuser can supply or replace.
 create or replace function changefeed.supplied_function(source oid) returns regprocedure
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-    with tables as (
-        select source as oid union select p.relid from pg_partition_tree(source) p
-    ), planned as (
-        select 'pg_class'::regclass as class, t.oid from tables t
-        union all
-        select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
-        union all
-        select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
-    )
-    select p.oid::regprocedure
-    from planned n
-    join pg_depend d on d.classid = n.class and d.objid = n.oid
-        and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
-    left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
-    join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
-    join pg_roles r on r.oid = p.proowner
-    where not r.rolsuper
-    order by p.oid limit 1
+begin
+    return (
+        with tables as (
+            select source as oid union select p.relid from pg_partition_tree(source) p
+        ), planned as (
+            select 'pg_class'::regclass as class, t.oid from tables t
+            union all
+            select 'pg_class'::regclass, i.indexrelid from tables t join pg_index i on i.indrelid = t.oid
+            union all
+            select 'pg_statistic_ext'::regclass, s.oid from tables t join pg_statistic_ext s on s.stxrelid = t.oid
+        )
+        select p.oid::regprocedure
+        from planned n
+        join pg_depend d on d.classid = n.class and d.objid = n.oid
+            and d.refclassid in ('pg_proc'::regclass, 'pg_operator'::regclass)
+        left join pg_operator o on d.refclassid = 'pg_operator'::regclass and o.oid = d.refobjid
+        join pg_proc p on p.oid = coalesce(o.oprcode::oid, d.refobjid)
+        join pg_roles r on r.oid = p.proowner
+        where not r.rolsuper
+        order by p.oid limit 1
+    );
+end;
 $$;
 
 -- Why capture could not look at the table.
@@ -252,31 +276,57 @@ as $$
     from (select changefeed.supplied_function(f.source) as function) s where s.function is not null
 $$;
 
+-- What keeps the slow way from capturing. looks: whether it looks at the table.
+create or replace function changefeed.slow_problem(f changefeed.feeds, looks boolean) returns changefeed.problem
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    problem changefeed.problem := changefeed.capture_problem(f);
+begin
+    if problem.code is null then
+        problem := changefeed.read_problem(f);
+    end if;
+    if problem.code is null and looks then
+        problem := changefeed.look_problem(f);
+    end if;
+    return problem;
+end;
+$$;
+
 -- What a capture function runs where its own SQL does not fit the table or the transaction.
 create or replace function changefeed.settled_now_sql(feed integer, old_rows text, new_rows text) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    f       changefeed.feeds;
+    f       changefeed.feeds := changefeed.captured_feed(feed);
     problem changefeed.problem;
     nested  constant boolean := coalesce(current_setting(format('changefeed.mode_%s', feed), true) = 'nested', false);
 begin
-    select * into strict f from changefeed.feeds where feed_id = feed;
-    perform changefeed.refuse_old_snapshot(f);
-    problem := changefeed.capture_problem(f);
-    if problem.code is null then
-        problem := changefeed.read_problem(f);
-    end if;
-    if problem.code is null and nested then
-        problem := changefeed.look_problem(f);
-    end if;
+    problem := changefeed.slow_problem(f, nested);
     if problem.code is not null then
         return changefeed.stop_sql(feed, problem.detail,
             concat_ws(' union all ', 'select 1 from ' || old_rows || ' o', 'select 1 from ' || new_rows || ' n'));
     end if;
     return changefeed.append_sql(feed, case when nested then changefeed.settled_sql(f, old_rows, new_rows)
         else changefeed.rows_sql(f, old_rows, new_rows) end, '$1', changefeed.changed_at_sql(feed));
+end;
+$$;
+
+-- After a TRUNCATE in whose triggers something was written: what the table holds now came after it, and was captured before it.
+create or replace function changefeed.left_now_sql(feed integer) returns text
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    f       changefeed.feeds := changefeed.captured_feed(feed);
+    problem changefeed.problem := changefeed.slow_problem(f, true);
+begin
+    if problem.code is not null then
+        return changefeed.stop_sql(feed, problem.detail, 'select 1');
+    end if;
+    return changefeed.append_sql(feed, changefeed.inserted_sql(f, f.source::regclass::text), '$1', changefeed.changed_at_sql(feed));
 end;
 $$;
 
@@ -290,7 +340,7 @@ declare
         'timezone', 'datestyle', 'intervalstyle', 'bytea_output', 'extra_float_digits', 'lc_monetary', 'search_path',
         'row_security', 'constraint_exclusion']) s (name));
 begin
-    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog', 'off', 'off']);
+    perform changefeed.restore_settings(array ['UTC', 'ISO', 'postgres', 'hex', '1', 'C', 'pg_catalog, pg_temp', 'off', 'off']);
     return were;
 end;
 $$;
@@ -336,16 +386,41 @@ $$;
 
 -- Functions of a newer generator fit the triggers of an older one, so there is time. CREATE TRIGGER waits for those who
 -- write, and those who come wait behind it: for an instant, or next time.
-create or replace function changefeed.renew_triggers(f changefeed.feeds) returns void
+drop function if exists changefeed.renew_triggers(changefeed.feeds);
+create function changefeed.renew_triggers(f changefeed.feeds) returns boolean
 language plpgsql
 set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
 begin
     perform changefeed.create_triggers(f);
-exception when lock_not_available then
-    return;
+    return true;
+exception
+    when lock_not_available then
+        return false;
+    when others then
+        perform changefeed.note_renewal_problem(f, sqlstate || ' ' || sqlerrm);
+        return false;
 end;
+$$;
+
+create or replace function changefeed.feeds_to_renew() returns setof changefeed.feeds
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+    select f.* from changefeed.feeds f
+    where f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f)
+        and (changefeed.capture_problem(f)).code is null
+$$;
+comment on function changefeed.feeds_to_renew() is
+    'Feeds with triggers of an older version on tables of which who calls it may make triggers.';
+
+create or replace function changefeed.note_renewal_problem(f changefeed.feeds, problem text) returns void
+language sql
+set search_path = pg_catalog, pg_temp
+as $$
+    update changefeed.feeds set renewal_problem = problem
+        where feed_id = f.feed_id and renewal_problem is distinct from problem
 $$;
 
 create or replace function changefeed.check_feed(f changefeed.feeds) returns void
@@ -365,14 +440,10 @@ begin
         if (changefeed.shape(f), changefeed.generator()) is distinct from (f.shape, f.generator) then
             perform changefeed.fit_capture(f);
         end if;
-        if f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f) then
-            perform changefeed.renew_triggers(f);
-        end if;
     end if;
 exception when others then
     -- Whatever it is, it is this feed's, and the others are looked at all the same.
-    update changefeed.feeds set renewal_problem = sqlstate || ' ' || sqlerrm
-        where feed_id = f.feed_id and renewal_problem is distinct from sqlstate || ' ' || sqlerrm;
+    perform changefeed.note_renewal_problem(f, sqlstate || ' ' || sqlerrm);
 end;
 $$;
 
@@ -382,13 +453,19 @@ create or replace function changefeed.check_feeds() returns void
 language plpgsql security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    f changefeed.feeds;
 begin
     if pg_is_in_recovery() then
         return;
     end if;
     -- Two who write a function at once would fail.
     lock table changefeed.functions in share update exclusive mode nowait;
-    perform changefeed.check_feed(f) from changefeed.feeds f;
+    perform changefeed.check_feed(u) from changefeed.feeds u;
+    -- Whoever writes to the table waits until this transaction ends: so one a call, as the last thing.
+    for f in select * from changefeed.feeds_to_renew() loop
+        exit when changefeed.renew_triggers(f);
+    end loop;
 exception when lock_not_available then
     return;
 end;
@@ -449,7 +526,7 @@ as $$
             (2, 'altered', case when f.source is not null and changefeed.has_drifted(f.feed_id, f.shape)
                 then 'the table was altered: capture follows more slowly' end),
             (3, (p.read).code, (p.read).detail),
-            (6, (p.look).code, (p.look).detail || ': capture would stop at a statement inside another one''s triggers'),
+            (6, (p.look).code, (p.look).detail || ': no snapshot can be read, and capture would stop at a statement inside another one''s triggers'),
             (4, 'image_incomplete', 'the images leave out the column ' || quote_ident(v.name)
                                      || ', which is generated when it is read'),
             (5, 'triggers_older', case when f.source is not null and f.triggers is distinct from changefeed.trigger_maker()

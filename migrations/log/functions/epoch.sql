@@ -10,6 +10,19 @@ as $$
 $$;
 comment on function changefeed.home(integer) is 'Cluster, database and table of a feed''s log as they are now.';
 
+-- Who waits for a lock with a snapshot that is older than it does not see what others have committed meanwhile.
+create or replace function changefeed.refuse_kept_snapshot() returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+        raise exception 'this needs a transaction at READ COMMITTED: at % it would not see all of the log',
+            upper(current_setting('transaction_isolation')) using errcode = 'active_sql_transaction';
+    end if;
+end;
+$$;
+
 -- What lies beyond the newest tick may have been written since: it becomes the first batch, as of one transaction that has
 -- ended, so that the next tick sees it, be it of this transaction. With the log to ourselves all of it is visible, and each
 -- row's changes keep the order of their numbers. TRUNCATE empties attached days only; nobody attaches or detaches one while
@@ -20,10 +33,11 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '5s'
 as $$
 begin
+    perform changefeed.refuse_kept_snapshot();
     perform changefeed.lock_day_floor(feed);
     perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
-    execute format('create temp table changefeed_unread as select * from changefeed_log.log_%1$s '
+    execute format('create unlogged table changefeed_log.unread_%1$s as select * from changefeed_log.log_%1$s '
                    'where seq > (select coalesce(max(last_seq), 0) from changefeed_log.tick_%1$s)', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('truncate changefeed_log.log_%1$s, changefeed_log.tick_%1$s', feed);
@@ -32,12 +46,15 @@ begin
     perform changefeed.make_first_tick(feed);
     -- P1: the first tick's own word for what it does not see; a snapshot taken now may say otherwise. The bucket, because in a
     -- database of another encoding it is another one.
-    execute format('update pg_temp.changefeed_unread u set xid = pg_snapshot_xmax(t.snapshot), '
-                   'bucket = case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end, '
-                   'changed_at = least(u.changed_at, clock_timestamp()) '
-                   'from changefeed_log.tick_%s t', feed);
-    execute format('insert into changefeed_log.log_%s select * from pg_temp.changefeed_unread', feed);
-    drop table pg_temp.changefeed_unread;
+    execute format($sql$
+        insert into changefeed_log.log_%1$s
+            (xid, seq, changed_at, bucket, created, op, partition_key, key, image, annotations)
+        select pg_snapshot_xmax(t.snapshot), u.seq, least(u.changed_at, clock_timestamp()),
+            case when u.bucket < 0 then u.bucket else changefeed.bucket(u.partition_key) end,
+            u.created, u.op, u.partition_key, u.key, u.image, u.annotations
+        from changefeed_log.unread_%1$s u, changefeed_log.tick_%1$s t;
+        drop table changefeed_log.unread_%1$s
+    $sql$, feed);
     delete from changefeed.partitions p where p.feed_id = feed and p.end_tick is not null;
     update changefeed.partitions p set start_tick = 1 where p.feed_id = feed;
     update changefeed.feeds f set home = changefeed.home(feed), incarnation = gen_random_uuid() where f.feed_id = feed;

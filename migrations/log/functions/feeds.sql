@@ -137,6 +137,7 @@ set client_min_messages = warning
 as $$
 declare
     capture regprocedure;
+    watched regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
 begin
     if not exists (select from changefeed.feeds f where f.feed_id = feed) then
         raise exception 'there is no feed %', feed
@@ -156,6 +157,10 @@ begin
     loop
         execute format('drop function %s cascade', capture);
     end loop;
+    -- Capture may read what is watched, and no more. Where somebody else gave it the right, it stays.
+    if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
+        execute format('revoke select on table %s from changefeed_capture', watched);
+    end if;
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '

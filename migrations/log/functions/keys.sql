@@ -139,6 +139,21 @@ begin
 end;
 $$;
 
+-- From 18 on a column may be NOT NULL while nobody has looked at the rows that were there before.
+create or replace function changefeed.may_be_null(source oid, number smallint) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select not a.attnotnull or exists (
+            select from pg_constraint c
+            where c.conrelid = source and c.contype = 'n' and not c.convalidated and number = any (c.conkey))
+        from pg_attribute a where a.attrelid = source and a.attnum = number
+    );
+end;
+$$;
+
 -- SQL that compares two values as the unique index of a key does, so that it is found there. An operator is chosen by
 -- name and types; where more than one would do, a cast that somebody made decides. So only one of exactly these types, or
 -- of PostgreSQL's own; any other type (an enum, a composite) by its text.
@@ -166,6 +181,7 @@ $$;
 create or replace function changefeed.text_form(type oid) returns text
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set quote_all_identifiers = off
 as $$
 begin
     return (

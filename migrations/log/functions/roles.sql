@@ -64,9 +64,10 @@ begin
         changefeed.let_capture_append(f.feed_id) from changefeed.feeds f;
     perform changefeed.hand_over();
     -- Marks go where readers look for them, whatever keeps the rest of a feed's capture from being written anew.
-    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.clearing_body(f.feed_id, f.doorbell))
+    perform changefeed.create_capture_function(f.feed_id, 'truncate', '', changefeed.table_clearing_body(f))
         from changefeed.feeds f where f.capture_function is null;
     perform changefeed.check_feed(f) from changefeed.feeds f;
+    perform changefeed.renew_triggers(f) from changefeed.feeds_to_renew() f;
 end;
 $$;
 comment on function changefeed.end_migration() is

@@ -229,12 +229,9 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    problem changefeed.problem := changefeed.capture_problem(f);
+    problem changefeed.problem := changefeed.slow_problem(f, true);
 begin
     perform changefeed.refuse_old_snapshot(f);
-    if problem.code is null then
-        problem := changefeed.read_problem(f);
-    end if;
     return coalesce(problem.detail, case when changefeed.snapshot_index(f) is null
         then 'no unique index on the key has the default order of types of PostgreSQL''s own, or of enums' end);
 end;
@@ -273,16 +270,19 @@ begin
 end;
 $$;
 
--- The check of the shape is that of capture, see changefeed.table_body.
+-- The check of the shape is that of capture, see changefeed.table_body. Who plans these queries may evaluate expressions of the
+-- table, see changefeed.supplied_function: looked at each time, because a new one on a partition makes no plan of this test anew.
 create or replace function changefeed.create_snapshot_functions(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    settings constant text := 'set search_path = pg_catalog set timezone = ''UTC'' set datestyle = ''ISO'' '
-        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' ';
+    settings constant text := 'set search_path = pg_catalog, pg_temp set timezone = ''UTC'' set datestyle = ''ISO'' '
+        'set intervalstyle = ''postgres'' set bytea_output = ''hex'' set extra_float_digits = 1 set lc_monetary = ''C'' '
+        'set constraint_exclusion = off ';
     drifted  constant text := format('(case when $1 is null or $1 is not null then %L::pg_catalog.regclass end) is null '
-        'or changefeed.has_drifted(%s, %L)', f.source::oid, f.feed_id, f.shape);
+        'or changefeed.has_drifted(%s, %L) or changefeed.supplied_function(%L::pg_catalog.oid) is not null',
+        f.source::oid, f.feed_id, f.shape, f.source::oid);
 begin
     if changefeed.snapshot_index(f) is null then
         execute format('drop function if exists changefeed_log.items_%1$s, changefeed_log.places_%1$s', f.feed_id);

@@ -74,15 +74,24 @@ begin
 end;
 $$;
 
-create or replace function changefeed.refuse_nullable(source regclass, argument text, numbers smallint[]) returns void
+drop function if exists changefeed.refuse_nullable(regclass, text, smallint[]);
+
+create or replace function changefeed.refuse_unfit_key(source regclass, argument text, numbers smallint[]) returns void
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     nullable text;
+    unseen   text;
 begin
+    select quote_ident(attname) into unseen from pg_attribute
+        where attrelid = source and attnum = any (numbers) and attgenerated = 'v' limit 1;
+    if found then
+        raise exception '%: the column % of % is generated when it is read, and triggers do not see it', argument, unseen, source
+            using errcode = 'feature_not_supported', hint = 'Make it stored, or name other columns.';
+    end if;
     select quote_ident(attname) into nullable from pg_attribute
-        where attrelid = source and attnum = any (numbers) and not attnotnull limit 1;
+        where attrelid = source and attnum = any (numbers) and changefeed.may_be_null(source, attnum) limit 1;
     if found then
         raise exception '%: the column % of % may be null', argument, nullable, source
             using errcode = 'invalid_parameter_value',
@@ -108,7 +117,7 @@ begin
         return (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
     end if;
     numbers := changefeed.chosen_columns(source, 'key', key);
-    perform changefeed.refuse_nullable(source, 'key', numbers);
+    perform changefeed.refuse_unfit_key(source, 'key', numbers);
     if changefeed.key_index(source, numbers) is null then
         raise exception 'key: no unique index of % is on exactly (%)', source, array_to_string(key, ', ')
             using errcode = 'object_not_in_prerequisite_state',
@@ -197,7 +206,7 @@ begin
     wanted.partition_key_numbers := wanted.key_numbers;
     if partition_key is not null then
         wanted.partition_key_numbers := changefeed.chosen_columns(watch.source, 'partition_key', partition_key);
-        perform changefeed.refuse_nullable(watch.source, 'partition_key', wanted.partition_key_numbers);
+        perform changefeed.refuse_unfit_key(watch.source, 'partition_key', wanted.partition_key_numbers);
     end if;
     if image_columns is not null then
         wanted.image_numbers := changefeed.chosen_columns(watch.source, 'image_columns', image_columns);

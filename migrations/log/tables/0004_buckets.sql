@@ -11,13 +11,18 @@ do $do$
 declare
     f     record;
     index regclass;
+    day   regclass;
 begin
     for f in select feed_id, source from changefeed.feeds order by feed_id loop
         -- As writers take them: the table first, then the log. Until the end of the migration, which writes capture anew.
-        if f.source is not null and to_regclass(f.source::text) is not null then
+        if exists (select from pg_class c where c.oid = f.source) then
             execute format('lock table %s in share row exclusive mode', f.source);
         end if;
         execute format('lock table changefeed_log.log_%s in access exclusive mode', f.feed_id);
+        -- Where a publication has all tables, nobody may change their rows without it.
+        for day in select i.inhrelid from pg_inherits i where i.inhparent = format('changefeed_log.log_%s', f.feed_id)::regclass loop
+            execute format('alter table %s replica identity full', day);
+        end loop;
         for index in
             select i.indexrelid from pg_index i
             where i.indrelid = format('changefeed_log.log_%s', f.feed_id)::regclass

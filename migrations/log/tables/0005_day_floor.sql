@@ -8,7 +8,7 @@ declare
 begin
     for f in select feed_id, source from changefeed.feeds order by feed_id loop
         -- As writers take them, until capture is written anew: what they write without the floor, no tick has a floor for.
-        if f.source is not null and to_regclass(f.source::text) is not null then
+        if exists (select from pg_class c where c.oid = f.source) then
             execute format('lock table %s in share row exclusive mode', f.source);
         end if;
         execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', f.feed_id);

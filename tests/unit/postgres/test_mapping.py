@@ -146,7 +146,7 @@ def test_current_items_follow_the_item_to_its_partition() -> None:
         b"b": CurrentImage(b"elsewhere", 1, b"B"),
         b"big": CurrentImage(b"w", 1001, None),
     }
-    moved, items = current_items(rows, images, 1000, logical_partition=None)
+    moved, items = current_items(rows, images, 1000, of_a_part=False)
     assert [partition_key for _, _, _, _, _, partition_key, *_ in moved] == [b"w", b"elsewhere", b"w", b"w", b"w"]
     assert items.texts == [b"A", b"B", None, None, None]
     assert items.states == [
@@ -158,9 +158,9 @@ def test_current_items_follow_the_item_to_its_partition() -> None:
     ]
 
 
-def test_for_a_logical_partition_what_moved_away_is_gone() -> None:
+def test_for_a_part_of_the_collection_what_moved_away_is_gone() -> None:
     rows = [row(1, key="b")]
-    moved, items = current_items(rows, {b"b": CurrentImage(b"elsewhere", 1, b"B")}, 9, logical_partition=b"w")
+    moved, items = current_items(rows, {b"b": CurrentImage(b"elsewhere", 1, b"B")}, 9, of_a_part=True)
     assert moved == rows
     assert items == Items([ItemState.NOT_APPLICABLE], [None])
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from changefeed_gateway.core.errors import TransientFailure
-from changefeed_gateway.core.model import ItemState, LogicalPartition, PageRead
+from changefeed_gateway.core.model import EntireCollection, ItemState, PageRead
 from changefeed_gateway.providers.postgres.connections import Connections
 from changefeed_gateway.providers.postgres.feeds import ImageMode
 from changefeed_gateway.providers.postgres.mapping import (
@@ -101,10 +101,9 @@ class ImageReader:
             found = await self._connections.fetch(self._statements.current_images, arguments, as_sent=True)
             images = {key: CurrentImage(*rest) for key, *rest in found}
         sizes = [image.image_bytes if (image := images.get(row[KEY])) else 0 for row in rows]
-        scope = read.scope
-        logical = scope.partition_key.encode() if isinstance(scope, LogicalPartition) else None
+        of_a_part = not isinstance(read.scope, EntireCollection)
         rows = rows[: self._cut(sizes, read)]
-        return Illustrated(*current_items(rows, images, read.max_item_bytes, logical_partition=logical))
+        return Illustrated(*current_items(rows, images, read.max_item_bytes, of_a_part=of_a_part))
 
     def _cut(self, sizes: Sequence[int], read: PageRead) -> int:
         total = sum(sizes)
@@ -142,18 +141,19 @@ def current_items(
     images: Mapping[bytes, CurrentImage],
     max_item_bytes: int,
     *,
-    logical_partition: bytes | None,
+    of_a_part: bool,
 ) -> tuple[list[Row], Items]:
     """The items as they are now, and the rows with the partition key under which the item lives now.
 
-    A reader of one logical partition gets no item that has moved to another: for it the item is gone.
+    P2: a reader of a part of the collection gets no item that has moved to another logical partition: its changes come
+    there, in their order, and what is shown here could be older than what another reader has been told of it.
     """
     moved = list(rows)
     states = [ItemState.NOT_APPLICABLE] * len(rows)
     texts: list[bytes | None] = [None] * len(rows)
     for index, row in enumerate(rows):
         image = images.get(row[KEY]) if row[OP] == UPSERT else None
-        if image is None or logical_partition not in (None, image.partition_key):
+        if image is None or (of_a_part and image.partition_key != row[PARTITION_KEY]):
             continue
         moved[index] = _moved(row, image.partition_key)
         if image.image_bytes > max_item_bytes:

@@ -180,12 +180,18 @@ async def source_items(dsn: str, collection: str) -> dict[str, str]:
             if row is None:
                 raise OperationError(f"there is no feed {collection!r}", Category.NOT_FOUND)
             statement = sql.SQL(
-                "SELECT key, image FROM {}(null, %(most)s, %(most)s, %(most)s, null, false) WHERE wanted"
+                "SELECT key, image, problem FROM {}(null, %(most)s, %(most)s, %(most)s, null, false)"
+                " WHERE wanted OR problem IS NOT NULL"
             )
             found = await connection.execute(
                 statement.format(sql.Identifier("changefeed_log", f"items_{row[0]}")), {"most": _NO_BOUND}
             )
-            return {_key(key, row[1]): image async for key, image in found}
+            items: dict[str, str] = {}
+            async for key, image, problem in found:
+                if problem is not None:
+                    raise OperationError(f"the items of {collection} cannot be read: {problem}")
+                items[_key(key, row[1])] = image
+            return items
     except psycopg.Error as error:
         raise operation_error(error) from error
 

@@ -107,7 +107,7 @@ async def merge_partitions(dsn: str, feed: str, first_id: str, second_id: str) -
 
 
 async def _replace_partitions(dsn: str, statement: str, arguments: Sequence[object]) -> list[str]:
-    async with _connected(dsn) as connection:
+    async with _connected(dsn) as connection, connection.transaction():
         rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
     return [str(row[0]) for row in rows]
 
@@ -133,6 +133,8 @@ async def _connected(dsn: str) -> AsyncIterator[psycopg.AsyncConnection[TupleRow
     """A connection in autocommit; what the database refuses becomes OperationError."""
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            # Of its transactions, whatever the database's default is: a tick needs it.
+            await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             yield connection
     except psycopg.Error as error:
         raise operation_error(error) from error

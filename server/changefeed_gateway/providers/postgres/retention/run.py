@@ -260,7 +260,8 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
         ) as connection:
             await connection.execute(
                 "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', '0', false),"
-                " set_config('timezone', 'UTC', false)",
+                " set_config('timezone', 'UTC', false),"
+                " set_config('default_transaction_isolation', 'read committed', false)",
                 (_WAIT,),
             )
             cursor = await connection.execute("SELECT pg_is_in_recovery()")
