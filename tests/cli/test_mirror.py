@@ -11,7 +11,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from changefeed.v1.change_event_pb2 import KEY_TYPE_NULL, KEY_TYPE_STRING, ChangeEvent, Key, KeyComponent
+from changefeed.v1.change_event_pb2 import (
+    KEY_TYPE_BOOLEAN,
+    KEY_TYPE_NULL,
+    KEY_TYPE_NUMBER,
+    KEY_TYPE_STRING,
+    ChangeEvent,
+    Key,
+    KeyComponent,
+)
 from changefeed_gateway.app import operations
 from changefeed_gateway.cli.exits import Failed
 from changefeed_gateway.cli.mirror.copy import Copy
@@ -346,6 +354,16 @@ def test_a_key_of_null_is_no_empty_text() -> None:
     keys = [Key(components=[KeyComponent(name="k", type=kind)]) for kind in (KEY_TYPE_NULL, KEY_TYPE_STRING)]
     puts = [step_of(ChangeEvent(key=key, new_item_json="{}")) for key in keys]
     assert puts == [("put", "[null]", "{}"), ("put", '[""]', "{}")]
+
+
+def test_values_of_several_types_under_one_path_are_several_keys() -> None:
+    """A container of Cosmos DB may have them; elsewhere a column has one type, and its text is enough."""
+    typed = ((KEY_TYPE_STRING, "1"), (KEY_TYPE_NUMBER, "1"), (KEY_TYPE_STRING, "true"), (KEY_TYPE_BOOLEAN, "true"))
+    keys = [Key(components=[KeyComponent(name="k", type=kind, value=value)]) for kind, value in typed]
+    told = [
+        [step_of(ChangeEvent(key=key, provider=provider))[1] for key in keys] for provider in ("cosmos", "postgres")
+    ]
+    assert told == [['["1"]', "[1]", '["true"]', "[true]"], ['["1"]', '["1"]', '["true"]', '["true"]']]
 
 
 def test_what_differs_is_named_by_key() -> None:

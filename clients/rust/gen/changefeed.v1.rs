@@ -79,7 +79,7 @@ pub struct ChangeEvent {
     /// The collection that changed.
     #[prost(message, optional, tag = "10")]
     pub address: ::core::option::Option<ResourceAddress>,
-    /// The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+    /// The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
     #[prost(string, tag = "11")]
     pub provider: ::prost::alloc::string::String,
     /// Metadata that the writing transaction attached, as the JSON text of an object; empty when it attached none.

@@ -10,8 +10,11 @@ from changefeed.v1.change_event_pb2 import (
     CHANGE_TYPE_DELETE,
     CHANGE_TYPE_TRUNCATE,
     ITEM_STATE_NOT_APPLICABLE,
+    KEY_TYPE_BOOLEAN,
     KEY_TYPE_NULL,
+    KEY_TYPE_NUMBER,
     ChangeEvent,
+    KeyComponent,
 )
 from changefeed.v1.read_changes_pb2 import NewItemStateMode
 from changefeed.v1.resource_pb2 import ResourceAddress
@@ -113,11 +116,20 @@ def step_of(event: ChangeEvent) -> Step:
     """What an event does to a copy."""
     if event.change_type == CHANGE_TYPE_TRUNCATE:
         return "clear", "", ""
-    values = [None if component.type == KEY_TYPE_NULL else component.value for component in event.key.components]
-    key = json.dumps(values, ensure_ascii=False)
+    key = json.dumps([_value(component, event.provider) for component in event.key.components], ensure_ascii=False)
     if event.change_type == CHANGE_TYPE_DELETE or event.item_state == ITEM_STATE_NOT_APPLICABLE:
         return "remove", key, ""
     return "put", key, event.new_item_json
+
+
+def _value(component: KeyComponent, provider: str) -> str | float | bool | None:
+    """What stands for a component in the key of a copy: its text, where all values of a column have one type."""
+    if component.type == KEY_TYPE_NULL:
+        return None
+    if provider == "cosmos" and component.type in (KEY_TYPE_NUMBER, KEY_TYPE_BOOLEAN):
+        value: float | bool = json.loads(component.value)
+        return value
+    return component.value
 
 
 def differing(source: Mapping[str, str], copy: Mapping[str, str]) -> set[str]:

@@ -308,7 +308,7 @@ type ChangeEvent struct {
 	Origin Origin `protobuf:"varint,9,opt,name=origin,proto3,enum=changefeed.v1.Origin" json:"origin,omitempty"`
 	// The collection that changed.
 	Address *ResourceAddress `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`
-	// The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+	// The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
 	Provider string `protobuf:"bytes,11,opt,name=provider,proto3" json:"provider,omitempty"`
 	// Metadata that the writing transaction attached, as the JSON text of an object; empty when it attached none.
 	AnnotationsJson string `protobuf:"bytes,12,opt,name=annotations_json,json=annotationsJson,proto3" json:"annotations_json,omitempty"`

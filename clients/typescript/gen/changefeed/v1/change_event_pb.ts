@@ -98,7 +98,7 @@ export type ChangeEvent = Message<"changefeed.v1.ChangeEvent"> & {
   address?: ResourceAddress | undefined;
 
   /**
-   * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+   * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
    *
    * @generated from field: string provider = 11;
    */

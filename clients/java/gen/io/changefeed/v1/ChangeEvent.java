@@ -453,7 +453,7 @@ private static final long serialVersionUID = 0L;
   private volatile java.lang.Object provider_ = "";
   /**
    * <pre>
-   * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+   * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
    * </pre>
    *
    * <code>string provider = 11 [json_name = "provider"];</code>
@@ -474,7 +474,7 @@ private static final long serialVersionUID = 0L;
   }
   /**
    * <pre>
-   * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+   * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
    * </pre>
    *
    * <code>string provider = 11 [json_name = "provider"];</code>
@@ -2231,7 +2231,7 @@ private static final long serialVersionUID = 0L;
     private java.lang.Object provider_ = "";
     /**
      * <pre>
-     * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+     * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
      * </pre>
      *
      * <code>string provider = 11 [json_name = "provider"];</code>
@@ -2251,7 +2251,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+     * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
      * </pre>
      *
      * <code>string provider = 11 [json_name = "provider"];</code>
@@ -2272,7 +2272,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+     * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
      * </pre>
      *
      * <code>string provider = 11 [json_name = "provider"];</code>
@@ -2289,7 +2289,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+     * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
      * </pre>
      *
      * <code>string provider = 11 [json_name = "provider"];</code>
@@ -2303,7 +2303,7 @@ private static final long serialVersionUID = 0L;
     }
     /**
      * <pre>
-     * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+     * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
      * </pre>
      *
      * <code>string provider = 11 [json_name = "provider"];</code>

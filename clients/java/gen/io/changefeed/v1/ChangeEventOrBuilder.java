@@ -241,7 +241,7 @@ public interface ChangeEventOrBuilder extends
 
   /**
    * <pre>
-   * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+   * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
    * </pre>
    *
    * <code>string provider = 11 [json_name = "provider"];</code>
@@ -250,7 +250,7 @@ public interface ChangeEventOrBuilder extends
   java.lang.String getProvider();
   /**
    * <pre>
-   * The provider: "postgres", "dynamodb", "cosmosdb", "spanner" or "memory".
+   * The provider: "postgres", "dynamodb", "cosmos", "spanner" or "memory".
    * </pre>
    *
    * <code>string provider = 11 [json_name = "provider"];</code>
