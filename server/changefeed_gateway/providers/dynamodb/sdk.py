@@ -136,15 +136,14 @@ class Sdk:
         return await self._connecting.ask("connect", self._connect, join=True)
 
     async def _connect(self) -> "_Clients":
-        if self._clients is None:
-            try:
-                self._clients = await self._in_thread(self._make_clients)
-            except (ClientError, BotoCoreError) as error:
-                raise ProviderAuthenticationFailed(
-                    "the connection's region, profile or role cannot be used: check its settings and ~/.aws"
-                ) from error
-            self.region = self._clients.region
-        return self._clients
+        try:
+            clients: _Clients = await self._in_thread(self._make_clients)
+        except (ClientError, BotoCoreError) as error:
+            raise ProviderAuthenticationFailed(
+                "the connection's region, profile or role cannot be used: check its settings and ~/.aws"
+            ) from error
+        self._clients, self.region = clients, clients.region
+        return clients
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         if self._closed:
