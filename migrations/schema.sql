@@ -350,8 +350,9 @@ CREATE FUNCTION changefeed.check_feed(f changefeed.feeds) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    problem text := (changefeed.capture_problem(f)).detail;
+    problem text;
 begin
+    problem := (changefeed.capture_problem(f)).detail;
     if problem is distinct from f.stopped then
         update changefeed.feeds set stopped = problem
             where feed_id = f.feed_id and stopped is not distinct from f.stopped;
@@ -1355,7 +1356,6 @@ CREATE FUNCTION changefeed.feeds_to_renew() RETURNS SETOF changefeed.feeds
     AS $$
     select f.* from changefeed.feeds f
     where f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f)
-        and (changefeed.capture_problem(f)).code is null
 $$;
 
 COMMENT ON FUNCTION changefeed.feeds_to_renew() IS 'Feeds with triggers of an older version on tables of which who calls it may make triggers.';
@@ -2171,6 +2171,9 @@ CREATE FUNCTION changefeed.renew_triggers(f changefeed.feeds) RETURNS boolean
     SET lock_timeout TO '100ms'
     AS $$
 begin
+    if (changefeed.capture_problem(f)).code is not null then
+        return false;
+    end if;
     perform changefeed.create_triggers(f);
     return true;
 exception

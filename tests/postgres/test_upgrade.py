@@ -242,6 +242,27 @@ async def test_a_look_holds_up_the_writers_of_one_table_at_most(log_database: st
         assert await (await connection.execute(left)).fetchall() == [(0,)]
 
 
+@pytest.mark.req("DB-12")
+async def test_a_feed_that_cannot_be_looked_at_keeps_no_other_from_being_renewed(log_database: str) -> None:
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as connection:
+        for table in ("one", "two"):
+            await connection.execute(f"CREATE TABLE {table} (id int PRIMARY KEY)".encode())
+            await connection.execute("SELECT changefeed.watch(%s)", (table,))
+            await connection.execute(f"GRANT TRIGGER ON {table} TO changefeed_owner".encode())
+        await connection.execute("UPDATE changefeed.feeds SET triggers = 'older', generator = 'older'")
+        # As of a catalog that another session changes in the midst of the look.
+        await connection.execute(
+            "CREATE OR REPLACE FUNCTION changefeed.may_be_null(source oid, number smallint) RETURNS boolean"
+            " LANGUAGE plpgsql AS $$BEGIN IF source = 'public.one'::regclass THEN RAISE 'no such row'; END IF;"
+            " RETURN false; END$$"
+        )
+        await connection.execute("SELECT changefeed.check_feeds()")
+        renewed = (
+            "SELECT triggers <> 'older' AND generator <> 'older', renewal_problem FROM changefeed.feeds ORDER BY name"
+        )
+        assert await (await connection.execute(renewed)).fetchall() == [(False, "P0001 no such row"), (True, None)]
+
+
 @pytest.mark.req("DB-12", "P1")
 async def test_whoever_commits_while_a_migration_waits_is_found_under_any_default_isolation(older: str) -> None:
     async with (

@@ -393,6 +393,9 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms'
 as $$
 begin
+    if (changefeed.capture_problem(f)).code is not null then
+        return false;
+    end if;
     perform changefeed.create_triggers(f);
     return true;
 exception
@@ -410,7 +413,6 @@ set search_path = pg_catalog, pg_temp
 as $$
     select f.* from changefeed.feeds f
     where f.triggers is distinct from changefeed.trigger_maker() and changefeed.may_make_triggers(f)
-        and (changefeed.capture_problem(f)).code is null
 $$;
 comment on function changefeed.feeds_to_renew() is
     'Feeds with triggers of an older version on tables of which who calls it may make triggers.';
@@ -428,8 +430,9 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    problem text := (changefeed.capture_problem(f)).detail;
+    problem text;
 begin
+    problem := (changefeed.capture_problem(f)).detail;
     if problem is distinct from f.stopped then
         update changefeed.feeds set stopped = problem
             where feed_id = f.feed_id and stopped is not distinct from f.stopped;
