@@ -133,10 +133,11 @@ async def drain(consumer: PageReader | Crew) -> None:
     with suppress(TimeoutError):
         async with asyncio.timeout(PATIENCE) as patience:
             while owed := len(consumer.account.owed()):
-                if isinstance(consumer, Crew):
+                if isinstance(consumer, Crew) and consumer.tokens:
                     await consumer.work_on_all()
                 else:
                     await consumer.work(50)
+                await asyncio.sleep(0)  # a consumer that has nothing to ask lets nobody else go on
                 if len(consumer.account.owed()) < owed:
                     # A busy machine may take long: only what stands still is lost.
                     patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)

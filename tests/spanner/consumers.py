@@ -154,6 +154,7 @@ async def drain(consumers: Sequence[Consumer]) -> None:
                         await consumer.work_on_all()
                     else:
                         await consumer.work(50)
+                    await asyncio.sleep(0)  # a consumer that has nothing to ask lets nobody else go on
                     if len(consumer.owed()) < owed:
                         # A busy machine may take long: only what stands still is lost.
                         patience.reschedule(asyncio.get_running_loop().time() + PATIENCE)
