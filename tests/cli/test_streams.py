@@ -36,14 +36,13 @@ async def test_the_open_streams_are_listed_and_no_key_is(
             changefeed.run("streams", "mem/documents"),
             changefeed.run("streams", "mem/plain", "--json"),
         )
-    first, second, *again = listed.records
+    first, second = listed.records  # each once, of a gateway that was named twice
     assert (first["type"], first["scope"]) == ("stream", "STREAM_SCOPE_ENTIRE_COLLECTION")
     assert first["address"] == {"connection": "mem", "database": "main", "collection": "documents"}
     assert second["scope"] == "STREAM_SCOPE_LOGICAL_PARTITION"
     assert (first["events"], first["host"], first["changes_behind"]) == ("1", "127.0.0.1", "0")
     assert "a logical partition" in for_people.out
     assert elsewhere.records == []
-    assert [stream["stream_id"] for stream in again] == [first["stream_id"], second["stream_id"]]
     assert SECRET not in listed.out + for_people.out
 
 

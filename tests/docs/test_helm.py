@@ -20,9 +20,11 @@ NAMES = ("least", "all")
 
 
 def manifests(name: str) -> dict[str, dict[str, Any]]:
-    """By kind."""
-    found = yaml.safe_load_all((HELM / f"rendered/{name}.yaml").read_text(encoding="utf-8"))
-    return {manifest["kind"]: manifest for manifest in found if manifest}
+    """By kind; another of that kind by its name."""
+    found: dict[str, dict[str, Any]] = {}
+    for manifest in filter(None, yaml.safe_load_all((HELM / f"rendered/{name}.yaml").read_text(encoding="utf-8"))):
+        found[manifest["metadata"]["name"] if manifest["kind"] in found else manifest["kind"]] = manifest
+    return found
 
 
 def pod(name: str) -> dict[str, Any]:
@@ -83,6 +85,15 @@ def test_every_file_that_the_settings_name_is_mounted_from_a_secret(
     named = {part for part in text.split('"') if part.startswith("/run/")}
     assert len(named) > 3
     assert named <= files
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_one_name_has_every_pod_for_who_lists_the_streams_ready_or_not(name: str) -> None:
+    service, every = manifests(name)["Service"]["spec"], manifests(name)["changefeed-replicas"]["spec"]
+    assert every["clusterIP"] == "None", "it has the addresses of the pods"
+    assert every["publishNotReadyAddresses"], "a pod whose database is away has streams too"
+    assert (every["selector"], every["ports"]) == (service["selector"], service["ports"])
+    assert "changefeed-replicas.NAMESPACE.svc" in (DOCS / "kubernetes.md").read_text(encoding="utf-8")
 
 
 def test_readiness_may_ask_for_some_connections_alone() -> None:

@@ -74,6 +74,13 @@ def test_compose_can_make_its_containers_and_waits_for_the_database_itself() -> 
     assert "--host=127.0.0.1" in COMPOSE["services"]["postgres"]["healthcheck"]["test"]
 
 
+def test_no_two_services_build_an_image_of_one_name() -> None:
+    """Compose has Bake build all at once: "failed to solve: image ... already exists", where none was built before."""
+    built = [service.get("image", name) for name, service in COMPOSE["services"].items() if "build" in service]
+    assert len(built) == 2
+    assert len(set(built)) == len(built)
+
+
 def test_compose_publishes_on_loopback_alone_and_its_files_are_there() -> None:
     for name, service in COMPOSE["services"].items():
         for port in service.get("ports", []):

@@ -19,6 +19,7 @@ from changefeed_gateway.cli.output import complain
 from changefeed_gateway.settings import GatewayTarget, client_settings, gateway_target
 from changefeed_gateway.settings.values import format_duration
 
+ChannelOptions = tuple[tuple[str, Any], ...]
 _File = Path | None
 
 _LONGEST_CONNECTING: Final = timedelta(seconds=5)
@@ -55,7 +56,7 @@ class GatewayOptions:
         """The gateway that is meant. Raises SettingsError."""
         return gateway_target(self.target, config)
 
-    def dialer(self, address: str, options: tuple[tuple[str, Any], ...]) -> Callable[[], grpc.aio.Channel]:
+    def dialer(self, address: str, options: ChannelOptions) -> Callable[[], grpc.aio.Channel]:
         """What makes channels to it. Raises SettingsError and Failed; what it returns raises Failed too."""
         ours = client_settings()
         with _usage():
@@ -120,15 +121,21 @@ def calls_gateway(command: Callable[..., None]) -> Callable[..., None]:
 
 
 @asynccontextmanager
-async def client_of(gateway: GatewayOptions, *, patience: timedelta | None = None) -> AsyncIterator[ChangeFeedClient]:
+async def client_of(
+    gateway: GatewayOptions,
+    target: GatewayTarget | None = None,
+    *,
+    options: ChannelOptions = (),
+    patience: timedelta | None = None,
+) -> AsyncIterator[ChangeFeedClient]:
     """A client of the gateway that an option, the environment or the settings name, once it has been reached.
 
-    A first connection that fails is the end, unless `patience` says how long to wait for it. Raises SettingsError and
-    Failed.
+    Or of `target`, with more options of its channels. A first connection that fails is the end, unless `patience` says
+    how long to wait for it. Raises SettingsError and Failed.
     """
-    found = gateway.found()
-    await _reach(found, gateway.dialer(found.address, _OPTIONS), patience)
-    async with ChangeFeedClient(gateway.dialer(found.address, OPTIONS)) as client:
+    found = target or gateway.found()
+    await _reach(found, gateway.dialer(found.address, (*_OPTIONS, *options)), patience)
+    async with ChangeFeedClient(gateway.dialer(found.address, (*OPTIONS, *options))) as client:
         yield client
 
 

@@ -1,6 +1,7 @@
 """`changefeed streams`: who reads what, since when, how far behind, how fast."""
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
@@ -12,9 +13,10 @@ from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed.v1.subscribe_pb2 import SubscriptionState
 from changefeed_gateway.cli.arguments import address_of, spelled
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
-from changefeed_gateway.cli.exits import exits
+from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
 from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, complain, print_json, print_table, short
+from changefeed_gateway.cli.replicas import Replica, failures, replicas_of
 
 _COLUMNS: Final = [
     "GATEWAY", "STREAM", "WHO", "READS", "STATE", "SINCE", "EVENTS", "A SECOND", "LAG", "BEHIND", "BLOCKED",
@@ -29,41 +31,61 @@ Targets = Annotated[
     typer.Option(
         "--target",
         metavar="HOST:PORT",
-        help="The gateway; several, to ask replicas. Else CHANGEFEED_TARGET, else listen of the settings.",
+        help="The gateway: every replica that its name leads to, or several targets."
+        " Else CHANGEFEED_TARGET, else listen of the settings.",
     ),
 ]
 
 
 @calls_gateway
 def streams(collection: Wanted = None, json: Json = False, target: Targets = None, *, gateway: GatewayOptions) -> None:
-    """List the open streams: who reads what, since when, how far behind, how fast."""
+    """List the open streams of all replicas: who reads what, since when, how far behind, how fast."""
 
-    async def collect(one: str | None) -> list[ListStreamsResponse]:
-        async with client_of(replace(gateway, target=one)) as client:
+    async def collect(replica: Replica) -> list[ListStreamsResponse]:
+        async with client_of(gateway, replica.target, options=replica.options) as client:
             address = collection or ResourceAddress()
             pages = client.streams(connection=address.connection, collection=address.collection)
             return [page async for page in pages]
 
-    async def collect_all() -> list[list[ListStreamsResponse] | BaseException]:
+    async def collect_all() -> dict[Replica, list[ListStreamsResponse] | BaseException]:
         targets: list[str | None] = [*target] if target else [None]
-        return await asyncio.gather(*map(collect, targets), return_exceptions=True)
+        found = [replica for one in targets for replica in await replicas_of(replace(gateway, target=one).found())]
+        replicas = dict.fromkeys(found)
+        return dict(zip(replicas, await asyncio.gather(*map(collect, replicas), return_exceptions=True), strict=True))
 
     with exits():
         answers = asyncio.run(collect_all())
-        found = [
-            (page.gateway, stream)
-            for pages in answers
-            if not isinstance(pages, BaseException)
-            for page in pages
-            for stream in page.streams
-        ]
-        _show(found, json=json)
+        _show(_each_once(answers.values()), json=json)
         # The others' streams are worth seeing when one gateway is away; each that is, is told.
-        failures = [answer for answer in answers if isinstance(answer, BaseException)]
-        for failure in failures[1:]:
-            complain(str(failure))
-        if failures:
-            raise failures[0]
+        _tell(failures(answers), asked=len(answers))
+
+
+def _each_once(answers: Iterable[list[ListStreamsResponse] | BaseException]) -> list[tuple[str, StreamStatus]]:
+    """Of all processes: two addresses may lead to one, and two may have one name, on machines made of one image."""
+    found: dict[tuple[str, int, int], tuple[str, StreamStatus]] = {}
+    for pages in answers:
+        for page in () if isinstance(pages, BaseException) else pages:
+            for stream in page.streams:
+                which = (page.gateway, stream.stream_id, stream.start_time.ToNanoseconds())
+                found.setdefault(which, (page.gateway, stream))
+    return list(found.values())
+
+
+def _tell(failed: dict[Replica, BaseException], *, asked: int) -> None:
+    """Say what failed, each with its address, and end with the code of the first."""
+    errors = [*failed.values()]
+    if not errors:
+        return
+    unforeseen = [error for error in errors if exit_code(error) is None]
+    if unforeseen or asked == 1:
+        raise (unforeseen or errors)[0]
+    texts = [
+        str(error) if isinstance(error, Failed) else f"{replica.target.address}: {error}"
+        for replica, error in failed.items()
+    ]
+    for text in dict.fromkeys(texts):
+        complain(text)
+    raise Failed(exit_code(errors[0]) or ExitCode.UNEXPECTED)
 
 
 def _show(found: list[tuple[str, StreamStatus]], *, json: bool) -> None:
