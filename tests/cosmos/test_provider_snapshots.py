@@ -103,6 +103,36 @@ async def test_a_replica_that_lags_as_the_scan_begins_hides_no_item(either_scene
     assert [item.key.sort_key for item in items] == names
 
 
+@pytest.mark.req("P1")
+@pytest.mark.parametrize("size", [1, 10])
+async def test_a_replica_that_lags_shows_no_item_that_was_deleted_before_the_changes_begin(
+    either_scene: Scene, size: int
+) -> None:
+    scene = either_scene
+    scene.put("a", "b", "c")
+    scene.server.delete(THINGS, "b", "a")
+    token = (await scene.client.resolve(SNAPSHOT)).continuation_token
+    scene.server.stale(THINGS, 1, answers=2)
+    items = (await to_the_end(scene.client, after(token), size=size)).events
+    assert [item.key.sort_key for item in items] == ["a", "c"]
+
+
+@pytest.mark.req("P5")
+async def test_a_snapshot_across_a_fail_over_that_lost_writes_ends_loudly_and_another_one_can_be_taken(
+    either_scene: Scene,
+) -> None:
+    scene = either_scene
+    scene.put("a", "b", "c")
+    token = (await scene.client.resolve(SNAPSHOT)).continuation_token
+    scene.server.fail_over(THINGS, 1)
+    code = grpc.StatusCode.UNAVAILABLE
+    await refused(scene.client.read(after(token)), "TRANSIENT_FAILURE", "PROVIDER_UNAVAILABLE", code)
+    scene.server.pass_time(timedelta(hours=2))
+    await refused(scene.client.read(after(token)), "PROVIDER_ERROR", "HISTORY_GAP", grpc.StatusCode.DATA_LOSS)
+    items = (await to_the_end(scene.client)).events
+    assert [item.key.sort_key for item in items] == ["a", "b"]
+
+
 async def test_a_delete_during_a_snapshot_arrives_after_it(scene: Scene) -> None:
     scene.put("a", "b", "c")
     page = await scene.client.read(SNAPSHOT, size=1)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -10,7 +11,7 @@ from changefeed_gateway.core.model import Address, After, Now, PageRead, Partiti
 from changefeed_gateway.providers.cosmos import logical as logical_page
 from changefeed_gateway.providers.cosmos import physical as physical_page
 from changefeed_gateway.providers.cosmos.cursor import Mode
-from tests.conformance.client import BEGINNING, NOW, Scope, after, at_time, logical, physical
+from tests.conformance.client import BEGINNING, NOW, Scope, after, at_time, logical, physical, refused
 from tests.cosmos.gateway import make_provider
 from tests.cosmos.scene import THINGS, Scene
 from tests.cosmos.server.behaviour import Behaviour
@@ -209,6 +210,39 @@ async def test_a_now_behind_the_head_repeats_under_known_ids(scene: Scene) -> No
     found = [event.event_id for event in (await scene.client.read_all(after(lagging))).events]
     assert found
     assert found == known[-len(found) :]
+
+
+@pytest.mark.req("P5")
+@pytest.mark.parametrize("scope", [None, logical("a")], ids=["all", "a key"])
+async def test_a_change_that_has_the_number_of_one_that_was_lost_is_a_gap_and_not_passed_over(
+    scene: Scene, scope: Scope | None
+) -> None:
+    scene.put("1", "2", "3")
+    token = (await scene.client.resolve(NOW, scope=scope)).continuation_token
+    scene.server.fail_over(THINGS, 2)
+    # A moment in which nothing has been written yet.
+    token = (await scene.client.read(after(token))).continuation_token
+    scene.server.pass_time(timedelta(minutes=2))
+    scene.put("4")
+    await refused(scene.client.read(after(token)), "PROVIDER_ERROR", "HISTORY_GAP", grpc.StatusCode.DATA_LOSS)
+
+
+@pytest.mark.req("P5")
+async def test_changes_that_count_from_lower_numbers_are_a_gap_once_no_replica_can_lag_so_far(scene: Scene) -> None:
+    scene.put("1", "2", "3")
+    token = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.pass_time(timedelta(hours=2))
+    page = await scene.client.read(after(token))
+    scene.server.fail_over(THINGS, 2)
+    tokens = [page.continuation_token]
+    for _ in range(2):
+        scene.server.pass_time(timedelta(minutes=20))
+        page = await scene.client.read(after(tokens[-1]))
+        assert not page.events
+        tokens.append(page.continuation_token)
+    scene.server.pass_time(timedelta(minutes=40))
+    for told in tokens:
+        await refused(scene.client.read(after(told)), "PROVIDER_ERROR", "HISTORY_GAP", grpc.StatusCode.DATA_LOSS)
 
 
 @pytest.mark.req("CF-10")

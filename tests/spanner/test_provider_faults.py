@@ -207,6 +207,22 @@ async def test_bounded_queries_that_always_end_early_are_a_failure_and_not_asked
 
 
 @pytest.mark.req("P1")
+@pytest.mark.parametrize("after_messages", [1, 2, 3])
+async def test_a_bounded_query_that_ends_between_two_transactions_of_one_time_takes_nothing_with_it(
+    after_messages: int,
+) -> None:
+    async with made(Behaviour(records_per_message=1)) as scene:
+        time = scene.put(thing(0)).timestamp
+        for number in range(1, 4):
+            scene.put(thing(number), at=time)
+        start = after((await scene.client.resolve(BEGINNING)).continuation_token)
+        scene.server.end_early("Partition", after_messages=after_messages)
+        page = await scene.client.read(start)
+        events = [*page.events, *(await scene.client.read_all(after(page.continuation_token))).events]
+        assert [event.key.partition_key for event in events] == ["0", "1", "2", "3"]
+
+
+@pytest.mark.req("P1")
 async def test_a_bounded_query_that_ends_early_before_its_partition_does_takes_nothing_with_it() -> None:
     async with made(Behaviour(records_per_message=1)) as scene:
         partition = scene.partition
@@ -299,6 +315,8 @@ OUTAGES = [
     unavailable(),
     aborted(),
     error(grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 2"),
+    error(grpc.StatusCode.CANCELLED, f"The operation was cancelled by {TOKEN}"),
+    error(grpc.StatusCode.UNKNOWN, f"Stream removed from {TOKEN}"),
 ]
 
 
@@ -329,6 +347,13 @@ async def test_a_moment_of_trouble_is_sat_out(scene: Scene, operation: str) -> N
     assert scene.server.calls.errors[operation, "UNAVAILABLE"] == 1
 
 
+@pytest.mark.parametrize("text", ["HTTP/2 error code: INTERNAL_ERROR", "Connection closed with unknown cause"])
+async def test_a_connection_that_breaks_off_is_sat_out(scene: Scene, text: str) -> None:
+    scene.server.fail("Partition", error(grpc.StatusCode.INTERNAL, text))
+    assert not (await scene.client.read(NOW)).events
+    assert scene.server.calls.errors["Partition", "INTERNAL"] == 1
+
+
 async def test_a_deadline_of_the_service_is_a_timeout(scene: Scene) -> None:
     scene.server.fail("Partition", error(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline exceeded"), times=ALWAYS)
     await check_outage(scene, "PROVIDER_TIMEOUT")
@@ -348,6 +373,21 @@ async def test_a_query_that_breaks_in_the_middle_goes_on_where_it_was(after_mess
             scene.put(thing(number))
         scene.server.fail("Partition", unavailable(), times=2, after_messages=after_messages)
         assert len((await scene.client.read_all(BEGINNING)).events) == 6
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN], ids=lambda code: code.name)
+async def test_a_stream_goes_on_when_the_service_cancels_the_query_that_follows(
+    scene: Scene, code: grpc.StatusCode
+) -> None:
+    async with scene.client.subscribe(NOW) as stream:
+        await stream.until_live()
+        for number in range(3):
+            scene.server.fail("Partition", error(code, "Ended"), after_messages=1)
+            scene.server.end_queries(MAIN, CHANGES, scene.partition)
+            scene.put(thing(number))
+            await stream.until_events(number + 1)
+    assert scene.server.calls.errors["Partition", code.name] == 3
+    assert len(set(ids(stream.events))) == 3
 
 
 @pytest.mark.parametrize("postgres", [False, True])
@@ -398,7 +438,6 @@ UNKNOWN = [
     error(grpc.StatusCode.INVALID_ARGUMENT, f"Something new about {TOKEN}"),
     error(grpc.StatusCode.NOT_FOUND, f"Something new about {TOKEN}"),
     error(grpc.StatusCode.INTERNAL, f"A fault about {TOKEN}"),
-    error(grpc.StatusCode.CANCELLED, f"Ended by {TOKEN}"),
     error(grpc.StatusCode.DATA_LOSS, f"Lost {TOKEN}"),
     error(grpc.StatusCode.INVALID_ARGUMENT, "If end_timestamp is specified, start_timestamp must be <= end_timestamp."),
     error(grpc.StatusCode.INVALID_ARGUMENT, "start_timestamp must not be null."),

@@ -26,7 +26,18 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.providers.spanner import instants
 from changefeed_gateway.providers.spanner.provider import SpannerProvider
 from changefeed_gateway.providers.spanner.scanning import ScanPlace
-from tests.conformance.client import BEGINNING, OMIT, SNAPSHOT, Client, Event, after, invalid, refused, wire_address
+from tests.conformance.client import (
+    BEGINNING,
+    NOW,
+    OMIT,
+    SNAPSHOT,
+    Client,
+    Event,
+    after,
+    invalid,
+    refused,
+    wire_address,
+)
 from tests.conformance.test_snapshots import to_the_end
 from tests.faults import ALWAYS
 from tests.gateway import RunningGateway
@@ -329,3 +340,21 @@ async def test_the_emulator_s_rows_are_what_its_changes_say_and_outlive_altered_
         assert json.loads(row.new_item_json) == json.loads(event.new_item_json)
     assert "twice" not in json.loads(rows[0].new_item_json), "no change carries it"
     assert json.loads(changed.new_item_json)["whole"] == "99"
+
+
+@pytest.mark.req("P5")
+async def test_on_the_emulator_too_an_open_stream_is_given_no_part_for_a_row(
+    spanner_emulator: Emulator, postgres: bool
+) -> None:
+    async with (
+        emulated(spanner_emulator, postgres=postgres) as (client, database, name),
+        client.subscribe(NOW) as stream,
+    ):
+        await stream.until_live()
+        await database.commit(mutation("insert", "things", full(1)))
+        await stream.until_events(1)
+        await spanner_emulator.change_schema(name, "ALTER CHANGE STREAM changes SET FOR things(whole, flag)")
+        await database.commit(mutation("update", "things", {"id": 1.0, "part": "a", "whole": "2"}))
+        await stream.until_events(2)
+    states = [change_event_pb2.ItemState.Name(event.item_state) for event in stream.events]
+    assert states == ["ITEM_STATE_INCLUDED", "ITEM_STATE_UNAVAILABLE"]

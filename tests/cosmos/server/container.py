@@ -44,6 +44,8 @@ class Container:
         """The last change of each item that exists, by effective partition key and id."""
         self.now_lag = 0
         """How many transactions behind the head a start at Now begins, as on a replica that lags."""
+        self.stale = (0, 0)
+        """Answers of a feed that are still to come from a replica, and by how many transactions that lags."""
         self._now = now
         self._range_ids = itertools.count()
         self._documents = itertools.count(1)
@@ -115,6 +117,12 @@ class Container:
         """Forget the history of all versions so far: its retention has passed. Who has read it all loses nothing."""
         for found in self.ranges.values():
             found.horizon = found.lsn
+
+    def fail_over(self, lost: int) -> None:
+        """Let another region take over that never heard of the last transactions, all of which made new items."""
+        for found in self.ranges.values():
+            found.lsn -= lost
+            found.log = [change for change in found.log if change.lsn <= found.lsn]
 
     def listing(self, after: int) -> list[dict[str, Any]]:
         """The online ranges that a listing of an earlier version did not show."""

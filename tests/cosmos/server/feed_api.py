@@ -31,7 +31,7 @@ class FeedApi:
         """A page: 304 if nothing is behind the continuation."""
         container = self.account.container(request.path[1], request.path[3])
         full = self._is_full(request)
-        place = Place.of(request, container)
+        place = self._as_told(Place.of(request, container), container)
         position = _position(request, container, place.home, full=full)
         since = _since(request)
         if self._has_empty_page(place.home):
@@ -47,6 +47,13 @@ class FeedApi:
         if not found:
             return Answer(304, headers={"etag": f'"{place.home.lsn}"', **place.home.headers})
         return _page(container, place.home, self._told(found, full=full), found[-1].lsn)
+
+    def _as_told(self, place: Place, container: Container) -> Place:
+        answers, lag = container.stale
+        if not answers:
+            return place
+        container.stale = answers - 1, lag
+        return place._replace(home=place.home.as_of(place.home.lsn - lag))
 
     def _is_full(self, request: Request) -> bool:
         mode = request.headers["A-IM"]

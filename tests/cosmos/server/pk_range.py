@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.cosmos.server.change import Change
@@ -53,6 +53,14 @@ class PkRange:
             "x-ms-documentdb-partitionkeyrangeid": self.range_id,
             "x-ms-session-token": f"{self.range_id}:-1#{self.lsn}",
         }
+
+    def as_of(self, lsn: int) -> "PkRange":
+        """The range as a replica knows it that has come to an lsn only."""
+        log = [replace(change, superseded=False) for change in self.log if change.lsn <= lsn]
+        last = {(change.epk, change.item_id): change for change in log}
+        for change in log:
+            change.superseded = last[change.epk, change.item_id] is not change
+        return replace(self, log=log, lsn=lsn)
 
     def covers(self, epk: str) -> bool:
         """Tell whether an effective partition key lies inside."""

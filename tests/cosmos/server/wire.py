@@ -125,6 +125,16 @@ class WireServer:
         with self._turn:
             self.container(name).now_lag = transactions
 
+    def stale(self, name: str, transactions: int, *, answers: int) -> None:
+        """Let a replica give so many answers of the feed that has not heard of the last transactions."""
+        with self._turn:
+            self.container(name).stale = answers, transactions
+
+    def fail_over(self, name: str, lost: int) -> None:
+        """Let another region take over that never heard of the last transactions, all of which made new items."""
+        with self._turn:
+            self.container(name).fail_over(lost)
+
     def empty_pages(self, name: str, range_id: str, count: int) -> None:
         """Answer so many reads of a range's feed with 200 and nothing, whatever it holds."""
         with self._turn:

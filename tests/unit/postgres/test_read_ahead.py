@@ -18,8 +18,8 @@ def place(tick: int, *, generation: int = 0) -> Place:
 class Log:
     """Counts what is read of it; `held` keeps every read under way."""
 
-    def __init__(self) -> None:
-        self.ahead = ReadAhead()
+    def __init__(self, holding: set[ReadAhead] | None = None) -> None:
+        self.ahead = ReadAhead(set() if holding is None else holding)
         self.read: list[int] = []
         self.cancelled: list[int] = []
         self.may_end = asyncio.Event()
@@ -92,6 +92,29 @@ async def test_what_was_read_ahead_is_not_replaced_for_another_reader(log: Log) 
         await log.page(tick, tick + 1)
     await settle()
     assert log.read == [3]
+
+
+@pytest.mark.req("P7")
+async def test_of_any_number_of_feeds_few_are_read_ahead_of_at_once() -> None:
+    holding: set[ReadAhead] = set()
+    logs = [Log(holding) for _ in range(300)]
+    try:
+        for log in logs:
+            await log.page(1, 2)
+            await log.page(2, 3)
+        await settle()
+        ahead = [log for log in logs if log.read]
+        assert len(ahead) == read_ahead._MOST_AT_ONCE
+        assert await ahead[0].ahead.come(place(3)) is not None
+        await ahead[1].ahead.aclose()
+        for log in logs[-2:]:
+            await log.page(3, 4)
+        await settle()
+        assert [log.read for log in logs[-2:]] == [[4], [4]]
+    finally:
+        for log in logs:
+            await log.ahead.aclose()
+    assert not holding
 
 
 async def test_a_failure_is_told_to_nobody_and_the_page_is_read_when_asked_for(log: Log) -> None:

@@ -119,6 +119,14 @@ def lagging() -> TransientFailure:
     return TransientFailure("a replica of Cosmos DB lags behind: try again", retry_after=_LATER)
 
 
+def lowered() -> HistoryGap:
+    """The error for changes that count from a lower number than they had come to."""
+    return HistoryGap(
+        "the container's changes count from lower numbers than they had come to, as after a fail-over that lost writes:"
+        " start from a snapshot, or from now and read the container after that"
+    )
+
+
 def moving() -> TransientFailure:
     """The error for ranges that keep coming and going."""
     return TransientFailure("the container's partitions are being split or moved: try again", retry_after=_LATER)

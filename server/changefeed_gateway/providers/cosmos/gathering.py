@@ -8,10 +8,14 @@ from changefeed_gateway.core.columns import COMMIT_TIME, ITEM, SECOND, Columns, 
 from changefeed_gateway.core.errors import ProviderFailure
 from changefeed_gateway.core.model import Change, PageRead
 from changefeed_gateway.providers.cosmos.cursor import Mode, Position
+from changefeed_gateway.providers.cosmos.errors import lowered
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker, Document, placed
 
 _A_TURN: Final = 250
 """Documents of which changes are made in one turn of the loop: some 3 ms."""
+
+_CLOCKS_DIFFER: Final = 60
+"""Seconds between the clocks of the service's hosts, at most."""
 
 _Place = tuple[int, str, int, int]
 """What `Position.behind` wants of a change."""
@@ -68,13 +72,18 @@ NOTHING: Final = Gathered((), (), whole=True)
 async def gather(
     documents: Sequence[Document], position: Position, maker: ChangeMaker, mode: Mode, read: PageRead
 ) -> Gathered:
-    """Make changes of what an answer to a position's origin brought behind the position; the first always fits."""
+    """Make changes of what an answer to a position's origin brought behind the position; the first always fits.
+
+    Raises HistoryGap for a change that has a number which had been given before: to one that a fail-over has lost.
+    """
     rows: list[Row] = []
     places: list[_Place] = []
     size, whole, lsn = 0, True, 0
     ages = mode is Mode.ALL_VERSIONS_AND_DELETES
     first = _begin(documents, position) if ages else 0
     for number, (document, lsn, inside) in enumerate(placed(documents[first:], mode), first + 1):
+        if lsn <= position.lsn and ages and _is_of_later(document, position):
+            raise lowered()
         if lsn < position.lsn:
             continue
         # P3: of a run that was begun all are made, because the ids of those that follow count them.
@@ -100,6 +109,12 @@ def _begin(documents: Sequence[Document], position: Position) -> int:
     while first and _lsn(documents[first - 1]) == position.lsn:
         first -= 1
     return first
+
+
+def _is_of_later(document: Document, position: Position) -> bool:
+    """Whether a change was made when a position had long been passed."""
+    made = document["metadata"].get("crts")
+    return bool(position.as_of) and isinstance(made, int) and made > position.as_of + _CLOCKS_DIFFER
 
 
 def _lsn(document: Document) -> int:

@@ -9,12 +9,18 @@ from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import PageRead, PartitionId
 from changefeed_gateway.core.pace import Pace
 from changefeed_gateway.providers.cosmos.container import Container
-from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
-from changefeed_gateway.providers.cosmos.errors import RangeGone, moving
-from changefeed_gateway.providers.cosmos.gathering import Gathered, gather
+from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, number_of
+from changefeed_gateway.providers.cosmos.errors import RangeGone, lowered, moving
+from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered, gather
 from changefeed_gateway.providers.cosmos.mapping import ChangeMaker
 from changefeed_gateway.providers.cosmos.ranges import Part, Ranges
-from changefeed_gateway.providers.cosmos.reading import MOST_DOCUMENTS, Fetched, IntervalReader, KeptAnswers
+from changefeed_gateway.providers.cosmos.reading import (
+    MOST_DOCUMENTS,
+    Fetched,
+    IntervalReader,
+    KeptAnswers,
+    lags_no_more,
+)
 from changefeed_gateway.providers.cosmos.sdk import Cost, Sdk
 
 _MOST_READERS: Final = 4_096
@@ -32,6 +38,8 @@ class Advance(NamedTuple):
     at_tip: bool
     """There was nothing more."""
     cost: Cost
+    behind: bool = False
+    """A replica answered that had not come to what was asked of it, so that nothing counts of what it said."""
 
 
 class Life:
@@ -95,19 +103,22 @@ class Life:
         return parts, listing.cost
 
     async def advance(
-        self, position: Position, partition_id: PartitionId, read: PageRead, *, items: bool = False
+        self, position: Position, partition_id: PartitionId, read: PageRead, *, items: bool = False, bound: int = 0
     ) -> Advance:
         """Read what follows a position with one call, as far as it fits into a page; `items`: as those of a snapshot.
 
-        Raises CheckpointExpired, RangeGone and the errors of the service.
+        `bound`: a number to which the replica that answers must have come. Raises CheckpointExpired, HistoryGap,
+        RangeGone and the errors of the service.
         """
         waiting, container = bool(read.max_wait), self.container
         # All who wait at a place ask for the same.
         limit = MOST_DOCUMENTS if waiting else min(read.max_changes + position.passed, MOST_DOCUMENTS)
-        fetched = self._find_kept(position)
+        fetched = self._find_kept(position, bound)
         if fetched is None:
             reader = self.reader(position.interval)
             fetched = await reader.fetch(position, limit, join=waiting, more=not self._kept.crowded)
+        if 0 < fetched.reached < bound:
+            return Advance(NOTHING, position, False, fetched.cost, behind=True)
         maker = ChangeMaker(container.rid, container.paths, container.mode, partition_id, items=items)
         found = await gather(fetched.documents, position, maker, container.mode, read)
         if not found.whole:
@@ -116,10 +127,21 @@ class Life:
         end = found.positions[-1] if found.positions else position
         # All of it is in a page now.
         self._kept.forget(container.rid, position)
-        end = end.at(fetched.etag, found.last_lsn, fetched.as_of)
+        end = end.at(fetched.etag, found.last_lsn, self._age(position, fetched))
         return Advance(found.ending(end), end, fetched.at_tip, fetched.cost)
 
-    def _find_kept(self, position: Position) -> Fetched | None:
+    def _age(self, position: Position, fetched: Fetched) -> int:
+        """How old what follows an answer may be at most. Raises HistoryGap.
+
+        P5: a replica that tells a lower number than the position's knows nothing of what follows.
+        """
+        if not fetched.at_tip or not 0 < number_of(fetched.etag) < position.lsn:
+            return fetched.as_of
+        if lags_no_more(position.as_of, fetched.told_at):
+            raise lowered()
+        return 0
+
+    def _find_kept(self, position: Position, bound: int) -> Fetched | None:
         """What was kept for who goes on from a position.
 
         Of latest versions only who has had a part of an answer is given the rest, and a snapshot nothing that is older
@@ -128,7 +150,8 @@ class Life:
         kept = self._kept.find(self.container.rid, position)
         if kept is None or self.container.mode is Mode.ALL_VERSIONS_AND_DELETES:
             return kept
-        return kept if position.passed and kept.told_at >= position.as_of else None
+        counts = kept.told_at >= position.as_of and not 0 < kept.reached < bound
+        return kept if position.passed and counts else None
 
     async def rest(self, positions: Sequence[Position], deadline: float) -> bool:
         """Wait until it is time to ask for what follows one of some positions; tell whether the deadline came first."""

@@ -18,6 +18,9 @@ from changefeed_gateway.providers.cosmos.sdk import FREE, Cost, FeedAnswer, Sdk
 MOST_DOCUMENTS: Final = 1_000
 """That one call asks for. A transaction is never cut, so that an answer may have more."""
 
+_LONGEST_LAG: Final = 3_600
+"""Seconds by which a replica may lag behind another one."""
+
 _GROWTH: Final = 4
 """Times as many documents are asked for by who goes on where an answer ended."""
 _MOST_KEPT: Final = 16_000_000
@@ -44,6 +47,8 @@ class Fetched(NamedTuple):
     """Bytes of the answer."""
     told_at: int = 0
     """When the service answered, epoch seconds of its clock."""
+    reached: int = 0
+    """The number to which the replica that answered had come; 0 where that was not told."""
 
 
 class _Kept(NamedTuple):
@@ -115,12 +120,22 @@ class _Idle(NamedTuple):
     """When to ask again, on the monotonic clock."""
 
 
+def lags_no_more(reached_at: int, told_at: int) -> bool:
+    """Whether who has not come to a number is no replica that lags: a fail-over has lost what had it.
+
+    Both in epoch seconds: when the number had been reached, 0 where that is not known, and when the lower one was told.
+    """
+    return bool(reached_at) and told_at - reached_at > _LONGEST_LAG
+
+
 class IntervalReader:
     """One interval of one container: a range, what is left of one, or a logical partition."""
 
     def __init__(self, sdk: Sdk, container: Container, interval: Interval, pace: Pace) -> None:
         self.newest = 0
-        """The highest number that an answer has told."""
+        """The highest number that an answer has told, unless for an hour none has told as high a one."""
+        self._newest_at = 0
+        """When it was told last, epoch seconds of the service's clock."""
         self._goes_on: tuple[str, int] = ("", 0)
         """Where the last answer that brought all that was asked for ended, and how many that was."""
         self._sdk = sdk
@@ -181,13 +196,24 @@ class IntervalReader:
         as_of = self._age(answer) if answer.at_tip else 0
         if len(answer.documents) >= limit:
             self._goes_on = answer.etag, limit
-        return Fetched(answer.documents, answer.etag, answer.at_tip, as_of, answer.cost, answer.size, answer.time)
+        return Fetched(
+            answer.documents,
+            answer.etag,
+            answer.at_tip,
+            as_of,
+            answer.cost,
+            answer.size,
+            answer.time,
+            answer.reached,
+        )
 
     async def _ask(self, position: Position, limit: int, *, now: bool = False) -> FeedAnswer:
         container = self._container
         here = position.narrowed(self._interval)
         answer = await self._sdk.read_feed(container.name, container.rid, container.mode, here, limit, now=now)
-        self.newest = max(self.newest, number_of(answer.etag))
+        number = number_of(answer.etag)
+        if number >= self.newest or answer.time - self._newest_at > _LONGEST_LAG:
+            self.newest, self._newest_at = number, answer.time
         return answer
 
     def _age(self, answer: FeedAnswer) -> int:

@@ -36,16 +36,17 @@ from changefeed_gateway.providers.cosmos.cursor import (
     decode_all,
     encode_all,
 )
-from changefeed_gateway.providers.cosmos.errors import RangeGone, lagging, moving, no_partition
+from changefeed_gateway.providers.cosmos.errors import RangeGone, lagging, lowered, moving, no_partition
 from changefeed_gateway.providers.cosmos.gathering import NOTHING, Gathered
 from changefeed_gateway.providers.cosmos.life import MOVES, Advance, Life
 from changefeed_gateway.providers.cosmos.mapping import parse_partition_key
+from changefeed_gateway.providers.cosmos.reading import lags_no_more
 from changefeed_gateway.providers.cosmos.sdk import FREE
 
 _COUNT: Final = struct.Struct(">I")
 _BOUND: Final = struct.Struct(">Q")
 _LOOKS: Final = (0.05, 0.2, 0.5, 1.0)
-"""Seconds before another look at a range whose answers end before the bound: a replica that lags."""
+"""Seconds before another look at a range whose answers are of before the bound: a replica that lags."""
 
 
 class _Part(NamedTuple):
@@ -122,8 +123,8 @@ class ScanRead:
         """One call further in the first part."""
         (position, bound), others = parts[0], parts[1:]
         try:
-            step = await self._step(position)
-            if step.at_tip and step.end.lsn < bound:
+            step = await self._step(position, bound)
+            if _lags(step, bound):
                 step = await self._waited_for(step, bound)
         except RangeGone:
             return [*await self._replaced(parts[0]), *others], NOTHING
@@ -133,23 +134,23 @@ class ScanRead:
         over = step.at_tip or (bool(bound) and passed)
         return (others if over else [_Part(step.end, bound), *others]), step.found
 
-    async def _step(self, position: Position) -> Advance:
+    async def _step(self, position: Position, bound: int) -> Advance:
         listing = await self._life.ranges.recent()
         home = listing.home_of(position.interval) or PartitionId("")
-        step = await self._life.advance(position, home, self._read, items=True)
+        # P1: a replica that lags may tell of what was deleted before the changes begin, and nobody would tell of that.
+        step = await self._life.advance(position, home, self._read, items=True, bound=bound)
         self._cost = self._cost.plus(step.cost)
         return step
 
     async def _waited_for(self, step: Advance, bound: int) -> Advance:
-        """Look again until what was there when the scan began is told."""
+        """Look again until what was there when the scan began is told. Raises TransientFailure, HistoryGap."""
         for pause in _LOOKS:
-            if step.found.changes or not step.at_tip or step.end.lsn >= bound:
-                return step
             await asyncio.sleep(pause)
-            step = await self._step(step.end)
-        if step.at_tip and step.end.lsn < bound:
-            raise lagging()
-        return step
+            step = await self._step(step.end, bound)
+            if not _lags(step, bound):
+                return step
+        # The bound had been told when the scan began.
+        raise lowered() if lags_no_more(step.end.as_of, self._life.sdk.time) else lagging()
 
     async def _replaced(self, part: _Part) -> list[_Part]:
         """What goes on in the place of a part whose range was split."""
@@ -176,6 +177,11 @@ class ScanRead:
             snapshot=SnapshotProgress(items=len(found.changes), estimate=estimate, finished=not end),
             warnings=(SNAPSHOT_CONVERGES,),
         )
+
+
+def _lags(step: Advance, bound: int) -> bool:
+    """Whether a replica has answered that has not come to a bound."""
+    return step.behind or (step.at_tip and step.end.lsn < bound)
 
 
 def _encode(parts: Sequence[_Part]) -> Cursor:

@@ -35,7 +35,7 @@ from changefeed_gateway.core.errors import (
 from changefeed_gateway.core.refusals import Refusal
 from changefeed_gateway.core.retries import Attempts, passes_soon
 from changefeed_gateway.providers.cosmos.consumption import Consumption
-from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position
+from changefeed_gateway.providers.cosmos.cursor import Interval, Mode, Position, number_of
 from changefeed_gateway.providers.cosmos.errors import (
     READ_DATABASE,
     READ_FEED,
@@ -114,6 +114,8 @@ class FeedAnswer(NamedTuple):
     cost: Cost
     size: int = 0
     """Bytes, as they came."""
+    reached: int = 0
+    """The number to which the replica that answered has come; 0 where that is not told."""
 
 
 @dataclass(slots=True)
@@ -126,6 +128,7 @@ class _Seen:
     charge: float = 0.0
     status: int = 0
     size: int = 0
+    reached: int = 0
 
 
 _seen: Final[ContextVar[_Seen | None]] = ContextVar("_seen", default=None)
@@ -253,7 +256,8 @@ class Sdk:
             # Trap: the SDK has put the children into the place of a range that it knows to be gone.
             raise RangeGone
         at_tip = seen.status == 304
-        return FeedAnswer(told.documents, told.etag, at_tip, self.time, Cost(seen.calls, seen.charge), seen.size)
+        cost = Cost(seen.calls, seen.charge)
+        return FeedAnswer(told.documents, told.etag, at_tip, self.time, cost, seen.size, seen.reached)
 
     async def _container(self, name: str) -> ContainerProxy:
         client = await self._connected()
@@ -348,6 +352,7 @@ class Sdk:
             return
         seen.calls, seen.charge, seen.status = seen.calls + 1, seen.charge + charge, status
         seen.size = len(answer.body())
+        seen.reached = _reached(headers.get("x-ms-session-token") or "")
         meant = request.headers.get("x-ms-cosmos-intended-collection-rid")
         if seen.rid and meant and meant != seen.rid and "/docs" in urlsplit(request.url).path:
             raise OtherContainer
@@ -417,6 +422,16 @@ def _pages(container: ContainerProxy, timeout: float) -> AsyncIterator[Mapping[s
     read = container.client_connection._ReadPartitionKeyRanges
     found: AsyncIterator[Mapping[str, Any]] = read(container.container_link, timeout=timeout).__aiter__()
     return found
+
+
+def _reached(session_token: str) -> int:
+    """The number in a session token of one range: `range:number`, or `range:version#number#region=number...`.
+
+    Microsoft's estimator of a feed's lag compares it with the numbers of changes (azure-cosmos-dotnet-v3,
+    ExtractLsnFromSessionToken).
+    """
+    parts = session_token.rpartition(":")[2].split("#")
+    return number_of(parts[min(1, len(parts) - 1)])
 
 
 def _next(epk: str) -> str:

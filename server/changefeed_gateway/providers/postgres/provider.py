@@ -33,6 +33,7 @@ from changefeed_gateway.core.supervision import Done, Supervisor
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from changefeed_gateway.providers.postgres.feeds import FeedDefinition, ImageMode, look_up
 from changefeed_gateway.providers.postgres.log.log import FeedLog
+from changefeed_gateway.providers.postgres.log.read_ahead import ReadAhead
 from changefeed_gateway.providers.postgres.measures import changes_after, check_ticks, measures
 from changefeed_gateway.providers.postgres.outage import Outage
 from changefeed_gateway.providers.postgres.retention.run import RetentionRuns, keep_running
@@ -110,6 +111,7 @@ class PostgresProvider:
             probe_timeout=options.probe_timeout,
         )
         self._logs: dict[str, FeedLog] = {}
+        self._reading_ahead: set[ReadAhead] = set()
         self._opened = WeakValueDictionary[Address, Feed]()
         """As each was opened last, for as long as somebody has it: one for all who stay for hours."""
         self._supervisor = Supervisor()
@@ -242,6 +244,7 @@ class PostgresProvider:
                 self._options.cadence,
                 supervisor=self._supervisor,
                 listening=self.doorbell.listening.is_set,
+                reading_ahead=self._reading_ahead,
             )
             self._logs[definition.incarnation] = log
         return log

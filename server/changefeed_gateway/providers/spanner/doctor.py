@@ -48,7 +48,7 @@ async def examine(options: SpannerOptions) -> Examination:
 
 async def _examine(sdk: Sdk, table: str, chosen: str | None, options: SpannerOptions) -> AsyncIterator[Finding]:
     try:
-        stream = await find_stream(sdk, table, chosen)
+        (stream, _), _ = await find_stream(sdk, table, chosen)
     except NotFound as error:
         yield _wrong(f"table {table}", error, "check its name and the database")
     except FeedNotProvisioned as error:

@@ -10,6 +10,7 @@ from typing import Final
 
 from google.api_core.exceptions import (
     Aborted,
+    Cancelled,
     DeadlineExceeded,
     FailedPrecondition,
     Forbidden,
@@ -21,6 +22,7 @@ from google.api_core.exceptions import (
     RetryError,
     ServiceUnavailable,
     Unauthenticated,
+    Unknown,
 )
 from google.api_core.exceptions import (
     NotFound as ApiNotFound,
@@ -48,8 +50,14 @@ _EARLIEST: Final = re.compile(rf"earliest read timestamp: {_TIME}")
 _WITHIN: Final = re.compile(rf"within {_TIME} and {_TIME}")
 _NO_FUNCTION: Final = re.compile(r"\[ERROR\] function spanner\.read_json_\w+\(.*\) does not exist")
 """What the PostgreSQL dialect says of a stream that is not there."""
-_BROKEN_OFF: Final = ("RST_STREAM", "Received unexpected EOS", "stream terminated")
-"""What a connection that broke says under the code INTERNAL, which others use for faults."""
+_BROKEN_OFF: Final = (
+    "RST_STREAM",
+    "Received unexpected EOS",
+    "stream terminated",
+    "HTTP/2 error code: INTERNAL_ERROR",
+    "Connection closed with unknown cause",
+)
+"""What a connection that broke says under the code INTERNAL, which others use for faults (nodejs-spanner #1822)."""
 
 
 class TooFarPast(ForTheCaller):
@@ -206,6 +214,10 @@ def translate(error: Exception, doing: str) -> Exception:
                 "Spanner took too long: try again", reason=Reason.PROVIDER_TIMEOUT, retry_after=_LATER
             )
         case ServiceUnavailable() | Aborted() | RetryError() | TransportError():
+            return unanswered()
+        # To be asked again ("Spanner error codes"): an end that the service cut short, and a connection that broke
+        # off, of which gRPC says "Stream removed" (grpc #34076). One that this process ends raises CancelledError.
+        case Cancelled() | Unknown():
             return unanswered()
         case GoogleAuthError():
             return unauthenticated()

@@ -14,6 +14,8 @@ class Life:
 
     def __init__(self, topology: Topology, make_reader: Callable[[str], PartitionReader]) -> None:
         self.topology = topology
+        self.narrowed = False
+        """The change stream has been altered since, to watch fewer columns."""
         self._make_reader = make_reader
         self._kept: dict[str, PartitionReader] = {}
         """That have a query open."""

@@ -44,14 +44,23 @@ class TakenMod(NamedTuple):
     """Of the modification, from 0."""
 
 
+def has_fewer(record: DataRecord, columns: int) -> bool:
+    """Whether the rows of a record, which are to be whole, have fewer columns than some."""
+    return record.columns < columns and record.mod_type != "DELETE" and record.capture in WHOLE_ROWS
+
+
 class ChangeMaker:
     """Makes the changes of one table in one partition."""
 
-    def __init__(self, key: Sequence[KeyColumn], partition_id: PartitionId, *, whole: bool) -> None:
-        """`whole`: the stream watches every column of the table."""
+    def __init__(self, key: Sequence[KeyColumn], partition_id: PartitionId, *, whole: bool, columns: int) -> None:
+        """`whole`: the stream watches every column of the table. `columns`: of a row that has fewer some are missing.
+
+        0: of none, however few it has.
+        """
         self._key = key
         self._partition_id = partition_id
         self._whole = whole
+        self._columns = columns
         self._record: DataRecord | None = None
         self._facts: _Facts
 
@@ -84,7 +93,7 @@ class ChangeMaker:
             return ItemState.NOT_APPLICABLE, None
         if not read.items:
             return ItemState.OMITTED, None
-        if record.capture not in WHOLE_ROWS or not self._whole:
+        if record.capture not in WHOLE_ROWS or not self._whole or record.columns < self._columns:
             return ItemState.UNAVAILABLE, None
         mod = record.mods[place]
         item = _joined(mod.keys, mod.new_values)

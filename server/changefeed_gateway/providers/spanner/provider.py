@@ -36,8 +36,8 @@ from changefeed_gateway.core.model import (
     Start,
 )
 from changefeed_gateway.core.refusals import ForTheCaller
-from changefeed_gateway.core.shared import SharedQuestion
 from changefeed_gateway.providers.spanner import instants
+from changefeed_gateway.providers.spanner.catalog import Catalog
 from changefeed_gateway.providers.spanner.cursor import Position, decode, encode
 from changefeed_gateway.providers.spanner.errors import (
     ForeignPartition,
@@ -55,13 +55,13 @@ from changefeed_gateway.providers.spanner.errors import (
 )
 from changefeed_gateway.providers.spanner.gathering import Amount
 from changefeed_gateway.providers.spanner.life import Life
-from changefeed_gateway.providers.spanner.mapping import ChangeMaker
+from changefeed_gateway.providers.spanner.mapping import ChangeMaker, has_fewer
 from changefeed_gateway.providers.spanner.partitions import Census, Topology, is_creation
 from changefeed_gateway.providers.spanner.query import StreamQueries
 from changefeed_gateway.providers.spanner.reading import Batch, Pace, PartitionReader
 from changefeed_gateway.providers.spanner.scanning import scan
 from changefeed_gateway.providers.spanner.sdk import Endpoint, Retries, Sdk
-from changefeed_gateway.providers.spanner.table import Stream, capabilities, find_stream, warnings
+from changefeed_gateway.providers.spanner.table import Described, Stream, capabilities, warnings
 
 _LONGEST_TOKEN: Final = 4_096
 """Characters of a partition token; they have 100 to 200."""
@@ -89,8 +89,7 @@ class SpannerProvider:
         self._options = options
         self._sdk = Sdk(options.endpoint, options.retries)
         self._lives: dict[Stream, Life] = {}
-        self._catalog: dict[str, tuple[Stream, float]] = {}
-        self._questions: SharedQuestion[Stream] = SharedQuestion(at_once=4)
+        self._catalog = Catalog(self._sdk, options.tables, options.catalog_age)
 
     @property
     def provider_id(self) -> str:
@@ -116,7 +115,9 @@ class SpannerProvider:
             )
         if self._options.tables and address.collection not in self._options.tables:
             raise NotFound(f"the connection {address.connection!r} does not serve this table: name it in its settings")
-        stream = await self._find_stream(address.collection)
+        described = await self._catalog.describe(address.collection)
+        stream = described.stream
+        self._forget_other_lives(stream)
         return Feed(
             address=replace(address, database=database),
             provider_id="spanner",
@@ -129,12 +130,12 @@ class SpannerProvider:
             commit_time="exact, by Spanner's own clock",
             retention=stream.retention,
             warnings=warnings(stream),
-            provider_data=stream,
+            provider_data=described,
         )
 
     async def list_partitions(self, feed: Feed, start: Start | None = None) -> Sequence[Partition]:
         """The partitions from which a reading sets out, which is one query; without a start all of their descent."""
-        stream = feed.opened_as(Stream)
+        stream = feed.opened_as(Described).stream
         topology = self._life(stream).topology
         try:
             match start:
@@ -152,18 +153,18 @@ class SpannerProvider:
     async def read_page(self, feed: Feed, read: PageRead) -> Page:
         """Read one partition, or the table's rows for a `Scan`."""
         if isinstance(read.start, Scan):
-            return await self._scan(feed.opened_as(Stream), read, read.start)
+            return await self._scan(feed.opened_as(Described).stream, read, read.start)
         if not isinstance(read.scope, PhysicalPartition):
             raise UnsupportedCapability(
                 "a change-stream partition holds many keys: read the entire collection, and choose",
                 reason=CapabilityName.LOGICAL_PARTITION_SCOPE.value,
             )
-        stream, token = feed.opened_as(Stream), read.scope.partition_id
+        stream, token = feed.opened_as(Described).stream, read.scope.partition_id
         if not 0 < len(token) <= _LONGEST_TOKEN:
             raise no_partition(token)
         try:
             with self._life(stream).reader(token) as reader:
-                return await self._read(stream, token, reader, read)
+                return await self._read(feed, token, reader, read)
         except ForeignPartition as error:
             # A token of ours names a partition of ours, unless the stream is another one by now.
             raise recreated() if isinstance(read.start, After) else no_partition(token) from error
@@ -178,23 +179,25 @@ class SpannerProvider:
 
     async def aclose(self) -> None:
         """Stop everything; idempotent. Who waits is told so."""
-        self._questions.close()
+        self._catalog.close()
         for life in self._lives.values():
             life.close()
         await self._sdk.close()
 
     # --- One partition
 
-    async def _read(self, stream: Stream, token: PartitionId, reader: PartitionReader, read: PageRead) -> Page:
+    async def _read(self, feed: Feed, token: PartitionId, reader: PartitionReader, read: PageRead) -> Page:
+        stream = feed.opened_as(Described).stream
         deadline = monotonic() + read.max_wait.total_seconds()
         calls = reader.calls
         start = await self._resolve(stream, token, reader, read.start)
         if not read.max_changes:
             if isinstance(read.start, After):
                 await reader.check(start)
-            return _page(stream, token, start, Batch((), (), start, more=True), read)
+            return _page(stream, token, start, Batch((), (), start, more=True), read, 0)
         batch = await self._fetch(reader, start, read, deadline)
-        return replace(_page(stream, token, start, batch, read), provider_calls=reader.calls - calls)
+        columns = await self._columns(feed, batch) if read.items else 0
+        return replace(_page(stream, token, start, batch, read, columns), provider_calls=reader.calls - calls)
 
     async def _fetch(self, reader: PartitionReader, start: Position, read: PageRead, deadline: float) -> Batch:
         amount = Amount(read.max_changes, read.max_bytes)
@@ -210,6 +213,23 @@ class SpannerProvider:
             if batch.mods or batch.children or monotonic() >= deadline:
                 return batch
             position, clear_to = batch.position, batch.clear_to
+
+    async def _columns(self, feed: Feed, batch: Batch) -> int:
+        """How many columns a row has of which none is missing; 0 where none is missing of any.
+
+        P5: the change stream may have been altered since the feed was opened, to watch fewer of them.
+        """
+        opened, table = feed.opened_as(Described), feed.address.collection
+        if opened.stream.missing_items:
+            return 0
+        life, columns = self._life(opened.stream), self._catalog.columns_of(table, opened)
+        fewer = [taken.record.time for taken in batch.mods if has_fewer(taken.record, columns)]
+        if not fewer:
+            return 0
+        if not life.narrowed:
+            # They may as well be of a time before a column was added, or after one was dropped.
+            life.narrowed = not (await self._catalog.describe(table, since=max(fewer))).stream.whole
+        return columns if life.narrowed else 0
 
     async def _resolve(self, stream: Stream, token: str, reader: PartitionReader, start: Start) -> Position:
         topology = self._life(stream).topology
@@ -251,20 +271,10 @@ class SpannerProvider:
 
     # --- The stream
 
-    async def _find_stream(self, table: str) -> Stream:
-        known = self._catalog.get(table)
-        if known is not None and monotonic() - known[1] < self._options.catalog_age.total_seconds():
-            return known[0]
-        return await self._questions.ask(table, lambda: self._look_up(table))
-
-    async def _look_up(self, table: str) -> Stream:
-        self._catalog.pop(table, None)
-        stream = await find_stream(self._sdk, table, self._options.tables.get(table))
-        self._catalog[table] = stream, monotonic()
+    def _forget_other_lives(self, stream: Stream) -> None:
         for known in [known for known in self._lives if known.table == stream.table and known != stream]:
             if not self._lives[known].in_use:
                 self._lives.pop(known).close()
-        return stream
 
     def _life(self, stream: Stream) -> Life:
         if stream not in self._lives:
@@ -296,9 +306,8 @@ class SpannerProvider:
 
     async def _what_instead(self, gone: Stream, start: Start | None) -> ChangeFeedError:
         """Why a stream is not there any more."""
-        table = next((table for table, (known, _) in self._catalog.items() if known == gone), gone.table)
         try:
-            await self._questions.ask(table, lambda: self._look_up(table))
+            await self._catalog.describe_now(self._catalog.name_of(gone))
         except (FeedNotProvisioned, NotFound) as error:
             return error
         if _is_held(start):
@@ -315,8 +324,8 @@ def _active(census: Census) -> list[Partition]:
     return [Partition(partition_id=PartitionId(token), state=PartitionState.ACTIVE) for token in census.tokens]
 
 
-def _page(stream: Stream, token: PartitionId, start: Position, batch: Batch, read: PageRead) -> Page:
-    maker = ChangeMaker(stream.key, token, whole=stream.whole)
+def _page(stream: Stream, token: PartitionId, start: Position, batch: Batch, read: PageRead, columns: int) -> Page:
+    maker = ChangeMaker(stream.key, token, whole=stream.whole, columns=columns)
     try:
         changes = [maker.make(taken, read) for taken in batch.mods]
     except (ValueError, KeyError, TypeError) as error:

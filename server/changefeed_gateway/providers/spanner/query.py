@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from google.cloud.spanner_v1.types import TypeCode
 
 from changefeed_gateway.providers.spanner import instants
+from changefeed_gateway.providers.spanner.cursor import Position
 from changefeed_gateway.providers.spanner.errors import unknown, without_text
 from changefeed_gateway.providers.spanner.records import (
     Children,
@@ -65,7 +66,7 @@ class Ending(NamedTuple):
     heard: bool = False
     """A heartbeat was its last word."""
     data: bool = False
-    """It brought changes."""
+    """It brought changes, beyond those that were known."""
 
 
 class StreamQuery:
@@ -87,16 +88,16 @@ class StreamQuery:
         self.close()
         raise failure from cause
 
-    async def ending(self, patience: float, *, until_data: bool = False) -> Ending:
-        """Read it to its end, without its changes; `until_data`: the first of them will do."""
+    async def ending(self, patience: float, *, beyond: Position | None = None) -> Ending:
+        """Read it to its end, without its changes; the first that lies `beyond` a position will do."""
         children: list[Descendant] = []
         heard = data = False
-        while not (data and until_data) and (records := await self.records(patience)) is not None:
+        while not (data and beyond) and (records := await self.records(patience)) is not None:
             for record in records:
                 if isinstance(record, Children):
                     children += record.partitions
                 heard = isinstance(record, Heartbeat)
-                data = data or isinstance(record, DataRecord)
+                data = data or (isinstance(record, DataRecord) and not (beyond and _passed(beyond, record)))
         return Ending(tuple(dict.fromkeys(children)), heard, data)
 
     def _records(self, rows: Sequence[Sequence[Value]]) -> Iterator[Record]:
@@ -106,3 +107,7 @@ class StreamQuery:
     def close(self) -> None:
         """End it; idempotent."""
         self._rows.close()
+
+
+def _passed(position: Position, record: DataRecord) -> bool:
+    return position.passed(record.time, record.transaction, record.record)

@@ -232,11 +232,11 @@ class PartitionReader:
 
     async def _rest_of(self, position: Position, bound: int) -> Ending:
         """What is said from a position on, up to a bound. Raises OutsidePartition where the partition ended before."""
-        # With what was taken of the position's own time a query would say that again, and nothing at its end.
-        rest = await self._read_all(position.time + bool(position.seen), bound, until_data=True)
+        # P1: of the position's own time there may be more, by a transaction that was committed at the same one.
+        rest = await self._read_all(position.time, bound, beyond=position)
         if rest == Ending():
-            # It may have passed over the end of the partition without a word.
-            rest = await self._read_all(bound, bound)
+            # Behind what is known already it says nothing; or it has passed over the end of the partition.
+            rest = await self._read_all(bound, bound, beyond=position)
         return rest
 
     async def _at_end(self, position: Position, outside: OutsidePartition, found: Batch | None = None) -> Batch:
@@ -248,14 +248,14 @@ class PartitionReader:
         children = await self.children_at(outside.last)
         return _retired(found or Batch((), (), position), children)
 
-    async def _read_all(self, start: int, end: int, *, until_data: bool = False) -> Ending:
-        """What a short query says beside its changes; `until_data`: the first of these ends it."""
+    async def _read_all(self, start: int, end: int, *, beyond: Position | None = None) -> Ending:
+        """What a short query says beside its changes; the first that lies `beyond` a position ends it."""
         failures = 0
         while True:
             try:
                 query = await self._open(start, end)
                 try:
-                    return await query.ending(self._silence, until_data=until_data)
+                    return await query.ending(self._silence, beyond=beyond)
                 finally:
                     query.close()
             except ChangeFeedError as error:

@@ -26,6 +26,8 @@ class DataRecord(NamedTuple):
     table: str
     mods: Sequence[Mod]
     mod_type: str
+    columns: int
+    """How many its rows have, the key's among them, of those that the stream watched at its time."""
     capture: str
     """What its values hold: the value capture type of its time."""
     tag: str
@@ -87,6 +89,7 @@ def _google_data(fields: Any) -> DataRecord:
         table=fields[4].string_value,
         mods=[Mod(mod[0].string_value, mod[1].string_value) for mod in mods],
         mod_type=fields[7].string_value,
+        columns=len(fields[5].list_value.values),
         capture=fields[8].string_value,
         tag=fields[11].string_value,
         system=fields[12].bool_value,
@@ -130,6 +133,7 @@ def _postgres_data(record: Any) -> DataRecord:
         table=record["table_name"],
         mods=[Mod(_dump(mod["keys"]), _dump(mod.get("new_values") or {})) for mod in record["mods"]],
         mod_type=record["mod_type"],
+        columns=len(record["column_types"]),
         capture=record["value_capture_type"],
         tag=record.get("transaction_tag") or "",
         system=bool(record.get("is_system_transaction")),

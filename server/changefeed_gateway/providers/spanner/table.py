@@ -45,6 +45,8 @@ _KEY_TYPES: Final = (
 _GOOGLE: Final = """\
 SELECT 'table' AS kind, t.TABLE_NAME AS name, '' AS detail, '' AS value
 FROM INFORMATION_SCHEMA.TABLES AS t WHERE t.TABLE_SCHEMA = @schema AND t.TABLE_NAME = @table
+UNION ALL SELECT 'column', c.COLUMN_NAME, '', c.IS_GENERATED
+FROM INFORMATION_SCHEMA.COLUMNS AS c WHERE c.TABLE_SCHEMA = @schema AND c.TABLE_NAME = @table
 UNION ALL SELECT 'key', k.COLUMN_NAME, CAST(k.ORDINAL_POSITION AS STRING), k.SPANNER_TYPE
 FROM INFORMATION_SCHEMA.INDEX_COLUMNS AS k
 WHERE k.TABLE_SCHEMA = @schema AND k.TABLE_NAME = @table AND k.INDEX_TYPE = 'PRIMARY_KEY'
@@ -57,6 +59,8 @@ FROM INFORMATION_SCHEMA.CHANGE_STREAM_OPTIONS AS o"""
 _POSTGRES: Final = """\
 SELECT 'table' AS kind, t.table_name AS name, '' AS detail, '' AS value
 FROM information_schema.tables AS t WHERE t.table_schema = $1 AND t.table_name = $2
+UNION ALL SELECT 'column', c.column_name, '', c.is_generated
+FROM information_schema.columns AS c WHERE c.table_schema = $1 AND c.table_name = $2
 UNION ALL SELECT 'key', k.column_name, k.ordinal_position::text, k.spanner_type
 FROM information_schema.index_columns AS k
 WHERE k.table_schema = $1 AND k.table_name = $2 AND k.index_type = 'PRIMARY_KEY'
@@ -100,9 +104,18 @@ class Stream(NamedTuple):
         return "" if self.whole else "the change stream watches only some of the table's columns"
 
 
+class Described(NamedTuple):
+    """What the catalog says of a table."""
+
+    stream: Stream
+    columns: int
+    """Of a whole row as changes carry it: all but generated ones."""
+
+
 @dataclass
 class _Catalog:
     exists: bool = False
+    columns: int = 0
     key: dict[int, KeyColumn] = field(default_factory=dict)
     streams: dict[str, bool] = field(default_factory=dict)
     """Whether each watches everything."""
@@ -111,10 +124,11 @@ class _Catalog:
     options: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
 
 
-async def find_stream(sdk: Sdk, table: str, chosen: str | None) -> Stream:
+async def find_stream(sdk: Sdk, table: str, chosen: str | None) -> tuple[Described, int]:
     """Ask the database for a table and its change stream; `chosen`: its name, where the settings give one.
 
-    Raises NotFound, FeedNotProvisioned and the errors of the service.
+    Tells also as of when that is so, in nanoseconds of Spanner's clock. Raises NotFound, FeedNotProvisioned and the
+    errors of the service.
     """
     await sdk.connect()
     schema, name = schema_and_name(sdk, table)
@@ -130,7 +144,8 @@ async def find_stream(sdk: Sdk, table: str, chosen: str | None) -> Stream:
     if not catalog.exists:
         raise NotFound(f"there is no table {table} in the connection's database")
     record_table = name if schema == _default_schema(sdk) else table
-    return _stream(catalog, table, record_table, _choose(catalog, table, chosen))
+    stream = _stream(catalog, table, record_table, _choose(catalog, table, chosen))
+    return Described(stream, catalog.columns), found.read_time
 
 
 def schema_and_name(sdk: Sdk, table: str) -> tuple[str, str]:
@@ -156,6 +171,8 @@ def _read(found: Found) -> _Catalog:
         match kind:
             case "table":
                 catalog.exists = True
+            case "column":
+                catalog.columns += value == "NEVER"
             case "key":
                 catalog.key[int(detail)] = KeyColumn(name, _key_type(value))
             case "stream":

@@ -61,8 +61,12 @@ class FeedLog:
         *,
         supervisor: Supervisor,
         listening: Callable[[], bool],
+        reading_ahead: set[ReadAhead],
     ) -> None:
-        """`listening` tells whether the doorbell can be heard; without it the feed is polled."""
+        """`listening` tells whether the doorbell can be heard; without it the feed is polled.
+
+        `reading_ahead`: of which logs of the connection something has been read ahead.
+        """
         self._connections = connections
         self._statements = Statements.of_feed(definition.feed_id, definition.image_function)
         self.ticks = FeedTicks(
@@ -71,7 +75,7 @@ class FeedLog:
         self._topology: Topology | None = None
         self._topology_of = self.ticks.generation
         self._reader = LogReader(connections, self._statements, self.ticks.window, self.ticks.live)
-        self._ahead = ReadAhead()
+        self._ahead = ReadAhead(reading_ahead)
         self._images = ImageReader(connections, self._statements, definition.image_mode)
         self._maker = ChangeMaker(
             incarnation=definition.incarnation,

@@ -15,6 +15,8 @@ _KEPT: Final = 1.0
 _REMEMBERED: Final = 16
 """Ends of pages."""
 _MOST_PASSED: Final = 64
+_MOST_AT_ONCE: Final = 8
+"""Stretches of all feeds of a connection together: no budget of pages counts them, and each may have some megabytes."""
 
 
 class Place(NamedTuple):
@@ -42,7 +44,9 @@ class ReadAhead:
     not change behind a tick; items that are not of the log are read when the page is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, holding: "set[ReadAhead]") -> None:
+        """`holding`: those of a connection that have a stretch, shared by all its feeds."""
+        self._holding = holding
         self._ends: deque[Place] = deque(maxlen=_REMEMBERED)
         self._reading: _Reading | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -58,9 +62,12 @@ class ReadAhead:
         if self._passed < self._to_pass:
             self._passed += 1
             return
+        if len(self._holding) >= _MOST_AT_ONCE:
+            return
         # Outside the context of the call whose page ended: another one may come for it.
         task = asyncio.create_task(read(), context=Context())
         self._reading = _Reading(end, task)
+        self._holding.add(self)
         task.add_done_callback(self._keep)
 
     async def come(self, place: Place) -> Stretch | None:
@@ -97,6 +104,7 @@ class ReadAhead:
 
     def _let_go(self) -> None:
         self._reading = None
+        self._holding.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
