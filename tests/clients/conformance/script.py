@@ -28,13 +28,15 @@ def _step(step: Json) -> Step:
             return Raw(grpc.StatusCode[code], bytes.fromhex(text))
         case {"silence": True}:
             return Silence()
-        case {"refuse": refusal}:
-            return _refusal(dict(refusal))
+        case {"refuse": said}:
+            return refusal(said)
         case _:
             raise AssertionError(f"no step of a script: {step}")
 
 
-def _refusal(refusal: Json) -> Refusal:
-    code = grpc.StatusCode[refusal.pop("code")]
-    pause = refusal.pop("retry_after_ms", None)
-    return Refusal(code=code, retry_after=None if pause is None else timedelta(milliseconds=pause), **refusal)
+def refusal(said: Json) -> Refusal:
+    """An error of the gateway."""
+    fields = dict(said)
+    code = grpc.StatusCode[fields.pop("code")]
+    pause = fields.pop("retry_after_ms", None)
+    return Refusal(code=code, retry_after=None if pause is None else timedelta(milliseconds=pause), **fields)
