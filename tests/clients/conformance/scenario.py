@@ -21,8 +21,6 @@ class Scenario:
     steps: list[Json]
     scripts: list[list[Json]] = field(default_factory=list)
     """What a scripted gateway says, a list a stream."""
-    pages: list[Json] = field(default_factory=list)
-    """What a scripted gateway answers to reads of a page, one after the other."""
     tls: bool = False
 
 

@@ -28,15 +28,13 @@ def _step(step: Json) -> Step:
             return Raw(grpc.StatusCode[code], bytes.fromhex(text))
         case {"silence": True}:
             return Silence()
-        case {"refuse": said}:
-            return refusal(said)
+        case {"refuse": refusal}:
+            return _refusal(dict(refusal))
         case _:
             raise AssertionError(f"no step of a script: {step}")
 
 
-def refusal(said: Json) -> Refusal:
-    """An error of the gateway."""
-    fields = dict(said)
-    code = grpc.StatusCode[fields.pop("code")]
-    pause = fields.pop("retry_after_ms", None)
-    return Refusal(code=code, retry_after=None if pause is None else timedelta(milliseconds=pause), **fields)
+def _refusal(refusal: Json) -> Refusal:
+    code = grpc.StatusCode[refusal.pop("code")]
+    pause = refusal.pop("retry_after_ms", None)
+    return Refusal(code=code, retry_after=None if pause is None else timedelta(milliseconds=pause), **refusal)

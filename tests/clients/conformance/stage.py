@@ -22,7 +22,7 @@ from tests.clients.conformance.consumer import Consumer
 from tests.clients.conformance.language import Language
 from tests.clients.conformance.mirror import applied, copied
 from tests.clients.conformance.scenario import Scenario
-from tests.clients.conformance.script import refusal, script
+from tests.clients.conformance.script import script
 from tests.clients.relay import Relay
 from tests.clients.scripted_gateway import ScriptedGateway
 from tests.conformance.backend import Backend, Item
@@ -73,7 +73,6 @@ class Stage:
         self._folder = folder
         self._world = _WorldOfClients(backend) if backend else None
         self._scripted = ScriptedGateway(*(script(steps) for steps in scenario.scripts))
-        self._scripted.pages.extend(map(refusal, scenario.pages))
         self._certificate = Certificate(folder) if scenario.tls else None
         self._relay = Relay("127.0.0.1:1")
         self._target = ""

@@ -100,7 +100,7 @@ class JsonWebTokens:
     def _decoded_by_one(
         self, token: str, keys: Sequence[jwt.PyJWK], algorithm: str
     ) -> tuple[dict[str, Any], jwt.PyJWK]:
-        """What a token says, and the key that it is signed by. Raises as `_decoded`, for the last one that was tried."""
+        """What a token says, and the key that it is signed by. Raises as `_decoded`, for the last that was tried."""
         *others, last = keys
         for key in others:
             with suppress(jwt.InvalidSignatureError, jwt.InvalidKeyError):
