@@ -10,7 +10,8 @@ import (
 )
 
 // WithPartitions makes ReadPartitions begin with these physical partitions in place of all. Other processes may read the
-// others, each with a checkpoint of its own; a child whose parents two of them read waits for its own reader's only.
+// others, each with a checkpoint of its own; a child whose parents two of them read waits for its own reader's only. One
+// that the collection does not have is NotFound.
 func WithPartitions(ids ...string) TailOption { return func(s *tailSettings) { s.only = ids } }
 
 // ReadPartitions follows the physical partitions of a collection in parallel, a tail each, and goes on with the children
@@ -61,27 +62,22 @@ func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, on
 		return err
 	}
 	r.positions = maps.Clone(r.positions)
-	fresh := len(r.positions) == 0
-	if fresh {
-		r.positions = Positions{}
-	}
-	if err := r.learnParents(ctx); err != nil {
+	if err := r.learnParents(ctx); err != nil || len(r.positions) > 0 {
 		return err
 	}
-	for id := range r.parents {
-		if !fresh || len(only) > 0 && !slices.Contains(only, id) {
-			continue
-		}
+	r.positions = Positions{}
+	if len(only) == 0 {
+		only = slices.Collect(maps.Keys(r.parents))
+	}
+	// One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
+	for _, id := range only {
 		place, err := r.client.Resolve(ctx, r.address, start, PhysicalPartition(id))
 		if err != nil {
 			return err
 		}
 		r.positions[id] = place.GetContinuationToken()
 	}
-	if fresh {
-		return r.checkpoint.Save(ctx, r.positions)
-	}
-	return nil
+	return r.checkpoint.Save(ctx, r.positions)
 }
 
 func (r *partitionReader) learnParents(ctx context.Context) error {

@@ -77,18 +77,20 @@ class Issuer:
         default_factory=lambda: {"k1": ("ES256", ec.generate_private_key(ec.SECP256R1()))}
     )
 
-    def key_set(self, **of_each: object) -> bytes:
-        """The public keys."""
+    def key_set(self, *, named: bool = True, **of_each: object) -> bytes:
+        """The public keys; not `named`, without ids."""
         members = []
         for key_id, (_, key) in self.keys.items():
             if isinstance(key, rsa.RSAPrivateKey):
                 member = RSAAlgorithm.to_jwk(key.public_key(), as_dict=True)
             else:
                 member = ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
-            members.append(member | {"kid": key_id} | of_each)
+            members.append(member | ({"kid": key_id} if named else {}) | of_each)
         return json.dumps({"keys": members}).encode()
 
-    def token(self, key_id: str = "k1", *, lives: float = 60, without: str = "", **claims: object) -> str:
+    def token(
+        self, key_id: str = "k1", *, lives: float = 60, without: str = "", named: bool = True, **claims: object
+    ) -> str:
         """A token of this issuer, unless told otherwise for alice, for a minute."""
         algorithm, key = self.keys[key_id]
         payload = {
@@ -99,4 +101,4 @@ class Issuer:
             **claims,
         }
         payload.pop(without, None)
-        return jwt.encode(payload, key, algorithm=algorithm, headers={"kid": key_id})
+        return jwt.encode(payload, key, algorithm=algorithm, headers={"kid": key_id} if named else {})

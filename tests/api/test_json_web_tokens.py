@@ -213,6 +213,24 @@ async def test_a_new_key_is_found_when_a_token_names_it_and_looked_for_no_oftene
     await refused(tokens, Issuer(keys={"k1": thief.keys["t1"]}).token("k1"))
 
 
+async def test_keys_without_an_id_are_each_tried_and_one_that_goes_takes_its_tokens_with_it(issuer: Issuer) -> None:
+    nameless = Issuer(keys={name: ("ES256", ec.generate_private_key(ec.SECP256R1())) for name in ("k1", "k2", "k3")})
+    tokens = verifier(nameless, lambda: nameless.key_set(named=False))
+    found = [await known(tokens, nameless.token(name, named=False)) for name in nameless.keys]
+    assert [identity.problem() for identity in found] == ["", "", ""]
+    assert "InvalidSignature" in await refused(tokens, Issuer().token(named=False))
+    assert "expired" in await refused(tokens, nameless.token("k1", named=False, lives=-60))
+    del nameless.keys["k1"]
+    await tokens._keys.reload()
+    assert [bool(identity.problem()) for identity in found] == [True, False, False]
+
+
+def test_a_key_set_with_many_keys_of_one_id_is_refused() -> None:
+    many = Issuer(keys={f"k{n}": ("ES256", ec.generate_private_key(ec.SECP256R1())) for n in range(9)})
+    with pytest.raises(ValueError, match="one id"):
+        KeySet(lambda: many.key_set(kid="k"), ALLOWED).load()
+
+
 async def test_what_cannot_be_read_leaves_the_keys_as_they_are(issuer: Issuer) -> None:
     content = [issuer.key_set()]
     keys = KeySet(lambda: content[0], ALLOWED)
@@ -220,7 +238,7 @@ async def test_what_cannot_be_read_leaves_the_keys_as_they_are(issuer: Issuer) -
     content[0] = b"half of a f"
     with pytest.raises(ValueError, match="not a JSON"):
         await keys.reload()
-    assert await keys.find("k1", "ES256") is not None
+    assert len(await keys.find("k1", "ES256")) == 1
 
 
 @contextmanager

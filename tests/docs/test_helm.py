@@ -122,9 +122,11 @@ def test_what_would_not_be_as_it_was_meant_is_refused_and_helm_check_asks_so() -
     assert {file.stem for file in (HELM / "refused").glob("*.yaml")} >= {
         "client-ca-in-plaintext",
         "no-connection",
+        "monitoring-port-of-root",
         "no-transport",
         "ready-when-nothing",
         "secret-not-named",
+        "service-port-of-root",
     }
     assert "tests/helm/refused/*.yaml" in (HELM / "check").read_text(encoding="utf-8")
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 import structlog
 
-from changefeed_gateway.core.errors import TransientFailure
+from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
 from changefeed_gateway.providers.postgres import connections as connections_module
 from changefeed_gateway.providers.postgres.connections import Connection, Connections
 from tests.databases import PostgresForTests
@@ -128,6 +128,18 @@ async def test_a_session_whose_plans_are_of_another_table_is_given_up(log_databa
         assert await connections.fetch("SELECT * FROM orders", {}) == [(1,)]
         await owner.execute("ALTER TABLE orders ADD region text")
         assert await connections.fetch("SELECT * FROM orders", {}) == [(1, None)]
+
+
+@pytest.mark.req("P7")
+async def test_a_statement_that_is_refused_for_good_costs_no_session(log_database: str) -> None:
+    """It has the SQLSTATE of a plan that is old; a new connection a call would be at the cost of all feeds."""
+    connections = Connections(log_database, max_size=1)
+    await connections.open()
+    async with aclosing(connections):
+        before = await _pids(connections, 1)
+        with pytest.raises(ProviderFailure):
+            await connections.fetch("SELECT count(*) FROM pg_class FOR UPDATE", {})
+        assert await _pids(connections, 1) == before
 
 
 async def test_a_restart_is_not_seen_of_a_connection_at_hand(log_database: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 import psycopg
 import pytest
@@ -329,3 +330,30 @@ async def test_an_ordinary_edit_waits_for_nobody_and_nobody_for_it(
         await editor.commit()
         await editor.execute(write.replace("'new'", "'newer'").encode())
         await connection.execute("UPDATE documents.files SET title = 'edited again'")
+
+
+@pytest.mark.parametrize("parent_first", [False, True])
+async def test_who_locks_the_file_first_meets_no_deadlock_beside_a_delete_of_it(
+    connection: Connection, database: str, document: str, version: str, parent_first: bool
+) -> None:
+    """As docs/providers/postgres.md says: the delete has the file and comes to its tags and runs, which another has."""
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    async with (
+        await psycopg.AsyncConnection.connect(database) as deleter,
+        await psycopg.AsyncConnection.connect(database) as writer,
+    ):
+        # Whoever waits last finds the deadlock: the delete, so that the other one lives.
+        await deleter.execute("SET deadlock_timeout = '1ms'")
+        await writer.execute("SET deadlock_timeout = '1min'")
+        await deleter.execute("SELECT FROM documents.files FOR UPDATE")
+        first = "SELECT FROM documents.files FOR KEY SHARE" if parent_first else "DELETE FROM documents.file_tags"
+        waiting = asyncio.create_task(writer.execute(first.encode()))
+        await until_waiting(connection, writer)
+        with nullcontext() if parent_first else pytest.raises(psycopg.errors.DeadlockDetected):
+            await deleter.execute("DELETE FROM documents.files")
+        await deleter.commit()
+        await waiting
+        await writer.execute("UPDATE documents.runs SET status = 'done'")
+        await writer.commit()
+    assert await one(connection, "SELECT count(*) FROM documents.files") == ("0" if parent_first else "1")

@@ -18,20 +18,21 @@ import (
 
 // order is what an argument holds; they are carried out one after the other.
 type order struct {
-	Target      string `json:"target"`
-	Collection  string `json:"collection"`
-	Call        string `json:"call"`
-	Start       string `json:"start"`
-	After       string `json:"after"`
-	Checkpoint  string `json:"checkpoint"`
-	HandleMS    int    `json:"handle_ms"`
-	HeartbeatMS int    `json:"heartbeat_ms"`
-	PatienceMS  *int   `json:"patience_ms"`
-	MaxEvents   int64  `json:"max_events"`
-	MaxBatch    int32  `json:"max_batch_size"`
-	Deduplicate int    `json:"deduplicate"`
-	Roots       string `json:"roots"`
-	Bearer      string `json:"bearer"`
+	Target      string   `json:"target"`
+	Collection  string   `json:"collection"`
+	Call        string   `json:"call"`
+	Start       string   `json:"start"`
+	After       string   `json:"after"`
+	Checkpoint  string   `json:"checkpoint"`
+	Only        []string `json:"only"`
+	HandleMS    int      `json:"handle_ms"`
+	HeartbeatMS int      `json:"heartbeat_ms"`
+	PatienceMS  *int     `json:"patience_ms"`
+	MaxEvents   int64    `json:"max_events"`
+	MaxBatch    int32    `json:"max_batch_size"`
+	Deduplicate int      `json:"deduplicate"`
+	Roots       string   `json:"roots"`
+	Bearer      string   `json:"bearer"`
 }
 
 type event struct {
@@ -195,7 +196,7 @@ func (o *order) run(ctx context.Context) error {
 		if o.Checkpoint != "" {
 			checkpoint = &changefeed.FileCheckpoint{Path: o.Checkpoint}
 		}
-		return client.ReadPartitions(ctx, address, start, checkpoint, o.handle, o.options()...)
+		return client.ReadPartitions(ctx, address, start, checkpoint, o.handle, append(o.options(), changefeed.WithPartitions(o.Only...))...)
 	case "page":
 		page, err := client.ReadPage(ctx, &pb.ReadChangesRequest{Address: address, StartPosition: start})
 		if err != nil {

@@ -36,6 +36,7 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Optional;
+import java.util.Set;
 
 /** The Java client's program for the conformance run: see docs/clients.md in the repository. */
 final class Program {
@@ -49,6 +50,7 @@ final class Program {
             String start,
             String after,
             String checkpoint,
+            Set<String> only,
             @JsonProperty("handle_ms") long handleMs,
             @JsonProperty("heartbeat_ms") long heartbeatMs,
             @JsonProperty("patience_ms") Long patienceMs,
@@ -112,7 +114,8 @@ final class Program {
             case "page" -> page();
             case "partitions" -> {
                 Checkpoint checkpoint = order.checkpoint == null ? new MemoryCheckpoint() : file();
-                client.readPartitions(address, start(), checkpoint, options(), this::handle);
+                TailOptions options = options().only(order.only == null ? Set.of() : order.only);
+                client.readPartitions(address, start(), checkpoint, options, this::handle);
             }
             default -> throw new IllegalArgumentException("no such call: " + order.call);
         }

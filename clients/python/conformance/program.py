@@ -112,6 +112,7 @@ class Program:
             self._start,
             self._handle,
             checkpoint=checkpoint,
+            only=self._order.get("only", ()),
             **self._options(),
         )
 

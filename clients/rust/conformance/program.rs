@@ -120,7 +120,8 @@ impl Order {
                     let order = Arc::clone(&order);
                     async move { order.handle(&partition, delivery).await.map_err(BoxError::from) }
                 };
-                let (start, options) = (self.start(), self.options());
+                let only = self.0["only"].as_array().into_iter().flatten().filter_map(Value::as_str);
+                let (start, options) = (self.start(), self.options().partitions(only));
                 match self.text("checkpoint") {
                     Some(path) => {
                         client.read_partitions(address, start, FileCheckpoint::new(path), options, handle).await?

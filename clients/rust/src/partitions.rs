@@ -74,17 +74,20 @@ where
         self.positions = self.checkpoint.load().await.map_err(Error::Checkpoint)?;
         let is_first = self.positions.is_empty();
         self.learn_parents().await?;
-        for id in self.parents.keys().cloned().collect::<Vec<_>>() {
-            if is_first && (self.options.only.is_empty() || self.options.only.contains(&id)) {
-                let scope = physical_partition(id.as_str());
-                let place = self.client.resolve(self.address.clone(), start.clone(), Some(scope)).await?;
-                self.positions.insert(id, place.continuation_token);
-            }
+        if !is_first {
+            return Ok(());
         }
-        if is_first {
-            self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)?;
+        let mut ids = self.options.only.clone();
+        if ids.is_empty() {
+            ids.extend(self.parents.keys().cloned());
         }
-        Ok(())
+        // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
+        for id in ids {
+            let scope = physical_partition(id.as_str());
+            let place = self.client.resolve(self.address.clone(), start.clone(), Some(scope)).await?;
+            self.positions.insert(id, place.continuation_token);
+        }
+        self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)
     }
 
     async fn learn_parents(&mut self) -> Result<(), Error> {

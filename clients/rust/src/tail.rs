@@ -126,7 +126,7 @@ impl TailOptions {
 
     /// Makes [`crate::ChangeFeedClient::read_partitions`] begin with these physical partitions in place of all. Other
     /// processes may read the others, each with a checkpoint of its own; a child whose parents two of them read waits for
-    /// its own reader's only.
+    /// its own reader's only. One that the collection does not have is NOT_FOUND.
     pub fn partitions<I: Into<String>>(mut self, ids: impl IntoIterator<Item = I>) -> Self {
         self.only = ids.into_iter().map(Into::into).collect();
         self

@@ -26,6 +26,7 @@ interface Order {
   start: "beginning" | "now" | "snapshot" | "after";
   after?: string;
   checkpoint?: string;
+  only?: string[];
   handle_ms?: number;
   heartbeat_ms?: number;
   patience_ms?: number;
@@ -83,7 +84,8 @@ async function carryOut(order: Order, client: ChangeFeedClient): Promise<void> {
     say("drained", { events, seconds: (performance.now() - began) / 1_000 });
   } else if (order.call === "partitions") {
     const told = (id: string, delivery: Delivery) => handle(order, id, delivery);
-    await client.readPartitions(address, start, told, { ...options, checkpoint: checkpoint ?? new MemoryCheckpoint() });
+    const some = { ...options, only: order.only ?? [], checkpoint: checkpoint ?? new MemoryCheckpoint() };
+    await client.readPartitions(address, start, told, some);
   } else {
     const whole = { ...options, maxEvents: order.max_events ?? 0, ...(checkpoint && { checkpoint }) };
     for await (const delivery of client.tail(address, start, whole)) {

@@ -12,7 +12,8 @@ export interface PartitionsOptions extends StreamOptions {
   readonly checkpoint: Checkpoint;
   /**
    * Begins with these physical partitions in place of all. Other processes may read the others, each with a checkpoint of
-   * its own; a child whose parents two of them read waits for its own reader's only.
+   * its own; a child whose parents two of them read waits for its own reader's only. One that the collection does not
+   * have is NOT_FOUND.
    */
   readonly only?: readonly string[];
 }
@@ -57,15 +58,15 @@ export class PartitionReader {
     this.#positions = new Map(await checkpoint.load());
     const isFirst = this.#positions.size === 0;
     await this.#learnParents();
-    for (const partitionId of this.#parents.keys()) {
-      if (isFirst && (!only || only.includes(partitionId))) {
-        const place = await this.client.resolve(this.address, start, physicalPartition(partitionId));
-        this.#positions.set(partitionId, place.continuationToken);
-      }
+    if (!isFirst) {
+      return;
     }
-    if (isFirst) {
-      await checkpoint.save(this.#positions);
+    // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
+    for (const partitionId of only?.length ? only : this.#parents.keys()) {
+      const place = await this.client.resolve(this.address, start, physicalPartition(partitionId));
+      this.#positions.set(partitionId, place.continuationToken);
     }
+    await checkpoint.save(this.#positions);
   }
 
   async #learnParents(): Promise<void> {

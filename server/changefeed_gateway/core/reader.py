@@ -5,11 +5,11 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Final, Protocol, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_exponential_jitter
 
 from changefeed_gateway.core.answer import ChangeEncoder
 from changefeed_gateway.core.clock import monotonic
-from changefeed_gateway.core.errors import ChangeFeedError
+from changefeed_gateway.core.errors import ChangeFeedError, Throttled
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Page, PageRead
 from changefeed_gateway.core.page import EncodedPage, Reader
@@ -20,6 +20,7 @@ from changefeed_gateway.core.token import fingerprint
 _T = TypeVar("_T")
 
 _FIRST_PAUSE: Final = timedelta(milliseconds=50)
+_PAUSES: Final = wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1)
 
 
 class DirectReader:
@@ -187,19 +188,24 @@ class PatientReader:
         self._limits = limits
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
-        """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`."""
+        """Like `Provider.read_page`; a retryable error surfaces only after `Limits.outage_patience`.
+
+        Who throttles is not asked again before the time that it names: where less patience is left, its error surfaces.
+        """
         until = monotonic() + self._limits.outage_patience.total_seconds()
         try:
             # Nearly always the only time, and making a retry takes longer than the gateway's part of a read.
             return await self._reader.read(feed, read)
         except ChangeFeedError as error:
-            if not self._may_pass(error) or monotonic() >= until:
+            if not self._may_pass(error) or monotonic() + _asked_for(error) >= until:
                 raise
-        await asyncio.sleep(_FIRST_PAUSE.total_seconds())
+            pause = max(_FIRST_PAUSE.total_seconds(), _asked_for(error))
+        await asyncio.sleep(pause)
         retrying = AsyncRetrying(
+            sleep=asyncio.sleep,
             retry=retry_if_exception(self._may_pass),
-            wait=wait_exponential_jitter(multiplier=0.05, max=2.0, jitter=0.1),
-            stop=stop_after_delay(until - monotonic()),
+            wait=lambda state: max(_PAUSES(state), _asked_for(_failure(state))),
+            stop=lambda state: monotonic() + _asked_for(_failure(state)) >= until,
             reraise=True,
         )
         async for attempt in retrying:
@@ -214,6 +220,17 @@ class PatientReader:
     def draining(self) -> bool:
         """Whether the gateway is closing its streams."""
         return self._reader.draining
+
+
+def _failure(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _asked_for(error: BaseException | None) -> float:
+    """Seconds for which a service that throttles wants to be left alone; what is away cannot know when it is back."""
+    if not isinstance(error, Throttled) or error.retry_after is None:
+        return 0.0
+    return error.retry_after.total_seconds()
 
 
 def nothing_after(start: After, *, more_available: bool) -> EncodedPage:

@@ -71,6 +71,7 @@ _TEXTS: Final = frozenset(
         "user",
     ]
 )
+_OF_PRIMARIES: Final = ("primary", "read-write")
 KEYWORDS: Final = _NUMBERS | _WORDS.keys() | _TEXTS
 
 _URL: Final = re.compile(r"postgres(?:ql)?://")
@@ -108,7 +109,19 @@ def _checked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
             raise NotADsn(f"{name} stands twice")
         found[name] = value
         _check(name, value)
+    _check_one_server(found)
     return found
+
+
+def _check_one_server(found: Mapping[str, str]) -> None:
+    """P1: connections of one pool that lead to several servers would ask one for a tick, and one behind it for rows."""
+    several = any("," in found.get(name, "") for name in ("host", "hostaddr"))
+    balanced = found.get("load_balance_hosts") == "random"
+    if (several or balanced) and found.get("target_session_attrs") not in _OF_PRIMARIES:
+        raise NotADsn(
+            "with several hosts, or load_balance_hosts=random, its connections may lead to several servers, of which"
+            " one has not yet what another one has: add target_session_attrs=primary, or name one host"
+        )
 
 
 def _check(name: str, value: str) -> None:

@@ -59,13 +59,13 @@ class PartitionReader:
         self._positions = dict(await self._checkpoint.load())
         is_first = not self._positions
         await self._learn_parents()
-        for partition_id in self._parents:
-            if is_first and (not only or partition_id in only):
-                scope = physical_partition(partition_id)
-                place = await self._client.resolve(self._address, start, scope=scope)
-                self._positions[partition_id] = place.continuation_token
-        if is_first:
-            await self._checkpoint.save(self._positions)
+        if not is_first:
+            return
+        # P5: one that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
+        for partition_id in only or self._parents:
+            place = await self._client.resolve(self._address, start, scope=physical_partition(partition_id))
+            self._positions[partition_id] = place.continuation_token
+        await self._checkpoint.save(self._positions)
 
     async def _learn_parents(self) -> None:
         async for partition in self._client.partitions(self._address):

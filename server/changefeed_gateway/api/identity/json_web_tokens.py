@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,31 +80,44 @@ class JsonWebTokens:
         return identity
 
     async def _verify(self, token: str) -> Identity:
-        rules = self._rules
         try:
             header = jwt.get_unverified_header(token)
             key_id, algorithm = header.get("kid", ""), header.get("alg")
             # Before any key is looked at: what is not allowed chooses no key.
-            if not isinstance(algorithm, str) or not isinstance(key_id, str) or algorithm not in rules.algorithms:
+            if not isinstance(algorithm, str) or not isinstance(key_id, str) or algorithm not in self._rules.algorithms:
                 raise AuthenticationFailed("the bearer token is signed in a way that is not allowed here")
-            key = await self._keys.find(key_id, algorithm)
-            if key is None:
+            keys = await self._keys.find(key_id, algorithm)
+            if not keys:
                 raise AuthenticationFailed("the bearer token is signed by a key that the issuer does not show")
-            payload = jwt.decode(
-                token,
-                key,
-                algorithms=[algorithm],
-                audience=rules.audience,
-                issuer=rules.issuer,
-                leeway=rules.leeway_seconds,
-                options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
-            )
+            payload, key = self._decoded_by_one(token, keys, algorithm)
         except jwt.ExpiredSignatureError:
             raise AuthenticationFailed("the bearer token has expired: get a new one") from None
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             # The library's text may quote the token.
             raise AuthenticationFailed(f"the bearer token is not valid here: {type(error).__name__}") from None
         return self._identity(payload, key)
+
+    def _decoded_by_one(
+        self, token: str, keys: Sequence[jwt.PyJWK], algorithm: str
+    ) -> tuple[dict[str, Any], jwt.PyJWK]:
+        """What a token says, and the key that it is signed by. Raises as `_decoded`, for the last that was tried."""
+        *others, last = keys
+        for key in others:
+            with suppress(jwt.InvalidSignatureError, jwt.InvalidKeyError):
+                return self._decoded(token, key, algorithm), key
+        return self._decoded(token, last, algorithm), last
+
+    def _decoded(self, token: str, key: jwt.PyJWK, algorithm: str) -> dict[str, Any]:
+        payload: dict[str, Any] = jwt.decode(
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._rules.audience,
+            issuer=self._rules.issuer,
+            leeway=self._rules.leeway_seconds,
+            options={"require": ["exp", "iss", "aud"], "enforce_minimum_key_length": True},
+        )
+        return payload
 
     def _identity(self, payload: dict[str, Any], key: jwt.PyJWK) -> Identity:
         name = payload.get(self._rules.principal_claim)

@@ -19,6 +19,8 @@ from structlog.typing import FilteringBoundLogger
 
 _MOST_BYTES: Final = 1_000_000
 _MOST_KEYS: Final = 100
+_MOST_OF_AN_ID: Final = 8
+"""Keys of one id, or without one: each costs whoever presents a bad token's verifier a try. A rotation has two."""
 _SECONDS_TO_FETCH: Final = 5.0
 _PAUSE: Final = timedelta(seconds=10)
 """Between two looks for a key that is not there: callers choose what keys they name."""
@@ -28,13 +30,17 @@ _ALGORITHMS_OF: Final = {"RSA": ("RS", "PS"), "EC": ("ES",), "OKP": ("EdDSA",)}
 _log: FilteringBoundLogger = structlog.get_logger("changefeed_gateway.identity")
 
 
+_Keys = Mapping[tuple[str, str], tuple[jwt.PyJWK, ...]]
+"""By id, empty without one, and algorithm."""
+
+
 class KeySet:
     """Public keys by id and algorithm. Looked up in memory; read or fetched in a thread."""
 
     def __init__(self, read: Callable[[], bytes], algorithms: Sequence[str]) -> None:
         """Begin empty: `load` or the first `find` fills it. `read` may block."""
         self._read, self._algorithms = read, tuple(algorithms)
-        self._keys: Mapping[tuple[str, str], jwt.PyJWK] = {}
+        self._keys: _Keys = {}
         self.generation = 0
         """Changes with the keys."""
         self._looked_at = float("-inf")
@@ -57,16 +63,19 @@ class KeySet:
             raise TimeoutError("the issuer takes too long to answer")
         loading.result()
 
-    async def find(self, key_id: str, algorithm: str) -> jwt.PyJWK | None:
-        """The key that a token names; looks for newer ones, but not often, when there is none."""
-        key = self._keys.get((key_id, algorithm))
-        if key is None and (self._is_loading or time.monotonic() - self._looked_at > _PAUSE.total_seconds()):
+    async def find(self, key_id: str, algorithm: str) -> Sequence[jwt.PyJWK]:
+        """The keys that a token may mean; looks for newer ones, but not often, when there is none.
+
+        An issuer need not give its keys ids (RFC 7517, 4.5): a token of one without may be signed by any of these.
+        """
+        keys = self._keys.get((key_id, algorithm), ())
+        if not keys and (self._is_loading or time.monotonic() - self._looked_at > _PAUSE.total_seconds()):
             try:
                 await self.reload()
             except (OSError, ValueError) as error:
                 _log.warning("the issuer's keys cannot be had", problem=type(error).__name__)
-            key = self._keys.get((key_id, algorithm))
-        return key
+            keys = self._keys.get((key_id, algorithm), ())
+        return keys
 
     @property
     def _is_loading(self) -> bool:
@@ -77,13 +86,15 @@ class KeySet:
 
     def shows(self, key: jwt.PyJWK) -> bool:
         """Whether a key that was found is still among them."""
-        return any(key is each for each in self._keys.values())
+        return any(key is each for keys in self._keys.values() for each in keys)
 
-    def _take(self, keys: dict[tuple[str, str], jwt.PyJWK]) -> None:
+    def _take(self, keys: _Keys) -> None:
         # One that stays is the same object, so that whoever was known by it still is.
         keys = {
-            name: known if (known := self._keys.get(name)) is not None and known.key == key.key else key
-            for name, key in keys.items()
+            name: tuple(
+                next((known for known in self._keys.get(name, ()) if known.key == key.key), key) for key in of_name
+            )
+            for name, of_name in keys.items()
         }
         if keys != self._keys:
             self._keys = keys
@@ -150,19 +161,22 @@ def _content(answer: Any, until: float) -> bytes:
     return content
 
 
-def _parsed(content: bytes, algorithms: Sequence[str]) -> dict[tuple[str, str], jwt.PyJWK]:
+def _parsed(content: bytes, algorithms: Sequence[str]) -> _Keys:
     try:
         members = json.loads(content)["keys"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise ValueError("not a JSON Web Key Set") from None
     if not isinstance(members, list) or len(members) > _MOST_KEYS:
         raise ValueError(f"a key set holds a list of at most {_MOST_KEYS} keys")
-    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    found: dict[tuple[str, str], tuple[jwt.PyJWK, ...]] = {}
     for member in members:
         if isinstance(member, dict) and member.get("use", "sig") == "sig":
-            found |= _usable(member, algorithms)
+            for name, key in _usable(member, algorithms).items():
+                found[name] = (*found.get(name, ()), key)
     if not found:
         raise ValueError("no key that can verify what is allowed")
+    if any(len(of_name) > _MOST_OF_AN_ID for of_name in found.values()):
+        raise ValueError(f"a key set has at most {_MOST_OF_AN_ID} keys of one id, or without one")
     return found
 
 

@@ -66,7 +66,9 @@ def find_history(collection: MemoryCollection, scope: Scope, start: Start | None
                 return log
             if collection.is_forgotten(partition_id) and (start is None or isinstance(start, After)):
                 raise expired()
-            raise NotFound(f"partition {partition_id} does not exist", reason=Reason.PARTITION_NOT_FOUND)
+            raise NotFound(
+                f"there is no partition {partition_id!r}: list the partitions anew", reason=Reason.PARTITION_NOT_FOUND
+            )
         case EntireCollection():
             raise TypeError("this provider keeps no order over its partitions")
         case _:

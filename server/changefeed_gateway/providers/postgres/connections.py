@@ -24,7 +24,7 @@ from tenacity import (
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.shared import SharedQuestion
-from changefeed_gateway.providers.postgres.errors import connection_lost, is_outage
+from changefeed_gateway.providers.postgres.errors import connection_lost, has_old_plan, is_outage
 from changefeed_gateway.providers.postgres.outage import Outage
 from changefeed_gateway.providers.postgres.registered import RegisteredConnection
 
@@ -217,9 +217,9 @@ class Connections:
         connection = self._take_at_hand(like) or await self._take_out_of_pool()
         try:
             return await work(connection)
-        except psycopg.errors.FeatureNotSupported:
-            # A prepared statement outlived a change of its tables, and the session would keep it.
-            await connection.close()
+        except psycopg.errors.FeatureNotSupported as error:
+            if has_old_plan(error):
+                await connection.close()
             raise
         finally:
             await self._give_back(connection)

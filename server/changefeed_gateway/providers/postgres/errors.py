@@ -151,9 +151,17 @@ def connection_lost(error: psycopg.Error) -> bool:
     state = error.sqlstate
     if state is None:
         return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-    # 0A000: a prepared statement outlived a change of its tables.
     # XX000: a table was dropped after its name was resolved.
-    return state.startswith("08") or state in ("57P01", "57P02", "57P05", "0A000", "XX000")
+    return state.startswith("08") or state in ("57P01", "57P02", "57P05", "XX000") or has_old_plan(error)
+
+
+def has_old_plan(error: psycopg.Error) -> bool:
+    """Whether a prepared statement outlived a change of its tables ("cached plan must not change result type").
+
+    Its session would keep it. The function of PostgreSQL that says so tells it from a statement that is refused for
+    good: others have the SQLSTATE too, and the words are in the server's language.
+    """
+    return error.sqlstate == "0A000" and error.diag.source_function == "RevalidateCachedQuery"
 
 
 class OperationError(Exception):

@@ -71,16 +71,16 @@ final class PartitionReader {
         positions.putAll(checkpoint.load());
         boolean isFirst = positions.isEmpty();
         learnParents();
-        for (String id : parents.keySet()) {
-            if (isFirst && (options.only.isEmpty() || options.only.contains(id))) {
-                String token = client.resolve(address, start, Positions.physicalPartition(id))
-                        .getContinuationToken();
-                positions.put(id, token);
-            }
+        if (!isFirst) {
+            return;
         }
-        if (isFirst) {
-            checkpoint.save(positions);
+        // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
+        for (String id : options.only.isEmpty() ? parents.keySet() : options.only) {
+            String token = client.resolve(address, start, Positions.physicalPartition(id))
+                    .getContinuationToken();
+            positions.put(id, token);
         }
+        checkpoint.save(positions);
     }
 
     private void learnParents() {

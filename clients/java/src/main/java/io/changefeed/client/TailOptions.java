@@ -77,7 +77,7 @@ public final class TailOptions {
     /**
      * For {@link ChangeFeedClient#readPartitions}: begins with these physical partitions in place of all. Other processes
      * may read the others, each with a checkpoint of its own; a child whose parents two of them read waits for its own
-     * reader's only.
+     * reader's only. One that the collection does not have is NOT_FOUND.
      */
     public TailOptions only(Set<String> partitionIds) {
         only = Set.copyOf(partitionIds);
