@@ -23,6 +23,9 @@ PARTS := set-up lint $(if $(PYTEST_ARGS),,test-postgres-15) test-newest
 # What generates code, a stamp each.
 GENERATORS := .venv-gen/.stamp .clients/.stamp-go clients/typescript/node_modules/.stamp .clients/.stamp-rust .clients/.stamp-java
 
+# Where no compiled code is kept, each process of the tests compiles every module anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check
 SOURCES := server $(addprefix clients/python/,src conformance examples) tests bench scripts

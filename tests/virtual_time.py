@@ -1,9 +1,12 @@
-"""A loop whose clock goes only when it is told to."""
+"""Loops whose clock goes when it is told to, or when nothing is left to do but wait."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TypeVar
+import functools
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import ParamSpec, TypeVar
 
+_P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
@@ -26,3 +29,34 @@ class VirtualTime(asyncio.SelectorEventLoop):
             return self.run_until_complete(scenario)
         finally:
             self.close()
+
+
+class LeapingTime(VirtualTime):
+    """Where all wait, it is at once as late as the first of them waits for. For what waits for time alone."""
+
+    now = 1_000.0
+
+    def __init__(self) -> None:
+        super().__init__(_Leaping(self))
+
+
+class _Leaping(selectors.DefaultSelector):
+    def __init__(self, loop: LeapingTime) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            return super().select()
+        self._loop.now += timeout
+        return super().select(0)
+
+
+def in_leaping_time(test: Callable[_P, Coroutine[None, None, None]]) -> Callable[_P, None]:
+    """A test that takes no longer than what it does, however long it waits."""
+
+    @functools.wraps(test)
+    def run(*arguments: _P.args, **named: _P.kwargs) -> None:
+        LeapingTime().run(test(*arguments, **named))
+
+    return run

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.conformance.backend import Backend, Hook
-from tests.conformance.registry import BACKENDS
 from tests.conformance.world import World
 
 
@@ -13,6 +12,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A case marked `needs(Hook...)` runs where the database can be made to do it; the others are not collected."""
     if "backend_name" not in metafunc.fixturenames:
         return
+    # Here, because who hands the tests out to other processes needs no driver.
+    from tests.conformance.registry import BACKENDS
+
     needed = {hook for mark in metafunc.definition.iter_markers("needs") for hook in mark.args}
     assert needed <= set(Hook)
     metafunc.parametrize("backend_name", [name for name, kind in BACKENDS.items() if needed <= kind.hooks])
@@ -20,6 +22,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def new_backend(request: pytest.FixtureRequest, backend_name: str) -> Backend:
+    from tests.conformance.registry import BACKENDS
+
     # Not async: only so may a factory ask for fixtures that are.
     return BACKENDS[backend_name].make(request)
 

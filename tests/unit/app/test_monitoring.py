@@ -1,9 +1,11 @@
 """Metrics and health over HTTP, of a gateway over collections in memory."""
 
 import asyncio
+import functools
 import socket
 import time
 from typing import Final
+from wsgiref.simple_server import demo_app
 
 import grpc
 import pytest
@@ -19,7 +21,7 @@ from changefeed_gateway.providers.memory import provider as memory
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.postgres.ticks.ticker import STALLED_AFTER, Cadence
 from changefeed_gateway.settings import MemoryConnection
-from tests.monitored import Monitored, monitored, until
+from tests.monitored import ANY_PORT, Monitored, monitored, until
 
 DOCUMENTS = collection("main/documents")
 CONNECTIONS = {"main": MemoryConnection(provider="memory"), "other": MemoryConnection(provider="memory")}
@@ -146,6 +148,21 @@ async def test_a_drain_is_not_ready_and_lives(providers: list[MemoryProvider]) -
         gateway.gateway.server._health.begin_drain()
         assert not await gateway.ready()
         assert (await gateway.get("/livez"))[0] == 200
+
+
+async def test_it_ends_at_once_and_not_at_the_next_look_whether_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    seldom = functools.partialmethod(http._Server.serve_forever, poll_interval=60.0)
+    monkeypatch.setattr(http._Server, "serve_forever", seldom)
+
+    async def serving() -> dict[str, bool]:
+        return {}
+
+    server = http.MonitoringServer(ANY_PORT, serving=serving, metrics=lambda on_loop: demo_app)
+    async with asyncio.timeout(6):
+        await server.aclose()
+        await server.aclose()
+    with pytest.raises(OSError, match="failed"):
+        await asyncio.open_connection("127.0.0.1", server.port)
 
 
 async def test_an_event_loop_that_stands_still_is_not_alive(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from changefeed_gateway.core.vector import Vector
 from changefeed_gateway.providers.memory.collection import CollectionOptions, MemoryCollection
 from changefeed_gateway.providers.memory.provider import MemoryProvider
 from changefeed_gateway.providers.memory.store import MemoryStore
-from tests.virtual_time import VirtualTime
+from tests.virtual_time import VirtualTime, in_leaping_time
 
 PATIENCE = 10
 """Seconds after which a wait is taken for one that goes on."""
@@ -154,6 +154,7 @@ async def test_no_change_that_is_still_to_come_goes_before_the_forecast() -> Non
 
 
 @pytest.mark.req("E1")
+@in_leaping_time
 async def test_what_looking_takes_is_part_of_the_wait() -> None:
     reading = Reading(partitions=1, limits=Limits())
     reading.provider.reading_takes = timedelta(milliseconds=20)
