@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, MutableMapping
 from contextlib import asynccontextmanager
@@ -31,6 +32,7 @@ from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.token import MAX_TOKEN_CHARS
 from tests.api.gateway import Gateway, details_of, error_info, serving
 from tests.api.router_double import FEED, OPENED, Held, RouterDouble
+from tests.soak import soak_seconds
 
 ADDRESS = resource_pb2.ResourceAddress(connection="main", collection="documents")
 START = position_pb2.StartPosition(beginning=position_pb2.Beginning())
@@ -198,6 +200,16 @@ async def test_thousands_of_calls_at_once_all_hear_from_us(log: list[LogLine]) -
     told = [line for line in lines if line["event"] == "call finished"]
     assert len(told) + sum(line["count"] for line in lines if line["event"] != "call finished") <= 3_990
     assert len(told) < 600, "at most ten a second"
+
+
+@pytest.mark.soak
+async def test_calls_that_wait_for_a_loop_that_is_busy_are_answered(gateway: Gateway) -> None:
+    await gateway.stub.ReadChanges(READ)
+    calls = [gateway.stub.ReadChanges(READ) for _ in range(10)]
+    await asyncio.sleep(0)
+    # gRPC's own limit is half a minute, which a soak is longer than.
+    time.sleep(min(soak_seconds(0.1), 40))  # noqa: ASYNC251 - the loop is to be busy
+    await asyncio.gather(*calls)
 
 
 async def no_message(gateway: Gateway, method: str) -> grpc.aio.StreamStreamCall[bytes, bytes]:

@@ -41,6 +41,9 @@ MAX_METADATA_BYTES: Final = 16_384
 
 _CONNECTIONS_AT_ONCE: Final = 4
 """How many may come full of calls before the event loop has looked at one of them."""
+_LONGEST_WAIT_SECONDS: Final = 3_600
+"""For the event loop to look at a call; gRPC's own 30 are over on a machine that has no time left, and callers have
+deadlines."""
 
 _REFLECTED: Final = (
     SERVICE_NAME,
@@ -185,6 +188,7 @@ def _server_options(limits: Limits, *, reuse_port: bool) -> dict[str, int]:
         # The same for calls that have arrived and wait for the event loop: above its limits gRPC answers CANCELLED.
         "grpc.server.max_pending_requests": _CONNECTIONS_AT_ONCE * admitted,
         "grpc.server.max_pending_requests_hard_limit": _CONNECTIONS_AT_ONCE * admitted,
+        "grpc.server_max_unrequested_time_in_server": _LONGEST_WAIT_SECONDS,
         "grpc.max_allowed_incoming_connections": most_connections(limits),
         # A connection that does not say what it wants is gone before it is missed.
         "grpc.server_handshake_timeout_ms": 10_000,
