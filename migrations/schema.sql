@@ -4221,8 +4221,9 @@ begin
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
         $sql$));
-    -- Leaving (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is
-    -- undeleted counts as created; deleted_at going from null is a delete, and anything else an update.
+    -- Most updates change nothing but, say, a title, and need no pairing of old and new rows. Where they may do more: leaving
+    -- (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is undeleted counts
+    -- as created; deleted_at going from null is a delete, and anything else an update.
     perform changefeed.create_rekey_function(feed);
     perform changefeed.create_capture_function(feed, 'files_update', '', documents.files_body(feed, 'update', $sql$
             select false, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
@@ -4247,8 +4248,8 @@ begin
     perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
-    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
-    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
+    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
     -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -4282,6 +4283,7 @@ begin
         ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
         ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
         ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
+        -- By bytes, as images show them.
         ('runs_update', format(version_files, $sql$
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id

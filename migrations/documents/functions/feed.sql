@@ -151,8 +151,8 @@ begin
     perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
-    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
-    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
+    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
     -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
