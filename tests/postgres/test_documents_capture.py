@@ -319,6 +319,21 @@ async def test_a_delete_is_one_also_where_no_trigger_tells_of_it(
     assert await logged() == [delete, (document, "upsert", True, workspace), delete]
 
 
+@pytest.mark.req("P1", "DB-2", "DB-3")
+async def test_a_delete_is_one_also_in_a_transaction_older_than_the_trigger_that_makes_it(
+    connection: Connection, database: str, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    """And after it, in the same session."""
+    async with connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute("SELECT 1")
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as owner:
+            await owner.execute(SETS.encode())
+        await connection.execute("UPDATE documents.files SET title = 'gone'")
+    await connection.execute("UPDATE documents.files SET title = 'back'")
+    assert await logged() == [(document, "delete", False, workspace), (document, "upsert", True, workspace)]
+
+
 @pytest.mark.req("DB-2", "DB-3")
 async def test_a_transaction_in_which_a_document_went_goes_on_with_ordinary_edits(
     connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]

@@ -50,8 +50,11 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return changefeed.may_rekey_unseen(files) or not exists (
-        select from pg_trigger where tgrelid = files and tgname = 'changefeed_rekey' and tgenabled in ('O', 'A'));
+    -- Above READ COMMITTED a query sees the triggers of its snapshot; those that fire are of now.
+    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        or changefeed.may_rekey_unseen(files)
+        or not exists (
+            select from pg_trigger where tgrelid = files and tgname = 'changefeed_rekey' and tgenabled in ('O', 'A'));
 end;
 $$;
 
