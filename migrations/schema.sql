@@ -772,6 +772,22 @@ begin
 end;
 $$;
 
+CREATE FUNCTION changefeed.create_rekey_function(feed integer) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+begin
+    perform changefeed.create_capture_function(feed, 'rekey', '', format($body$
+begin
+    if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
+        perform pg_catalog.set_config('changefeed.mode_%1$s', 'rekeyed', true);
+    end if;
+    return null;
+end
+$body$, feed));
+end;
+$_$;
+
 CREATE FUNCTION changefeed.create_row_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -859,7 +875,7 @@ COMMENT ON FUNCTION changefeed.create_snapshot_functions(f changefeed.feeds) IS 
 CREATE FUNCTION changefeed.create_statement_capture(f changefeed.feeds) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
+    AS $$
 declare
     settings text := changefeed.pinned_settings(f);
     paired   text := changefeed.paired_sql(f, 'old_rows', 'new_rows');
@@ -875,16 +891,9 @@ begin
         any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
         f, 'delete', changefeed.deleted_sql(f, 'old_rows'), null, any_key || 'old_rows r limit 1'));
-    perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
-begin
-    if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
-        perform pg_catalog.set_config('changefeed.mode_%1$s', 'rekeyed', true);
-    end if;
-    return null;
-end
-$body$, f.feed_id));
+    perform changefeed.create_rekey_function(f.feed_id);
 end;
-$_$;
+$$;
 
 CREATE FUNCTION changefeed.create_tick_function(feed integer) RETURNS void
     LANGUAGE plpgsql
@@ -2897,7 +2906,7 @@ begin
         left join pg_trigger t on t.tgfoid = p.oid
         where p.pronamespace = 'changefeed_log'::regnamespace and p.proname > format('capture_%s_', f.feed_id)::name
                 and p.proname < format('capture_%s`', f.feed_id)::name
-            and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+            and p.proname <> format('capture_%s_rekey', f.feed_id)
             and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
         order by t.oid nulls first
         limit 1
@@ -3489,7 +3498,7 @@ declare
     were    pg_catalog.text[];
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
-    if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+    if pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) '' or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' or documents.may_rekey_unseen('documents.files'::pg_catalog.regclass)
         or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
             pg_catalog.pg_sequence_last_value('changefeed_log.day_1'::pg_catalog.regclass)
             operator(pg_catalog.*) (86400.0 operator(pg_catalog./) 1099511627776.0)::pg_catalog.float8)
@@ -3529,11 +3538,11 @@ begin
             end if;
             return null;
         end if;
-    end if;
-    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
-    select pg_catalog.pg_current_xact_id(), moment,
-        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
-    from (
+        if mode operator(pg_catalog.=) 'rekeyed' or documents.may_rekey_unseen('documents.files'::pg_catalog.regclass) then
+            insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+            select pg_catalog.pg_current_xact_id(), moment,
+                changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+            from (
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
                     o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
@@ -3550,9 +3559,34 @@ begin
                 p.workspace_id::pg_catalog.text, p.id::pg_catalog.text, null::pg_catalog.text
             from pair p where p.id is not null
         ) c (created, op, partition_key, key, image);
+            if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
+            operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
+                perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+            end if;
+            return null;
+        end if;
+    end if;
+    insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
+    select pg_catalog.pg_current_xact_id(), moment,
+        changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
+    from (
+            select false, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
         perform changefeed.tell(1, (select r.workspace_id::pg_catalog.text from new_rows r limit 1));
+    end if;
+    return null;
+end
+$$;
+
+CREATE FUNCTION changefeed_log.capture_1_rekey() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER
+    AS $$
+begin
+    if coalesce(pg_catalog.current_setting('changefeed.mode_1', true), '') operator(pg_catalog.<>) 'nested' then
+        perform pg_catalog.set_config('changefeed.mode_1', 'rekeyed', true);
     end if;
     return null;
 end
@@ -3763,14 +3797,14 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (
-                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
-                    from (select o.* from old_rows o union all select n.* from new_rows n) t
-                    group by t.id
-                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
-                        t.output, t.error)) operator(pg_catalog.>) 1
+                    select o.input_file_version_id as was_of, n.input_file_version_id as is_of
+                    from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
+                    where pg_catalog.record_image_ne(
+                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id from documents.files f
@@ -3783,14 +3817,14 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (
                 select v.file_id from (
-                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
-                    from (select o.* from old_rows o union all select n.* from new_rows n) t
-                    group by t.id
-                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
-                        t.output, t.error)) operator(pg_catalog.>) 1
+                    select o.input_file_version_id as was_of, n.input_file_version_id as is_of
+                    from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
+                    where pg_catalog.record_image_ne(
+                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id from documents.files f
@@ -4187,9 +4221,14 @@ begin
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
         $sql$));
-    -- Leaving (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is
-    -- undeleted counts as created; deleted_at going from null is a delete, and anything else an update.
+    -- Most updates change nothing but, say, a title, and need no pairing of old and new rows. Where they may do more: leaving
+    -- (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is undeleted counts
+    -- as created; deleted_at going from null is a delete, and anything else an update.
+    perform changefeed.create_rekey_function(feed);
     perform changefeed.create_capture_function(feed, 'files_update', '', documents.files_body(feed, 'update', $sql$
+            select false, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        $sql$, $sql$
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
                     o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
@@ -4209,8 +4248,8 @@ begin
     perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
-    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
-    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
+    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
     -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -4223,7 +4262,7 @@ begin
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
@@ -4241,16 +4280,17 @@ begin
         ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
                                  'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
                                  'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n')),
-        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o')),
-        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t')),
+        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
+        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
+        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
+        -- By bytes, as images show them.
         ('runs_update', format(version_files, $sql$
-                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
-                    from (select o.* from old_rows o union all select n.* from new_rows n) t
-                    group by t.id
-                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
-                        t.output, t.error)) operator(pg_catalog.>) 1
-                $sql$))
+                    select o.input_file_version_id as was_of, n.input_file_version_id as is_of
+                    from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
+                    where pg_catalog.record_image_ne(
+                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                $sql$, 'any (array [r.was_of, r.is_of])'))
     ) e (event, file_ids);
     perform documents.create_snapshot_functions(feed);
 end;
@@ -4324,7 +4364,7 @@ $$;
 
 COMMENT ON FUNCTION documents.documents_image(keys text[]) IS 'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
 
-CREATE FUNCTION documents.files_body(feed integer, event text, changes_sql text) RETURNS text
+CREATE FUNCTION documents.files_body(feed integer, event text, changes_sql text, rekeyed_sql text DEFAULT NULL::text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
@@ -4353,17 +4393,37 @@ declare
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
     any_key text := format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest);
+    rare    text := $sql$
+        if %s then%s;%s
+            return null;
+        end if;$sql$;
+    told    text := changefeed.written_sql(feed, 'notify', 'found', any_key, '            ');
+    unseen  text := $sql$documents.may_rekey_unseen('documents.files'::pg_catalog.regclass)$sql$;
 begin
     return changefeed.capture_body(feed,
-        changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
-        format($sql$
-        if mode operator(pg_catalog.=) 'nested' then%s;%s
-            return null;
-        end if;$sql$, changefeed.append_sql(feed, settled, margin => '            '),
-            changefeed.written_sql(feed, 'notify', 'found', any_key, '            ')),
+        concat_ws(' or ', changefeed.is_set_sql('changefeed.mode_' || feed), changefeed.is_set_sql('changefeed.annotations'),
+                  case when rekeyed_sql is not null then unseen end),
+        format(rare, $sql$mode operator(pg_catalog.=) 'nested'$sql$,
+               changefeed.append_sql(feed, settled, margin => '            '), told)
+        || case when rekeyed_sql is null then '' else format(
+               rare, $sql$mode operator(pg_catalog.=) 'rekeyed' or $sql$ || unseen,
+               changefeed.append_sql(feed, rekeyed_sql, margin => '            '), told) end,
         changefeed.append_sql(feed, changes_sql) || ';' || changefeed.written_sql(feed, 'notify', 'found', any_key));
 end;
 $_$;
+
+CREATE FUNCTION documents.may_rekey_unseen(files regclass) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    -- Above READ COMMITTED a query sees the triggers of its snapshot; those that fire are of now.
+    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        or changefeed.may_rekey_unseen(files)
+        or not exists (
+            select from pg_trigger where tgrelid = files and tgname = 'changefeed_rekey' and tgenabled in ('O', 'A'));
+end;
+$$;
 
 ALTER TABLE changefeed.feeds ALTER COLUMN feed_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME changefeed.feeds_feed_id_seq
@@ -4609,6 +4669,8 @@ CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.file_tags REFERENCING
 CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.files REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_files_insert();
 
 CREATE TRIGGER changefeed_insert AFTER INSERT ON documents.runs REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_runs_insert();
+
+CREATE TRIGGER changefeed_rekey AFTER UPDATE OF id, workspace_id, kind, deleted_at ON documents.files FOR EACH ROW WHEN (record_image_ne(ROW(old.id, old.workspace_id, old.kind, old.deleted_at), ROW(new.id, new.workspace_id, new.kind, new.deleted_at))) EXECUTE FUNCTION changefeed_log.capture_1_rekey();
 
 CREATE TRIGGER changefeed_truncate BEFORE TRUNCATE ON documents.file_tags FOR EACH STATEMENT EXECUTE FUNCTION changefeed_log.capture_1_file_tags_truncate();
 

@@ -138,6 +138,34 @@ async def test_a_run_makes_an_upsert_of_its_document(
     assert await logged() == upsert
 
 
+@pytest.mark.req("DB-6", "DB-7")
+async def test_a_run_that_lists_show_otherwise_makes_an_upsert(
+    connection: Connection,
+    document: str,
+    workspace: str,
+    version: str,
+    logged: Callable[[], Awaitable[Logged]],
+) -> None:
+    """Of all that showed it, once a statement, and by its text: 1.0 and 1.00 are equal."""
+    other = await one(
+        connection, "INSERT INTO documents.files (workspace_id, title) VALUES (%s, 'b') RETURNING id", workspace
+    )
+    insert = "INSERT INTO documents.file_versions (file_id, version, byte_size, content_type) VALUES (%s, 1, 9, 'a/b')"
+    other_version = await one(connection, insert + " RETURNING id", other)
+    runs = "INSERT INTO documents.runs (input_file_version_id, output) SELECT %s, '1.0' FROM generate_series(1, 3)"
+    await connection.execute(runs.encode(), [version])
+    await logged()
+    upserts = {file: (file, "upsert", False, workspace) for file in (document, other)}
+    await connection.execute("UPDATE documents.runs SET output = '1.00'")
+    assert await logged() == [upserts[document]]
+    await connection.execute("UPDATE documents.runs SET id = gen_random_uuid()")
+    assert await logged() == [upserts[document]]
+    await connection.execute("UPDATE documents.runs SET input_file_version_id = %s", [other_version])
+    assert sorted(await logged()) == sorted(upserts.values())
+    await connection.execute("UPDATE documents.runs SET status = 'done', input_file_version_id = %s", [other_version])
+    assert await logged() == [upserts[other]]
+
+
 @pytest.mark.req("DB-8")
 async def test_wide_tables_make_no_change(
     connection: Connection, version: str, logged: Callable[[], Awaitable[Logged]]
@@ -247,6 +275,80 @@ async def test_a_version_that_goes_or_changes_its_file_takes_its_runs_with_it(
     await connection.execute("DELETE FROM documents.file_versions")
     assert await logged() == [(other, "upsert", False, workspace)]
     assert '"last_run":null' in await one(connection, "SELECT image FROM documents.documents_image(%s)", [other])
+
+
+SETS = """
+    CREATE FUNCTION documents.sets() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        new.deleted_at := CASE new.title WHEN 'gone' THEN now() END;
+        RETURN new;
+    END $$;
+    CREATE TRIGGER sets BEFORE UPDATE ON documents.files FOR EACH ROW EXECUTE FUNCTION documents.sets()
+"""
+BY_NAME = ("title = 'gone', deleted_at = now()", "deleted_at = NULL")
+
+
+@pytest.mark.parametrize(
+    ("alteration", "gone", "back"),
+    [
+        pytest.param(SETS, "title = 'gone'", "title = 'back'", id="a trigger changes what no statement names"),
+        pytest.param("ALTER TABLE documents.files DISABLE TRIGGER changefeed_rekey", *BY_NAME, id="it is disabled"),
+        pytest.param("DROP TRIGGER changefeed_rekey ON documents.files", *BY_NAME, id="it is not there"),
+    ],
+)
+@pytest.mark.req("P1", "DB-2", "DB-3")
+async def test_a_delete_is_one_also_where_no_trigger_tells_of_it(
+    connection: Connection,
+    database: str,
+    document: str,
+    workspace: str,
+    logged: Callable[[], Awaitable[Logged]],
+    alteration: str,
+    gone: str,
+    back: str,
+) -> None:
+    """Also to a session that has long had its plans."""
+    for number in range(8):
+        await connection.execute("UPDATE documents.files SET title = %s", [str(number)])
+    assert await logged() == [(document, "upsert", False, workspace)] * 8
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as owner:
+        await owner.execute(alteration.encode())
+    for assignment in (gone, back, gone):
+        await connection.execute(f"UPDATE documents.files SET {assignment}".encode())
+        await connection.execute("SELECT changefeed.check_feeds()")
+    delete = (document, "delete", False, workspace)
+    assert await logged() == [delete, (document, "upsert", True, workspace), delete]
+
+
+@pytest.mark.req("P1", "DB-2", "DB-3")
+async def test_a_delete_is_one_also_in_a_transaction_older_than_the_trigger_that_makes_it(
+    connection: Connection, database: str, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    """And after it, in the same session."""
+    async with connection.transaction():
+        await connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await connection.execute("SELECT 1")
+        async with await psycopg.AsyncConnection.connect(database, autocommit=True) as owner:
+            await owner.execute(SETS.encode())
+        await connection.execute("UPDATE documents.files SET title = 'gone'")
+    await connection.execute("UPDATE documents.files SET title = 'back'")
+    assert await logged() == [(document, "delete", False, workspace), (document, "upsert", True, workspace)]
+
+
+@pytest.mark.req("DB-2", "DB-3")
+async def test_a_transaction_in_which_a_document_went_goes_on_with_ordinary_edits(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    async with connection.transaction():
+        await connection.execute("UPDATE documents.files SET deleted_at = now()")
+        await connection.execute("UPDATE documents.files SET title = 'b'")
+        await connection.execute("UPDATE documents.files SET deleted_at = NULL, title = 'c'")
+    await connection.execute("UPDATE documents.files SET title = 'd', deleted_at = deleted_at")
+    assert await logged() == [
+        (document, "delete", False, workspace),
+        (document, "upsert", False, workspace),
+        (document, "upsert", True, workspace),
+        (document, "upsert", False, workspace),
+    ]
 
 
 async def test_a_delete_that_a_trigger_takes_back_leaves_the_document_alive(

@@ -43,9 +43,27 @@ as $$
         || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
 
+-- Whether a document may come, go or move without a word of the trigger changefeed_rekey. Called immutable, so that it is asked
+-- once, when a plan is made, and anew after any change of the table, which the call names.
+create or replace function documents.may_rekey_unseen(files regclass) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- Above READ COMMITTED a query sees the triggers of its snapshot; those that fire are of now.
+    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+        or changefeed.may_rekey_unseen(files)
+        or not exists (
+            select from pg_trigger where tgrelid = files and tgname = 'changefeed_rekey' and tgenabled in ('O', 'A'));
+end;
+$$;
+
+drop function if exists documents.files_body(integer, text, text);
+
 -- For files: once a statement ran inside another one's triggers, whose transition rows are older by then, their ids are
--- logged as the table shows them now.
-create or replace function documents.files_body(feed integer, event text, changes_sql text) returns text
+-- logged as the table shows them now. rekeyed_sql: what takes the place of changes_sql where documents may have come, gone or
+-- moved; null where changes_sql fits that too.
+create or replace function documents.files_body(feed integer, event text, changes_sql text, rekeyed_sql text default null) returns text
 language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $function$
@@ -74,14 +92,21 @@ declare
             from now s where s.id is not null group by s.id, s.workspace_id, s.is_deleted
         $sql$, touched);
     any_key text := format('select r.workspace_id::pg_catalog.text from %I r limit 1', newest);
+    rare    text := $sql$
+        if %s then%s;%s
+            return null;
+        end if;$sql$;
+    told    text := changefeed.written_sql(feed, 'notify', 'found', any_key, '            ');
+    unseen  text := $sql$documents.may_rekey_unseen('documents.files'::pg_catalog.regclass)$sql$;
 begin
     return changefeed.capture_body(feed,
-        changefeed.is_set_sql('changefeed.mode_' || feed) || ' or ' || changefeed.is_set_sql('changefeed.annotations'),
-        format($sql$
-        if mode operator(pg_catalog.=) 'nested' then%s;%s
-            return null;
-        end if;$sql$, changefeed.append_sql(feed, settled, margin => '            '),
-            changefeed.written_sql(feed, 'notify', 'found', any_key, '            ')),
+        concat_ws(' or ', changefeed.is_set_sql('changefeed.mode_' || feed), changefeed.is_set_sql('changefeed.annotations'),
+                  case when rekeyed_sql is not null then unseen end),
+        format(rare, $sql$mode operator(pg_catalog.=) 'nested'$sql$,
+               changefeed.append_sql(feed, settled, margin => '            '), told)
+        || case when rekeyed_sql is null then '' else format(
+               rare, $sql$mode operator(pg_catalog.=) 'rekeyed' or $sql$ || unseen,
+               changefeed.append_sql(feed, rekeyed_sql, margin => '            '), told) end,
         changefeed.append_sql(feed, changes_sql) || ';' || changefeed.written_sql(feed, 'notify', 'found', any_key));
 end;
 $function$;
@@ -102,9 +127,14 @@ begin
             select false, 'delete', o.workspace_id::pg_catalog.text, o.id::pg_catalog.text, null::pg_catalog.text
             from old_rows o where o.kind operator(pg_catalog.=) 'document'
         $sql$));
-    -- Leaving (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is
-    -- undeleted counts as created; deleted_at going from null is a delete, and anything else an update.
+    -- Most updates change nothing but, say, a title, and need no pairing of old and new rows. Where they may do more: leaving
+    -- (another workspace, kind or id) is a delete there and comes before what arrives here. What arrives or is undeleted counts
+    -- as created; deleted_at going from null is a delete, and anything else an update.
+    perform changefeed.create_rekey_function(feed);
     perform changefeed.create_capture_function(feed, 'files_update', '', documents.files_body(feed, 'update', $sql$
+            select false, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
+            from new_rows n where n.kind operator(pg_catalog.=) 'document'
+        $sql$, $sql$
             with pair as (
                 select o.id as left_id, o.workspace_id as left_workspace, n.id, n.workspace_id,
                     o.deleted_at is not null as was_deleted, n.deleted_at is not null as is_deleted,
@@ -124,8 +154,8 @@ begin
     perform changefeed.create_capture_function(feed, 'files_truncate', '', changefeed.clearing_body(feed, 'notify'));
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
-    -- with new by grouping: a kept plan must fit the statement of one row and that of a million alike. P2, P5: FOR KEY
-    -- SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
+    -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
+    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
     -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
@@ -138,7 +168,7 @@ begin
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
@@ -156,16 +186,17 @@ begin
         ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
                                  'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
                                  'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n')),
-        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o')),
-        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t')),
+        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
+        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
+        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
+        -- By bytes, as images show them.
         ('runs_update', format(version_files, $sql$
-                    select pg_catalog.unnest(pg_catalog.array_agg(distinct t.input_file_version_id)) as version_id
-                    from (select o.* from old_rows o union all select n.* from new_rows n) t
-                    group by t.id
-                    having pg_catalog.count(distinct (t.input_file_version_id, t.status, t.started_at, t.completed_at,
-                        t.output, t.error)) operator(pg_catalog.>) 1
-                $sql$))
+                    select o.input_file_version_id as was_of, n.input_file_version_id as is_of
+                    from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
+                    where pg_catalog.record_image_ne(
+                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                $sql$, 'any (array [r.was_of, r.is_of])'))
     ) e (event, file_ids);
     perform documents.create_snapshot_functions(feed);
 end;
@@ -255,5 +286,11 @@ begin
                            when 'delete' then 'referencing old table as old_rows' else '' end,
                        made.function);
     end loop;
+    if not exists (select from pg_trigger where tgrelid = 'documents.files'::regclass and tgname = 'changefeed_rekey') then
+        execute format('create trigger changefeed_rekey after update of id, workspace_id, kind, deleted_at on documents.files '
+                       'for each row when (pg_catalog.record_image_ne(row(old.id, old.workspace_id, old.kind, old.deleted_at), '
+                       'row(new.id, new.workspace_id, new.kind, new.deleted_at))) '
+                       'execute function changefeed_log.capture_%s_rekey()', feed);
+    end if;
 end;
 $do$;

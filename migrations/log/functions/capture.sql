@@ -421,9 +421,25 @@ as $$
     end if;$sql$, f.feed_id))
 $$;
 
--- The functions of one watched table. An update that changes no key, the usual one, needs no pairing of old and new rows: a
--- row trigger that PostgreSQL fires only for statements that name a column of the key tells the statement's function, for
--- the rest of the transaction.
+-- An update that changes no key, the usual one, needs no pairing of old and new rows: a row trigger that PostgreSQL fires only
+-- for statements that name a column of the key tells the statement's function, for the rest of the transaction.
+create or replace function changefeed.create_rekey_function(feed integer) returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform changefeed.create_capture_function(feed, 'rekey', '', format($body$
+begin
+    if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
+        perform pg_catalog.set_config('changefeed.mode_%1$s', 'rekeyed', true);
+    end if;
+    return null;
+end
+$body$, feed));
+end;
+$$;
+
+-- The functions of one watched table.
 create or replace function changefeed.create_statement_capture(f changefeed.feeds) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -443,14 +459,7 @@ begin
         any_key || 'new_rows r limit 1'));
     perform changefeed.create_capture_function(f.feed_id, 'delete', settings, changefeed.table_body(
         f, 'delete', changefeed.deleted_sql(f, 'old_rows'), null, any_key || 'old_rows r limit 1'));
-    perform changefeed.create_capture_function(f.feed_id, 'rekey', '', format($body$
-begin
-    if coalesce(pg_catalog.current_setting('changefeed.mode_%1$s', true), '') operator(pg_catalog.<>) 'nested' then
-        perform pg_catalog.set_config('changefeed.mode_%1$s', 'rekeyed', true);
-    end if;
-    return null;
-end
-$body$, f.feed_id));
+    perform changefeed.create_rekey_function(f.feed_id);
 end;
 $$;
 

@@ -70,7 +70,7 @@ begin
         left join pg_trigger t on t.tgfoid = p.oid
         where p.pronamespace = 'changefeed_log'::regnamespace and p.proname > format('capture_%s_', f.feed_id)::name
                 and p.proname < format('capture_%s`', f.feed_id)::name
-            and not (f.source is not null and p.proname = format('capture_%s_rekey', f.feed_id))
+            and p.proname <> format('capture_%s_rekey', f.feed_id)
             and (t.oid is null or t.tgenabled not in ('A', case when f.always then 'A' else 'O' end))
         order by t.oid nulls first
         limit 1
