@@ -320,6 +320,17 @@ async def test_a_delete_is_one_also_where_no_trigger_tells_of_it(
 
 
 @pytest.mark.req("P1", "DB-2", "DB-3")
+async def test_a_delete_is_one_also_to_who_replicates(
+    connection: Connection, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
+) -> None:
+    await connection.execute("UPDATE documents.files SET title = 'b'")
+    await connection.execute("ALTER TABLE documents.files ENABLE ALWAYS TRIGGER changefeed_update")
+    await connection.execute("SET session_replication_role = replica")
+    await connection.execute("UPDATE documents.files SET deleted_at = now()")
+    assert await logged() == [(document, "upsert", False, workspace), (document, "delete", False, workspace)]
+
+
+@pytest.mark.req("P1", "DB-2", "DB-3")
 async def test_a_delete_is_one_also_in_a_transaction_older_than_the_trigger_that_makes_it(
     connection: Connection, database: str, document: str, workspace: str, logged: Callable[[], Awaitable[Logged]]
 ) -> None:

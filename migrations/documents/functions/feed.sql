@@ -54,7 +54,9 @@ begin
     return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
         or changefeed.may_rekey_unseen(files)
         or not exists (
-            select from pg_trigger where tgrelid = files and tgname = 'changefeed_rekey' and tgenabled in ('O', 'A'));
+            -- It fires where the trigger of updates does, under session_replication_role = replica too.
+            select from pg_trigger r join pg_trigger u on u.tgrelid = r.tgrelid and u.tgname = 'changefeed_update'
+            where r.tgrelid = files and r.tgname = 'changefeed_rekey' and r.tgenabled in ('A', u.tgenabled));
 end;
 $$;
 
