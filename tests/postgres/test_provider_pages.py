@@ -25,6 +25,7 @@ from changefeed_gateway.providers.postgres.ticks.ticker import TickAnswer
 from tests.postgres.reading import open_provider, page_read, read_all
 from tests.postgres.shop import QUIET, Shop, keys, open_shop
 from tests.postgres.storm import connect
+from tests.postgres.test_plans import recorded
 
 
 @pytest.fixture
@@ -82,6 +83,30 @@ async def test_a_long_transaction_amid_many_small_ones_stands_where_it_ended(sho
         read = page_read(Beginning(), scope=scope, size=size)
         changes, _ = await read_all(shop.provider, shop.feed, read)
         assert keys(changes) == expected
+
+
+@pytest.mark.req("P1", "P2")
+async def test_rows_of_those_that_were_under_way_are_asked_for_until_a_page_is_behind_them(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for each page of a large batch; and what one part has none of, another one may have."""
+    async with await connect(shop.dsn) as early, await connect(shop.dsn) as late:
+        await early.execute("INSERT INTO orders VALUES (1, 0, 'x')")
+        await late.execute("INSERT INTO orders VALUES (2, 0, 'x')")
+        await shop.insert(5)  # after the others began, so that the tick's snapshot names them
+        await shop.tick()
+        await shop.insert_many(10, 29)
+        await late.execute("INSERT INTO orders VALUES (3, 0, 'x')")
+        await shop.insert_many(30, 49, space=1)
+        await early.commit()
+        await late.commit()
+        await shop.tick()
+    of_one, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), scope=LogicalPartition("1"), size=10))
+    assert keys(of_one) == list(range(30, 50))
+    with recorded(monkeypatch) as asked:
+        changes, _ = await read_all(shop.provider, shop.feed, page_read(Beginning(), size=10))
+    assert keys(changes) == [5, 1, 2, *range(10, 30), 3, *range(30, 50)]
+    assert [statement.name for statement in asked].count("page_finished") == 3, "of five pages"
 
 
 async def test_a_number_beyond_its_ticks_reading_belongs_to_the_tick_all_the_same(shop: Shop) -> None:

@@ -60,6 +60,16 @@ class _Pages(NamedTuple):
     """Rows of those that it saw under way."""
 
 
+class _Finished(NamedTuple):
+    """What is known of rows of transactions that the base saw under way and another tick does not."""
+
+    base: Tick
+    to: Tick
+    part: Part
+    seq: int
+    """None has a higher number."""
+
+
 class LogReader:
     """Reads one feed's log."""
 
@@ -71,6 +81,8 @@ class LogReader:
         self._connections = connections
         self._statements = statements
         self._window = window
+        self._finished: _Finished | None = None
+        """Of the range that was read last: of a batch of many pages all but the first ones need not ask for them."""
 
     async def read(self, after: Position, until: int, newest: Tick, size: int, part: Part) -> Stretch:
         """Rows after a position, about `size` or up to the tick `until`; `newest` is that one or a later one.
@@ -215,9 +227,12 @@ class LogReader:
             "limit": limit,
         }
         found, rows = await self._fetch(statements.new, arguments)
-        if not finished:
+        known = self._finished
+        if not finished or (known and known[:3] == (base, last, part) and known.seq <= after.seq):
             return {found}, rows
         of_finished, older = await self._fetch(statements.finished, arguments)
+        if len(older) < limit:
+            self._finished = _Finished(base, last, part, max((row[SEQ] for row in older), default=after.seq))
         return {found, of_finished}, sorted(rows + older, key=itemgetter(SEQ))[:limit]
 
     async def _fetch(self, statement: str, arguments: dict[str, object]) -> tuple[int, list[Row]]:
