@@ -92,6 +92,7 @@ async def encrypted(here: CommandLineHere) -> AsyncIterator[Replicas]:
         yield replicas
 
 
+@pytest.mark.req("BX-9")
 @pytest.mark.parametrize("target", [f"{NAME}:%d", f"dns:///{NAME}:%d"])
 async def test_every_address_of_a_name_is_asked_and_two_gateways_of_one_name_are_two(
     here: CommandLineHere, replicas: Replicas, names: Names, target: str

@@ -19,8 +19,8 @@ async def serve(settings: Settings, *, ready: Ready) -> None:
     orders = Orders()
     orders.take_signals()
     warn_of(settings)
+    collect_seldom()
     async with open_gateway(settings) as gateway:
-        collect_seldom()
         ready(gateway.target, gateway.monitoring)
         name = await orders.to_drain()
         _log.info("draining", signal=name, grace=str(settings.shutdown_grace))
@@ -47,6 +47,5 @@ def collect_seldom() -> None:
     with five times more a look took 50 ms of the event loop. Calls that are refused make no cycles either: 2000 of them
     with huge tokens took 25 MB in all (docs/benchmarks.md).
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)

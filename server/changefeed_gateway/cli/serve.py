@@ -6,6 +6,7 @@ import structlog
 
 from changefeed_gateway.app.logs import configure_logging
 from changefeed_gateway.cli.exits import ExitCode, Failed, exits
+from changefeed_gateway.cli.loading import loading
 from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.settings import Settings, load_settings
 
@@ -30,13 +31,13 @@ async def _serve(settings: Settings) -> None:
 
     # What the parent of several processes does not need itself is not loaded in it.
     if settings.workers == 1:
-        from changefeed_gateway.app.serving import serve
-
+        with loading():
+            from changefeed_gateway.app.serving import serve
         await serve(settings, ready=ready)
         return
-    from changefeed_gateway.app.workers.crew import WorkerRefused
-    from changefeed_gateway.app.workers.parent import serve as serve_by_workers
-
+    with loading():
+        from changefeed_gateway.app.workers.crew import WorkerRefused
+        from changefeed_gateway.app.workers.parent import serve as serve_by_workers
     try:
         await serve_by_workers(settings, ready=ready)
     except WorkerRefused as refused:

@@ -39,8 +39,8 @@ async def serve_assignment(end: socket.socket) -> None:
     settings = assignment.settings
     configure_logging(settings.logging, worker=assignment.number)
     siblings = SiblingsByLine(line, own=assignment.number, count=settings.workers)
+    collect_seldom()
     async with open_gateway(settings, Membership(keys=assignment.keys, siblings=siblings)) as gateway:
-        collect_seldom()
         with answers.of(gateway, monitored=settings.monitoring.listen is not None):
             line.tell(Question.BEGUN)
             by = await orders.to_drain()
