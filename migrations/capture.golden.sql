@@ -187,7 +187,8 @@ declare
     moment  pg_catalog.timestamptz := pg_catalog.clock_timestamp();
 begin
     if (case when pg_catalog.current_setting('changefeed.mode_1', true) operator(pg_catalog.<>) ''
-                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) '' then null
+                or pg_catalog.current_setting('changefeed.annotations', true) operator(pg_catalog.<>) ''
+                or changefeed.may_see_old_triggers('<table>'::pg_catalog.regclass) then null
             else '<table>'::pg_catalog.regclass end) is null
         or changefeed.has_drifted(1, '<shape>')
         or pg_catalog.date_bin('24:00', moment, '1970-01-01 00:00:00+00') operator(pg_catalog.<>) pg_catalog.to_timestamp(
@@ -216,7 +217,7 @@ begin
             end if;
             return null;
         end if;
-        if mode operator(pg_catalog.=) 'rekeyed' then
+        if mode operator(pg_catalog.=) 'rekeyed' or changefeed.may_see_old_triggers('<table>'::pg_catalog.regclass) then
             insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
             select pg_catalog.pg_current_xact_id(), moment,
                 changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said

@@ -1857,6 +1857,15 @@ CREATE FUNCTION changefeed.may_rekey_unseen(source oid) RETURNS boolean
     select exists (select from pg_trigger t where t.tgrelid = source and not t.tgisinternal and t.tgtype & 19 = 19)
 $$;
 
+CREATE FUNCTION changefeed.may_see_old_triggers(source regclass) RETURNS boolean
+    LANGUAGE plpgsql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+end;
+$$;
+
 CREATE FUNCTION changefeed.merge_partitions(feed text, first_id text, second_id text) RETURNS SETOF changefeed.partitions
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2586,7 +2595,8 @@ CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql 
     AS $_$
     select changefeed.capture_body(f.feed_id,
         changefeed.unusual_sql(f, changefeed.is_set_sql('changefeed.mode_' || f.feed_id)
-                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')),
+                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')
+                                  || case when rekeyed_sql is not null then E'\n                or ' || old.triggers else '' end),
         format($sql$
         if %s
         then%s
@@ -2597,12 +2607,13 @@ CREATE FUNCTION changefeed.table_body(f changefeed.feeds, event text, usual_sql 
                 case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
                 case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
             case when rekeyed_sql is not null then format($sql$
-        if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
+        if mode operator(pg_catalog.=) 'rekeyed' or %s then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
+        end if;$sql$, old.triggers, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
                 changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql, '            ')) end),
         changefeed.append_sql(f.feed_id, usual_sql) || ';'
         || changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql))
+    from format($sql$changefeed.may_see_old_triggers('%s'::pg_catalog.regclass)$sql$, f.source::oid) old (triggers)
 $_$;
 
 CREATE FUNCTION changefeed.table_clearing_body(f changefeed.feeds) RETURNS text
@@ -4417,8 +4428,7 @@ CREATE FUNCTION documents.may_rekey_unseen(files regclass) RETURNS boolean
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    -- Above READ COMMITTED a query sees the triggers of its snapshot; those that fire are of now.
-    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    return changefeed.may_see_old_triggers(files)
         or changefeed.may_rekey_unseen(files)
         or not exists (
             -- It fires where the trigger of updates does, under session_replication_role = replica too.

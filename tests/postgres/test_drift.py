@@ -230,6 +230,27 @@ async def test_a_transaction_older_than_the_alteration_is_to_be_tried_again(
     assert await rows(connection, feed, "op, key") == [("upsert", "1"), ("upsert", "1")]
 
 
+@pytest.mark.parametrize("planned", [False, True], ids=["new plans", "plans of before"])
+async def test_a_key_is_moved_also_in_a_transaction_older_than_the_trigger_that_moves_it(
+    connection: Connection, log_database: str, once: str, planned: bool
+) -> None:
+    """And after it, in the same session. P1: a copy would keep the old one for ever."""
+    feed = await watch(connection, "'orders'" + once)
+    await write(
+        connection,
+        "CREATE FUNCTION moves() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN new.id := new.id + 1; RETURN new; END'",
+        "INSERT INTO orders VALUES (1, 'c')",
+        *["UPDATE orders SET note = 'n'"] * 8 * planned,
+    )
+    async with await psycopg.AsyncConnection.connect(log_database, autocommit=True) as owner, connection.transaction():
+        await write(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", "SELECT 1")
+        await write(owner, "CREATE TRIGGER moves BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION moves()")
+        await write(connection, "UPDATE orders SET note = 'm'")
+    await write(connection, "UPDATE orders SET note = 'o'")
+    moves = [("delete", "1"), ("upsert", "2"), ("delete", "2"), ("upsert", "3")]
+    assert (await rows(connection, feed, "op, key"))[-4:] == moves
+
+
 STOPS = [
     ("ALTER TABLE orders DROP id CASCADE", "the column id of its key was dropped"),
     ("ALTER TABLE orders DROP customer CASCADE", "the column customer of its key was dropped"),

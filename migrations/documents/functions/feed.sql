@@ -50,8 +50,7 @@ language plpgsql immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    -- Above READ COMMITTED a query sees the triggers of its snapshot; those that fire are of now.
-    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted')
+    return changefeed.may_see_old_triggers(files)
         or changefeed.may_rekey_unseen(files)
         or not exists (
             -- It fires where the trigger of updates does, under session_replication_role = replica too.

@@ -312,6 +312,17 @@ as $$
                                '            '))
 $$;
 
+-- Whether what fires may be unknown to who makes a plan: above READ COMMITTED a query sees the triggers of its snapshot. Called
+-- immutable, so that it is asked when a plan is made, and anew after any change of the table, which the call names.
+create or replace function changefeed.may_see_old_triggers(source regclass) returns boolean
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+end;
+$$;
+
 -- The check of the shape is an immutable call with constants: PostgreSQL makes it when it makes the plan of the expression,
 -- and makes that anew after any change of the table that the plan names, by a constant that is null where the usual way does
 -- not fit. It costs a statement nothing, and comes before any SQL that names a column.
@@ -332,7 +343,8 @@ set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.capture_body(f.feed_id,
         changefeed.unusual_sql(f, changefeed.is_set_sql('changefeed.mode_' || f.feed_id)
-                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')),
+                                  || E'\n                or ' || changefeed.is_set_sql('changefeed.annotations')
+                                  || case when rekeyed_sql is not null then E'\n                or ' || old.triggers else '' end),
         format($sql$
         if %s
         then%s
@@ -343,12 +355,13 @@ as $$
                 case when event <> 'insert' then case f.capture when 'row' then '(select ($2).*)' else 'old_rows' end end,
                 case when event <> 'delete' then case f.capture when 'row' then '(select ($3).*)' else 'new_rows' end end),
             case when rekeyed_sql is not null then format($sql$
-        if mode operator(pg_catalog.=) 'rekeyed' then%s;%s
+        if mode operator(pg_catalog.=) 'rekeyed' or %s then%s;%s
             return null;
-        end if;$sql$, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
+        end if;$sql$, old.triggers, changefeed.append_sql(f.feed_id, rekeyed_sql, margin => '            '),
                 changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql, '            ')) end),
         changefeed.append_sql(f.feed_id, usual_sql) || ';'
         || changefeed.written_sql(f.feed_id, f.doorbell, 'found', partition_key_sql))
+    from format($sql$changefeed.may_see_old_triggers('%s'::pg_catalog.regclass)$sql$, f.source::oid) old (triggers)
 $$;
 
 -- Only in old: gone under that key. Only in new: came to be under it. A row whose partition key changed leaves one
