@@ -81,7 +81,7 @@ def test_a_write_that_does_not_end_fails_when_its_own_time_is_over_whatever_was_
         assert isinstance(scene.ended, Throttled)
         assert scene.ended.reason == Reason.CONSUMER_TOO_SLOW.value
         await asyncio.wait({writing})
-        assert not writing.cancelled()
+        assert writing.exception() is scene.ended
         assert not writing.cancelling()
 
     run(scenario)
