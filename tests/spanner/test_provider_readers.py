@@ -193,6 +193,27 @@ async def test_more_queries_than_a_connection_carries_do_not_wait_for_one_anothe
         assert len(await scene.client.partitions()) == 120
 
 
+@pytest.mark.req("SC-1")
+async def test_a_listing_that_failed_goes_on_where_it_had_come() -> None:
+    """Otherwise one that takes longer than its caller waits would begin again for ever."""
+    async with made(Behaviour(partitions=1)) as scene:
+        for _ in range(20):
+            scene.server.move(MAIN, CHANGES, *scene.server.alive(MAIN, CHANGES))
+        listing = asyncio.create_task(scene.client.partitions())
+        await scene.server.calls.until(lambda calls: asked(scene) >= 20)
+        scene.server.deny(MAIN, "Partition")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await listing
+        scene.server.clear_faults()
+        before = asked(scene)
+        assert len(await scene.client.partitions()) == 21
+        assert asked(scene) - before < 30
+
+
+def asked(scene: Scene) -> int:
+    return sum(call.operation == "Partition" for call in scene.server.calls.log)
+
+
 @pytest.mark.req("E3")
 @pytest.mark.parametrize("operation", ["Partition", "Statement"])
 async def test_a_throttled_stream_does_not_ask_in_a_loop(scene: Scene, operation: str) -> None:

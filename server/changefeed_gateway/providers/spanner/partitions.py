@@ -153,7 +153,9 @@ class Topology:
             children = await reader.children_at(outside.last)
             for child in children:
                 self._known.setdefault(child.token, _Known(parents=child.parents))
-            return _Known(known.parents, outside.last, tuple(child.token for child in children))
+            # At once: a listing that takes longer than its caller waits would begin again for ever.
+            known = self._known[token] = _Known(known.parents, outside.last, tuple(child.token for child in children))
+            return known
         # It began after the others were counted.
         return known
 
