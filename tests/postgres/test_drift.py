@@ -251,6 +251,20 @@ async def test_a_key_is_moved_also_in_a_transaction_older_than_the_trigger_that_
     assert (await rows(connection, feed, "op, key"))[-4:] == moves
 
 
+async def test_a_key_is_moved_also_by_who_replicates(connection: Connection) -> None:
+    """Where updates are told always, and the trigger of keys is not."""
+    feed = await watch(connection)
+    await write(
+        connection,
+        "INSERT INTO orders VALUES (1, 'c')",
+        "UPDATE orders SET note = 'n'",
+        "ALTER TABLE orders ENABLE ALWAYS TRIGGER changefeed_1_update",
+        "SET session_replication_role = replica",
+        "UPDATE orders SET id = 2",
+    )
+    assert (await rows(connection, feed, "op, key"))[-2:] == [("delete", "1"), ("upsert", "2")]
+
+
 STOPS = [
     ("ALTER TABLE orders DROP id CASCADE", "the column id of its key was dropped"),
     ("ALTER TABLE orders DROP customer CASCADE", "the column customer of its key was dropped"),

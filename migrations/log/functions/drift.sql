@@ -159,8 +159,10 @@ declare
 begin
     return changefeed.shape(f) is distinct from shape
         or f.capture = 'statement' and not exists (
-            select from pg_trigger where tgrelid = f.source and tgname = format('changefeed_%s_rekey', feed)
-                and tgenabled in ('O', 'A'));
+            -- It fires where the trigger of updates does, under session_replication_role = replica too.
+            select from pg_trigger r join pg_trigger u on u.tgrelid = r.tgrelid and u.tgname = format('changefeed_%s_update', feed)
+            where r.tgrelid = f.source and r.tgname = format('changefeed_%s_rekey', feed)
+                and r.tgenabled in ('A', u.tgenabled));
 end;
 $$;
 
