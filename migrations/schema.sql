@@ -1463,7 +1463,7 @@ begin
             -- It fires where the trigger of updates does, under session_replication_role = replica too.
             select from pg_trigger r join pg_trigger u on u.tgrelid = r.tgrelid and u.tgname = format('changefeed_%s_update', feed)
             where r.tgrelid = f.source and r.tgname = format('changefeed_%s_rekey', feed)
-                and r.tgenabled in ('A', u.tgenabled));
+                and u.tgenabled in ('O', 'A') and r.tgenabled in ('A', u.tgenabled));
 end;
 $$;
 
