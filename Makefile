@@ -109,7 +109,7 @@ gen: $(GENERATORS) ## Generate the code of every client from proto/
 schema: .venv/.stamp-dev ## Write migrations/schema.sql and capture.golden.sql anew from the migrations
 	@UPDATE_SCHEMA=1 $(BIN)/pytest -q tests/postgres/test_schema.py tests/postgres/test_golden_capture.py
 
-soak: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
+soak: .venv/.stamp-dev .dynamodb-local/.stamp .cosmos-node/.stamp .faketime/.stamp ## Try new random histories and storms, FOR=600 seconds a test unless given
 	@PATH="$(TEST_PATH)" SOAK_SECONDS=$(or $(FOR),600) $(BIN)/pytest -m "soak or hypothesis" --timeout=0 $(PYTEST_ARGS)
 
 test-cosmos-java: .venv/.stamp-dev .cosmos-java/.stamp ## Ask the server in the tests of Cosmos DB with the Java SDK too
