@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 use tonic::{Code, Request, Response, Status};
@@ -171,7 +171,8 @@ impl Connection {
         Ok(request)
     }
 
-    /// A unary call, tried again where the gateway was unavailable, all within its deadline.
+    /// A unary call, tried again where the gateway was unavailable, all within its deadline. Who is to wait for longer
+    /// hears at once what the gateway said.
     pub(crate) async fn call<Q: Clone, A, F>(
         &self,
         deadline: Duration,
@@ -181,6 +182,7 @@ impl Connection {
     where
         F: Future<Output = Result<Response<A>, Status>>,
     {
+        let until = Instant::now() + deadline;
         let trying = async {
             let mut ceiling = FIRST_PAUSE;
             let mut attempts = 1;
@@ -194,7 +196,11 @@ impl Connection {
                 if !failed.retryable || failed.code != Code::Unavailable || attempts == MOST_ATTEMPTS {
                     return Err(failed.into());
                 }
-                sleep(ceiling.mul_f64(fastrand::f64()).max(failed.retry_after)).await;
+                let pause = ceiling.mul_f64(fastrand::f64()).max(failed.retry_after);
+                if pause >= until - Instant::now() {
+                    return Err(failed.into());
+                }
+                sleep(pause).await;
                 ceiling = (ceiling * 2).min(LONGEST_PAUSE);
                 attempts += 1;
             }
@@ -208,7 +214,10 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+
     use super::*;
+    use crate::rpc::{self, RetryInfo};
 
     #[tokio::test]
     async fn a_bearer_token_needs_tls() {
@@ -223,6 +232,23 @@ mod tests {
         let client = options.connect("127.0.0.1:1").expect("a client");
         let refused = client.capabilities(Default::default()).await.expect_err("no header");
         assert!(!refused.to_string().contains("secret"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn who_is_to_wait_beyond_the_deadline_hears_at_once_what_was_said() {
+        let connection = Connection::new(Endpoint::from_static("http://127.0.0.1:1"), None);
+        let asked = RetryInfo { retry_delay: Some(prost_types::Duration { seconds: 3_600, nanos: 0 }) };
+        let detail = prost_types::Any {
+            type_url: "type.googleapis.com/google.rpc.RetryInfo".to_owned(),
+            value: asked.encode_to_vec(),
+        };
+        let said = rpc::Status { code: Code::Unavailable as i32, message: "closed".to_owned(), details: vec![detail] };
+        let refused = Status::with_details(Code::Unavailable, "closed", said.encode_to_vec().into());
+        let began = Instant::now();
+        let deadline = Duration::from_secs(600);
+        let failed = connection.call(deadline, (), |_, _| async { Err::<Response<()>, _>(refused.clone()) }).await;
+        assert!(matches!(failed, Err(Error::Call(failed)) if failed.code == Code::Unavailable));
+        assert!(began.elapsed() < deadline / 10);
     }
 
     #[tokio::test]
