@@ -119,6 +119,19 @@ def test_what_libpq_takes_is_taken(text: str) -> None:
     assert conninfo_to_dict(canonical_dsn(text)) == conninfo_to_dict(text.strip())
 
 
+def test_what_the_environment_adds_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "a,b")
+    assert canonical_dsn("host=c dbname=d"), "what the string says comes first"
+    with pytest.raises(NotADsn, match="target_session_attrs=primary"):
+        canonical_dsn("dbname=d")
+    monkeypatch.setenv("PGTARGETSESSIONATTRS", "read-write")
+    assert canonical_dsn("dbname=d")
+    monkeypatch.setenv("PGHOST", "a")
+    monkeypatch.setenv("PGLOADBALANCEHOSTS", "random")
+    with pytest.raises(NotADsn, match="one host"):
+        canonical_dsn("dbname=d target_session_attrs=any")
+
+
 def test_the_keywords_are_those_of_the_driver() -> None:
     assert {option.keyword.decode() for option in Conninfo.get_defaults()} <= KEYWORDS
 

@@ -4,6 +4,7 @@ The two forms, keywords and URL, are libpq's ("Connection Strings" in its manual
 means there. Refused beyond that is what a password that was not escaped would turn into: other parts of the string.
 """
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -72,6 +73,13 @@ _TEXTS: Final = frozenset(
     ]
 )
 _OF_PRIMARIES: Final = ("primary", "read-write")
+_IN_ENVIRONMENT: Final = {
+    "host": "PGHOST",
+    "hostaddr": "PGHOSTADDR",
+    "load_balance_hosts": "PGLOADBALANCEHOSTS",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+"""Where libpq looks for what a string leaves out ("Environment Variables" in its manual)."""
 KEYWORDS: Final = _NUMBERS | _WORDS.keys() | _TEXTS
 
 _URL: Final = re.compile(r"postgres(?:ql)?://")
@@ -115,9 +123,10 @@ def _checked(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def _check_one_server(found: Mapping[str, str]) -> None:
     """P1: connections of one pool that lead to several servers would ask one for a tick, and one behind it for rows."""
-    several = any("," in found.get(name, "") for name in ("host", "hostaddr"))
-    balanced = found.get("load_balance_hosts") == "random"
-    if (several or balanced) and found.get("target_session_attrs") not in _OF_PRIMARIES:
+    said = {name: found.get(name, os.environ.get(variable, "")) for name, variable in _IN_ENVIRONMENT.items()}
+    several = "," in said["host"] or "," in said["hostaddr"]
+    balanced = said["load_balance_hosts"] == "random"
+    if (several or balanced) and said["target_session_attrs"] not in _OF_PRIMARIES:
         raise NotADsn(
             "with several hosts, or load_balance_hosts=random, its connections may lead to several servers, of which"
             " one has not yet what another one has: add target_session_attrs=primary, or name one host"
