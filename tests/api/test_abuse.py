@@ -341,14 +341,25 @@ async def test_refusals_are_logged_at_a_bounded_rate_and_counted(gateway: Gatewa
         with pytest.raises(grpc.aio.AioRpcError):
             await gateway.stub.ReadChanges(read_changes_pb2.ReadChangesRequest())
 
-    def refusals() -> list[LogLine]:
-        # The gateway of an earlier test may say what it left out.
-        return [line for line in log if line.get("reason") == Reason.FIELD_INVALID.value]
-
-    await until(lambda: sum(line.get("count", 1) for line in refusals()) == 200)
-    counted = [line for line in refusals() if line["event"] == "calls left out of the log"]
+    await until(lambda: refused(log) == 200)
+    counted = [line for line in log if line["event"] == "calls left out of the log"]
     assert counted
     assert not any("request_id" in line or "peer" in line for line in counted)
+
+
+async def test_what_was_left_out_of_the_log_is_counted_before_the_server_has_stopped(
+    gateway: Gateway, log: list[LogLine]
+) -> None:
+    for _ in range(50):
+        with pytest.raises(grpc.aio.AioRpcError):
+            await gateway.stub.ReadChanges(read_changes_pb2.ReadChangesRequest())
+    await gateway.server.drain(timedelta(seconds=5))
+    assert refused(log) == 50
+
+
+def refused(log: list[LogLine]) -> int:
+    """How many refusals of a field the log tells of."""
+    return sum(line.get("count", 1) for line in log if line.get("reason") == Reason.FIELD_INVALID.value)
 
 
 async def test_what_is_too_large_is_no_fault_of_ours(gateway: Gateway, caplog: pytest.LogCaptureFixture) -> None:

@@ -32,6 +32,15 @@ class CallLog:
 
     def __init__(self) -> None:
         self._seen: Counter[tuple[object, str, str]] = Counter()
+        self._window: asyncio.TimerHandle | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """Say what was left out up to now, and of what comes no more; idempotent."""
+        self._closed = True
+        if self._window is not None:
+            self._window.cancel()
+        self._end_window()
 
     def finished(self, facts: dict[str, object]) -> None:
         """A call that ended in good order."""
@@ -58,10 +67,10 @@ class CallLog:
             _log.info("call finished", **facts)
 
     def _has_room(self, code: object, reason: str, principal: str = "") -> bool:
-        if not self._seen:
+        if not self._seen and not self._closed:
             # In a context of its own: the count belongs to no call.
             loop = asyncio.get_running_loop()
-            loop.call_later(_WINDOW_SECONDS, self._end_window, context=contextvars.Context())
+            self._window = loop.call_later(_WINDOW_SECONDS, self._end_window, context=contextvars.Context())
         self._seen[code, reason, principal] += 1
         return self._seen[code, reason, principal] <= MAX_LINES
 

@@ -166,6 +166,10 @@ class CallGuard:
         for call in tuple(self._arriving):
             _cut_late(call)
 
+    def close(self) -> None:
+        """Say what the log has left out; no call is to come."""
+        self._log.close()
+
     async def idle(self) -> None:
         """Wait until no call of the service is under way."""
         await self._calls.idle.wait()

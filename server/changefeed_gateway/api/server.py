@@ -156,6 +156,7 @@ class GatewayServer:
                 await self._guard.idle()
         self._health.close()
         await stopping
+        self._guard.close()
 
     async def abort(self) -> None:
         """Cut everything at once, as a crash would: nobody is told."""
@@ -163,6 +164,7 @@ class GatewayServer:
         await self._end_tasks()
         if self._server is not None:
             await self._server.stop(None)
+        self._guard.close()
 
     async def _end_tasks(self) -> None:
         await self._health_monitor.aclose()
