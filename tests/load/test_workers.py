@@ -188,7 +188,7 @@ async def test_a_killed_worker_loses_nothing_cuts_nobody_elses_streams_and_comes
     await consumers.until_read(scene)
     before = await open_streams(client)
     assert {int(pid) for pid in before} == set(workers_of(scene.gateway))
-    assert await monitoring.value("changefeed_streams") == len(consumers.keys)
+    await monitoring.until(len(consumers.keys), "changefeed_streams")
     events = await monitoring.value("changefeed_delivered_events_total", method="Subscribe")
     await scene.insert(50)
     await consumers.until_read(scene)

@@ -91,8 +91,8 @@ async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(olde
         for number in (200, 201):
             await connection.execute("INSERT INTO orders VALUES (%s, 0)", (number,))
             await connection.execute("SELECT changefeed.tick(2)")
-        ticks = "SELECT count(day), count(DISTINCT day), count(*) > 3 FROM changefeed_log.tick_2"
-        assert await (await connection.execute(ticks)).fetchall() == [(2, 1, True)]
+        ticks = "SELECT count(day) >= 2, count(DISTINCT day), count(*) - count(day) >= 2 FROM changefeed_log.tick_2"
+        assert await (await connection.execute(ticks)).fetchall() == [(True, 1, True)]
         changes, _ = await read_all(provider, orders)
         assert keys(changes)[-2:] == [200, 201]
         with pytest.raises(NotFound, match="0-255"):
