@@ -4,6 +4,7 @@ The names are the test's own, as a resolver would tell them; the gateways are re
 """
 
 import json
+import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -53,7 +54,8 @@ class Replicas:
     """Gateways at one port, each with an address of its own and one open stream."""
 
     def __init__(self, directory: Path, ca: str | None) -> None:
-        self._stack, self._directory, self._ca, self.port = AsyncExitStack(), directory, ca, 0
+        self._stack, self._directory, self._ca = AsyncExitStack(), directory, ca
+        self.port = port_of_nobody()
 
     async def __aenter__(self) -> "Replicas":
         return self
@@ -65,10 +67,21 @@ class Replicas:
         file = self._directory / "changefeed.yaml"
         file.write_text(SETTINGS.format(listen=f"{listen}:{self.port}") + (TLS if self._ca else EVERYWHERE))
         gateway = await self._stack.enter_async_context(open_gateway(load_settings(file)))
-        self.port = int(gateway.target.rpartition(":")[2])
         client = await self._stack.enter_async_context(connect(gateway.target, ca=self._ca))
         tail = await self._stack.enter_async_context(client.tail(collection("mem/documents"), NOW))
         await anext(aiter(tail))
+
+
+def port_of_nobody() -> int:
+    """Free at every address, and none of those that the system gives to who asks for any."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port
 
 
 def streams(result: Result) -> list[dict[str, Any]]:
