@@ -1,7 +1,7 @@
 """Asks the gateway whether it serves; exits with 1 if not.
 
 The first argument is the address of its health service, 127.0.0.1:50051 without one; or, where that speaks TLS or asks
-who calls, a URL of `monitoring.listen`, such as http://127.0.0.1:9090/readyz.
+who calls, a URL of `monitoring.listen`, such as http://127.0.0.1:9464/readyz.
 """
 
 import sys

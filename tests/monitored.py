@@ -12,8 +12,8 @@ from prometheus_client.samples import Sample
 
 from changefeed_client import ChangeFeedClient, connect
 from changefeed_gateway.app.gateway import Gateway, open_gateway
-from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.model import Connection, MonitoringSettings, TokenKeySettings, TokenSettings
+from changefeed_gateway.settings import Connection, Settings
+from changefeed_gateway.settings.model import MonitoringSettings, TokenKeySettings, TokenSettings
 from changefeed_gateway.settings.values import HostPort
 
 ANY_PORT = HostPort("127.0.0.1", 0)

@@ -31,7 +31,7 @@ from changefeed_gateway.core.model import (
     PartitionId,
     Start,
 )
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 
 _PAGE_CHANGES: Final = 10
 _OVERFILL: Final = 2.5

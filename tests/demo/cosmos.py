@@ -8,8 +8,7 @@ from azure.cosmos.aio import ContainerProxy
 from pydantic import SecretStr
 
 from changefeed_gateway.cli.demo.mirror import Document, parsed
-from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.model import CosmosConnection
+from changefeed_gateway.settings import CosmosConnection, Settings
 from tests.cosmos.sdk import container_client
 from tests.cosmos.server.behaviour import Behaviour
 from tests.cosmos.server.wire import DATABASE, WireServer

@@ -10,8 +10,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 
 from changefeed_gateway.cli.demo.mirror import Document, parsed
-from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.model import DynamoDBConnection
+from changefeed_gateway.settings import DynamoDBConnection, Settings
 from tests.demo.editors import InMemory, Item
 from tests.dynamodb.dynamodb_local import running_dynamodb_local
 from tests.dynamodb.sdk import ACCESS_KEY, SECRET_KEY, session

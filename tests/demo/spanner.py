@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from changefeed_gateway.cli.demo.mirror import Document, parsed
-from changefeed_gateway.settings import Settings
-from changefeed_gateway.settings.model import SpannerConnection
+from changefeed_gateway.settings import Settings, SpannerConnection
 from tests.demo.editors import InMemory, Item
 from tests.spanner.emulator import running_emulator
 from tests.spanner.sdk import BareDatabase, bare_database, deletion, mutation

@@ -21,23 +21,21 @@ from changefeed_gateway.providers.postgres.operations.feeds import watch
 from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.settings import (
     ClientSettings,
+    CosmosConnection,
+    DynamoDBConnection,
+    EmbeddedServer,
     GrantSettings,
     JwtSettings,
+    MemoryConnection,
     PostgresConnection,
     QuotaSettings,
     Settings,
     SettingsError,
+    SpannerConnection,
     TlsSettings,
     load_settings,
 )
-from changefeed_gateway.settings.model import (
-    CosmosConnection,
-    DynamoDBConnection,
-    EmbeddedServer,
-    MemoryConnection,
-    SpannerConnection,
-    TokenKeySettings,
-)
+from changefeed_gateway.settings.model import TokenKeySettings
 from changefeed_gateway.settings.secrets import dsn, token_keys
 from changefeed_gateway.settings.values import HostPort, format_duration
 from tests.databases import LOG, PostgresForTests

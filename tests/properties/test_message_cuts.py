@@ -27,7 +27,7 @@ from changefeed_gateway.core.model import (
 )
 from changefeed_gateway.core.requirement import ItemRequirement
 from changefeed_gateway.core.subscription import Plan, stream
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.turns import Turns
 from tests.properties.numbered_log import FEED, Log, cursor, position_of, within
 

@@ -19,7 +19,7 @@ from changefeed_gateway.core.model import (
     LogicalPartition,
     Scope,
 )
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode
 
 

@@ -16,7 +16,8 @@ from changefeed_gateway.core.follower import Follower
 from changefeed_gateway.core.limits import Limits
 from changefeed_gateway.core.model import After, Feed, Now, Page, PageRead, PartitionId, PhysicalPartition
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import TailKey, Tails
+from changefeed_gateway.core.tail import TailKey
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.token import fingerprint
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of
 

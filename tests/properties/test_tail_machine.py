@@ -28,7 +28,7 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.turns import Turns
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of, within
 from tests.soak import SOAKING, soak_seconds

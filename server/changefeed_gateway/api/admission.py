@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Reason, Throttled
-from changefeed_gateway.core.quota import Bucket
+from changefeed_gateway.core.quota import Allowance
 
 _IPV6_NETWORK_BITS: Final = 64
 """What one host is given as its own: it can speak from every address of it."""
@@ -32,7 +32,7 @@ class Admission:
     """Counts what is under way and refuses what is too much."""
 
     def __init__(self, limit: int, reason: Reason, share_setting: str, peer_share: float) -> None:
-        """Begin with nothing under way; one peer may hold a share of the limit, one place at least."""
+        """Begin with nothing under way; one host may hold a share of the limit, one place at least."""
         self.idle = asyncio.Event()
         self.idle.set()
         self._limit, self._reason, self._share_setting = limit, reason, share_setting
@@ -41,12 +41,12 @@ class Admission:
         self._under_way = 0
 
     def enter(self, host: str) -> None:
-        """Take a place for a peer's host; `leave` gives it back. Raises Throttled when there is none."""
+        """Take a place for a host; `leave` gives it back. Raises Throttled when there is none."""
         if self._under_way >= self._limit:
             raise Throttled(f"the gateway serves {self._limit} already: try again", reason=self._reason)
         if self._held[host] >= self._peer_limit:
             raise Throttled(
-                f"this peer holds {self._peer_limit} already, its share: close some, or let the gateway's operator "
+                f"this host holds {self._peer_limit} already, its share: close some, or let the gateway's operator "
                 f"raise limits.{self._share_setting}",
                 reason=self._reason,
             )
@@ -93,7 +93,7 @@ class Connections:
 
 
 class LateAnswers:
-    """Refusals of who does not heed them.
+    """Delays refusals to callers who come back before the time they were told.
 
     A refusal costs about what an answer does: it is late, so that who waits for it asks for fewer.
     """
@@ -150,7 +150,7 @@ class BadTokens:
         offender = self._hosts.get(host)
         if offender is None:
             self._sweep()
-            offender = self._hosts[host] = _Offender(Bucket(self._rate, self._now()))
+            offender = self._hosts[host] = _Offender(Allowance(self._rate, self._now()))
         if not offender.bucket.wait(1.0, self._now()):
             offender.bucket.take(1.0, self._now())
         if len(offender.peers) < _MOST_PEERS:
@@ -167,7 +167,7 @@ class BadTokens:
 class _Offender:
     """A host that has brought bad tokens of late."""
 
-    bucket: Bucket
+    bucket: Allowance
     peers: set[str] = field(default_factory=set)
     """Its connections that did."""
 

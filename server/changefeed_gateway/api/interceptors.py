@@ -43,7 +43,7 @@ _ANSWER_TIME: Final = timedelta(milliseconds=200)
 """What an answer needs to travel; a client's deadline reaches the server rounded up by up to half of this."""
 _REQUEST_TIME: Final = timedelta(seconds=10)
 """How long a request may take to come: the call has its place already."""
-_LAST_WORDS: Final = timedelta(seconds=10)
+LAST_WORDS: Final = timedelta(seconds=10)
 """How long a client may take to take the end of its call; then it is reset."""
 _LOOK_AGAIN: Final = 10.0
 """Seconds between two looks whether the caller of a call under way is still known."""
@@ -80,7 +80,7 @@ class CallGuard:
         limits: Limits,
         door: Door,
         *,
-        last_words: timedelta = _LAST_WORDS,
+        last_words: timedelta = LAST_WORDS,
         observation: Observation | None = None,
         tracing: CallTracing | None = None,
     ) -> None:

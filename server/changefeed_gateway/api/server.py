@@ -19,7 +19,7 @@ from changefeed_gateway.api.connections import HostShare, most_connections, most
 from changefeed_gateway.api.dispatch import make_server
 from changefeed_gateway.api.health import Health, HealthCheck, HealthMonitor
 from changefeed_gateway.api.identity.door import Door
-from changefeed_gateway.api.interceptors import MAX_BYSTANDERS, CallGuard
+from changefeed_gateway.api.interceptors import LAST_WORDS, MAX_BYSTANDERS, CallGuard
 from changefeed_gateway.api.operator import OperatorService, Siblings
 from changefeed_gateway.api.reflection import reflection_handlers
 from changefeed_gateway.api.service import SERVICE_NAME, ChangeFeedService
@@ -64,7 +64,7 @@ class GatewayServer:
         checks: Mapping[str, HealthCheck] | None = None,
         check_interval: timedelta = CHECK_INTERVAL,
         check_timeout: timedelta = CHECK_TIMEOUT,
-        last_words: timedelta = timedelta(seconds=10),
+        last_words: timedelta = LAST_WORDS,
         reuse_port: bool = False,
         name: str = "",
         siblings: Siblings | None = None,

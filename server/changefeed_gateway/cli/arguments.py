@@ -1,6 +1,7 @@
 """Arguments and options that several commands share."""
 
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -78,11 +79,19 @@ def _time(text: str) -> datetime:
         return time.astimezone() if time.tzinfo is None else time
 
 
-def _duration(value: str | timedelta) -> timedelta:
-    try:
-        return value if isinstance(value, timedelta) else parse_duration(value)
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a duration such as 20s") from None
+def duration_like(example: str) -> Callable[[str | timedelta], timedelta]:
+    """What reads an option's duration, and says an example of one to who gives something else."""
+
+    def duration(value: str | timedelta) -> timedelta:
+        try:
+            return value if isinstance(value, timedelta) else parse_duration(value)
+        except ValueError:
+            raise typer.BadParameter(f"{value!r} is not a duration such as {example}") from None
+
+    return duration
+
+
+_duration = duration_like("20s")
 
 
 def scope_of(partition: str | None, logical: str | None) -> FeedScope | None:

@@ -41,6 +41,11 @@ def _print(answer: GetCapabilitiesResponse) -> None:
         "retention": format_duration(answer.retention.ToTimedelta()) if answer.HasField("retention") else "",
         "commit time": answer.commit_time,
         "page size": f"{answer.limits.default_page_size}, up to {answer.limits.max_page_size}",
+        "longest wait": format_duration(answer.limits.max_wait.ToTimedelta()),
+        "heartbeat": " to ".join(
+            format_duration(bound.ToTimedelta())
+            for bound in (answer.limits.min_heartbeat_interval, answer.limits.max_heartbeat_interval)
+        ),
         "largest item": f"{answer.limits.max_item_bytes:,} bytes",
     }
     out.print()

@@ -26,14 +26,14 @@ class ExitCode(IntEnum):
     AUTHENTICATION = 7
     """Not known, or not allowed."""
     TRANSIENT = 8
-    """Throttled or unreachable, also after retries."""
+    """Throttled, locked or unreachable, also after retries."""
     PROVIDER = 9
     """The database or the gateway failed."""
     SETTINGS = 10
     UNHEALTHY = 11
-    """`doctor` or `demo` found something wrong."""
+    """`doctor`, `feeds`, `retention`, `demo` or `mirror --verify` found something wrong."""
     PLACE = 12
-    """The file of --resume cannot be used."""
+    """The file of --resume, or a copy of `mirror`, cannot be used."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 

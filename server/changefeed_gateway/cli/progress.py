@@ -57,7 +57,7 @@ class SnapshotBar:
             self._task = None
 
 
-class Meter:
+class ChangeCount:
     """Counts changes, and shows count and rate while the changes themselves go into a file or a pipe."""
 
     def __init__(self) -> None:

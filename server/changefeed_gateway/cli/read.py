@@ -32,7 +32,7 @@ from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.options import Json
 from changefeed_gateway.cli.output import as_dict, out, print_change, print_json, print_token
 from changefeed_gateway.cli.place import Place, kept_place
-from changefeed_gateway.cli.progress import Meter, SnapshotBar
+from changefeed_gateway.cli.progress import ChangeCount, SnapshotBar
 
 
 @calls_gateway
@@ -86,7 +86,7 @@ class _Reading:
         self._address, self._scope, self._mode = address, scope, mode
         self._page_size, self._max_events, self._max_wait = page_size, max_events, max_wait
         self._place, self._json, self._wire = place, json, wire
-        self._meter = Meter()
+        self._meter = ChangeCount()
         self._bar = SnapshotBar()
 
     async def run(self, gateway: GatewayOptions, start: StartPosition) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,12 +10,12 @@ import typer
 from rich.text import Text
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, spelled
+from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, duration_like, spelled
 from changefeed_gateway.cli.exits import ExitCode, exits
 from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json, print_table, seconds_text, time_text
 from changefeed_gateway.settings import load_settings
-from changefeed_gateway.settings.values import format_duration, parse_duration
+from changefeed_gateway.settings.values import format_duration
 
 if TYPE_CHECKING:
     from changefeed_gateway.app.operations import FeedRetention
@@ -28,7 +28,7 @@ def run(connection: Connection = None, config: Config = None, json: Json = False
     """Make days ahead and drop what is older than each feed's retention. Again without harm."""
     with exits():
         name, found = _ask(connection, config, change=True)
-        _show_steps(name, found, json=json, nothing="nothing to do")
+        _show_steps(name, found, json=json)
     raise typer.Exit(ExitCode.UNHEALTHY if any(feed.problem for feed in found) else ExitCode.OK)
 
 
@@ -36,7 +36,7 @@ def run(connection: Connection = None, config: Config = None, json: Json = False
 def plan(connection: Connection = None, config: Config = None, json: Json = False) -> None:
     """Say what a run would do, and why; changes nothing."""
     with exits():
-        _show_steps(*_ask(connection, config, change=False), json=json, nothing="nothing to do")
+        _show_steps(*_ask(connection, config, change=False), json=json)
 
 
 @app.command()
@@ -58,7 +58,7 @@ def status(connection: Connection = None, config: Config = None, json: Json = Fa
 @app.command(name="set")
 def set_(
     feed: Annotated[str, typer.Argument(help="The feed, such as main/public.orders.")],
-    retention: Annotated[str, typer.Argument(help="1d to 366d.")],
+    retention: Annotated[timedelta, typer.Argument(parser=duration_like("14d"), help="1d to 366d.")],
     connection: Connection = None,
     config: Config = None,
     json: Json = False,
@@ -67,15 +67,11 @@ def set_(
     with exits():
         settings = load_settings(config)
         name, feed = chosen_feed(settings, feed, connection)
-        try:
-            chosen = parse_duration(retention)
-        except (ValueError, OverflowError):
-            raise typer.BadParameter(f"{retention!r} is not a duration such as 14d", param_hint="RETENTION") from None
-        asyncio.run(operations.set_retention(settings, name, feed, chosen))
+        asyncio.run(operations.set_retention(settings, name, feed, retention))
         if json:
-            print_json("retention", {"address": f"{name}/{feed}", "retention": seconds_text(chosen)})
+            print_json("retention", {"address": f"{name}/{feed}", "retention": seconds_text(retention)})
             return
-        kept = f"{spelled(name, feed)}: history is kept for {format_duration(chosen)}"
+        kept = f"{spelled(name, feed)}: history is kept for {format_duration(retention)}"
         out.print(kept, markup=False, soft_wrap=True)
 
 
@@ -86,12 +82,12 @@ def _ask(connection: str | None, config: Path | None, *, change: bool) -> "tuple
         return name, asyncio.run(operations.retention(settings, name, change=change))
 
 
-def _show_steps(connection: str, found: "list[FeedRetention]", *, json: bool, nothing: str) -> None:
+def _show_steps(connection: str, found: "list[FeedRetention]", *, json: bool) -> None:
     for feed in found:
         if json:
             print_json("retention", _as_json(connection, feed))
             continue
-        state = "another run is at work" if feed.busy else nothing if not feed.steps else ""
+        state = "another run is at work" if feed.busy else "nothing to do" if not feed.steps else ""
         out.print(Text(f"{spelled(connection, feed.feed)}: {state}".rstrip(": ")), soft_wrap=True)
         for step in feed.steps:
             days = " ".join(day.name for day in step.days)

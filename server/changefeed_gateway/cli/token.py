@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from changefeed.v1.resource_pb2 import FeedScope
 from changefeed.v1.token_pb2 import InspectContinuationTokenResponse
 from changefeed_client import ChangeFeedRpcError
 from changefeed_gateway.cli.arguments import Collection
 from changefeed_gateway.cli.calling import GatewayOptions, calls_gateway, client_of
 from changefeed_gateway.cli.exits import ExitCode, Failed, exit_code, exits
 from changefeed_gateway.cli.options import Json
-from changefeed_gateway.cli.output import as_dict, out, print_json
+from changefeed_gateway.cli.output import as_dict, out, print_json, printable
 from changefeed_gateway.cli.place import Place, PlaceError
 
 app = typer.Typer(no_args_is_help=True, help="Explain continuation tokens.")
@@ -68,7 +69,7 @@ def _print(answer: InspectContinuationTokenResponse) -> None:
         "usable": "yes" if answer.usable else "no",
         "problem": "" if answer.usable else str(ChangeFeedRpcError.of_status(answer.problem)),
         "provider": answer.provider,
-        "scope": str(answer.scope).strip() or "entire collection",
+        "scope": _scope(answer.scope),
         "made": answer.issue_time.ToJsonString() if answer.HasField("issue_time") else "",
         "signed by": answer.key_id,
         "version": str(answer.schema_version or ""),
@@ -77,3 +78,16 @@ def _print(answer: InspectContinuationTokenResponse) -> None:
     for name, value in facts.items():
         if value:
             out.print(Text.assemble((f"{name:10}", "bold"), value), soft_wrap=True)
+
+
+def _scope(scope: FeedScope) -> str:
+    """In words; empty where the gateway does not say it, as of a token that is another collection's."""
+    match scope.WhichOneof("scope"):
+        case "entire_collection":
+            return "entire collection"
+        case "physical_partition_id":
+            return printable(f"physical partition {scope.physical_partition_id}")
+        case "logical_partition":
+            return printable(f"logical partition {scope.logical_partition}")
+        case _:
+            return ""

@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from changefeed_gateway.app import operations
-from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, spelled
+from changefeed_gateway.cli.arguments import Connection, chosen_connection, chosen_feed, duration_like, spelled
 from changefeed_gateway.cli.exits import exits
 from changefeed_gateway.cli.options import Config, Json
 from changefeed_gateway.cli.output import err, out, print_json
 from changefeed_gateway.settings import load_settings
-from changefeed_gateway.settings.values import parse_duration
 
 
 class Image(StrEnum):
@@ -28,13 +27,6 @@ class Doorbell(StrEnum):
 
     NOTIFY = "notify"
     POLL = "poll"
-
-
-def _retention(value: str) -> timedelta:
-    try:
-        return parse_duration(value)
-    except ValueError:
-        raise typer.BadParameter(f"{value!r} is not a duration such as 14d") from None
 
 
 def watch(
@@ -60,7 +52,7 @@ def watch(
     ] = False,
     retention: Annotated[
         timedelta | None,
-        typer.Option(metavar="DURATION", parser=_retention, help="How long history is kept. [default: 7d]"),
+        typer.Option(metavar="DURATION", parser=duration_like("14d"), help="How long history is kept. [default: 7d]"),
     ] = None,
     connection: Connection = None,
     config: Config = None,

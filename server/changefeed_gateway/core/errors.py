@@ -5,7 +5,7 @@ ChangeFeedError
 ├── FeedNotProvisioned        the collection exists and captures no changes
 ├── CheckpointExpired         the history of a position is gone
 ├── UnsupportedCapability     the collection cannot do this; reason is the capability's name
-├── NewItemStateUnavailable   REQUIRE was asked and one change has no item
+│   └── NewItemStateUnavailable   REQUIRE was asked and one change has no item
 ├── NotFound                  connection, database, collection or partition
 ├── AuthenticationFailed      the caller is not known
 │   └── CredentialsExpired    the caller was known when the call began, and is no more
@@ -13,6 +13,8 @@ ChangeFeedError
 ├── Throttled                 too much; come back after `retry_after`
 ├── TransientFailure          come back after `retry_after`
 ├── ProviderAccessFailed      the provider refuses the gateway's own credentials: the operator's matter
+│   ├── ProviderAuthenticationFailed  it does not know the gateway's login
+│   └── ProviderAuthorizationFailed   the login lacks a right
 ├── ProviderFailure           the provider failed in a way nobody mapped
 ├── HistoryGap                a hole inside the retained history
 └── InternalFailure           a fault of the gateway
@@ -145,11 +147,12 @@ class UnsupportedCapability(ChangeFeedError):
     """The collection cannot do this; the reason is the capability's name."""
 
     category = Category.UNSUPPORTED_CAPABILITY
-    default_reason = Reason.NEW_ITEM_STATE_UNAVAILABLE
 
 
 class NewItemStateUnavailable(UnsupportedCapability):
     """REQUIRE was asked and one change has no item; metadata carry its event_id and a token that steps over it."""
+
+    default_reason = Reason.NEW_ITEM_STATE_UNAVAILABLE
 
 
 class NotFound(ChangeFeedError):

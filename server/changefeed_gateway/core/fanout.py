@@ -1,31 +1,26 @@
 """Reads an entire collection over many partitions: parents before children, one vector of positions."""
 
 import asyncio
-from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
-from itertools import accumulate
-from typing import NamedTuple, overload
+from datetime import timedelta
 
 from changefeed_gateway.core.cancellation import only_own_cancellation
 from changefeed_gateway.core.clock import monotonic
-from changefeed_gateway.core.columns import Columns
-from changefeed_gateway.core.cursors import LazyCursors
 from changefeed_gateway.core.errors import NotFound, Reason, TransientFailure
+from changefeed_gateway.core.joining import Joining, Segment, joined
 from changefeed_gateway.core.model import (
     After,
     Cursor,
     Feed,
     Now,
-    Page,
     PageRead,
     PartitionId,
     PartitionState,
     PhysicalPartition,
     Start,
 )
-from changefeed_gateway.core.pace import LATE, IdlePlaces
+from changefeed_gateway.core.pace import IdlePlaces
 from changefeed_gateway.core.page import EncodedPage, Reader
 from changefeed_gateway.core.provider import Provider
 from changefeed_gateway.core.together import A_TURN, gather, give_up
@@ -37,75 +32,6 @@ _AT_ONCE = 8
 
 _LISTS = 3
 """Lists of partitions tried for one start: each may be out of date."""
-
-
-class _Segment(NamedTuple):
-    """Part of a joined page: what was taken of one partition's page."""
-
-    partition_id: PartitionId
-    page: EncodedPage
-
-
-class _VectorCursors(Sequence[Cursor]):
-    """The vector after each change of a joined page, computed when asked."""
-
-    def __init__(self, first: Vector, segments: Sequence[_Segment]) -> None:
-        self._first, self._segments = first, segments
-        self._ends = list(accumulate(len(s.page.content.changes) for s in segments))
-
-    def __len__(self) -> int:
-        return self._ends[-1] if self._ends else 0
-
-    @overload
-    def __getitem__(self, index: int) -> Cursor: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Cursor]: ...
-    def __getitem__(self, index: int | slice) -> Cursor | Sequence[Cursor]:
-        if isinstance(index, slice):
-            return LazyCursors(range(len(self))[index], self.__getitem__)
-        index = range(len(self))[index]
-        number = bisect_right(self._ends, index)
-        vector = self._first.copy()
-        for segment in self._segments[:number]:
-            vector.pass_over(segment.partition_id, segment.page.content)
-        segment = self._segments[number]
-        cursor = segment.page.content.cursors[index - (self._ends[number - 1] if number else 0)]
-        # The forecast of the page is one for its end; what was true before the page is true within it.
-        vector.advance(segment.partition_id, vector.open[segment.partition_id]._replace(cursor=cursor))
-        return vector.encode()
-
-
-class _Joining:
-    """A joined page in the making: the position before it, what it holds, and the position after that."""
-
-    def __init__(self, first: Vector, read: PageRead) -> None:
-        self.first, self.vector = first, first.copy()
-        self.segments: list[_Segment] = []
-        self.complete = True
-        """Every partition was read to its end."""
-        self.room = read.max_changes
-        self._bytes_left = read.max_bytes
-        self._late_at = monotonic() + LATE
-
-    @property
-    def full(self) -> bool:
-        return self.room <= 0 or self._bytes_left <= 0
-
-    @property
-    def late(self) -> bool:
-        """Whether what opened while the page was read is left to the next one."""
-        return monotonic() >= self._late_at
-
-    def add(self, partition_id: PartitionId, page: EncodedPage) -> None:
-        """Take as much of a partition's page as there is room for."""
-        part = page if len(page.content.changes) <= self.room else page.cut(0, self.room)
-        self.complete = self.complete and not part.content.more_available
-        if page.content.changes and not part.content.changes:
-            return
-        self.vector.pass_over(partition_id, part.content)
-        self.segments.append(_Segment(partition_id, part))
-        self.room -= len(part.content.changes)
-        self._bytes_left -= part.text_bytes.encoded
 
 
 class FanOut:
@@ -129,8 +55,8 @@ class FanOut:
             resolved: Mapping[PartitionId, EncodedPage] = await self._resolve(feed, read, _after_each(vector))
         else:
             vector, resolved = await self._start(feed, read, read.start)
-        at_starts = [_Segment(pid, resolved[pid]) for pid in vector.open]
-        return _joined(vector, vector, at_starts, start=read.start, more_available=True)
+        at_starts = [Segment(pid, resolved[pid]) for pid in vector.open]
+        return joined(vector, vector, at_starts, start=read.start, more_available=True)
 
     async def _read(self, feed: Feed, read: PageRead) -> EncodedPage:
         deadline = monotonic() + read.max_wait.total_seconds()
@@ -138,15 +64,15 @@ class FanOut:
             vector = Vector.decode(read.start.cursor)
         else:
             vector, _ = await self._start(feed, read, read.start)
-        joining = _Joining(vector, read)
+        joining = Joining(vector, read)
         await self._fill(feed, read, joining)
         left = timedelta(seconds=deadline - monotonic())
-        if joining.complete and left > timedelta(0) and not _any_changes(joining.segments):
+        if joining.complete and left > timedelta(0) and not joining.any_changes:
             await self._wait(feed, replace(read, max_wait=left), joining)
         # What follows takes its time with a thousand partitions, and so did what came before.
         await asyncio.sleep(0)
         more = not joining.complete
-        return _joined(vector, joining.vector, joining.segments, start=read.start, more_available=more)
+        return joined(vector, joining.vector, joining.segments, start=read.start, more_available=more)
 
     async def _start(
         self, feed: Feed, read: PageRead, start: Start
@@ -183,7 +109,7 @@ class FanOut:
         pages = await gather(resolve(pid, start) for pid, start in starts.items())
         return dict(zip(starts, pages, strict=True))
 
-    async def _fill(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
+    async def _fill(self, feed: Feed, read: PageRead, joining: Joining) -> None:
         """Read every open partition in turn until the page is full or all of them were read to their end.
 
         What rests is left to the next page where more is to come anyway, and to the wait where one follows: a page that
@@ -194,7 +120,7 @@ class FanOut:
         if not resting:
             return
         if read.max_wait or read.then_waits:
-            joining.complete = joining.complete and not _any_changes(joining.segments)
+            joining.complete = joining.complete and not joining.any_changes
         elif joining.complete and not joining.full:
             await self._read_in_turn(feed, read, joining, resting)
         else:
@@ -208,7 +134,7 @@ class FanOut:
         return [pid for pid, at in vector.open.items() if self._idle.rests((of_feed, pid, at.cursor))]
 
     async def _read_in_turn(
-        self, feed: Feed, read: PageRead, joining: _Joining, partition_ids: Sequence[PartitionId]
+        self, feed: Feed, read: PageRead, joining: Joining, partition_ids: Sequence[PartitionId]
     ) -> None:
         unread, known = list(partition_ids), set(joining.vector.open)
         while unread and not joining.full:
@@ -251,7 +177,7 @@ class FanOut:
                 self._idle.found_nothing(place, (of_feed, partition_id, content.cursor))
         return page
 
-    async def _wait(self, feed: Feed, read: PageRead, joining: _Joining) -> None:
+    async def _wait(self, feed: Feed, read: PageRead, joining: Joining) -> None:
         """Wait on every open partition; the first that brings something ends the wait for all."""
         tasks: dict[asyncio.Task[EncodedPage], PartitionId] = {}
         try:
@@ -272,10 +198,6 @@ class FanOut:
                     joining.complete = joining.complete and not page.content.retired
         finally:
             await give_up(tasks)
-
-
-def _any_changes(segments: Sequence[_Segment]) -> bool:
-    return any(segment.page.content.changes for segment in segments)
 
 
 def _after_each(vector: Vector) -> dict[PartitionId, Start]:
@@ -311,38 +233,3 @@ def _part(
         max_wait=wait,
         then_waits=then_waits,
     )
-
-
-def _joined(
-    first: Vector, last: Vector, segments: Sequence[_Segment], *, start: Start, more_available: bool
-) -> EncodedPage:
-    page = Page(
-        changes=Columns.joined([segment.page.content.changes for segment in segments]),
-        cursors=_VectorCursors(first, segments),
-        start=start.cursor if isinstance(start, After) else first.encode(),
-        cursor=last.encode(),
-        more_available=more_available,
-        expire_time=last.expire_time,
-        start_expire_time=first.expire_time,
-        watermark=_watermark(last, segments),
-        provider_calls=sum(segment.page.content.provider_calls for segment in segments),
-        request_charge=sum(segment.page.content.request_charge for segment in segments),
-    )
-
-    def records(items: bool) -> list[bytes]:
-        return [record for segment in segments for record in segment.page.records(items=items)]
-
-    return EncodedPage(
-        page,
-        records,
-        live=bool(segments) and all(segment.page.live for segment in segments),
-        origins=[origin for segment in segments for origin in segment.page.origins],
-    )
-
-
-def _watermark(last: Vector, segments: Sequence[_Segment]) -> datetime | None:
-    """The minimum over all open partitions; None unless each was read for this page and knows its own."""
-    known = {segment.partition_id: segment.page.content.watermark for segment in segments}
-    marks = [known.get(pid) for pid in last.open]
-    certain = [mark for mark in marks if mark is not None]
-    return min(certain) if certain and len(certain) == len(marks) and not last.waiting else None

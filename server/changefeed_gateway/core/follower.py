@@ -20,7 +20,8 @@ from changefeed_gateway.core.model import (
 from changefeed_gateway.core.page import EncodedPage
 from changefeed_gateway.core.ring import Ring
 from changefeed_gateway.core.shared import own
-from changefeed_gateway.core.tail import Listener, Tail, TailKey, Tails
+from changefeed_gateway.core.tail import Listener, Tail, TailKey
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.token import fingerprint
 
 

@@ -17,7 +17,7 @@ from changefeed_gateway.core.observed_provider import ObservedProvider
 from changefeed_gateway.core.ring import Ring
 from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.streams import Progress, Standing, Streams
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.vector import Vector
 
 OPENING: Final = "opening"

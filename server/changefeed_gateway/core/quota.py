@@ -33,7 +33,7 @@ class Quota:
     """Of answers and messages; a second's worth may come at once, and what is more is owed."""
 
 
-class Bucket:
+class Allowance:
     """Fills at a rate, up to a second's worth; may be overdrawn. Times are seconds of a clock that never runs back."""
 
     def __init__(self, rate: float, now: float) -> None:
@@ -61,8 +61,8 @@ class Bucket:
         self._at = now
 
 
-def _bucket(rate: float | None, now: float) -> Bucket | None:
-    return None if rate is None else Bucket(rate, now)
+def _bucket(rate: float | None, now: float) -> Allowance | None:
+    return None if rate is None else Allowance(rate, now)
 
 
 class Account:

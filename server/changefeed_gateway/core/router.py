@@ -68,7 +68,7 @@ from changefeed_gateway.core.ring_budget import RingBudget
 from changefeed_gateway.core.snapshot import Scanning
 from changefeed_gateway.core.streams import Progress, Streams
 from changefeed_gateway.core.subscription import Plan, stream
-from changefeed_gateway.core.tail import Tails
+from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.token import TokenCodec
 
 _DEADLINE_MARGIN = timedelta(milliseconds=250)

@@ -77,7 +77,7 @@ async def stream(plan: Plan, reader: Reader, limits: Limits, share: Share) -> As
             expire_time=resolved.expire_time,
             warnings=resolved.warnings,
         )
-        run = _Run(plan, reader, limits, share, resolved.cursor)
+        run = _Stream(plan, reader, limits, share, resolved.cursor)
         try:
             yield run.begin(in_snapshot=resolved.snapshot is not None)
             while not run.ended:
@@ -101,7 +101,7 @@ class _InHand(NamedTuple):
     """None for a page without changes."""
 
 
-class _Run:
+class _Stream:
     """The loop of one stream: at most one page in hand and one being read ahead."""
 
     def __init__(self, plan: Plan, reader: Reader, limits: Limits, share: Share, cursor: Cursor) -> None:

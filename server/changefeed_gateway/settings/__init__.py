@@ -1,5 +1,14 @@
 """The only reader of configuration: one YAML file, the environment on top, refused whole when anything is wrong."""
 
+from changefeed_gateway.settings.connections import (
+    Connection,
+    CosmosConnection,
+    DynamoDBConnection,
+    EmbeddedServer,
+    MemoryConnection,
+    PostgresConnection,
+    SpannerConnection,
+)
 from changefeed_gateway.settings.load import (
     ClientSettings,
     GatewayTarget,
@@ -7,17 +16,7 @@ from changefeed_gateway.settings.load import (
     gateway_target,
     load_settings,
 )
-from changefeed_gateway.settings.model import (
-    Connection,
-    CosmosConnection,
-    DynamoDBConnection,
-    EmbeddedServer,
-    LoggingSettings,
-    MemoryConnection,
-    PostgresConnection,
-    Settings,
-    SpannerConnection,
-)
+from changefeed_gateway.settings.model import LoggingSettings, Settings
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem, address_taken
 from changefeed_gateway.settings.security import (
     GrantSettings,

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Final
 
 from changefeed_gateway.core.token import TokenKey
+from changefeed_gateway.settings.connections import CosmosConnection, PostgresConnection
 from changefeed_gateway.settings.dsn import NotADsn, canonical_dsn
 from changefeed_gateway.settings.files import make_durable, read_bytes
-from changefeed_gateway.settings.model import CosmosConnection, PostgresConnection, Settings, TokenKeySettings
+from changefeed_gateway.settings.model import Settings, TokenKeySettings
 from changefeed_gateway.settings.problems import SettingsError, SettingsProblem
 
 _LEAST_KEY_BYTES: Final = 16

@@ -3,8 +3,9 @@
 from datetime import timedelta
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, model_validator
 
+from changefeed_gateway.settings.section import Section
 from changefeed_gateway.settings.values import (
     DurationText,
     FilePath,
@@ -44,11 +45,7 @@ _KeySetUrl = name_like(
 )
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, defer_build=True)
-
-
-class TlsSettings(_Section):
+class TlsSettings(Section):
     """Files in PEM that the gateway reads again when they change: no restart renews a certificate."""
 
     certificate_file: FilePath
@@ -60,7 +57,7 @@ class TlsSettings(_Section):
     """What of a client's certificate names the principal."""
 
 
-class JwtSettings(_Section):
+class JwtSettings(Section):
     """JSON Web Tokens of one issuer: exactly one of `jwks_file` and `jwks_url` has its public keys."""
 
     issuer: Annotated[str, Filled]
@@ -82,7 +79,7 @@ class JwtSettings(_Section):
         return self
 
 
-class GrantSettings(_Section):
+class GrantSettings(Section):
     """One rule of the policy; see `core.policy.Grant`."""
 
     principals: Annotated[tuple[_Principal, ...], _AtLeastOne]
@@ -94,7 +91,7 @@ class GrantSettings(_Section):
     rights: Annotated[tuple[Annotated[RightName, one_of(*get_args(RightName))], ...], _AtLeastOne] = ("read",)
 
 
-class QuotaSettings(_Section):
+class QuotaSettings(Section):
     """What each of some principals may take; the first quota that names a principal is its own."""
 
     principals: Annotated[tuple[_Principal, ...], _AtLeastOne]
@@ -103,7 +100,7 @@ class QuotaSettings(_Section):
     bytes_per_second: Annotated[float | None, number_between(1_000, 10_000_000_000)] = None
 
 
-class SecuritySettings(_Section):
+class SecuritySettings(Section):
     """Who may connect, who is known, and what they may."""
 
     tls: TlsSettings | None = None

@@ -216,6 +216,8 @@ def _as_text(convert: Callable[..., str]) -> WrapSerializer:
 FilePath = Annotated[Path, BeforeValidator(_parse_path)]
 Filled = BeforeValidator(_parse_filled)
 """A text that says something: an empty one would mean another thing, such as a connection string of defaults."""
+VariableName = name_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")
+Url = name_like(r"https?://[^\s@]+", "a URL that begins with http:// or https://, without credentials")
 DsnText = BeforeValidator(_parse_dsn)
 """A connection string, kept as `canonical_dsn` writes it."""
 ListenAddress = Annotated[HostPort, NoDecode, BeforeValidator(_parse_host_port), _as_text(str)]

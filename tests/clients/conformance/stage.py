@@ -47,7 +47,7 @@ _FAILURES: Mapping[str, type[errors.ChangeFeedError]] = {
     for kind in (
         errors.InvalidRequest,
         errors.CheckpointExpired,
-        errors.UnsupportedCapability,
+        errors.NewItemStateUnavailable,
         errors.NotFound,
         errors.AuthenticationFailed,
         errors.AuthorizationFailed,

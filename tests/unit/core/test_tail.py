@@ -20,7 +20,8 @@ from changefeed_gateway.core.model import (
     Scope,
 )
 from changefeed_gateway.core.page import EncodedPage
-from changefeed_gateway.core.tail import Tail, Tails
+from changefeed_gateway.core.tail import Tail
+from changefeed_gateway.core.tails import Tails
 from tests.properties.numbered_log import FEED, READ, Log, cursor, encode, position_of
 from tests.virtual_time import VirtualTime
 

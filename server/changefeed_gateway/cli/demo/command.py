@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from changefeed_gateway.cli.demo.postgres import EmbeddedPostgres
+from changefeed_gateway.cli.demo.postgres import EmbeddedStage
 from changefeed_gateway.cli.demo.session import Outcome, Session
 from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.exclusive_file import exclusive
@@ -33,7 +33,7 @@ def demo(
     At its end it compares what was committed with what was received. It keeps its data and its place, and resumes.
     """
     with exits():
-        present(EmbeddedPostgres(), _on_embedded(load_settings(config)), seconds, json=json)
+        present(EmbeddedStage(), _on_embedded(load_settings(config)), seconds, json=json)
 
 
 def present(stage: Stage, settings: Settings, seconds: float | None, *, json: bool = False) -> None:

@@ -13,7 +13,7 @@ class Ledger:
     """Changes a document, by its id."""
     transactions: int = 0
     rolled_back: int = 0
-    delays: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
+    commit_to_arrival: deque[float] = field(default_factory=lambda: deque(maxlen=1_000))
     """Seconds from COMMIT to arrival of the last changes."""
     _under_way: dict[str, deque[float]] = field(default_factory=dict)
 
@@ -30,4 +30,4 @@ class Ledger:
     def arrived(self, document: str) -> None:
         """Note the arrival of a change."""
         if under_way := self._under_way.get(document):
-            self.delays.append(time.monotonic() - under_way.popleft())
+            self.commit_to_arrival.append(time.monotonic() - under_way.popleft())

@@ -17,7 +17,7 @@ _KEPT: Final = 50
 _dice: Final = random.Random()  # noqa: S311 - no secret is made of it
 
 
-class Orders:
+class OrdersTable:
     """Writes orders, one statement a transaction, and counts what of them arrives."""
 
     def __init__(self) -> None:

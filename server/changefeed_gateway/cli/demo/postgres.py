@@ -11,7 +11,7 @@ from changefeed_client import BEGINNING
 from changefeed_gateway.app import operations
 from changefeed_gateway.cli.demo.ledger import Ledger
 from changefeed_gateway.cli.demo.mirror import Document
-from changefeed_gateway.cli.demo.orders import TABLE, Orders
+from changefeed_gateway.cli.demo.orders import TABLE, OrdersTable
 from changefeed_gateway.cli.demo.workload import Workload
 from changefeed_gateway.settings import Settings
 
@@ -24,7 +24,7 @@ _DOCUMENTS: Final = """
 """
 
 
-class EmbeddedPostgres:
+class EmbeddedStage:
     """Keeps its data from run to run."""
 
     database = "PostgreSQL"
@@ -32,7 +32,7 @@ class EmbeddedPostgres:
 
     def __init__(self) -> None:
         self.ledger = Ledger()
-        self.orders = Orders()
+        self.orders = OrdersTable()
         self._dsn = ""
         self._settings: Settings
         self._workload: Workload

@@ -14,7 +14,7 @@ from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed_client import NOW, ChangeFeedClient, after, collection, connect
 from changefeed_gateway.app.gateway import Gateway, open_gateway
 from changefeed_gateway.cli.demo.mirror import Mirror, document_of
-from changefeed_gateway.cli.demo.orders import TABLE, Orders
+from changefeed_gateway.cli.demo.orders import TABLE, OrdersTable
 from changefeed_gateway.cli.demo.stage import Stage
 from changefeed_gateway.cli.demo.view import View
 from changefeed_gateway.cli.output import complain, err
@@ -140,7 +140,7 @@ class Session:
         self._mirror.die()
         self._consumer = tasks.create_task(self._read(client))
 
-    async def _follow_orders(self, client: ChangeFeedClient, orders: Orders, token: str) -> None:
+    async def _follow_orders(self, client: ChangeFeedClient, orders: OrdersTable, token: str) -> None:
         async with client.tail(_ORDERS, after(token), heartbeat_interval=_HEARTBEAT) as tail:
             async for delivery in tail:
                 orders.take(delivery.events)

@@ -8,7 +8,7 @@ from typing import Protocol
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed_gateway.cli.demo.ledger import Ledger
 from changefeed_gateway.cli.demo.mirror import Document
-from changefeed_gateway.cli.demo.orders import Orders
+from changefeed_gateway.cli.demo.orders import OrdersTable
 from changefeed_gateway.settings import Settings
 
 
@@ -22,7 +22,7 @@ class Stage(Protocol):
     ledger: Ledger
 
     @property
-    def orders(self) -> Orders | None:
+    def orders(self) -> OrdersTable | None:
         """A second collection, where there is one."""
         ...
 

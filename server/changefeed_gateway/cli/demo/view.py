@@ -113,31 +113,31 @@ class View:
             received = self._mirror.received.total()
             self._rate = max(0.0, (received - count) / (now - began))
             self._before = (now, received)
-            self._history.append((self._rate, self._delay))
+            self._history.append((self._rate, self._commit_to_arrival))
 
     @property
-    def _delay(self) -> float:
-        return median(self._ledger.delays) if self._ledger.delays else 0.0
+    def _commit_to_arrival(self) -> float:
+        return median(self._ledger.commit_to_arrival) if self._ledger.commit_to_arrival else 0.0
 
     def _counters(self) -> dict[str, float]:
         return {
             "committed": self._ledger.changes.total(),
             "received": self._mirror.received.total(),
             "rate": round(self._rate, 1),
-            "commit_to_arrival_seconds": round(self._delay, 6),
+            "commit_to_arrival_seconds": round(self._commit_to_arrival, 6),
             "documents": len(self._mirror),
         }
 
     def _plot(self) -> list[Text]:
-        """Rate and delay of the last seconds, a column each."""
-        rates, delays = [rate for rate, _ in self._history], [delay * 1000 for _, delay in self._history]
+        """Rate and time from commit to arrival of the last seconds, a column each."""
+        rates, times = [rate for rate, _ in self._history], [seconds * 1000 for _, seconds in self._history]
         return [
             _row("changes a second", rates, "green", f"{max(rates, default=0):,.0f} at most"),
-            _row("commit to arrival", delays, "cyan", f"{max(delays, default=0):,.1f} ms at most"),
+            _row("commit to arrival", times, "cyan", f"{max(times, default=0):,.1f} ms at most"),
         ]
 
     def _figures(self) -> Text:
-        delay = f"{self._delay * 1000:.1f} ms" if self._ledger.delays else "-"
+        taken = f"{self._commit_to_arrival * 1000:.1f} ms" if self._ledger.commit_to_arrival else "-"
         return Text.assemble(
             ("committed ", "dim"),
             f"{self._ledger.changes.total():,}",
@@ -146,7 +146,7 @@ class View:
             (" rate ", "dim"),
             f"{self._rate:,.0f}/s",
             (" commit to arrival ", "dim"),
-            delay,
+            taken,
             (" documents ", "dim"),
             f"{len(self._mirror):,}",
         )

@@ -57,7 +57,7 @@ class _Look:
     """As writing."""
 
     @property
-    def lag(self) -> timedelta:
+    def waited(self) -> timedelta:
         """How long a committed change has waited for a tick; counted from its statement, so never too little."""
         return self.now - max(self.at, self.oldest) if self.oldest else timedelta(0)
 
@@ -95,7 +95,7 @@ def _judged(feed_id: int, look: _Look) -> tuple[str, str]:
             f"{newest}; the sequence stands {-look.ahead} below it: it was set back, and changes since are missing",
             f"SELECT changefeed.begin_epoch({feed_id}) refuses all tokens, so that readers read the source again",
         )
-    if look.locker and (look.lag >= LATE or (look.locking is not None and look.locking >= LATE)):
+    if look.locker and (look.waited >= LATE or (look.locking is not None and look.locking >= LATE)):
         return (
             f"{newest}; {look.locker} has the lock of the feed's ticks, {LATE} is too long",
             "end it by its application, pg_terminate_backend or ROLLBACK PREPARED: until then nothing is delivered",
@@ -103,9 +103,9 @@ def _judged(feed_id: int, look: _Look) -> tuple[str, str]:
     detail = f"{newest}; {look.ahead} numbers since (readers make ticks)"
     if look.writer:
         detail += f"; what {look.writer} wrote waits for its end"
-    if look.lag >= LATE:
+    if look.waited >= LATE:
         return (
-            f"{detail}; changes wait for a tick for {rounded(look.lag)}, {LATE} is too long",
+            f"{detail}; changes wait for a tick for {rounded(look.waited)}, {LATE} is too long",
             "start a gateway, which makes a tick a second; without one CALL changefeed.tick_all() from a timer",
         )
     if look.writing is not None and look.writing >= OLD:
