@@ -191,7 +191,7 @@ async def test_an_outage_is_told_once_and_lasts_no_longer_than_it_may(
     process = await changefeed.start("mirror", DOCUMENTS, "copy.db", "--retry-for", "1m")
     await said(process, b"live")
     await memory_gateway.abort()
-    await said(process, b"stream interrupted")
+    await said(process, b"interrupted, again")
     await memory_gateway.start()
     await said(process, b"connected again")
     process.send_signal(signal.SIGINT)

@@ -5,7 +5,6 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 import grpc
 
 from changefeed.v1.change_event_pb2 import ChangeEvent
-from changefeed.v1.read_changes_pb2 import SnapshotProgress
 from changefeed_client import (
     BEGINNING,
     NOW,
@@ -125,8 +123,14 @@ class Program:
 
     async def _page(self, client: ChangeFeedClient) -> None:
         page = await client.read_page(self._address, self._start)
-        snapshot = page.snapshot if page.HasField("snapshot") else None
-        self._tell("", page.events, page.continuation_token, False, snapshot)
+        delivery = Delivery(
+            events=page.events,
+            continuation_token=page.continuation_token,
+            live=False,
+            snapshot=page.snapshot if page.HasField("snapshot") else None,
+            warnings=page.warnings,
+        )
+        self._tell("", delivery)
 
     def _options(self) -> Json:
         return {
@@ -140,16 +144,21 @@ class Program:
         return timedelta(milliseconds=self._order[name]) if name in self._order else None
 
     async def _handle(self, partition: str, delivery: Delivery) -> None:
-        self._tell(partition, delivery.events, delivery.continuation_token, delivery.live, delivery.snapshot)
+        self._tell(partition, delivery)
         if delivery.events:
             await asyncio.sleep(self._order.get("handle_ms", 0) / 1_000)
 
-    def _tell(
-        self, partition: str, events: Sequence[ChangeEvent], token: str, live: bool, snapshot: SnapshotProgress | None
-    ) -> None:
-        progress = None if snapshot is None else {"items": snapshot.items, "finished": snapshot.finished}
-        said = {"token": token, "live": live, "partition": partition, "snapshot": progress}
-        say("delivery", {**said, "events": [told(event) for event in events]})
+    def _tell(self, partition: str, delivery: Delivery) -> None:
+        progress = delivery.snapshot
+        said = {
+            "token": delivery.continuation_token,
+            "live": delivery.live,
+            "partition": partition,
+            "snapshot": None if progress is None else {"items": progress.items, "finished": progress.finished},
+            "warnings": [warning.code for warning in delivery.warnings],
+            "events": [told(event) for event in delivery.events],
+        }
+        say("delivery", said)
 
 
 async def run(order: Json) -> None:

@@ -1,5 +1,6 @@
 """The one way to a gateway's channel: plaintext or TLS, a certificate of one's own, a bearer token."""
 
+import re
 from collections.abc import Callable
 from os import PathLike, stat
 from pathlib import Path
@@ -10,6 +11,7 @@ import grpc
 File = str | PathLike[str]
 
 _MOST_BYTES: Final = 1_000_000
+_TOKEN: Final = re.compile("[!-~]+")
 
 
 def dialer(
@@ -26,7 +28,8 @@ def dialer(
 
     Plaintext unless `tls` is true or made credentials, or a file says so: `ca` (whom to trust, in PEM; the system's
     trust without it), `cert` and `key` (mTLS). Files are read for each channel, so that a renewed one is used from the
-    next on. `bearer` is asked for the token of every call, from a thread of gRPC; it should answer from memory.
+    next on. `bearer` is asked for the token of every call, from a thread of gRPC; it should answer from memory. What it
+    raises, and a text that can be no token, is an outage: UNAVAILABLE, which a tail waits out.
 
     Raises ValueError for a bearer token without TLS and for half a certificate. What it returns raises OSError or
     ValueError for files that are not there, or too large to be any.
@@ -67,10 +70,7 @@ class TokenFile:
         found = stat(self._file)
         seen = (found.st_mtime_ns, found.st_size, found.st_ino)
         if seen != self._seen:
-            token = (_content(self._file) or b"").decode("ascii").strip()
-            if not token or not token.isprintable() or " " in token:
-                raise ValueError("the file holds no token")
-            self._seen, self._token = seen, token
+            self._seen, self._token = seen, _token((_content(self._file) or b"").decode("ascii").strip())
         return self._token
 
 
@@ -84,8 +84,15 @@ def _content(file: File | None) -> bytes | None:
     return content
 
 
+def _token(text: str) -> str:
+    """A text that can be a token. Raises ValueError, which shows nothing of it."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("that is no token: it is empty, or holds more than visible ASCII")
+    return text
+
+
 def _calls_with(bearer: Callable[[], str]) -> grpc.CallCredentials:
     def authorize(_: grpc.AuthMetadataContext, done: grpc.AuthMetadataPluginCallback) -> None:
-        done((("authorization", f"Bearer {bearer()}"),), None)
+        done((("authorization", f"Bearer {_token(bearer())}"),), None)
 
     return grpc.metadata_call_credentials(authorize)  # type: ignore[arg-type]  # a function is one, gRPC says

@@ -69,12 +69,12 @@ class FileCheckpoint:
         await asyncio.to_thread(self._change, changes)
 
     def _read(self) -> dict[str, str]:
-        if not self._path.exists():
-            return {}
         try:
             found = json.loads(self._path.read_text(encoding="utf-8"))
             if isinstance(found, dict) and all(isinstance(token, str) for token in found.values()):
                 return found
+        except FileNotFoundError:
+            return {}
         except ValueError:
             pass
         raise ValueError(f"{self._path} holds no positions: bring it back, or remove it to start over")
@@ -150,6 +150,11 @@ class Place:
         found = await self._checkpoint.load()
         self._is_loaded = True
         return found.get(self._name, "")
+
+    @property
+    def has_unsaved(self) -> bool:
+        """Whether a delivery is with the reader, who has not asked for the next one."""
+        return self._checkpoint is not None and bool(self._handled)
 
     def deliver(self, token: str) -> None:
         """A delivery is on its way to the reader: `save` will mean it."""

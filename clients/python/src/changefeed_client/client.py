@@ -184,8 +184,10 @@ class ChangeFeedClient:
         for one delivery of a partition after the other, and for those of several partitions at the same time; a token
         is saved when it returned. The checkpoint's positions go before `start`. With `only`, it begins with these
         partitions: other processes may read the others, each with a checkpoint of its own, and a child whose parents
-        two of them read waits for its own reader's only; one that the collection does not have is NOT_FOUND. Raises
-        what `handle`, the checkpoint or a tail raised first; returns when every partition is retired without children.
+        two of them read waits for its own reader's only; one that the collection does not have is NOT_FOUND. An outage
+        is waited for up to `patience` (None: for ever), also where partitions are listed and positions fixed. Raises
+        what `handle`, the checkpoint, a call or a tail raised first; returns when every partition is retired without
+        children.
         """
 
         def tail(partition_id: str, here: StartPosition) -> Tail:
@@ -200,7 +202,7 @@ class ChangeFeedClient:
                 deduplicate=deduplicate,
             )
 
-        await PartitionReader(self, address, checkpoint, handle, tail).run(start, only)
+        await PartitionReader(self, address, checkpoint, handle, tail, patience).run(start, only)
 
     async def read_page(
         self,

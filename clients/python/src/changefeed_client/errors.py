@@ -27,8 +27,15 @@ _CATEGORY_WITHOUT_DETAILS: Final = {
 }
 """Categories of what the way to the gateway answers: proxies and connections send no details."""
 
-_LOST_ON_THE_WAY: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL})
-"""Codes of cut connections and streams that a proxy reset; reading again is always safe."""
+_LOST_ON_THE_WAY: Final = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+"""Codes of cut connections, of streams that a proxy reset and of silence; reading again is always safe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

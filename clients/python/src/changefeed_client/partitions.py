@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from changefeed.v1.partition_pb2 import ChildPartition
+from changefeed.v1.partition_pb2 import ChildPartition, PhysicalPartition
 from changefeed.v1.position_pb2 import StartPosition
 from changefeed.v1.resource_pb2 import ResourceAddress
+from changefeed.v1.token_pb2 import ResolveStartPositionResponse
 from changefeed_client.checkpoint import Checkpoint, changed
 from changefeed_client.positions import after, physical_partition
+from changefeed_client.retrying import announce, retry
 from changefeed_client.tail import Delivery, Tail
 
 if TYPE_CHECKING:
@@ -28,12 +31,14 @@ class PartitionReader:
         checkpoint: Checkpoint,
         handle: Handle,
         tail: Callable[[str, StartPosition], Tail],
+        patience: timedelta | None,
     ) -> None:
         self._client = client
         self._address = address
         self._checkpoint = checkpoint
         self._handle = handle
         self._tail = tail
+        self._patience = patience
         # Of partitions that are not read to their end; what is in none is finished or to come.
         self._positions: dict[str, str] = {}
         self._parents: dict[str, Sequence[str]] = {}
@@ -63,12 +68,20 @@ class PartitionReader:
             return
         # P5: one that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
         for partition_id in only or self._parents:
-            place = await self._client.resolve(self._address, start, scope=physical_partition(partition_id))
-            self._positions[partition_id] = place.continuation_token
+            self._positions[partition_id] = await self._resolved(partition_id, start)
         await self._checkpoint.save(self._positions)
 
+    async def _resolved(self, partition_id: str, start: StartPosition) -> str:
+        async def resolve() -> ResolveStartPositionResponse:
+            return await self._client.resolve(self._address, start, scope=physical_partition(partition_id))
+
+        return (await retry(resolve, patience=self._patience, before_pause=announce)).continuation_token
+
     async def _learn_parents(self) -> None:
-        async for partition in self._client.partitions(self._address):
+        async def listed() -> list[PhysicalPartition]:
+            return [partition async for partition in self._client.partitions(self._address)]
+
+        for partition in await retry(listed, patience=self._patience, before_pause=announce):
             self._parents.setdefault(partition.partition_id, partition.parent_partition_ids)
 
     def _is_waiting(self, partition_id: str) -> bool:

@@ -1,6 +1,7 @@
 """When to try again, and when not."""
 
 import asyncio
+import logging
 import math
 import random
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,15 @@ _JITTER: Final = 0.2
 """Part that is added at random to a pause the gateway asks for, so that clients do not return all at once."""
 
 
+_log = logging.getLogger("changefeed_client")
+
+
+def announce(error: BaseException, pause: float, attempt: int) -> None:
+    """Tell an outage to the log, once, however often it is tried in vain. Takes what `before_pause` is given."""
+    level = logging.WARNING if attempt == 1 else logging.DEBUG
+    _log.log(level, "interrupted, again in %.1f s: %s", pause, error)
+
+
 def is_retryable(error: BaseException) -> bool:
     """Whether the same call may succeed later; CHECKPOINT_EXPIRED, for one, is final."""
     match error:
@@ -44,10 +54,11 @@ async def retry(
     """Repeat a call until it succeeds, fails for good, or an outage outlasts `patience` (None: never).
 
     Pauses grow from call to call and are never shorter than the gateway asks for; where it asks for longer than
-    patience is left, that is the end. Raises the last error.
+    patience is left, that is the end. `before_pause` is told the error, the pause in seconds, and how many tries
+    failed. Raises the last error.
     """
 
-    def announce(state: RetryCallState) -> None:
+    def tell(state: RetryCallState) -> None:
         before_pause(_error(state), state.upcoming_sleep, state.attempt_number)
 
     outage = _Outage(patience)
@@ -56,7 +67,7 @@ async def retry(
         retry=retry_if_exception(is_retryable),
         wait=outage.pause,
         stop=outage.is_over,
-        before_sleep=announce,
+        before_sleep=tell,
         reraise=True,
     )
     return await retrying(call)

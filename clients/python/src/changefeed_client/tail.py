@@ -1,7 +1,6 @@
 """A stream of changes that outlives connections: it watches heartbeats, reconnects and resumes."""
 
 import asyncio
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +37,7 @@ from changefeed_client.errors import (
     span,
 )
 from changefeed_client.positions import after
-from changefeed_client.retrying import retry
+from changefeed_client.retrying import announce, retry
 from changefeed_client.seen import Seen
 
 if TYPE_CHECKING:
@@ -50,7 +49,6 @@ _MISSED_HEARTBEATS: Final = 2
 _FINAL: Final = frozenset({CLOSING_REASON_MAX_EVENTS, CLOSING_REASON_PARTITION_RETIRED})
 _OF_A_LATER_CONTRACT: Final = "none"
 """Stands for the token of a message that says nothing to this version."""
-_log = logging.getLogger("changefeed_client")
 
 _Call = grpc.aio.UnaryStreamCall[SubscribeRequest, SubscribeResponse]
 
@@ -87,7 +85,8 @@ class Tail:
 
     With a checkpoint it starts at the saved position, if there is one, and saves each delivery's token when the next
     one is asked for: the reader has then handled it. A loop that is left saves nothing of its last delivery, which
-    comes again. With `deduplicate`, events are left out that are among the last so many by their id.
+    comes again from another tail; a second loop over this one would take it for handled, and is a RuntimeError. With
+    `deduplicate`, events are left out that are among the last so many by their id.
     """
 
     def __init__(
@@ -122,6 +121,8 @@ class Tail:
         self._closed = ""
 
     def __aiter__(self) -> Self:
+        if self._place.has_unsaved:
+            raise RuntimeError("a loop over this tail was left: its last delivery comes again from another tail")
         return self
 
     async def __anext__(self) -> Delivery:
@@ -323,9 +324,7 @@ class Tail:
 
     def _announce(self, error: BaseException, pause: float, attempt: int) -> None:
         self.reconnects += 1
-        # An outage is told once, however often the stream is opened in vain.
-        level = logging.WARNING if attempt == 1 else logging.DEBUG
-        _log.log(level, "stream interrupted, again in %.1f s: %s", pause, error)
+        announce(error, pause, attempt)
 
     async def _redial(self) -> None:
         """Leave a connection that may be dead; gRPC itself would use it again until a keepalive ping finds out."""
