@@ -1,11 +1,14 @@
 """An HTTP server on loopback in a thread of its own, and how its connections break."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from aiohttp import web
+
+from tests.listening import stop_accepting
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -25,6 +28,7 @@ class HttpServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name=name, daemon=True)
         self._runner: web.AppRunner | None = None
+        self._sockets: list[socket.socket] = []
 
     def start(self) -> None:
         """Listen."""
@@ -33,8 +37,7 @@ class HttpServer:
 
     def stop(self) -> None:
         """End all requests and listen no more."""
-        assert self._runner is not None
-        self._run(self._runner.cleanup())
+        self._run(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -49,8 +52,22 @@ class HttpServer:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         for address in self._addresses:
-            await web.TCPSite(self._runner, address, self.port).start()
-            self.port = self._runner.addresses[0][1]
+            listening = socket.create_server((address, self.port), backlog=128)
+            self._sockets.append(listening)
+            self.port = listening.getsockname()[1]
+            await web.SockSite(self._runner, listening).start()
+
+    async def _end(self) -> None:
+        assert self._runner is not None
+        await stop_accepting(self._sockets)
+        server = self._runner.server
+        assert server is not None
+        transports = [connection.transport for connection in server.connections]
+        await self._runner.cleanup()
+        for transport in transports:
+            if transport is not None:
+                transport.abort()  # one with an answer that nobody reads would stay
+        await asyncio.sleep(0)
 
     def _run(self, step: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(step, self._loop).result(timeout=PATIENCE)

@@ -3,6 +3,8 @@
 import asyncio
 from contextlib import suppress
 
+from tests.listening import stop_accepting
+
 
 class Relay:
     """Passes bytes between its own port and a target."""
@@ -34,6 +36,7 @@ class Relay:
 
     async def stop(self) -> None:
         if self._server is not None:
+            await stop_accepting(self._server.sockets)
             self._server.close()
         for task in list(self._tasks):
             task.cancel()

@@ -5,6 +5,8 @@ from contextlib import suppress
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.listening import stop_accepting
+
 DOORBELL = "changefeed-gateway doorbell"
 """The application name of the gateway's listening connection."""
 
@@ -47,6 +49,7 @@ class DatabaseRelay:
     async def stop(self) -> None:
         """Cut everything."""
         if self._server is not None:
+            await stop_accepting(self._server.sockets)
             self._server.close()
         for link in self._links:
             link.cut()

@@ -8,6 +8,8 @@ from tempfile import TemporaryDirectory
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from tests.listening import stop_accepting
+
 
 class Link:
     """One connection through the relay; `name` is what the client calls itself."""
@@ -91,5 +93,6 @@ async def open_relay(dsn: str) -> AsyncIterator[Relay]:
         try:
             yield relay
         finally:
+            await stop_accepting(server.sockets)
             server.close()
             await relay.aclose()
