@@ -460,12 +460,19 @@ begin
                 using errcode = 'object_not_in_prerequisite_state',
                       hint = 'Add a primary key, or name the columns of a unique index as key.';
         end if;
-        return (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
+        numbers := (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
+        if changefeed.key_index(source, numbers) is null then
+            raise exception 'key: the primary key of % is checked after its statement (DEFERRABLE): writers of one key do not wait for each other', source
+                using errcode = 'feature_not_supported',
+                      hint = format('Run alter table %s add unique (%s), which is checked at once, or name other columns as key.', source,
+                                    (select string_agg(quote_ident(k), ', ') from unnest(changefeed.column_names(source, numbers)) k));
+        end if;
+        return numbers;
     end if;
     numbers := changefeed.chosen_columns(source, 'key', key);
     perform changefeed.refuse_unfit_key(source, 'key', numbers);
     if changefeed.key_index(source, numbers) is null then
-        raise exception 'key: no unique index of % is on exactly (%)', source, array_to_string(key, ', ')
+        raise exception 'key: no unique index of % is on exactly (%) and checked at once', source, array_to_string(key, ', ')
             using errcode = 'object_not_in_prerequisite_state',
                   hint = format('Run create unique index on %s (%s), without where, or name other columns.', source,
                                 (select string_agg(quote_ident(k), ', ') from unnest(key) k));
@@ -1201,8 +1208,9 @@ CREATE FUNCTION changefeed.drop_feed(feed integer) RETURNS void
     SET client_min_messages TO 'warning'
     AS $_$
 declare
-    capture regprocedure;
-    watched regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
+    capture  regprocedure;
+    sequence text;
+    watched  regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
 begin
     if not exists (select from changefeed.feeds f where f.feed_id = feed) then
         raise exception 'there is no feed %', feed
@@ -1214,7 +1222,6 @@ begin
         raise exception 'retention is at work on feed %', feed
             using errcode = 'lock_not_available', hint = 'Nothing was changed. Call it again when the run has ended.';
     end;
-    perform changefeed.lock_ticks(feed);
     delete from changefeed.feeds where feed_id = feed;
     for capture in
         select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
@@ -1226,6 +1233,10 @@ begin
     if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
         execute format('revoke select on table %s from changefeed_capture', watched);
     end if;
+    foreach sequence in array array ['rung', 'bell', 'seq', 'day'] loop
+        execute format('alter sequence changefeed_log.%I cache 1', sequence || '_' || feed);
+    end loop;
+    perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '
@@ -1627,10 +1638,10 @@ begin
     return (
         select i.indexrelid
         from pg_index i
-        where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+        where i.indrelid = source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
             and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
             and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
-        order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+        order by i.indisprimary desc, i.indexrelid
         limit 1
     );
 end;
@@ -1778,11 +1789,15 @@ COMMENT ON FUNCTION changefeed.lock_holders(relation regclass) IS 'Open and prep
 CREATE FUNCTION changefeed.lock_ticks(feed integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 begin
-    execute format('lock table changefeed_log.lock_ticks_%s in share update exclusive mode', feed);
+    -- As a tick takes them: it has read the sequences, which locks them, when it comes to this lock.
+    execute format($sql$
+        select pg_sequence_last_value('changefeed_log.seq_%1$s'), pg_sequence_last_value('changefeed_log.day_%1$s');
+        lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode
+    $sql$, feed);
 end;
-$$;
+$_$;
 
 CREATE FUNCTION changefeed.look_problem(f changefeed.feeds) RETURNS changefeed.problem
     LANGUAGE sql STABLE
@@ -2503,7 +2518,7 @@ CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
     AS $$
     select i.indexrelid
     from pg_index i
-    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indpred is null
+    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
         and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> f.key_numbers
         and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ f.key_numbers
         and not exists (
@@ -2512,7 +2527,7 @@ CREATE FUNCTION changefeed.snapshot_index(f changefeed.feeds) RETURNS oid
             left join pg_opclass c on c.oid = k.opclass
             where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
                 or not (changefeed.is_built_in(a.atttypid) or changefeed.is_plain_enum(a.atttypid))))
-    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    order by i.indisprimary desc, i.indexrelid
     limit 1
 $$;
 
@@ -2716,7 +2731,7 @@ begin
         end if;
     end loop;
     if changefeed.key_index(f.source, f.key_numbers) is null then
-        return ('key_not_unique', format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', ')))::changefeed.problem;
+        return ('key_not_unique', format('no unique index that is checked at once is left on its key (%s)', array_to_string(f.key_columns, ', ')))::changefeed.problem;
     end if;
     return null;
 end;
@@ -2818,8 +2833,10 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
                 perform nextval('changefeed_log.bell_%1$s');
                 armed := true;
             end if;
-            -- There is news for certain: what is read without the lock would be read again.
+            -- There is news for certain: what is read without the lock would be read again. The day floor's own lock comes
+            -- before that one, as for those who date a feed anew.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
+                floor := pg_sequence_last_value('changefeed_log.day_%1$s');
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                 locked := true;
             end if;
@@ -3064,9 +3081,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3074,9 +3091,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3114,9 +3131,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3124,9 +3141,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select n.file_id from new_rows n) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3164,9 +3181,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3174,9 +3191,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from documents.file_tags t) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3214,9 +3231,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3224,9 +3241,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.file_id, o.tag from old_rows o union all select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3264,9 +3281,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3274,9 +3291,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select o.file_id from old_rows o) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3314,9 +3331,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3324,9 +3341,9 @@ begin
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (select t.file_id from (select o.id, o.file_id from old_rows o union all select n.id, n.file_id from new_rows n) t group by t.id, t.file_id having pg_catalog.count(*) operator(pg_catalog.=) 1) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3637,12 +3654,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3651,12 +3669,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3695,12 +3714,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3709,12 +3729,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3753,12 +3774,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3767,12 +3789,13 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3813,16 +3836,17 @@ begin
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
-                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
-                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                        row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of])
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image);
     if found and (pg_catalog.pg_trigger_depth() operator(pg_catalog.>) 1 or pg_catalog.pg_sequence_last_value('changefeed_log.bell_1'::pg_catalog.regclass)
             operator(pg_catalog.>) coalesce(pg_catalog.pg_sequence_last_value('changefeed_log.rung_1'::pg_catalog.regclass), 0)) then
@@ -3833,16 +3857,17 @@ begin
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
-                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
-                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                        row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of])
+                    offset 0 for key share) v
     ) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         ) c (created, op, partition_key, key, image) limit 1));
     end if;
     return null;
@@ -3954,8 +3979,10 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
                 perform nextval('changefeed_log.bell_1');
                 armed := true;
             end if;
-            -- There is news for certain: what is read without the lock would be read again.
+            -- There is news for certain: what is read without the lock would be read again. The day floor's own lock comes
+            -- before that one, as for those who date a feed anew.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
+                floor := pg_sequence_last_value('changefeed_log.day_1');
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                 locked := true;
             end if;
@@ -4110,8 +4137,10 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
                 perform nextval('changefeed_log.bell_1');
                 armed := true;
             end if;
-            -- There is news for certain: what is read without the lock would be read again.
+            -- There is news for certain: what is read without the lock would be read again. The day floor's own lock comes
+            -- before that one, as for those who date a feed anew.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) > known then
+                floor := pg_sequence_last_value('changefeed_log.day_1');
                 lock table changefeed_log.lock_ticks_1 in share update exclusive mode;
                 locked := true;
             end if;
@@ -4219,7 +4248,7 @@ CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition
 $$;
 
 CREATE FUNCTION documents.create_capture(feed integer) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
@@ -4262,20 +4291,23 @@ begin
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
-    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
-    -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
+    -- that of a million alike.
+    -- P1, P2, P5: FOR KEY SHARE of what decides whose a change is, also of a file that is no document yet. A move to another workspace
+    -- and a change of kind, which a unique index on (id, workspace_id, kind) makes changes of the key, and a move of a version to
+    -- another file wait for those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (%s) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         $sql$;
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s
+                    offset 0 for key share) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
@@ -4296,13 +4328,13 @@ begin
         ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
         ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
         ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
-        -- By bytes, as images show them.
+        -- By bytes, as images show them; created_at says which run is the last one.
         ('runs_update', format(version_files, $sql$
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
-                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
-                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                        row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 $sql$, 'any (array [r.was_of, r.is_of])'))
     ) e (event, file_ids);
     perform documents.create_snapshot_functions(feed);
@@ -4312,7 +4344,7 @@ $_$;
 COMMENT ON FUNCTION documents.create_capture(feed integer) IS 'Writes the trigger functions of the documents feed, anew if they are there.';
 
 CREATE FUNCTION documents.create_snapshot_functions(feed integer) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $_$
 declare
@@ -4664,7 +4696,7 @@ CREATE INDEX tick_1_last_seq_id_idx ON ONLY changefeed_log.tick_1 USING btree (l
 
 CREATE INDEX tick_1_reached_id_idx ON ONLY changefeed_log.tick_1 USING btree (reached, id);
 
-CREATE UNIQUE INDEX files_id_workspace_id ON documents.files USING btree (id, workspace_id);
+CREATE UNIQUE INDEX files_id_workspace_id_kind ON documents.files USING btree (id, workspace_id, kind);
 
 CREATE INDEX files_workspace_id_idx ON documents.files USING btree (workspace_id);
 

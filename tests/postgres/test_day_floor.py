@@ -110,6 +110,49 @@ async def test_a_feed_that_begins_anew_and_its_writers_wait_for_each_other_and_n
     assert keys(await shop.page(Beginning())) == [1]
 
 
+@pytest.mark.req("P8")
+@pytest.mark.parametrize("begins", ["begin_epoch", "date_anew"])
+async def test_a_feed_that_begins_anew_and_a_question_of_a_gateway_wait_for_each_other_and_nobody_fails(
+    shop: Shop, log_database: str, begins: str
+) -> None:
+    for number in range(3):
+        await shop.insert(number)
+        await shop.tick()
+    async with AsyncExitStack() as stack:
+        writer, beginner, gateway = [
+            await stack.enter_async_context(await psycopg.AsyncConnection.connect(log_database)) for _ in range(3)
+        ]
+        question = await live_question(shop)
+        await writer.execute("INSERT INTO orders VALUES (9, 0, 'x')")
+        beginning = asyncio.create_task(beginner.execute(f"SELECT changefeed.{begins}(1)".encode()))
+        await until_waiting(shop.connection, beginner)
+        asking = asyncio.create_task(gateway.execute(question.encode()))
+        await until_waiting(shop.connection, gateway)
+        await writer.commit()
+        await beginning
+        await beginner.commit()
+        await asking
+        await gateway.commit()
+    await shop.tick()
+    assert keys(await shop.page(Beginning()))[-1] == 9
+
+
+@pytest.mark.req("P8")
+async def test_a_feed_that_ends_waits_for_writers_and_holds_no_tick_up_meanwhile(shop: Shop, log_database: str) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(log_database) as writer,
+        await psycopg.AsyncConnection.connect(log_database) as operator,
+    ):
+        await writer.execute("INSERT INTO orders VALUES (1, 0, 'x')")
+        ending = asyncio.create_task(operator.execute("SELECT changefeed.drop_feed(1)"))
+        await until_waiting(shop.connection, operator)
+        await shop.tick(force=True)
+        await writer.commit()
+        await ending
+        await operator.commit()
+    assert await (await shop.connection.execute("SELECT FROM changefeed.feeds")).fetchall() == []
+
+
 @pytest.mark.req("P1")
 async def test_what_was_written_before_a_copied_log_is_adopted_comes_without_another_write(log_database: str) -> None:
     async with open_shop(log_database) as shop:

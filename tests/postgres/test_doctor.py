@@ -253,14 +253,14 @@ async def test_a_policy_that_capture_cannot_pass(shop: Shop) -> None:
     assert await wrong(shop.dsn) == {}
     await shop.connection.execute("ALTER ROLE changefeed_capture NOBYPASSRLS")
     try:
-        assert "BYPASSRLS" in (await wrong(shop.dsn))["role of orders"].remedy
+        assert "BYPASSRLS" in (await wrong(shop.dsn))["role of public.orders"].remedy
     finally:
         await shop.connection.execute("ALTER ROLE changefeed_capture BYPASSRLS")
 
 
 async def test_a_table_that_capture_may_not_read(shop: Shop) -> None:
     await shop.connection.execute("REVOKE SELECT ON orders FROM changefeed_capture")
-    assert "GRANT SELECT ON orders" in (await wrong(shop.dsn))["role of orders"].remedy
+    assert "GRANT SELECT ON public.orders" in (await wrong(shop.dsn))["role of public.orders"].remedy
 
 
 async def test_sessions_whose_triggers_do_not_fire(shop: Shop) -> None:

@@ -160,6 +160,9 @@ async def test_a_run_that_lists_show_otherwise_makes_an_upsert(
     assert await logged() == [upserts[document]]
     await connection.execute("UPDATE documents.runs SET id = gen_random_uuid()")
     assert await logged() == [upserts[document]]
+    # Which one is the last.
+    await connection.execute("UPDATE documents.runs SET created_at = created_at + interval '1 hour'")
+    assert await logged() == [upserts[document]]
     await connection.execute("UPDATE documents.runs SET input_file_version_id = %s", [other_version])
     assert sorted(await logged()) == sorted(upserts.values())
     await connection.execute("UPDATE documents.runs SET status = 'done', input_file_version_id = %s", [other_version])
@@ -426,6 +429,48 @@ async def test_a_move_and_those_who_write_to_the_document_wait_for_each_other(
     assert changes[-1][3] == two
     if move_first:
         assert [change[3] for change in changes][-2:] == [two, two]
+
+
+TO_OTHER_FILE = "UPDATE documents.file_versions SET file_id = (SELECT id FROM documents.files WHERE title = 'other')"
+TO_DOCUMENT = "UPDATE documents.files SET kind = 'document'"
+NO_RUN = "DELETE FROM documents.runs"
+
+
+@pytest.mark.parametrize(
+    ("decides", "write"),
+    [
+        *((TO_OTHER_FILE, write) for write in (*OTHERS[2:], NO_RUN)),
+        *((TO_DOCUMENT, write) for write in (*OTHERS, NO_RUN)),
+    ],
+)
+@pytest.mark.parametrize("write_first", [True, False])
+@pytest.mark.req("P1")
+async def test_what_decides_whose_a_change_is_and_who_writes_it_wait_for_each_other(
+    connection: Connection, database: str, document: str, version: str, decides: str, write: str, write_first: bool
+) -> None:
+    """So that the last change of the document that it is, is told when all that the document shows is there."""
+    shown = document
+    if decides == TO_OTHER_FILE:
+        other = "INSERT INTO documents.files (workspace_id, title) SELECT id, 'other' FROM documents.workspaces"
+        shown = await one(connection, other + " RETURNING id")
+    else:
+        await connection.execute("UPDATE documents.files SET kind = 'image'")
+    await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
+    await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
+    first, second = (write, decides) if write_first else (decides, write)
+    async with (
+        await psycopg.AsyncConnection.connect(database) as one_writer,
+        await psycopg.AsyncConnection.connect(database) as other_writer,
+    ):
+        await one_writer.execute(first.encode())
+        waiting = asyncio.create_task(other_writer.execute(second.encode()))
+        await until_waiting(connection, other_writer)
+        await one_writer.commit()
+        await waiting
+        last = await one(other_writer, "SELECT pg_current_xact_id()")
+        await other_writer.commit()
+    told = "SELECT xid FROM changefeed_log.log_1 WHERE key = %s ORDER BY seq DESC LIMIT 1"
+    assert await one(connection, told, shown) == last
 
 
 @pytest.mark.parametrize("write", OTHERS)

@@ -102,10 +102,10 @@ async def test_doctor_says_what_such_a_login_could_not_give(cluster: str) -> Non
         await owner.execute("SELECT changefeed.watch('orders')")
         await owner.execute("ALTER TABLE orders ENABLE ROW LEVEL SECURITY")
         await owner.execute("INSERT INTO orders VALUES (1)")
-        assert "ALTER ROLE changefeed_capture BYPASSRLS, as a superuser" in (await lines(dsn))["role of orders"]
+        assert "ALTER ROLE changefeed_capture BYPASSRLS, as a superuser" in (await lines(dsn))["role of public.orders"]
         await superuser.execute("ALTER ROLE changefeed_capture BYPASSRLS")
         found = await lines(dsn)
-        assert "role of orders" not in found
+        assert "role of public.orders" not in found
         assert found["role of capture"].endswith("passes by policies")
 
 

@@ -10,8 +10,10 @@ from psycopg import errors, sql
 
 from changefeed_gateway.core.model import After, Beginning
 from changefeed_gateway.providers.postgres.errors import OperationError
-from changefeed_gateway.providers.postgres.operations.feeds import watch
-from changefeed_gateway.providers.postgres.operations.migrations import MigrationError, migrate
+from changefeed_gateway.providers.postgres.operations.doctor import examine
+from changefeed_gateway.providers.postgres.operations.feeds import feed_states, unwatch, watch
+from changefeed_gateway.providers.postgres.operations.migration_files import MigrationError
+from changefeed_gateway.providers.postgres.operations.migrations import migrate
 from changefeed_gateway.providers.postgres.provider import PostgresOptions
 from changefeed_gateway.providers.postgres.retention import run as retention
 from changefeed_gateway.providers.postgres.retention.plan import Action
@@ -190,6 +192,49 @@ async def test_an_operator_watches_its_table_and_runs_retention(log_database: st
             assert await texts(admin, "SELECT key FROM changefeed_log.log_1") == ["1"]
             await operator.execute("SELECT changefeed.unwatch('shop.orders')")
             assert await texts(admin, "SELECT name FROM changefeed.feeds") == []
+
+
+async def test_no_operator_that_somebody_made_runs_in_a_session_of_ours(log_database: str) -> None:
+    """Where all may make objects in `public`, as in a database from before PostgreSQL 15."""
+    made = """
+        CREATE FUNCTION public.taken(oid, regclass) RETURNS bool LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'a foreign operator runs'; END $$;
+        CREATE FUNCTION public.taken(text, integer) RETURNS text LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'a foreign operator runs'; END $$;
+        CREATE FUNCTION public.taken(name, text) RETURNS bool LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'a foreign operator runs'; END $$;
+        CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = public.taken);
+        CREATE OPERATOR public.|| (LEFTARG = text, RIGHTARG = integer, FUNCTION = public.taken);
+        CREATE OPERATOR public.~ (LEFTARG = name, RIGHTARG = text, FUNCTION = public.taken)
+    """
+    async with open_shop(log_database, options=QUIET) as shop:
+        await shop.connection.execute(made.encode())
+        await shop.connection.execute("CREATE TABLE others (id int PRIMARY KEY)")
+        assert await watch(log_database, "others") == "public.others"
+        await shop.insert(1)
+        await shop.tick()
+        assert keys(await shop.page(Beginning())) == [1]
+        assert [feed.problem for feed in await retention.run(log_database)] == ["", ""]
+        assert {state.name for state in await feed_states(log_database)} == {"public.orders", "public.others"}
+        assert all(finding.healthy for finding in [found async for found in examine(log_database)])
+        assert await unwatch(log_database, "others") == "public.others"
+        assert await migrate(log_database, documents=True)
+
+
+async def test_an_operator_runs_nothing_as_who_migrated(database: str) -> None:
+    """What the owner of the feeds may replace runs as whoever calls it, and as the owner of the feeds at most."""
+    replaced = """
+        CREATE OR REPLACE FUNCTION changefeed.clearing_body(feed integer, doorbell text, rest_sql text DEFAULT '')
+        RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'runs as %', current_user; END $$
+    """
+    async with (
+        login(database, "operator_login", "changefeed_operator") as dsn,
+        await psycopg.AsyncConnection.connect(dsn, autocommit=True) as operator,
+    ):
+        await operator.execute(replaced.encode())
+        for call in ("documents.create_capture(1)", "changefeed.create_capture(1)"):
+            with pytest.raises(errors.RaiseException, match=r"runs as (operator_login|changefeed_owner)\b"):
+                await operator.execute(f"SELECT {call}".encode())
 
 
 async def test_an_operator_cannot_watch_the_table_of_another(log_database: str) -> None:

@@ -9,11 +9,13 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from changefeed_gateway.providers.postgres.operations.migrations import (
+from changefeed_gateway.providers.postgres.operations.migration_files import (
     MigrationError,
     MigrationSet,
-    MigrationState,
     load_migrations,
+)
+from changefeed_gateway.providers.postgres.operations.migrations import (
+    MigrationState,
     migrate,
     migration_status,
 )

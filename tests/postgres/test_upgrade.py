@@ -109,6 +109,43 @@ async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(olde
 
 
 @pytest.mark.req("P1", "P8")
+async def test_an_older_database_is_taken_over_while_documents_are_written_and_no_writer_fails(older: str) -> None:
+    """Whatever they have locked when it comes: files and then tags, tags and then files, or what they read."""
+    stop = asyncio.Event()
+    begun = asyncio.Barrier(5)
+    transactions = (
+        ("UPDATE documents.files SET title = title || 'a'", "DELETE FROM documents.file_tags"),
+        (
+            "INSERT INTO documents.file_tags SELECT id, gen_random_uuid() FROM documents.files",
+            "UPDATE documents.files SET title = 'b'",
+        ),
+        ("SELECT FROM documents.files", "UPDATE documents.files SET title = 'c'"),
+        ("UPDATE orders SET note = 'x' WHERE id = 1", "UPDATE documents.files SET title = 'd'"),
+    )
+
+    async def write(first: str, second: str) -> int:
+        done = 0
+        async with await psycopg.AsyncConnection.connect(older) as writer:
+            while not stop.is_set():
+                await writer.execute(first.encode())
+                if not done:
+                    await begun.wait()
+                await writer.execute("SELECT pg_sleep(0.02)")
+                await writer.execute(second.encode())
+                await writer.commit()
+                done += 1
+        return done
+
+    writers = [asyncio.create_task(write(*statements)) for statements in transactions]
+    try:
+        await begun.wait()
+        assert await migrate(older)
+    finally:
+        stop.set()
+    assert min(await asyncio.gather(*writers)) > 0
+
+
+@pytest.mark.req("P1", "P8")
 async def test_capture_is_renewed_under_writers_at_full_speed_without_a_lost_change(log_database: str) -> None:
     """As after an upgrade of the gateway: another generator, and nobody who writes waits or is missed."""
     stop = asyncio.Event()

@@ -135,6 +135,7 @@ UNWATCHABLE = """
     CREATE FOREIGN TABLE leaky_1 PARTITION OF leaky FOR VALUES FROM (0) TO (9) SERVER elsewhere;
     CREATE TABLE parent (a int PRIMARY KEY);
     CREATE TABLE child () INHERITS (parent);
+    CREATE TABLE deferred (a int PRIMARY KEY DEFERRABLE, b int NOT NULL UNIQUE DEFERRABLE);
     CREATE UNIQUE INDEX ON orders (customer) WHERE note IS NOT NULL;
     CREATE UNIQUE INDEX ON orders (note);
 """
@@ -183,6 +184,12 @@ UNWATCHABLE = """
             "'orders', key => array['customer']",
             r"key: no unique index of public.orders is on exactly \(customer\)",
             "unique index on",
+        ),
+        ("'deferred'", r"key: the primary key of public.deferred is checked after its statement", "add unique (a)"),
+        (
+            "'deferred', key => '{b}'",
+            r"key: no unique index of public.deferred is on exactly \(b\) and checked at",
+            "unique",
         ),
         ("'orders', key => array['id', 'id']", "key: is empty, or names a column twice", "once"),
         (

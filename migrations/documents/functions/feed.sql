@@ -24,13 +24,13 @@ $$;
 comment on function documents.documents_image(text[]) is
     'The documents of these ids that are alive now, as lists show them: the file, its tags, its last run.';
 
--- The gateway reads documents by this function only; capture reads the tables. FOR KEY SHARE needs a right to update
--- something: this column shows when a document was made, and nothing else depends on it.
+-- The gateway reads documents by this function only; capture reads the tables. To lock a row needs a right to update
+-- something: these columns show when a file or a version was made, and nothing else depends on them.
 revoke execute on function documents.documents_image(text[]) from public;
 grant execute on function documents.documents_image(text[]) to changefeed_reader, changefeed_capture;
 grant usage on schema documents to changefeed_reader, changefeed_capture;
 grant select on all tables in schema documents to changefeed_capture;
-grant update (created_at) on documents.files to changefeed_capture;
+grant update (created_at) on documents.files, documents.file_versions to changefeed_capture;
 
 create or replace function documents.capture_body(
     feed integer, changes_sql text, partition_key_sql text, rare_test_sql text default changefeed.is_set_sql('changefeed.annotations')
@@ -112,8 +112,9 @@ begin
 end;
 $function$;
 
+-- As whoever calls it: what it calls may be replaced by the owner of the feeds, who is no more than that.
 create or replace function documents.create_capture(feed integer) returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 declare
@@ -156,20 +157,23 @@ begin
 
     -- A file that is gone by now (a cascade) has made its own delete. Joins are LATERAL with OFFSET 0, and old is compared
     -- with new by grouping or a full join, which is never a loop in a loop: a kept plan must fit the statement of one row and
-    -- that of a million alike. P2, P5: FOR KEY SHARE: a move to another workspace, which a unique index on (id, workspace_id) makes a change of the key, waits for
-    -- those who write to the document elsewhere, and they for it. So each change is logged where its document is.
+    -- that of a million alike.
+    -- P1, P2, P5: FOR KEY SHARE of what decides whose a change is, also of a file that is no document yet. A move to another workspace
+    -- and a change of kind, which a unique index on (id, workspace_id, kind) makes changes of the key, and a move of a version to
+    -- another file wait for those who write to the document elsewhere, and they for it. So each change is logged where its document is.
     files_of := $sql$
             select false, 'upsert', f.workspace_id::pg_catalog.text, f.id::pg_catalog.text, null::pg_catalog.text
             from (select distinct u.file_id from (%s) u) s
             cross join lateral (
-                select f.id, f.workspace_id from documents.files f
-                where f.id operator(pg_catalog.=) s.file_id and f.kind operator(pg_catalog.=) 'document'
-                offset 0 for key share) f
+                select f.id, f.workspace_id, f.kind from documents.files f
+                where f.id operator(pg_catalog.=) s.file_id offset 0 for key share) f
+            where f.kind operator(pg_catalog.=) 'document'
         $sql$;
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s
+                    offset 0 for key share) v
     $sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
@@ -190,13 +194,13 @@ begin
         ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
         ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
         ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
-        -- By bytes, as images show them.
+        -- By bytes, as images show them; created_at says which run is the last one.
         ('runs_update', format(version_files, $sql$
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
-                        row(o.input_file_version_id, o.status, o.started_at, o.completed_at, o.output, o.error),
-                        row(n.input_file_version_id, n.status, n.started_at, n.completed_at, n.output, n.error))
+                        row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 $sql$, 'any (array [r.was_of, r.is_of])'))
     ) e (event, file_ids);
     perform documents.create_snapshot_functions(feed);
@@ -206,7 +210,7 @@ comment on function documents.create_capture(integer) is 'Writes the trigger fun
 
 -- Snapshots: documents in the order of their ids. version does not tell every change of a document, which is several rows.
 create or replace function documents.create_snapshot_functions(feed integer) returns void
-language plpgsql security definer
+language plpgsql
 set search_path = pg_catalog, pg_temp
 as $create$
 declare

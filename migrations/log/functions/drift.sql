@@ -47,7 +47,7 @@ begin
         end if;
     end loop;
     if changefeed.key_index(f.source, f.key_numbers) is null then
-        return ('key_not_unique', format('no unique index is left on its key (%s)', array_to_string(f.key_columns, ', ')))::changefeed.problem;
+        return ('key_not_unique', format('no unique index that is checked at once is left on its key (%s)', array_to_string(f.key_columns, ', ')))::changefeed.problem;
     end if;
     return null;
 end;

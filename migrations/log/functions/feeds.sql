@@ -128,7 +128,8 @@ $$;
 comment on function changefeed.create_feed(text, regclass, text, text, text[], text[], text[], text) is
     'Makes a feed with its log and its first tick; capture is up to the caller. Answers the feed id.';
 
--- CASCADE takes the triggers of capture, those of partitions too. All locks first, so that no day is on its way.
+-- CASCADE takes the triggers of capture, those of partitions too. First of all they go, which locks their tables: whoever writes has
+-- locked the sequences after his table, and a tick has read them before it comes to its own lock.
 create or replace function changefeed.drop_feed(feed integer) returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -136,8 +137,9 @@ set lock_timeout = '5s'
 set client_min_messages = warning
 as $$
 declare
-    capture regprocedure;
-    watched regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
+    capture  regprocedure;
+    sequence text;
+    watched  regclass := (select c.oid from changefeed.feeds f join pg_class c on c.oid = f.source where f.feed_id = feed);
 begin
     if not exists (select from changefeed.feeds f where f.feed_id = feed) then
         raise exception 'there is no feed %', feed
@@ -149,7 +151,6 @@ begin
         raise exception 'retention is at work on feed %', feed
             using errcode = 'lock_not_available', hint = 'Nothing was changed. Call it again when the run has ended.';
     end;
-    perform changefeed.lock_ticks(feed);
     delete from changefeed.feeds where feed_id = feed;
     for capture in
         select oid from pg_proc where pronamespace = 'changefeed_log'::regnamespace
@@ -161,6 +162,10 @@ begin
     if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
         execute format('revoke select on table %s from changefeed_capture', watched);
     end if;
+    foreach sequence in array array ['rung', 'bell', 'seq', 'day'] loop
+        execute format('alter sequence changefeed_log.%I cache 1', sequence || '_' || feed);
+    end loop;
+    perform changefeed.lock_ticks(feed);
     execute format('lock table changefeed_log.log_%1$s, changefeed_log.tick_%1$s in access exclusive mode', feed);
     perform changefeed.drop_loose_days(feed);
     execute format('drop table changefeed_log.log_%1$s, changefeed_log.tick_%1$s, changefeed_log.lock_ticks_%1$s, '

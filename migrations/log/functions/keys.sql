@@ -121,7 +121,8 @@ as $$
     left join pg_attribute a on a.attrelid = source and a.attname = c.name and a.attnum > 0 and not a.attisdropped
 $$;
 
--- A unique index on exactly these columns, the primary key if it is one; null if there is none.
+-- A unique index on exactly these columns, the primary key if it is one; null if there is none. P2: not one that is checked
+-- later (DEFERRABLE): who takes a key that another one has would not wait for him, and his change might come first.
 create or replace function changefeed.key_index(source oid, numbers smallint[]) returns oid
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -130,10 +131,10 @@ begin
     return (
         select i.indexrelid
         from pg_index i
-        where i.indrelid = source and i.indisunique and i.indisvalid and i.indpred is null
+        where i.indrelid = source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
             and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> numbers
             and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ numbers
-        order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+        order by i.indisprimary desc, i.indexrelid
         limit 1
     );
 end;

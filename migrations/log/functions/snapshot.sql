@@ -21,7 +21,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select i.indexrelid
     from pg_index i
-    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indpred is null
+    where i.indrelid = f.source and i.indisunique and i.indisvalid and i.indimmediate and i.indpred is null
         and (i.indkey::smallint[])[0:i.indnkeyatts - 1] @> f.key_numbers
         and (i.indkey::smallint[])[0:i.indnkeyatts - 1] <@ f.key_numbers
         and not exists (
@@ -30,7 +30,7 @@ as $$
             left join pg_opclass c on c.oid = k.opclass
             where k.opclass is not null and (k.option <> 0 or not c.opcdefault or c.opcnamespace <> 'pg_catalog'::regnamespace
                 or not (changefeed.is_built_in(a.atttypid) or changefeed.is_plain_enum(a.atttypid))))
-    order by i.indisprimary desc, i.indimmediate desc, i.indexrelid
+    order by i.indisprimary desc, i.indexrelid
     limit 1
 $$;
 

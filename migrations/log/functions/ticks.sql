@@ -22,7 +22,11 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    execute format('lock table changefeed_log.lock_ticks_%s in share update exclusive mode', feed);
+    -- As a tick takes them: it has read the sequences, which locks them, when it comes to this lock.
+    execute format($sql$
+        select pg_sequence_last_value('changefeed_log.seq_%1$s'), pg_sequence_last_value('changefeed_log.day_%1$s');
+        lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode
+    $sql$, feed);
 end;
 $$;
 
@@ -91,8 +95,10 @@ as $$
                 perform nextval('changefeed_log.bell_%1$s');
                 armed := true;
             end if;
-            -- There is news for certain: what is read without the lock would be read again.
+            -- There is news for certain: what is read without the lock would be read again. The day floor's own lock comes
+            -- before that one, as for those who date a feed anew.
             if coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) > known then
+                floor := pg_sequence_last_value('changefeed_log.day_%1$s');
                 lock table changefeed_log.lock_ticks_%1$s in share update exclusive mode;
                 locked := true;
             end if;

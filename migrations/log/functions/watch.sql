@@ -114,12 +114,19 @@ begin
                 using errcode = 'object_not_in_prerequisite_state',
                       hint = 'Add a primary key, or name the columns of a unique index as key.';
         end if;
-        return (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
+        numbers := (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
+        if changefeed.key_index(source, numbers) is null then
+            raise exception 'key: the primary key of % is checked after its statement (DEFERRABLE): writers of one key do not wait for each other', source
+                using errcode = 'feature_not_supported',
+                      hint = format('Run alter table %s add unique (%s), which is checked at once, or name other columns as key.', source,
+                                    (select string_agg(quote_ident(k), ', ') from unnest(changefeed.column_names(source, numbers)) k));
+        end if;
+        return numbers;
     end if;
     numbers := changefeed.chosen_columns(source, 'key', key);
     perform changefeed.refuse_unfit_key(source, 'key', numbers);
     if changefeed.key_index(source, numbers) is null then
-        raise exception 'key: no unique index of % is on exactly (%)', source, array_to_string(key, ', ')
+        raise exception 'key: no unique index of % is on exactly (%) and checked at once', source, array_to_string(key, ', ')
             using errcode = 'object_not_in_prerequisite_state',
                   hint = format('Run create unique index on %s (%s), without where, or name other columns.', source,
                                 (select string_agg(quote_ident(k), ', ') from unnest(key) k));

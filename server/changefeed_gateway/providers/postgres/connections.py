@@ -58,8 +58,12 @@ SELECT c.system_identifier, d.oid::bigint, pg_postmaster_start_time()
 FROM pg_control_system() c, pg_database d WHERE d.datname = current_database()
 """
 
+_SEARCH_PATH: Final = "pg_catalog, pg_temp"
+"""Of our own sessions: no operator or function that somebody made in another schema takes the place of PostgreSQL's."""
+
 _SESSION: Final[dict[str, str]] = {
     "timezone": "UTC",
+    "search_path": _SEARCH_PATH,
     # A tick needs each of its statements to see what committed before it.
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
@@ -368,6 +372,15 @@ async def leads_through_pooler(connection: Connection) -> bool:
     cursor = await connection.execute("SELECT pg_backend_pid()")
     row = await cursor.fetchone()
     return row is not None and row[0] != connection.info.backend_pid
+
+
+async def keep_to_own_names(connection: Connection) -> None:
+    """Give the session of an operator's command the search path of our own; behind a pooler it is somebody else's too.
+
+    Raises psycopg.Error.
+    """
+    if not await leads_through_pooler(connection):
+        await connection.execute(f"SET search_path = {_SEARCH_PATH}".encode())
 
 
 def transport_options(dsn: str, application_name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from psycopg import sql
 from psycopg.rows import TupleRow
 
 from changefeed_gateway.core.errors import Category
-from changefeed_gateway.providers.postgres.connections import transport_options
+from changefeed_gateway.providers.postgres.connections import keep_to_own_names, transport_options
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 
 Connection = psycopg.AsyncConnection[TupleRow]
@@ -173,6 +173,7 @@ async def source_items(dsn: str, collection: str) -> dict[str, str]:
     """The items of a feed as they are now, in one statement; keys as JSON arrays of texts. Raises OperationError."""
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await keep_to_own_names(connection)
             feeds = await connection.execute(
                 "SELECT feed_id, cardinality(key_columns) FROM changefeed.feeds WHERE name = %s", (collection,)
             )

@@ -13,14 +13,11 @@ from psycopg.rows import TupleRow, class_row
 from changefeed_gateway.core.errors import ProviderAuthenticationFailed, ProviderAuthorizationFailed
 from changefeed_gateway.core.finding import Finding
 from changefeed_gateway.core.provider import Examination
+from changefeed_gateway.providers.postgres.connections import keep_to_own_names
 from changefeed_gateway.providers.postgres.errors import translate
 from changefeed_gateway.providers.postgres.operations import doctor_server, doctor_ticks
-from changefeed_gateway.providers.postgres.operations.migrations import (
-    MigrationError,
-    MigrationSet,
-    MigrationState,
-    migration_status,
-)
+from changefeed_gateway.providers.postgres.operations.migration_files import MigrationError, MigrationSet
+from changefeed_gateway.providers.postgres.operations.migrations import MigrationState, migration_status
 from changefeed_gateway.providers.postgres.retention import run as retention
 
 _FEWEST_DAYS: Final = 1
@@ -41,6 +38,7 @@ async def examine(dsn: str) -> Examination:
         )
         return
     async with connection:
+        await keep_to_own_names(connection)
         async for finding in _examine(connection, dsn):
             yield finding
 

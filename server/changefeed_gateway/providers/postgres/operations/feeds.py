@@ -10,6 +10,7 @@ import psycopg
 from psycopg.rows import TupleRow, class_row
 
 from changefeed_gateway.core.errors import Category
+from changefeed_gateway.providers.postgres.connections import keep_to_own_names
 from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
 
 
@@ -48,7 +49,7 @@ class FeedState:
 
 
 _WATCH: Final = """
-SELECT changefeed.watch(%(table)s::regclass, key => %(key)s::text[], partition_key => %(partition_key)s::text[],
+SELECT changefeed.watch(%(table)s::oid::regclass, key => %(key)s::text[], partition_key => %(partition_key)s::text[],
     image => %(image)s, image_columns => %(image_columns)s::text[], doorbell => %(doorbell)s, always => %(always)s,
     retention => %(retention)s)
 """
@@ -62,8 +63,8 @@ FROM changefeed.feed_states()
 # By the feed's name also where its table is gone.
 _UNWATCH: Final = """
 WITH feed AS (
-    SELECT feed_id, name FROM changefeed.feeds WHERE name = %(table)s OR source = to_regclass(%(table)s)
-    ORDER BY name = %(table)s DESC LIMIT 1)
+    SELECT feed_id, name FROM changefeed.feeds WHERE name = %(name)s::text OR source = %(table)s::oid
+    ORDER BY name = %(name)s::text DESC LIMIT 1)
 SELECT name, changefeed.drop_feed(feed_id) FROM feed
 """
 
@@ -71,7 +72,6 @@ SELECT name, changefeed.drop_feed(feed_id) FROM feed
 async def watch(dsn: str, table: str, **options: Unpack[WatchOptions]) -> str:
     """Make a feed of a table; again without harm. Answers the collection's name. Raises OperationError."""
     arguments = {
-        "table": table,
         "key": list(options.get("key", ())) or None,
         "partition_key": list(options.get("partition_key", ())) or None,
         "image": options.get("image", "captured"),
@@ -81,7 +81,10 @@ async def watch(dsn: str, table: str, **options: Unpack[WatchOptions]) -> str:
         "retention": options.get("retention"),
     }
     async with _connected(dsn) as connection:
-        feed = await (await connection.execute(_WATCH, arguments)).fetchone()
+        # As the session of who asks finds it, and nothing else of that session's names.
+        found = await (await connection.execute("SELECT %s::regclass::oid", (table,))).fetchone()
+        await keep_to_own_names(connection)
+        feed = await (await connection.execute(_WATCH, {"table": found and found[0], **arguments})).fetchone()
         cursor = await connection.execute("SELECT name FROM changefeed.feeds WHERE feed_id = %s", feed)
         row = await cursor.fetchone()
     if row is None:
@@ -107,15 +110,20 @@ async def merge_partitions(dsn: str, feed: str, first_id: str, second_id: str) -
 
 
 async def _replace_partitions(dsn: str, statement: str, arguments: Sequence[object]) -> list[str]:
-    async with _connected(dsn) as connection, connection.transaction():
-        rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
+    async with _connected(dsn) as connection:
+        await keep_to_own_names(connection)
+        async with connection.transaction():
+            rows = await (await connection.execute(statement.encode(), arguments)).fetchall()
     return [str(row[0]) for row in rows]
 
 
 async def unwatch(dsn: str, table: str) -> str:
     """End the feed of a table, or a feed whose table is gone; answers its name. Raises OperationError."""
     async with _connected(dsn) as connection:
-        row = await (await connection.execute(_UNWATCH, {"table": table})).fetchone()
+        found = await (await connection.execute("SELECT to_regclass(%s)::oid", (table,))).fetchone()
+        await keep_to_own_names(connection)
+        arguments = {"name": table, "table": found and found[0]}
+        row = await (await connection.execute(_UNWATCH, arguments)).fetchone()
     if row is None:
         raise OperationError(f"{table} is not watched. `changefeed feeds` lists what is", Category.NOT_FOUND)
     return str(row[0])
@@ -124,6 +132,7 @@ async def unwatch(dsn: str, table: str) -> str:
 async def feed_states(dsn: str) -> list[FeedState]:
     """Every feed, by name. Raises OperationError."""
     async with _connected(dsn) as connection:
+        await keep_to_own_names(connection)
         cursor = connection.cursor(row_factory=class_row(FeedState))
         return await (await cursor.execute(_FEED_STATES)).fetchall()
 

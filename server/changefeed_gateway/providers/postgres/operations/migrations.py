@@ -1,42 +1,39 @@
-"""Applies the SQL files under `migrations/`.
+"""Applies the SQL files under `migrations/`, and says what a database has of them."""
 
-A set has two folders. `tables/` is its history: steps in the order of their numbers, each once. `functions/` is what it
-is today: each file is applied again whenever its text has changed.
-"""
-
-import hashlib
-import re
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from importlib.abc import Traversable
-from importlib.resources import files
-from pathlib import Path
 from typing import Final, NamedTuple
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import TupleRow
 
-from changefeed_gateway.providers.postgres.errors import OperationError, operation_error
+from changefeed_gateway.core.errors import Category
+from changefeed_gateway.providers.postgres.connections import keep_to_own_names
+from changefeed_gateway.providers.postgres.errors import operation_error
+from changefeed_gateway.providers.postgres.operations.migration_files import (
+    Migration,
+    MigrationError,
+    MigrationSet,
+    load_migrations,
+)
 
-_STEP: Final = re.compile(r"(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
-_TOPIC: Final = re.compile(r"[a-z0-9_]+\.sql")
 _LOCK: Final = (1667655787, 1)
 """Advisory lock: one process at a time applies."""
+_LONGEST_MIGRATION: Final = "10min"
+"""How long another one's is waited for; any login of the database could hold that lock."""
+_USERS_WAIT: Final = "500ms"
+"""How long others stand behind a try to lock their tables: less than `deadlock_timeout`, after which PostgreSQL ends
+one of those who wait for each other, which might be one of these."""
+_TRIES_TO_LOCK: Final = 20
+_BETWEEN_TRIES: Final = 0.25
+"""Seconds."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
-
-
-class MigrationSet(Enum):
-    """What can be installed, in the order in which it must be."""
-
-    LOG = "log"
-    """The change log itself: all that an operator's own database needs."""
-    DOCUMENTS = "documents"
-    """The documents schema and its feed."""
 
 
 _REGROUPED: Final = {MigrationSet.LOG: 2, MigrationSet.DOCUMENTS: 1}
@@ -61,34 +58,6 @@ class MigrationState(Enum):
     """Applied, and the file of the step has been changed since."""
 
 
-class MigrationError(OperationError):
-    """A migration cannot be applied; the message names its file and says what to do."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Migration:
-    """One SQL file."""
-
-    set: MigrationSet
-    name: str
-    """Of a step without its number; of a file of functions its topic."""
-    version: int | None
-    """The number of a step; None for functions."""
-    sql: str
-
-    @property
-    def file(self) -> str:
-        """Its path under `migrations/`."""
-        if self.version is None:
-            return f"{self.set.value}/functions/{self.name}.sql"
-        return f"{self.set.value}/tables/{self.version:04}_{self.name}.sql"
-
-    @property
-    def checksum(self) -> str:
-        """SHA-256 of its text, hexadecimal."""
-        return hashlib.sha256(self.sql.encode()).hexdigest()
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MigrationStatus:
     """One migration and what a database knows of it."""
@@ -96,15 +65,6 @@ class MigrationStatus:
     migration: Migration
     state: MigrationState
     applied_at: datetime | None
-
-
-def load_migrations(sets: Sequence[MigrationSet] = tuple(MigrationSet)) -> list[Migration]:
-    """Read the files of some sets, in the order in which they are applied.
-
-    Raises MigrationError for a file that is not named as its folder demands, or whose version is taken.
-    """
-    root = _root()
-    return [migration for chosen in MigrationSet if chosen in sets for migration in _load_set(root, chosen)]
 
 
 async def migrate(dsn: str, *, documents: bool = False) -> list[Migration]:
@@ -132,6 +92,7 @@ async def migration_status(dsn: str) -> list[MigrationStatus]:
     """What a database knows of every migration, in the order in which they are applied."""
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await keep_to_own_names(connection)
             known = await _known(connection)
     except psycopg.Error as error:
         raise _failed("the database does not answer", error) from error
@@ -184,51 +145,35 @@ def _replaces(migration: Migration) -> bool:
     return migration.version is not None and migration.version <= _REGROUPED[migration.set]
 
 
-def _root() -> Traversable:
-    """The files lie inside the installed package; in a checkout, at the top."""
-    installed = files("changefeed_gateway").joinpath("migrations")
-    return installed if installed.is_dir() else Path(__file__).parents[5] / "migrations"
-
-
-def _load_set(root: Traversable, chosen: MigrationSet) -> list[Migration]:
-    folder = root.joinpath(chosen.value)
-    steps: dict[int, Migration] = {}
-    for name, text in _files(folder.joinpath("tables")):
-        parts = _STEP.fullmatch(name)
-        if parts is None or int(parts["version"]) in steps:
-            raise MigrationError(f"{chosen.value}/tables/{name}: name it NNNN_name.sql, with a number of its own")
-        version = int(parts["version"])
-        steps[version] = Migration(set=chosen, version=version, name=parts["name"], sql=text)
-    functions: list[Migration] = []
-    for name, text in _files(folder.joinpath("functions")):
-        if not _TOPIC.fullmatch(name):
-            raise MigrationError(f"{chosen.value}/functions/{name}: name it by its topic, topic.sql")
-        functions.append(Migration(set=chosen, version=None, name=name.removesuffix(".sql"), sql=text))
-    return [*(steps[version] for version in sorted(steps)), *functions]
-
-
-def _files(folder: Traversable) -> list[tuple[str, str]]:
-    found = [file for file in folder.iterdir() if file.name.endswith(".sql")]
-    return sorted((file.name, file.read_text(encoding="utf-8")) for file in found)
-
-
 @asynccontextmanager
 async def _exclusive(dsn: str) -> AsyncIterator[Connection]:
     try:
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
             # Whatever the database's default is: a step that waits for a lock sees what was committed meanwhile.
             await connection.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
-            await connection.execute("SELECT pg_advisory_lock(%s, %s)", _LOCK)
+            await keep_to_own_names(connection)
+            await _lock_out_others(connection)
             yield connection
     except psycopg.Error as error:
         raise _failed("the database does not answer", error) from error
 
 
+async def _lock_out_others(connection: Connection) -> None:
+    await connection.execute(f"SET lock_timeout = '{_LONGEST_MIGRATION}'".encode())
+    try:
+        await connection.execute("SELECT pg_advisory_lock(%s, %s)", _LOCK)
+    except psycopg.errors.LockNotAvailable as error:
+        raise MigrationError(
+            f"another session has held the lock of migrations for {_LONGEST_MIGRATION}: see pg_locks, locktype"
+            f" advisory, classid {_LOCK[0]}, objid {_LOCK[1]}, and end it if it is no migration",
+            Category.TRANSIENT_FAILURE,
+        ) from error
+
+
 async def _known(connection: Connection) -> dict[_Id, _Record]:
     known: dict[_Id, _Record] = {}
     for table, columns in (("migrations", "version, NULL, name"), ("functions", "NULL, topic, topic")):
-        there = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (f"changefeed.{table}",))
-        if await there.fetchone() == (True,):
+        if await _is_there(connection, f"changefeed.{table}"):
             query = sql.SQL("SELECT set, {}, checksum, applied_at FROM changefeed.{}")
             rows = await connection.execute(query.format(sql.SQL(columns), sql.Identifier(table)))
             async for set_, version, topic, *record in rows:
@@ -244,6 +189,7 @@ async def _apply(connection: Connection, pending: Sequence[Migration], *, regrou
             await connection.execute("SET LOCAL lock_timeout = '10s'")
             # A function may call what a later file has.
             await connection.execute("SET LOCAL check_function_bodies = off")
+            await _lock_users_out(connection, pending)
             if regrouped:
                 await _record_as_regrouped(connection)
             for migration in pending:
@@ -254,6 +200,51 @@ async def _apply(connection: Connection, pending: Sequence[Migration], *, regrou
             await connection.execute("SELECT changefeed.end_migration()")
     except psycopg.Error as error:
         raise _failed(at, error) from error
+
+
+async def _lock_users_out(connection: Connection, pending: Sequence[Migration]) -> None:
+    """Lock the tables that are captured before all else, as their writers do: first the table, then the log.
+
+    Where somebody uses them, all are let go of and tried again, so that nobody waits for the other for ever.
+    """
+    steps = {migration.set for migration in pending if migration.version is not None}
+    locks = [f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in await _captured_tables(connection) if steps]
+    if MigrationSet.DOCUMENTS in steps and await _is_there(connection, "documents.files"):
+        # An index of it is dropped, for which those who only read must wait as well.
+        locks.insert(0, "LOCK TABLE documents.files IN ACCESS EXCLUSIVE MODE")
+    together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {'; '.join([*locks, 'END'])}"))
+    for left in reversed(range(_TRIES_TO_LOCK)):
+        try:
+            async with connection.transaction():
+                await connection.execute(f"SET LOCAL statement_timeout = '{_USERS_WAIT}'".encode())
+                await connection.execute(together)
+                await connection.execute("SET LOCAL statement_timeout TO DEFAULT")
+            return
+        except psycopg.errors.QueryCanceled:
+            if not left:
+                raise MigrationError(
+                    "the tables that are captured are in use without a pause: try again when less is written, or when"
+                    " long transactions have ended",
+                    Category.TRANSIENT_FAILURE,
+                ) from None
+        await asyncio.sleep(_BETWEEN_TRIES)
+
+
+async def _captured_tables(connection: Connection) -> list[str]:
+    if not await _is_there(connection, "changefeed.feeds"):
+        return []
+    found = await connection.execute(
+        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE c.relkind IN ('r', 'p') AND has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE')"
+        " AND (c.oid IN (SELECT f.source FROM changefeed.feeds f)"
+        " OR n.nspname = 'documents' AND c.relname IN ('files', 'file_versions', 'file_tags', 'runs')) ORDER BY c.oid"
+    )
+    return [table async for (table,) in found]
+
+
+async def _is_there(connection: Connection, table: str) -> bool:
+    found = await connection.execute("SELECT to_regclass(%s) IS NOT NULL", (table,))
+    return await found.fetchone() == (True,)
 
 
 async def _record(connection: Connection, migration: Migration) -> None:

@@ -15,7 +15,12 @@ from psycopg import sql
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.errors import Category
 from changefeed_gateway.core.supervision import Done
-from changefeed_gateway.providers.postgres.connections import Connection, leads_through_pooler, transport_options
+from changefeed_gateway.providers.postgres.connections import (
+    Connection,
+    keep_to_own_names,
+    leads_through_pooler,
+    transport_options,
+)
 from changefeed_gateway.providers.postgres.errors import OperationError, of_outage, operation_error
 from changefeed_gateway.providers.postgres.retention.days import FeedDays, Part, days_ahead
 from changefeed_gateway.providers.postgres.retention.facts import read_after, read_days
@@ -231,6 +236,7 @@ class _Guard:
         if self._connection is None or self._connection.closed:
             options = transport_options(self._dsn, "changefeed-retention")
             self._connection = await psycopg.AsyncConnection.connect(self._dsn, **options)
+            await keep_to_own_names(self._connection)
         async with self._connection.transaction():
             yield await _locked(self._connection, feed_id)
 
@@ -258,6 +264,7 @@ async def _connected(dsn: str) -> AsyncIterator[Connection]:
         async with await psycopg.AsyncConnection.connect(
             dsn, **transport_options(dsn, "changefeed-retention")
         ) as connection:
+            await keep_to_own_names(connection)
             await connection.execute(
                 "SELECT set_config('lock_timeout', %s, false), set_config('statement_timeout', '0', false),"
                 " set_config('timezone', 'UTC', false),"

@@ -6,7 +6,7 @@ WITH days AS MATERIALIZED (
            substring(b.bounds FROM 'TO \(''([^'']+)''\)')::timestamptz AS ends
     FROM (SELECT c.oid AS part, pg_get_expr(c.relpartbound, c.oid) AS bounds
           FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-          WHERE i.inhparent = {log_name}::regclass AND NOT i.inhdetachpending) b
+          WHERE i.inhparent = {log_name}::regclass::oid AND NOT i.inhdetachpending) b
 )
 SELECT {days}, ARRAY (
     SELECT d.starts FROM days d
