@@ -1,6 +1,7 @@
 """Applies the SQL files under `migrations/`, and says what a database has of them."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ _LOCK: Final = (1667655787, 1)
 """Advisory lock: one process at a time applies."""
 _LONGEST_MIGRATION: Final = "10min"
 """How long another one's is waited for; any login of the database could hold that lock."""
-_USERS_WAIT: Final = "500ms"
+_USERS_WAIT: Final = "250ms"
 """How long others stand behind a try to lock their tables: less than `deadlock_timeout`, after which PostgreSQL ends
 one of those who wait for each other, which might be one of these."""
-_TRIES_TO_LOCK: Final = 20
-_BETWEEN_TRIES: Final = 0.25
-"""Seconds."""
+_TRIES_TO_LOCK: Final = 60
+_BETWEEN_TRIES: Final = 0.05
+"""Seconds, on average."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -203,17 +204,21 @@ async def _apply(connection: Connection, pending: Sequence[Migration], *, regrou
 
 
 async def _lock_users_out(connection: Connection, pending: Sequence[Migration]) -> None:
-    """Lock the tables that are captured before all else, as their writers do: first the table, then the log.
-
-    Where somebody uses them, all are let go of and tried again, so that nobody waits for the other for ever.
-    """
+    """Lock the tables that are captured before all else, as their writers do: first the table, then the log."""
     steps = {migration.set for migration in pending if migration.version is not None}
-    locks = [f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in await _captured_tables(connection) if steps]
+    if MigrationSet.LOG in steps:
+        await _lock_together(connection, await _captured_tables(connection))
     if MigrationSet.DOCUMENTS in steps and await _is_there(connection, "documents.files"):
-        # An index of it is dropped, for which those who only read must wait as well.
-        locks.insert(0, "LOCK TABLE documents.files IN ACCESS EXCLUSIVE MODE")
-    together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {'; '.join([*locks, 'END'])}"))
-    for left in reversed(range(_TRIES_TO_LOCK)):
+        # An index of it is dropped. Whoever has read it and goes on to write is let pass by PostgreSQL, after
+        # `deadlock_timeout`: nothing that he waits for is held here but what the step before has locked.
+        await connection.execute("LOCK TABLE documents.files IN ACCESS EXCLUSIVE MODE")
+
+
+async def _lock_together(connection: Connection, tables: Sequence[str]) -> None:
+    """All or none: where somebody uses them, they are let go of and tried again, so that nobody waits for ever."""
+    locks = "; ".join(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in tables)
+    together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {locks}; END"))
+    for left in reversed(range(_TRIES_TO_LOCK)) if tables else ():
         try:
             async with connection.transaction():
                 await connection.execute(f"SET LOCAL statement_timeout = '{_USERS_WAIT}'".encode())
@@ -227,7 +232,7 @@ async def _lock_users_out(connection: Connection, pending: Sequence[Migration]) 
                     " long transactions have ended",
                     Category.TRANSIENT_FAILURE,
                 ) from None
-        await asyncio.sleep(_BETWEEN_TRIES)
+        await asyncio.sleep(_BETWEEN_TRIES * random.uniform(0, 2))  # noqa: S311 - spread, not secrecy
 
 
 async def _captured_tables(connection: Connection) -> list[str]:
