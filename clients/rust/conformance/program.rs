@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use changefeed_client::messages::{ChangeEvent, ReadChangesRequest, SnapshotProgress, StartPosition};
+use changefeed_client::messages::{ChangeEvent, ReadChangesRequest, StartPosition};
 use changefeed_client::{
     BoxError, ChangeFeedClient, ConnectOptions, Delivery, Error, FileCheckpoint, MemoryCheckpoint, TailOptions, Tls,
     after, beginning, collection, now, parse_item, snapshot,
@@ -76,20 +76,25 @@ impl Order {
     }
 
     async fn handle(&self, partition: &str, delivery: Delivery) -> Result<(), serde_json::Error> {
-        let events = delivery.events.iter().map(told).collect::<Result<Vec<_>, _>>()?;
-        self.tell(partition, &delivery.continuation_token, delivery.live, delivery.snapshot.as_ref(), &events);
-        if !events.is_empty() {
+        self.tell(partition, &delivery)?;
+        if !delivery.events.is_empty() {
             tokio::time::sleep(self.span("handle_ms").unwrap_or_default()).await;
         }
         Ok(())
     }
 
-    fn tell(&self, partition: &str, token: &str, live: bool, progress: Option<&SnapshotProgress>, events: &[Value]) {
-        let snapshot = progress.map(|progress| json!({ "items": progress.items, "finished": progress.finished }));
+    fn tell(&self, partition: &str, delivery: &Delivery) -> Result<(), serde_json::Error> {
+        let progress = delivery.snapshot.as_ref();
         let said = json!({
-            "token": token, "live": live, "partition": partition, "snapshot": snapshot, "events": events,
+            "token": delivery.continuation_token,
+            "live": delivery.live,
+            "partition": partition,
+            "snapshot": progress.map(|progress| json!({ "items": progress.items, "finished": progress.finished })),
+            "warnings": delivery.warnings.iter().map(|warning| &warning.code).collect::<Vec<_>>(),
+            "events": delivery.events.iter().map(told).collect::<Result<Vec<_>, _>>()?,
         });
         say("delivery", said);
+        Ok(())
     }
 
     async fn carry_out(self: Arc<Self>, client: &ChangeFeedClient) -> Result<(), Box<dyn StdError + Send + Sync>> {
@@ -135,8 +140,12 @@ impl Order {
                 let (address, start_position) = (Some(address), Some(self.start()));
                 let request = ReadChangesRequest { address, start_position, ..Default::default() };
                 let page = client.read_page(request).await?;
-                let events = page.events.iter().map(told).collect::<Result<Vec<_>, _>>()?;
-                self.tell("", &page.continuation_token, false, page.snapshot.as_ref(), &events);
+                let mut delivery = Delivery::default();
+                delivery.continuation_token = page.continuation_token;
+                delivery.snapshot = page.snapshot;
+                delivery.warnings = page.warnings;
+                delivery.events = page.events;
+                self.tell("", &delivery)?;
             }
         }
         Ok(())

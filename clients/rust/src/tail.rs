@@ -15,8 +15,8 @@ use crate::errors::{Error, StreamInterrupted};
 use crate::messages::feed_scope::Scope;
 use crate::messages::subscribe_response::Content;
 use crate::messages::{
-    ChangeEvent, ChildPartition, ClosingReason, FeedScope, NewItemStateMode, ResourceAddress, SnapshotProgress,
-    StartPosition, SubscribeRequest, SubscriptionState,
+    ChangeEvent, ChildPartition, ClosingReason, FeedScope, NewItemStateMode, PortabilityWarning, ResourceAddress,
+    SnapshotProgress, StartPosition, SubscribeRequest, SubscriptionState,
 };
 use crate::outage::Outage;
 use crate::positions::after;
@@ -42,6 +42,9 @@ pub struct Delivery {
     pub children: Vec<ChildPartition>,
     /// How far the snapshot has come, in a delivery of one; `finished` in the one that ends it, which has no events.
     pub snapshot: Option<SnapshotProgress>,
+    /// What the gateway says when the stream begins: where this collection differs from what portable code expects.
+    /// In the first delivery only.
+    pub warnings: Vec<PortabilityWarning>,
 }
 
 type Announce = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
@@ -292,7 +295,9 @@ impl Reading {
     fn take(&mut self, content: Option<Content>) -> Result<Option<Delivery>, StreamInterrupted> {
         let Some(content) = content else { return Ok(None) };
         let mut delivery = match content {
-            Content::Opened(opened) => placed(opened.continuation_token, opened.token_expire_time),
+            Content::Opened(opened) => {
+                Delivery { warnings: opened.warnings, ..placed(opened.continuation_token, opened.token_expire_time) }
+            }
             Content::Batch(batch) => {
                 let mut delivery = placed(batch.continuation_token, batch.token_expire_time);
                 delivery.watermark = time(batch.watermark);
