@@ -227,8 +227,8 @@ impl ChangeFeedError {
                 _ => Category::ProviderError,
             },
             reason: String::new(),
-            // Cut connections and streams that a proxy reset; reading again is always safe.
-            retryable: matches!(code, Code::Unavailable | Code::Cancelled | Code::Internal),
+            // Cut connections, streams that a proxy reset, and silence; reading again is always safe.
+            retryable: matches!(code, Code::Unavailable | Code::Cancelled | Code::Internal | Code::DeadlineExceeded),
             retry_after: Duration::ZERO,
             provider: String::new(),
             request_id: String::new(),
@@ -288,13 +288,23 @@ impl From<tonic::Status> for ChangeFeedError {
     fn from(status: tonic::Status) -> Self {
         if status.source().is_some() {
             // Nobody said it: the connection broke, or none could be made.
-            return Self::without_details(Code::Unavailable, status.message());
+            return Self::without_details(Code::Unavailable, with_cause(&status));
         }
         let code = status.code();
         match Status::decode(status.details()) {
             Ok(said) if said.code == code as i32 => said.into(),
             _ => Self::without_details(code, status.message()),
         }
+    }
+}
+
+/// What happened, and why: the first alone may be "tcp connect error".
+fn with_cause(status: &tonic::Status) -> String {
+    let said = status.message();
+    let first = status.source();
+    match std::iter::successors(first, |error| (*error).source()).last().map(ToString::to_string) {
+        Some(cause) if !said.contains(&cause) => format!("{said}: {cause}"),
+        _ => said.to_owned(),
     }
 }
 
@@ -391,7 +401,7 @@ mod tests {
         for (code, category, retryable) in [
             (Code::Unavailable as i32, Category::TransientFailure, true),
             (Code::Internal as i32, Category::TransientFailure, true),
-            (Code::DeadlineExceeded as i32, Category::TransientFailure, false),
+            (Code::DeadlineExceeded as i32, Category::TransientFailure, true),
             (Code::Unauthenticated as i32, Category::AuthenticationFailed, false),
             (Code::DataLoss as i32, Category::ProviderError, false),
             (99, Category::ProviderError, false),
