@@ -21,7 +21,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// Of a wait; no date is beyond any calendar.
 const LONGEST_WAIT: Duration = Duration::from_secs(86_400);
 
-/// One gateway; [`crate::connect`] makes it. Clones share its connection.
+/// One gateway; [`crate::connect`] makes it. Clones share its connection. There is nothing to close: dropping a [`Tail`],
+/// or the future of a call, ends that one, and the connection is closed when the last that uses it is dropped. Dropping a
+/// client leaves its tails as they are.
 #[derive(Clone)]
 pub struct ChangeFeedClient {
     connection: Connection,
@@ -30,6 +32,11 @@ pub struct ChangeFeedClient {
 impl ChangeFeedClient {
     pub(crate) fn new(connection: Connection) -> Self {
         Self { connection }
+    }
+
+    /// The same, whose calls are tried once.
+    pub(crate) fn trying_once(self) -> Self {
+        Self { connection: self.connection.trying_once() }
     }
 
     /// Follows a collection live, and opens a new stream from the last token whenever one breaks. It ends when the events
@@ -43,10 +50,11 @@ impl ChangeFeedClient {
     /// Follows the physical partitions of a collection in parallel, a task each, and goes on with the children of those
     /// that retire: a child once all its parents are read to their end, so that every key keeps its order. `handle` is
     /// called for one delivery of a partition after the other, and for those of several partitions at the same time; a
-    /// delivery's token is saved when it returned. The checkpoint's positions go before `start`. It returns what
-    /// `handle`, the checkpoint or a tail returned first, after all others have ended; `Ok` when every partition is
-    /// retired without children. Dropping its future ends all tasks. Options that are a single tail's (scope, number of events, checkpoint) are
-    /// [`Error::Argument`].
+    /// delivery's token is saved when it returned. The checkpoint's positions go before `start`. An outage is waited for
+    /// within [`TailOptions::patience`], also where partitions are listed and positions fixed. It returns what `handle`,
+    /// the checkpoint, a call or a tail returned first, after all others have ended; `Ok` when every partition is retired
+    /// without children. Dropping its future ends all tasks. Options that are a single tail's (scope, number of events,
+    /// checkpoint) are [`Error::Argument`].
     pub async fn read_partitions<H, F>(
         &self,
         address: ResourceAddress,

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::errors::Error;
+use crate::tail::TailOptions;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(15);
@@ -12,6 +13,20 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 const LONGEST_ASKED: Duration = Duration::from_secs(600);
 /// Part that is added at random to a pause the gateway asks for, so that clients do not return all at once.
 const JITTER: f64 = 0.2;
+
+/// Repeats a call until it succeeds, fails for good, or an outage outlasts patience.
+pub(crate) async fn sit_out<A, F>(options: &TailOptions, call: impl Fn() -> F) -> Result<A, Error>
+where
+    F: Future<Output = Result<A, Error>>,
+{
+    let mut outage = Outage::new(options.patience);
+    loop {
+        match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => outage.wait(error, options).await?,
+        }
+    }
+}
 
 /// Begins with the first failure: the time that a healthy stream had nothing to say before it is no part of it.
 pub(crate) struct Outage {
@@ -31,8 +46,18 @@ impl Outage {
         self.attempts = 0;
     }
 
+    /// Waits until it is time to try again, and says so first. Gives the error back as `pause_after` does.
+    pub(crate) async fn wait(&mut self, error: Error, options: &TailOptions) -> Result<(), Error> {
+        let (error, pause) = self.pause_after(error)?;
+        if let Some(announce) = &options.on_reconnect {
+            announce(&error, pause);
+        }
+        sleep(pause).await;
+        Ok(())
+    }
+
     /// The pause before the next try. Gives the error back when it is final or there will be no other try.
-    pub(crate) fn pause_after(&mut self, error: Error) -> Result<(Error, Duration), Error> {
+    fn pause_after(&mut self, error: Error) -> Result<(Error, Duration), Error> {
         if !error.is_retryable() {
             return Err(error);
         }

@@ -1,7 +1,6 @@
 //! Reads the physical partitions of a collection in parallel, children after all their parents.
 
 use std::collections::{BTreeMap, HashSet};
-use std::pin::pin;
 use std::sync::Arc;
 
 use futures_util::stream::TryStreamExt as _;
@@ -9,8 +8,9 @@ use tokio::task::{JoinError, JoinSet};
 
 use crate::checkpoint::{Checkpoint, Positions, change};
 use crate::client::ChangeFeedClient;
-use crate::errors::{BoxError, Error, StreamInterrupted};
-use crate::messages::{ChildPartition, ResourceAddress, StartPosition};
+use crate::errors::{BoxError, Error};
+use crate::messages::{ChildPartition, PhysicalPartition, ResourceAddress, StartPosition};
+use crate::outage::sit_out;
 use crate::positions::{after, physical_partition};
 use crate::tail::{Delivery, Tail, TailOptions};
 
@@ -50,7 +50,8 @@ where
             return Err(Error::Argument(said.to_owned()));
         }
         Ok(Self {
-            client,
+            // A call's own tries would know nothing of patience, and would tell nobody.
+            client: client.trying_once(),
             address,
             checkpoint,
             options,
@@ -83,16 +84,17 @@ where
         }
         // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
         for id in ids {
-            let scope = physical_partition(id.as_str());
-            let place = self.client.resolve(self.address.clone(), start.clone(), Some(scope)).await?;
+            let scope = || Some(physical_partition(id.as_str()));
+            let resolve = || self.client.resolve(self.address.clone(), start.clone(), scope());
+            let place = sit_out(&self.options, resolve).await?;
             self.positions.insert(id, place.continuation_token);
         }
         self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)
     }
 
     async fn learn_parents(&mut self) -> Result<(), Error> {
-        let mut listed = pin!(self.client.partitions(self.address.clone()));
-        while let Some(partition) = listed.try_next().await? {
+        let list = || self.client.partitions(self.address.clone()).try_collect::<Vec<PhysicalPartition>>();
+        for partition in sit_out(&self.options, list).await? {
             self.parents.entry(partition.partition_id).or_insert(partition.parent_partition_ids);
         }
         Ok(())
@@ -162,7 +164,7 @@ where
 fn broken(failed: JoinError) -> Error {
     match failed.try_into_panic() {
         Ok(panic) => std::panic::resume_unwind(panic),
-        Err(cancelled) => StreamInterrupted::new(cancelled.to_string()).into(),
+        Err(_) => Error::Argument("the runtime ended that the partitions were read in".to_owned()),
     }
 }
 
@@ -180,4 +182,45 @@ where
         checkpoint.save(Positions::from([(id.clone(), token)])).await.map_err(Error::Checkpoint)?;
     }
     Ok(End { id, children })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::checkpoint::MemoryCheckpoint;
+    use crate::connection::connect;
+
+    #[tokio::test]
+    async fn parents_are_learned_through_an_outage_within_patience() {
+        let told = Arc::new(AtomicU32::new(0));
+        let options = TailOptions::new().patience(Duration::from_millis(200)).on_reconnect({
+            let told = Arc::clone(&told);
+            move |_, _| {
+                told.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let client = connect("127.0.0.1:1").expect("a client");
+        let checkpoint = Arc::new(MemoryCheckpoint::default());
+        let handle = |_, _| async { Ok(()) };
+        let mut reader =
+            PartitionReader::new(client, ResourceAddress::default(), checkpoint, options, handle).expect("a reader");
+        let child = ChildPartition {
+            partition_id: "child".to_owned(),
+            parent_partition_ids: vec!["one".to_owned(), "unknown".to_owned()],
+            ..ChildPartition::default()
+        };
+        let failed = reader.retire(End { id: "one".to_owned(), children: vec![child] }).await.expect_err("no gateway");
+        assert!(failed.is_retryable(), "{failed}");
+        assert!(told.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_ends_is_no_outage() {
+        let task = tokio::spawn(std::future::pending::<()>());
+        task.abort();
+        assert!(!broken(task.await.expect_err("it was ended")).is_retryable());
+    }
 }

@@ -57,10 +57,10 @@ pub struct TailOptions {
     max_batch_size: i32,
     heartbeat_interval: Option<Duration>,
     max_events: i64,
-    patience: Option<Duration>,
+    pub(crate) patience: Option<Duration>,
     deduplicate: usize,
     checkpoint: Option<Arc<dyn Checkpoint>>,
-    on_reconnect: Option<Announce>,
+    pub(crate) on_reconnect: Option<Announce>,
     pub(crate) only: Vec<String>,
 }
 
@@ -115,13 +115,15 @@ impl TailOptions {
 
     /// Starts at the saved position, or at the start if there is none, and saves each delivery's token when the next one
     /// is asked for: the loop's body has then handled the delivery. A tail that is dropped saves nothing of its last
-    /// delivery, which comes again.
+    /// delivery, which comes again from a new tail.
     pub fn checkpoint(mut self, checkpoint: impl Checkpoint + 'static) -> Self {
         self.checkpoint = Some(Arc::new(checkpoint));
         self
     }
 
-    /// Tells of every interruption and of the pause before the stream is opened again.
+    /// Tells of every interruption and of the pause before it is tried again: to open the stream, and in
+    /// [`crate::ChangeFeedClient::read_partitions`] also to list partitions and to fix positions. Without it an outage
+    /// is silent, one that begins with a wrong address too.
     pub fn on_reconnect(mut self, told: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
         self.on_reconnect = Some(Arc::new(told));
         self
@@ -166,7 +168,8 @@ impl fmt::Debug for TailOptions {
     }
 }
 
-/// The deliveries of a collection, as [`crate::ChangeFeedClient::tail`] follows it.
+/// The deliveries of a collection, as [`crate::ChangeFeedClient::tail`] follows it. Dropping it ends it and its stream;
+/// it outlives the client that made it.
 pub struct Tail {
     deliveries: Pin<Box<dyn Stream<Item = Result<Delivery, Error>> + Send>>,
 }
@@ -365,12 +368,7 @@ impl Reading {
             // It would be used again until a keepalive ping finds out that it is dead.
             self.connection = self.shared.redial();
         }
-        let (error, pause) = self.outage.pause_after(error)?;
-        if let Some(announce) = &self.options.on_reconnect {
-            announce(&error, pause);
-        }
-        tokio::time::sleep(pause).await;
-        Ok(())
+        self.outage.wait(error, &self.options).await
     }
 }
 
