@@ -73,7 +73,8 @@ async fn follow(target: &str, address: ResourceAddress, path: &Path) -> Result<(
         "" => first_position(&client, &address).await?,
         token => after(token),
     };
-    let mut tail = client.tail(address, start, TailOptions::new());
+    let options = TailOptions::new().on_reconnect(|error, pause| eprintln!("{error}; again in {pause:.1?}"));
+    let mut tail = client.tail(address, start, options);
     while let Some(delivery) = tail.try_next().await? {
         for event in &delivery.events {
             mirror.apply(event)?;
