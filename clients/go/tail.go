@@ -31,6 +31,8 @@ type Delivery struct {
 	// Snapshot says how far the snapshot has come, in a delivery of one; it is finished in the one that ends it, which has
 	// no events.
 	Snapshot *pb.SnapshotProgress
+	// Warnings are what the gateway warns of when a tail begins: on its first delivery only.
+	Warnings []*pb.PortabilityWarning
 }
 
 // TailOption says how a tail reads.
@@ -253,6 +255,7 @@ func (t *tail) take(message *pb.SubscribeResponse) (Delivery, bool) {
 	switch content := message.GetContent().(type) {
 	case *pb.SubscribeResponse_Opened:
 		delivery.place(content.Opened)
+		delivery.Warnings = content.Opened.GetWarnings()
 	case *pb.SubscribeResponse_Batch:
 		delivery.place(content.Batch)
 		if at := content.Batch.GetWatermark(); at != nil {

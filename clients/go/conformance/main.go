@@ -50,6 +50,7 @@ type delivery struct {
 	Partition string    `json:"partition"`
 	Children  []string  `json:"children"`
 	Snapshot  *progress `json:"snapshot"`
+	Warnings  []string  `json:"warnings"`
 	Events    []event   `json:"events"`
 }
 
@@ -81,9 +82,15 @@ func say(what string, content any) {
 }
 
 func (o *order) handle(_ context.Context, partition string, d changefeed.Delivery) error {
-	said := delivery{Token: d.ContinuationToken, Live: d.Live, Partition: partition, Children: []string{}, Events: []event{}}
+	said := delivery{
+		Token: d.ContinuationToken, Live: d.Live, Partition: partition,
+		Children: []string{}, Warnings: []string{}, Events: []event{},
+	}
 	for _, child := range d.Children {
 		said.Children = append(said.Children, child.GetPartitionId())
+	}
+	for _, warning := range d.Warnings {
+		said.Warnings = append(said.Warnings, warning.GetCode())
 	}
 	if d.Snapshot != nil {
 		said.Snapshot = &progress{Items: d.Snapshot.GetItems(), Finished: d.Snapshot.GetFinished()}
@@ -204,6 +211,7 @@ func (o *order) run(ctx context.Context) error {
 		}
 		return o.handle(ctx, "", changefeed.Delivery{
 			ContinuationToken: page.GetContinuationToken(), Events: page.GetEvents(), Snapshot: page.GetSnapshot(),
+			Warnings: page.GetWarnings(),
 		})
 	}
 	return errors.New("no such call: " + o.Call)
