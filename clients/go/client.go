@@ -18,13 +18,16 @@ import (
 	"crypto/tls"
 	"errors"
 	"iter"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
 
 	pb "github.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1"
 )
@@ -64,11 +67,19 @@ type settings struct {
 	more   []grpc.DialOption
 }
 
-// WithTLS encrypts; an empty configuration trusts the system's roots. Certificates in it identify the client (mTLS).
-func WithTLS(config *tls.Config) Option { return func(s *settings) { s.tls = config } }
+// WithTLS encrypts; an empty configuration, or nil, trusts the system's roots. Certificates in it identify the client
+// (mTLS).
+func WithTLS(config *tls.Config) Option {
+	if config == nil {
+		config = &tls.Config{}
+	}
+	return func(s *settings) { s.tls = config }
+}
 
 // WithBearer sends a token with every call and every stream that is opened. It is asked each time, so that it may be
-// renewed; it should answer from memory. It needs TLS.
+// renewed; it should answer from memory. It needs TLS. An error of it is an outage (Unavailable), which a tail waits
+// out, unless it is a status of gRPC, which stays what it is; a text that can be no token, empty or with anything but
+// visible ASCII, is an outage too, and is never shown.
 func WithBearer(token func(context.Context) (string, error)) Option {
 	return func(s *settings) { s.bearer = token }
 }
@@ -200,10 +211,19 @@ type bearer func(context.Context) (string, error)
 
 func (b bearer) GetRequestMetadata(ctx context.Context, _ ...string) (map[string]string, error) {
 	token, err := b(ctx)
+	if _, isStatus := status.FromError(err); !isStatus {
+		// gRPC itself would call it UNAUTHENTICATED, which is final.
+		return nil, status.Errorf(codes.Unavailable, "no bearer token was to be had: %v", err)
+	}
 	if err != nil {
 		return nil, err
+	}
+	if token == "" || strings.ContainsFunc(token, isInvisible) {
+		return nil, status.Error(codes.Unavailable, "that is no bearer token: it is empty, or holds more than visible ASCII")
 	}
 	return map[string]string{"authorization": "Bearer " + token}, nil
 }
 
 func (bearer) RequireTransportSecurity() bool { return true }
+
+func isInvisible(r rune) bool { return r < '!' || r > '~' }
