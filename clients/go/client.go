@@ -51,11 +51,14 @@ const deadline = 30 * time.Second
 
 var reconnecting = backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: jitter, MaxDelay: 2 * time.Second}
 
-// Client is one gateway. Its methods may be called from several goroutines.
+// Client is one gateway. Its methods may be called from several goroutines. A context that ends a call or a tail comes
+// back as its cause, context.Cause(ctx), and never as an error that may be tried again.
 type Client struct {
 	dial    func() (*grpc.ClientConn, error)
 	conn    *grpc.ClientConn
 	service pb.ChangeFeedServiceClient
+	life    context.Context // Until Close: every call and tail is joined with it.
+	end     context.CancelFunc
 }
 
 // Option says how to reach the gateway.
@@ -120,17 +123,19 @@ func Dial(target string, options ...Option) (*Client, error) {
 		return nil, err
 	}
 	client.conn, client.service = conn, pb.NewChangeFeedServiceClient(conn)
+	client.life, client.end = context.WithCancel(context.Background())
 	return client, nil
 }
 
-// Close ends every call on the client's connection. A tail ends with its context.
-func (c *Client) Close() error { return c.conn.Close() }
+// Close ends the client: its tails, readers of partitions and calls end with ErrClosed, those under way and later ones.
+func (c *Client) Close() error {
+	c.end() // Before the connection, so that whoever finds that closed finds out why.
+	return c.conn.Close()
+}
 
 // ReadPage reads one page; the request's MaxWait lets the gateway wait for it. Save its token, also when it is empty.
 func (c *Client) ReadPage(ctx context.Context, request *pb.ReadChangesRequest) (*pb.ReadChangesResponse, error) {
-	ctx, cancel := bounded(ctx, deadline+span(request.GetMaxWait()))
-	defer cancel()
-	return answer(c.service.ReadChanges(ctx, request))
+	return call(ctx, c, deadline+span(request.GetMaxWait()), c.service.ReadChanges, request)
 }
 
 // Partitions are the physical partitions that hold retained changes, parents before their children.
@@ -138,7 +143,7 @@ func (c *Client) Partitions(ctx context.Context, address *pb.ResourceAddress) it
 	return func(yield func(*pb.PhysicalPartition, error) bool) {
 		request := &pb.ListPhysicalPartitionsRequest{Address: address}
 		for {
-			page, err := c.partitions(ctx, request)
+			page, err := call(ctx, c, deadline, c.service.ListPhysicalPartitions, request)
 			if err != nil {
 				yield(nil, err)
 				return
@@ -156,54 +161,25 @@ func (c *Client) Partitions(ctx context.Context, address *pb.ResourceAddress) it
 	}
 }
 
-func (c *Client) partitions(
-	ctx context.Context, request *pb.ListPhysicalPartitionsRequest,
-) (*pb.ListPhysicalPartitionsResponse, error) {
-	ctx, cancel := bounded(ctx, deadline)
-	defer cancel()
-	return answer(c.service.ListPhysicalPartitions(ctx, request))
-}
-
 // Capabilities is what a collection can do.
 func (c *Client) Capabilities(ctx context.Context, address *pb.ResourceAddress) (*pb.GetCapabilitiesResponse, error) {
-	ctx, cancel := bounded(ctx, deadline)
-	defer cancel()
-	return answer(c.service.GetCapabilities(ctx, &pb.GetCapabilitiesRequest{Address: address}))
+	return call(ctx, c, deadline, c.service.GetCapabilities, &pb.GetCapabilitiesRequest{Address: address})
 }
 
 // Resolve is a start position as a token; without a scope, of the entire collection.
 func (c *Client) Resolve(
 	ctx context.Context, address *pb.ResourceAddress, start *pb.StartPosition, scope *pb.FeedScope,
 ) (*pb.ResolveStartPositionResponse, error) {
-	ctx, cancel := bounded(ctx, deadline)
-	defer cancel()
 	request := &pb.ResolveStartPositionRequest{Address: address, StartPosition: start, Scope: scope}
-	return answer(c.service.ResolveStartPosition(ctx, request))
+	return call(ctx, c, deadline, c.service.ResolveStartPosition, request)
 }
 
 // Inspect says what a token is, and whether it can be used; one that cannot is an answer, not an error.
 func (c *Client) Inspect(
 	ctx context.Context, address *pb.ResourceAddress, continuationToken string,
 ) (*pb.InspectContinuationTokenResponse, error) {
-	ctx, cancel := bounded(ctx, deadline)
-	defer cancel()
 	request := &pb.InspectContinuationTokenRequest{Address: address, ContinuationToken: continuationToken}
-	return answer(c.service.InspectContinuationToken(ctx, request))
-}
-
-// bounded gives a call a deadline unless its caller gave one.
-func bounded(ctx context.Context, longest time.Duration) (context.Context, context.CancelFunc) {
-	if _, has := ctx.Deadline(); has {
-		return context.WithCancel(ctx)
-	}
-	return context.WithTimeout(ctx, longest)
-}
-
-func answer[T any](said T, err error) (T, error) {
-	if err != nil {
-		return said, FromError(err)
-	}
-	return said, nil
+	return call(ctx, c, deadline, c.service.InspectContinuationToken, request)
 }
 
 // bearer is credentials.PerRPCCredentials.

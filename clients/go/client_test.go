@@ -62,11 +62,12 @@ func TestAnErrorWithoutDetailsIsJudgedByItsCode(t *testing.T) {
 		category  Category
 		retryable bool
 	}{
-		codes.Unavailable:     {TransientFailure, true},
-		codes.Internal:        {TransientFailure, true},
-		codes.Unauthenticated: {AuthenticationFailed, false},
-		codes.DataLoss:        {ProviderError, false},
-		99:                    {ProviderError, false},
+		codes.Unavailable:      {TransientFailure, true},
+		codes.Internal:         {TransientFailure, true},
+		codes.DeadlineExceeded: {TransientFailure, true},
+		codes.Unauthenticated:  {AuthenticationFailed, false},
+		codes.DataLoss:         {ProviderError, false},
+		99:                     {ProviderError, false},
 	} {
 		got := FromStatus(&statuspb.Status{Code: int32(code)})
 		if got.Category != want.category || got.Retryable != want.retryable {

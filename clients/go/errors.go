@@ -53,6 +53,9 @@ type Error struct {
 	Violations []FieldViolation
 }
 
+// ErrClosed ends everything of a client that was closed. It is final: nothing of that client succeeds again.
+var ErrClosed = errors.New("the client was closed")
+
 // FieldViolation is one field of a request that was refused.
 type FieldViolation struct{ Field, Description string }
 
@@ -96,9 +99,14 @@ var categoryWithoutDetails = map[codes.Code]Category{
 	codes.InvalidArgument:  InvalidRequest,
 }
 
-// lostOnTheWay tells cut connections and streams that a proxy reset; reading again is always safe.
+// lostOnTheWay tells cut connections, streams that a proxy reset, and silence; reading again is always safe. What the
+// caller ended itself never comes here.
 func lostOnTheWay(code codes.Code) bool {
-	return code == codes.Unavailable || code == codes.Canceled || code == codes.Internal
+	switch code {
+	case codes.Unavailable, codes.Canceled, codes.Internal, codes.DeadlineExceeded:
+		return true
+	}
+	return false
 }
 
 // FromError decodes what a call returned; an error that is no status is returned as it is.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"time"
 
 	pb "github.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1"
 )
@@ -17,8 +18,10 @@ func WithPartitions(ids ...string) TailOption { return func(s *tailSettings) { s
 // ReadPartitions follows the physical partitions of a collection in parallel, a tail each, and goes on with the children
 // of those that retire: a child once all its parents are read to their end, so that every key keeps its order. handle is
 // called for one delivery of a partition after the other, and for those of several partitions at the same time; a
-// delivery's token is saved when it returned. The checkpoint's positions go before start. It returns what handle, the
-// checkpoint or a tail returned first, after all others have ended; nil when every partition is retired without children.
+// delivery's token is saved when it returned. The checkpoint's positions go before start. An outage is waited for as a tail
+// does, within patience, also where partitions are listed and positions fixed. It returns what handle, the checkpoint, a
+// call or a tail returned first, the context's cause or ErrClosed, after all others have ended; nil when every partition is
+// retired without children.
 func (c *Client) ReadPartitions(
 	ctx context.Context, address *pb.ResourceAddress, start *pb.StartPosition, checkpoint Checkpoint,
 	handle func(ctx context.Context, partitionID string, delivery Delivery) error, options ...TailOption,
@@ -27,14 +30,21 @@ func (c *Client) ReadPartitions(
 	if settings.request.GetMaxEvents() != 0 || settings.request.GetScope() != nil || settings.checkpoint != nil {
 		return errors.New("ReadPartitions takes no scope, no number of events and no second checkpoint")
 	}
+	ctx, end := c.joined(ctx)
+	defer end(nil)
 	r := &partitionReader{
-		client: c, address: address, checkpoint: checkpoint, handle: handle, options: options,
-		parents: map[string][]string{}, running: map[string]bool{}, ended: make(chan partitionEnd),
+		client: c, address: address, checkpoint: checkpoint, handle: handle, options: options, settings: settings,
+		parents: map[string][]string{}, running: map[string]bool{}, ended: make(chan partitionEnd), fail: end,
 	}
-	if err := r.begin(ctx, start, settings.only); err != nil {
-		return err
+	err := r.begin(ctx, start)
+	if err == nil {
+		err = r.run(ctx)
 	}
-	return r.run(ctx)
+	if err == nil {
+		return nil
+	}
+	end(err)
+	return context.Cause(ctx) // What came first: others fail because of it.
 }
 
 type partitionReader struct {
@@ -43,10 +53,12 @@ type partitionReader struct {
 	checkpoint Checkpoint
 	handle     func(context.Context, string, Delivery) error
 	options    []TailOption
+	settings   *tailSettings
 	positions  Positions // Of partitions that are not read to their end; what is in none is finished or to come.
 	parents    map[string][]string
 	running    map[string]bool
 	ended      chan partitionEnd
+	fail       context.CancelCauseFunc
 }
 
 type partitionEnd struct {
@@ -56,7 +68,7 @@ type partitionEnd struct {
 }
 
 // begin finds the positions: those saved, or those of the start in every partition, fixed before anything is read.
-func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, only []string) error {
+func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition) error {
 	var err error
 	if r.positions, err = r.checkpoint.Load(ctx); err != nil {
 		return err
@@ -66,12 +78,15 @@ func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, on
 		return err
 	}
 	r.positions = Positions{}
+	only := r.settings.only
 	if len(only) == 0 {
 		only = slices.Collect(maps.Keys(r.parents))
 	}
 	// One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
 	for _, id := range only {
-		place, err := r.client.Resolve(ctx, r.address, start, PhysicalPartition(id))
+		place, err := patiently(ctx, r, func(ctx context.Context) (*pb.ResolveStartPositionResponse, error) {
+			return r.client.Resolve(ctx, r.address, start, PhysicalPartition(id))
+		})
 		if err != nil {
 			return err
 		}
@@ -81,10 +96,11 @@ func (r *partitionReader) begin(ctx context.Context, start *pb.StartPosition, on
 }
 
 func (r *partitionReader) learnParents(ctx context.Context) error {
-	for partition, err := range r.client.Partitions(ctx, r.address) {
-		if err != nil {
-			return err
-		}
+	listed, err := patiently(ctx, r, r.list)
+	if err != nil {
+		return err
+	}
+	for _, partition := range listed {
 		if _, known := r.parents[partition.GetPartitionId()]; !known {
 			r.parents[partition.GetPartitionId()] = partition.GetParentPartitionIds()
 		}
@@ -92,10 +108,45 @@ func (r *partitionReader) learnParents(ctx context.Context) error {
 	return nil
 }
 
-func (r *partitionReader) run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+func (r *partitionReader) list(ctx context.Context) ([]*pb.PhysicalPartition, error) {
+	var listed []*pb.PhysicalPartition
+	for partition, err := range r.client.Partitions(ctx, r.address) {
+		if err != nil {
+			return nil, err
+		}
+		listed = append(listed, partition)
+	}
+	return listed, nil
+}
+
+// patiently repeats what a reader asks for until it is answered, fails for good, or its outage outlasts patience.
+func patiently[Answer any](
+	ctx context.Context, r *partitionReader, ask func(context.Context) (Answer, error),
+) (Answer, error) {
+	o := outage{patience: r.settings.patience}
+	for {
+		answer, err := ask(unlimited{ctx})
+		if err == nil {
+			return answer, nil
+		}
+		if ended := r.client.ended(ctx); ended != nil {
+			return answer, ended
+		}
+		if err := o.wait(ctx, err, r.settings.announce); err != nil {
+			return answer, err
+		}
+	}
+}
+
+// unlimited hides a deadline, which is that of the whole reading: each of its calls has one of its own.
+type unlimited struct{ context.Context }
+
+// Deadline implements context.Context.
+func (unlimited) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+func (r *partitionReader) run(ctx context.Context) (err error) {
 	defer func() {
-		cancel()
+		r.fail(err)
 		for range r.running {
 			<-r.ended
 		}
@@ -125,7 +176,13 @@ func (r *partitionReader) startReady(ctx context.Context) {
 			continue
 		}
 		r.running[id] = true
-		go func() { r.ended <- r.read(ctx, id, token) }()
+		go func() {
+			end := r.read(ctx, id, token)
+			if end.err != nil {
+				r.fail(end.err) // At once: whoever takes the ends may be waiting for the gateway.
+			}
+			r.ended <- end
+		}()
 	}
 }
 

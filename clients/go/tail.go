@@ -88,7 +88,8 @@ func WithCheckpoint(checkpoint Checkpoint) TailOption {
 // a restart the window is empty, so work that must not be done twice is saved in one transaction with the token.
 func WithDeduplication(last int) TailOption { return func(s *tailSettings) { s.window = last } }
 
-// WithReconnects tells of every interruption and of the pause before the stream is opened again.
+// WithReconnects tells of every interruption and of the pause before it is tried again. Without it an outage is silent.
+// ReadPartitions tells of its calls too, and from several goroutines.
 func WithReconnects(told func(err error, pause time.Duration)) TailOption {
 	return func(s *tailSettings) { s.announce = told }
 }
@@ -104,7 +105,8 @@ func chosen(address *pb.ResourceAddress, options []TailOption) *tailSettings {
 
 // Tail follows a collection live, and opens a new stream from the last token whenever one breaks. It ends when the events
 // of WithMaxEvents have come or the partition that is read is retired; an error is its last value: an *Error that is
-// final, the outage that outlasted patience, what the checkpoint returned, or the context's. Delivery is at least once.
+// final, the outage that outlasted patience, what the checkpoint returned, the context's cause, or ErrClosed. Delivery is
+// at least once.
 func (c *Client) Tail(
 	ctx context.Context, address *pb.ResourceAddress, start *pb.StartPosition, options ...TailOption,
 ) iter.Seq2[Delivery, error] {
@@ -117,8 +119,10 @@ func (c *Client) Tail(
 		}
 		t := &tail{client: c, service: c.service, settings: settings, seen: newSeen(settings.window)}
 		defer t.close()
+		joined, leave := c.joined(ctx)
+		defer leave(nil)
 		for {
-			delivery, err := t.next(ctx)
+			delivery, err := t.next(joined)
 			if errors.Is(err, io.EOF) {
 				return
 			}
@@ -305,6 +309,9 @@ func (t *tail) nextRequest() *pb.SubscribeRequest {
 }
 
 func (t *tail) recover(ctx context.Context, err error) error {
+	if ended := t.client.ended(ctx); ended != nil {
+		return ended
+	}
 	var interrupted *Interrupted
 	if errors.As(err, &interrupted) && interrupted.HeartbeatMissed {
 		// gRPC itself would use a dead connection again until a keepalive ping finds out.

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"time"
 
 	changefeed "github.com/changefeed-gateway/changefeed/clients/go"
 	pb "github.com/changefeed-gateway/changefeed/clients/go/gen/changefeed/v1"
@@ -109,7 +110,7 @@ func run(ctx context.Context, collection, path string) error {
 			return err
 		}
 	}
-	for delivery, err := range client.Tail(ctx, address, start) {
+	for delivery, err := range client.Tail(ctx, address, start, changefeed.WithReconnects(tell)) {
 		if err != nil {
 			return err
 		}
@@ -123,6 +124,11 @@ func run(ctx context.Context, collection, path string) error {
 	return nil
 }
 
+// tell says on standard error why nothing comes.
+func tell(err error, pause time.Duration) {
+	log.Printf("interrupted, again in %v: %v", pause.Round(time.Millisecond), err)
+}
+
 func main() {
 	if len(os.Args) != 3 {
 		log.Fatal("usage: mirror CONNECTION/COLLECTION FILE")
@@ -131,7 +137,7 @@ func main() {
 	defer stop()
 	err := run(ctx, os.Args[1], os.Args[2])
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Cause(ctx)): // Ctrl-C, wherever it came.
 	case errors.Is(err, changefeed.CheckpointExpired):
 		log.Fatal(strings.TrimSpace(err.Error()), "\nchanges are lost to this mirror: remove its file to copy anew")
 	case err != nil:
