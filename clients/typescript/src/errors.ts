@@ -32,8 +32,8 @@ const CATEGORY_WITHOUT_DETAILS: Readonly<Record<number, Category>> = {
   [Code.INVALID_ARGUMENT]: "INVALID_REQUEST",
 };
 
-/** Codes of cut connections and streams that a proxy reset; reading again is always safe. */
-const LOST_ON_THE_WAY: ReadonlySet<number> = new Set([Code.UNAVAILABLE, Code.CANCELLED, Code.INTERNAL]);
+/** Codes of cut connections, of streams that a proxy reset and of silence; reading again is always safe. */
+const LOST_ON_THE_WAY: ReadonlySet<number> = new Set([Code.UNAVAILABLE, Code.CANCELLED, Code.INTERNAL, Code.DEADLINE_EXCEEDED]);
 
 /** One field of a request that was refused. */
 export interface FieldViolation {

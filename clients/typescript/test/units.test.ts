@@ -55,7 +55,9 @@ test("an error without details is judged by its code", () => {
     const { category, retryable } = new ChangeFeedError(status(code));
     return [category, retryable];
   };
-  assert.deepEqual(judged(Code.UNAVAILABLE), ["TRANSIENT_FAILURE", true]);
+  for (const code of [Code.UNAVAILABLE, Code.CANCELLED, Code.INTERNAL, Code.DEADLINE_EXCEEDED]) {
+    assert.deepEqual(judged(code), ["TRANSIENT_FAILURE", true]);
+  }
   assert.deepEqual(judged(Code.UNAUTHENTICATED), ["AUTHENTICATION_FAILED", false]);
   assert.deepEqual(judged(99), ["PROVIDER_ERROR", false]);
   const broken = status(Code.UNAVAILABLE);
@@ -134,6 +136,10 @@ test("a bearer token needs TLS", () => {
 test("numbers become what the reader says", () => {
   assert.deepEqual(parseItem('{"n":9007199254740993}', BigInt), { n: 9007199254740993n });
   assert.throws(() => parseItem("1 2"), SyntaxError);
+});
+
+test("of a key that comes again the last value counts", () => {
+  assert.deepEqual(parseItem('{"a":1,"b":{"c":1,"c":2},"a":[3]}', Number), { a: [3], b: { c: 2 } });
 });
 
 test("collections have two names", () => {
