@@ -8,7 +8,7 @@
 
 import { existsSync, readFileSync, renameSync, writeFileSync } from "node:fs";
 import { after, beginning, ChangeFeedError, collection, connect, formatItem, parseItem, snapshot } from "../src/index.js";
-import { type ChangeEvent, ChangeType, ItemState, type ResourceAddress, type StartPosition } from "../src/messages.js";
+import { type ChangeEvent, ChangeType, ItemState, KeyType, type ResourceAddress, type StartPosition } from "../src/messages.js";
 
 /** The local table. In a database the rows and the token are two tables, written in one transaction. */
 interface Mirror {
@@ -20,9 +20,18 @@ function load(path: string): Mirror {
   return existsSync(path) ? (parseItem(readFileSync(path, "utf8")) as Mirror) : { token: "", items: {} };
 }
 
+/**
+ * Names an item; null is no empty text. Where the database tells items apart by the type of a value, as Cosmos DB does 1
+ * from "1", the name needs each component's `type` too.
+ */
+function nameOf(event: ChangeEvent): string {
+  const components = event.key?.components ?? [];
+  return JSON.stringify(components.map(({ type, value }) => (type === KeyType.NULL ? null : value)));
+}
+
 /** One change, idempotent, as delivery is at least once. */
 function apply(mirror: Mirror, event: ChangeEvent): void {
-  const key = JSON.stringify(event.key?.components.map((component) => component.value) ?? []);
+  const key = nameOf(event);
   if (event.changeType === ChangeType.TRUNCATE) {
     mirror.items = {};
   } else if (event.changeType === ChangeType.DELETE || event.itemState === ItemState.NOT_APPLICABLE) {
@@ -40,6 +49,10 @@ function commit(mirror: Mirror, path: string, token: string): void {
   renameSync(`${path}.new`, path);
 }
 
+function onReconnect(error: unknown, pause: number): void {
+  console.error(`${error}; again in ${Math.round(pause)} ms`);
+}
+
 /** A snapshot, where the collection has them; otherwise all changes that are retained. */
 async function firstPosition(address: ResourceAddress): Promise<StartPosition> {
   const { capabilities } = await client.capabilities(address);
@@ -55,7 +68,7 @@ const client = connect(process.env["CHANGEFEED_TARGET"] ?? "127.0.0.1:50051");
 try {
   const mirror = load(file);
   const start = mirror.token ? after(mirror.token) : await firstPosition(collection(path));
-  for await (const delivery of client.tail(collection(path), start)) {
+  for await (const delivery of client.tail(collection(path), start, { onReconnect })) {
     for (const event of delivery.events) {
       apply(mirror, event);
     }
