@@ -11,7 +11,9 @@ import {
 } from "@grpc/grpc-js";
 import { ChangeFeedService } from "../gen/changefeed/v1/change_feed_service_pb.js";
 import type { SubscribeRequest, SubscribeResponse } from "../gen/changefeed/v1/subscribe_pb.js";
+import { type BearerSource, bearerCredentials } from "./bearer.js";
 import { ChangeFeedError } from "./errors.js";
+import { bounded } from "./opening.js";
 
 const UNARY = ["ReadChanges", "ListPhysicalPartitions", "GetCapabilities", "ResolveStartPosition", "InspectContinuationToken"];
 
@@ -53,8 +55,11 @@ export interface Tls {
 export interface ConnectOptions {
   /** Encrypts; `{}` trusts the system's roots. Without it the connection is in plaintext. */
   readonly tls?: Tls;
-  /** Asked for the token of every call and every stream, so that it may be renewed. It needs TLS. */
-  readonly bearer?: () => string | Promise<string>;
+  /**
+   * Asked for the token of every call and every stream, so that it may be renewed. It needs TLS. What it throws, and a
+   * text that can be no token (empty, or more than visible ASCII), is an outage: UNAVAILABLE, which a tail waits out.
+   */
+  readonly bearer?: BearerSource;
   /** Options of gRPC's own. */
   readonly channel?: ChannelOptions;
 }
@@ -66,7 +71,7 @@ export class Connection {
     private readonly target: string,
     private readonly options: ConnectOptions,
   ) {
-    this.#client = new Client(target, channelCredentials(options), { ...OPTIONS, ...options.channel });
+    this.#client = new Client(target, bounded(channelCredentials(options)), { ...OPTIONS, ...options.channel });
   }
 
   redial(): Connection {
@@ -107,17 +112,7 @@ function channelCredentials({ tls, bearer }: ConnectOptions): ChannelCredentials
   if (!bearer) {
     return encrypted;
   }
-  const calls = grpcCredentials.createFromMetadataGenerator((_, done) => {
-    Promise.resolve()
-      .then(bearer)
-      .then((token) => {
-        const metadata = new Metadata();
-        metadata.set("authorization", `Bearer ${token}`);
-        return metadata;
-      })
-      .then((metadata) => done(null, metadata), (error: Error) => done(error));
-  });
-  return grpcCredentials.combineChannelCredentials(encrypted, calls);
+  return grpcCredentials.combineChannelCredentials(encrypted, bearerCredentials(bearer));
 }
 
 type Method<I extends DescMessage, O extends DescMessage> = DescMethodUnary<I, O> | DescMethodServerStreaming<I, O>;

@@ -1,5 +1,6 @@
 /** A consumer of the change-feed gateway that resumes where it stopped. */
 
+export type { BearerSource } from "./bearer.js";
 export { type Checkpoint, FileCheckpoint, MemoryCheckpoint, type Positions, WHOLE } from "./checkpoint.js";
 export { ChangeFeedClient, connect } from "./client.js";
 export type { ConnectOptions, Tls } from "./connection.js";
