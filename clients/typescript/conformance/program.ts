@@ -41,7 +41,7 @@ function say(what: string, content: unknown): void {
   process.stdout.write(`${JSON.stringify({ [what]: content })}\n`);
 }
 
-type Told = Pick<Delivery, "events" | "continuationToken" | "live" | "snapshot">;
+type Told = Pick<Delivery, "events" | "continuationToken" | "live" | "snapshot" | "warnings">;
 
 async function handle(order: Order, partition: string, delivery: Told) {
   const events = delivery.events.map((event) => ({
@@ -54,8 +54,9 @@ async function handle(order: Order, partition: string, delivery: Told) {
     item: event.newItemJson ? formatItem(parseItem(event.newItemJson)) : null,
   }));
   const { continuationToken: token, live, snapshot: progress } = delivery;
+  const warnings = delivery.warnings.map((warning) => warning.code);
   const told = progress ? { items: Number(progress.items), finished: progress.finished } : null;
-  say("delivery", { token, live, partition, snapshot: told, events });
+  say("delivery", { token, live, partition, snapshot: told, warnings, events });
   if (events.length > 0) {
     await sleep(order.handle_ms ?? 0);
   }

@@ -1,19 +1,22 @@
 /** The way to the gateway: one channel, and messages as the generated code knows them. */
 
+import { setMaxListeners } from "node:events";
 import { type DescMessage, type DescMethodServerStreaming, type DescMethodUnary, fromBinary, type MessageShape, toBinary } from "@bufbuild/protobuf";
 import {
   type ChannelCredentials,
   type ChannelOptions,
   Client,
   type ClientReadableStream,
+  type ClientUnaryCall,
   credentials as grpcCredentials,
   Metadata,
 } from "@grpc/grpc-js";
 import { ChangeFeedService } from "../gen/changefeed/v1/change_feed_service_pb.js";
 import type { SubscribeRequest, SubscribeResponse } from "../gen/changefeed/v1/subscribe_pb.js";
 import { type BearerSource, bearerCredentials } from "./bearer.js";
-import { ChangeFeedError } from "./errors.js";
+import { ChangeFeedError, ClientClosed } from "./errors.js";
 import { bounded } from "./opening.js";
+import { either } from "./signals.js";
 
 const UNARY = ["ReadChanges", "ListPhysicalPartitions", "GetCapabilities", "ResolveStartPosition", "InspectContinuationToken"];
 
@@ -70,15 +73,30 @@ export class Connection {
   constructor(
     private readonly target: string,
     private readonly options: ConnectOptions,
+    private readonly closing = new AbortController(),
   ) {
+    setMaxListeners(0, closing.signal); // One for every call under way, however many: Node would warn of more than ten.
     this.#client = new Client(target, bounded(channelCredentials(options)), { ...OPTIONS, ...options.channel });
   }
 
-  redial(): Connection {
-    return new Connection(this.target, this.options);
+  /** Aborted when the client is closed, with the error that says so. */
+  get closed(): AbortSignal {
+    return this.closing.signal;
   }
 
+  /** A new one to the same gateway, which ends with the same client. */
+  redial(): Connection {
+    return new Connection(this.target, this.options, this.closing);
+  }
+
+  /** Ends all that is under way, here and where it was dialled anew, and all that comes later. */
   close(): void {
+    this.closing.abort(new ClientClosed());
+    this.leave();
+  }
+
+  /** Lets this one go; the client's others stay. */
+  leave(): void {
     this.#client.close();
   }
 
@@ -86,19 +104,38 @@ export class Connection {
     method: DescMethodUnary<I, O>,
     request: MessageShape<I>,
     longest: number,
+    signal?: AbortSignal,
   ): Promise<MessageShape<O>> {
+    const ending = signal ? either(signal, this.closed) : this.closed;
     return new Promise((resolve, reject) => {
-      const answered = (error: Error | null, answer?: MessageShape<O>) =>
-        error || !answer ? reject(ChangeFeedError.of(error)) : resolve(answer);
+      ending.throwIfAborted();
+      const answered = (error: Error | null, answer?: MessageShape<O>) => {
+        if (!error && answer) {
+          resolve(answer);
+        } else {
+          reject(ending.aborted ? ending.reason : ChangeFeedError.of(error));
+        }
+      };
       const deadline = new Date(Date.now() + longest);
-      this.#client.makeUnaryRequest(path(method), ...codecs(method), request, new Metadata(), { deadline }, answered);
+      const of = [path(method), ...codecs(method), request, new Metadata(), { deadline }] as const;
+      cancelWith(ending, this.#client.makeUnaryRequest(...of, answered));
     });
   }
 
-  subscribe(request: SubscribeRequest): ClientReadableStream<SubscribeResponse> {
+  subscribe(request: SubscribeRequest, signal: AbortSignal = this.closed): ClientReadableStream<SubscribeResponse> {
+    this.closed.throwIfAborted();
     const method = ChangeFeedService.method.subscribe;
-    return this.#client.makeServerStreamRequest(path(method), ...codecs(method), request);
+    const stream = this.#client.makeServerStreamRequest(path(method), ...codecs(method), request);
+    cancelWith(signal, stream);
+    return stream;
   }
+}
+
+/** Cancels a call when a signal says so, also one whose answer nobody waits for; closing a channel of gRPC lets it go on. */
+function cancelWith(signal: AbortSignal, call: ClientUnaryCall | ClientReadableStream<SubscribeResponse>): void {
+  const cancel = () => call.cancel();
+  signal.addEventListener("abort", cancel);
+  call.once("status", () => signal.removeEventListener("abort", cancel));
 }
 
 function channelCredentials({ tls, bearer }: ConnectOptions): ChannelCredentials {

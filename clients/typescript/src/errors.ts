@@ -104,6 +104,17 @@ export class StreamInterrupted extends Error {
   }
 }
 
+/** The client was closed: what was under way ends with it, and so does every later call. */
+export class ClientClosed extends Error {
+  override readonly name = "ClientClosed";
+  /** A closed client stays closed. */
+  readonly retryable = false;
+
+  constructor() {
+    super("the client was closed");
+  }
+}
+
 /** Whether the same call may succeed later; CHECKPOINT_EXPIRED, for one, is final. */
 export function isRetryable(error: unknown): error is ChangeFeedError | StreamInterrupted {
   return error instanceof StreamInterrupted || (error instanceof ChangeFeedError && error.retryable);

@@ -10,6 +10,28 @@ const LONGEST_ASKED = 600_000;
 /** Part that is added at random to a pause the gateway asks for, so that clients do not return all at once. */
 const JITTER = 0.2;
 
+/** How an outage is waited for. */
+export interface Waiting {
+  /** Bounds it, from its first failure on; without it there is always another try. */
+  readonly patience?: number;
+  /** Told of every failure and of the pause before the next try. */
+  readonly onReconnect?: (error: unknown, pause: number) => void;
+  /** Ends it from outside. */
+  readonly signal?: AbortSignal;
+}
+
+/** Repeats a call until it succeeds. Throws the error that is final, or the one that outlasted patience. */
+export async function patiently<T>(call: () => Promise<T>, { patience, onReconnect, signal }: Waiting): Promise<T> {
+  const outage = new Outage(patience ?? Number.POSITIVE_INFINITY);
+  for (;;) {
+    try {
+      return await call();
+    } catch (error) {
+      await outage.wait(error, (pause) => onReconnect?.(error, pause), signal);
+    }
+  }
+}
+
 /** Begins with the first failure: the time that a healthy stream had nothing to say before it is no part of it. */
 export class Outage {
   #began = 0;

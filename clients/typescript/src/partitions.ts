@@ -1,11 +1,13 @@
 /** Reads the physical partitions of a collection in parallel, children after all their parents. */
 
-import type { ChildPartition } from "../gen/changefeed/v1/partition_pb.js";
+import type { ChildPartition, PhysicalPartition } from "../gen/changefeed/v1/partition_pb.js";
 import type { StartPosition } from "../gen/changefeed/v1/position_pb.js";
 import type { ResourceAddress } from "../gen/changefeed/v1/resource_pb.js";
 import { type Checkpoint, changed } from "./checkpoint.js";
 import type { ChangeFeedClient } from "./client.js";
+import { patiently } from "./outage.js";
 import { after, physicalPartition } from "./positions.js";
+import { either } from "./signals.js";
 import type { Delivery, StreamOptions } from "./tail.js";
 
 export interface PartitionsOptions extends StreamOptions {
@@ -29,13 +31,16 @@ export class PartitionReader {
   readonly #parents = new Map<string, readonly string[]>();
   readonly #running = new Map<string, Promise<End>>();
   readonly #stop = new AbortController();
+  readonly #ending: AbortSignal;
 
   constructor(
     private readonly client: ChangeFeedClient,
     private readonly address: ResourceAddress,
     private readonly handle: (partitionId: string, delivery: Delivery) => Promise<void>,
     private readonly options: PartitionsOptions,
-  ) {}
+  ) {
+    this.#ending = either(options.signal, this.#stop.signal);
+  }
 
   async run(start: StartPosition): Promise<void> {
     await this.#begin(start);
@@ -63,18 +68,31 @@ export class PartitionReader {
     }
     // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
     for (const partitionId of only?.length ? only : this.#parents.keys()) {
-      const place = await this.client.resolve(this.address, start, physicalPartition(partitionId));
+      const scope = physicalPartition(partitionId);
+      const place = await this.#patiently(() => this.client.resolve(this.address, start, scope, this.#ending));
       this.#positions.set(partitionId, place.continuationToken);
     }
     await checkpoint.save(this.#positions);
   }
 
   async #learnParents(): Promise<void> {
-    for await (const { partitionId, parentPartitionIds } of this.client.partitions(this.address)) {
+    for (const { partitionId, parentPartitionIds } of await this.#patiently(() => this.#listed())) {
       if (!this.#parents.has(partitionId)) {
         this.#parents.set(partitionId, parentPartitionIds);
       }
     }
+  }
+
+  async #listed(): Promise<readonly PhysicalPartition[]> {
+    const found: PhysicalPartition[] = [];
+    for await (const partition of this.client.partitions(this.address, this.#ending)) {
+      found.push(partition);
+    }
+    return found;
+  }
+
+  #patiently<T>(call: () => Promise<T>): Promise<T> {
+    return patiently(call, { ...this.options, signal: this.#ending });
   }
 
   /** Whether any ancestor is still read: a parent may be one that its own parents have yet to name. */
@@ -94,7 +112,7 @@ export class PartitionReader {
   #startReady(): void {
     for (const [id, token] of this.#positions) {
       if (!this.#running.has(id) && !this.#isWaiting(id)) {
-        this.#running.set(id, this.#read(id, token));
+        this.#running.set(id, this.#followed(id, token));
       }
     }
     if (this.#running.size === 0) {
@@ -102,13 +120,22 @@ export class PartitionReader {
     }
   }
 
+  /** What fails first ends everything, also an outage that another partition's children wait for. */
+  async #followed(id: string, token: string): Promise<End> {
+    try {
+      return await this.#read(id, token);
+    } catch (error) {
+      this.#stop.abort(error);
+      throw error;
+    }
+  }
+
   /** Follows one partition to its end. */
   async #read(id: string, token: string): Promise<End> {
-    const { checkpoint, only: _, signal, ...options } = this.options;
-    // One of its own for each tail: Node warns of a signal with more than ten listeners.
-    const either = AbortSignal.any(signal ? [signal, this.#stop.signal] : [this.#stop.signal]);
+    const { checkpoint, only: _, ...options } = this.options;
     const children: ChildPartition[] = [];
-    const tail = this.client.tail(this.address, after(token), { ...options, scope: physicalPartition(id), signal: either });
+    const scope = physicalPartition(id);
+    const tail = this.client.tail(this.address, after(token), { ...options, scope, signal: this.#ending });
     for await (const delivery of tail) {
       await this.handle(id, delivery);
       await checkpoint.save(new Map([[id, delivery.continuationToken]]));

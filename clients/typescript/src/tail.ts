@@ -4,7 +4,7 @@ import { clone, create } from "@bufbuild/protobuf";
 import type { ChangeEvent } from "../gen/changefeed/v1/change_event_pb.js";
 import type { ChildPartition } from "../gen/changefeed/v1/partition_pb.js";
 import type { StartPosition } from "../gen/changefeed/v1/position_pb.js";
-import type { NewItemStateMode, SnapshotProgress } from "../gen/changefeed/v1/read_changes_pb.js";
+import type { NewItemStateMode, PortabilityWarning, SnapshotProgress } from "../gen/changefeed/v1/read_changes_pb.js";
 import type { FeedScope, ResourceAddress } from "../gen/changefeed/v1/resource_pb.js";
 import {
   ClosingReason,
@@ -38,6 +38,8 @@ export interface Delivery {
   readonly children: readonly ChildPartition[];
   /** How far the snapshot has come, in a delivery of one; `finished` in the one that ends it, which has no events. */
   readonly snapshot: SnapshotProgress | undefined;
+  /** Where the collection differs from what portable code expects: in the first delivery of a tail, empty in the others. */
+  readonly warnings: readonly PortabilityWarning[];
 }
 
 /** How a stream is read. All times are milliseconds. */
@@ -55,9 +57,12 @@ export interface StreamOptions {
    * window is empty, so work that must not be done twice is saved in one transaction with the token.
    */
   readonly deduplicate?: number;
-  /** Ends the tail from outside: whoever waits for a delivery is thrown its reason. */
+  /** Ends the reading from outside: whoever waits for a delivery is thrown its reason. */
   readonly signal?: AbortSignal;
-  /** Told of every interruption and of the pause before the stream is opened again. */
+  /**
+   * Told of every interruption and of the pause before the next try: a stream is opened again, or partitions are listed or
+   * their positions fixed again.
+   */
   readonly onReconnect?: (error: unknown, pause: number) => void;
 }
 
@@ -68,8 +73,8 @@ export interface TailOptions extends StreamOptions {
   readonly maxEvents?: number;
   /**
    * Starts at the saved position, or at the start if there is none, and saves each delivery's token when the loop asks
-   * for the next one: its body has then handled the delivery. A loop that is left saves nothing of its last delivery,
-   * which comes again.
+   * for the next one: its body has then handled the delivery. A loop that is left ends its tail and saves nothing of its
+   * last delivery, which comes again from a new tail.
    */
   readonly checkpoint?: Checkpoint;
 }
@@ -160,7 +165,7 @@ class Tail {
     const { signal } = this.options;
     signal?.throwIfAborted();
     const reopening = !this.#stream && this.#token !== "";
-    this.#stream ??= new SubscribeStream(this.#connection.subscribe(this.#nextRequest()));
+    this.#stream ??= new SubscribeStream(this.#connection.subscribe(this.#nextRequest(), signal));
     let message = await this.#stream.read(signal);
     while (reopening && isPreamble(message)) {
       message = await this.#stream.read(signal);
@@ -221,6 +226,7 @@ class Tail {
       tokenExpireTime: date(said.tokenExpireTime),
       children,
       snapshot: said.snapshot,
+      warnings: said.warnings ?? [],
     };
   }
 
@@ -255,7 +261,7 @@ class Tail {
 
   #leave(): void {
     if (this.#connection !== this.shared) {
-      this.#connection.close();
+      this.#connection.leave();
     }
   }
 }
@@ -267,6 +273,7 @@ interface Said {
   readonly watermark?: Parameters<typeof date>[0];
   readonly tokenExpireTime?: Parameters<typeof date>[0];
   readonly snapshot?: SnapshotProgress | undefined;
+  readonly warnings?: readonly PortabilityWarning[];
 }
 
 function isFinal(reason: ClosingReason): boolean {
