@@ -125,9 +125,9 @@ async def test_a_session_whose_plans_are_of_another_table_is_given_up(log_databa
     await connections.open()
     async with aclosing(connections), await psycopg.AsyncConnection.connect(log_database, autocommit=True) as owner:
         await owner.execute("CREATE TABLE orders AS SELECT 1 AS id")
-        assert await connections.fetch("SELECT * FROM orders", {}) == [(1,)]
+        assert await connections.fetch("SELECT * FROM public.orders", {}) == [(1,)]
         await owner.execute("ALTER TABLE orders ADD region text")
-        assert await connections.fetch("SELECT * FROM orders", {}) == [(1, None)]
+        assert await connections.fetch("SELECT * FROM public.orders", {}) == [(1, None)]
 
 
 @pytest.mark.req("P7")

@@ -1,6 +1,8 @@
 """A database of before, with data in it, and today's migrations and gateway."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psycopg
@@ -108,41 +110,68 @@ async def test_an_older_database_keeps_its_history_and_gets_the_new_capture(olde
             assert len((await read_all(provider, found))[0]) == count
 
 
-@pytest.mark.req("P1", "P8")
-async def test_an_older_database_is_taken_over_while_documents_are_written_and_no_writer_fails(older: str) -> None:
-    """Whatever they have locked when it comes: files and then tags, tags and then files, or what they read."""
+IN_ANY_ORDER = (
+    ("UPDATE documents.files SET title = title || 'a'", "DELETE FROM documents.file_tags"),
+    (
+        "INSERT INTO documents.file_tags SELECT id, gen_random_uuid() FROM documents.files",
+        "UPDATE documents.files SET title = 'b'",
+    ),
+    ("SELECT FROM documents.files", "UPDATE documents.files SET title = 'c'"),
+    ("DELETE FROM documents.runs", "UPDATE documents.files SET title = 'd'"),
+)
+"""Transactions of writers, which wait between the two."""
+
+
+@asynccontextmanager
+async def written_to(dsn: str, *, pause: float) -> AsyncIterator[None]:
+    """While several write, with a pause in seconds between two transactions; none of them fails."""
     stop = asyncio.Event()
-    begun = asyncio.Barrier(5)
-    transactions = (
-        ("UPDATE documents.files SET title = title || 'a'", "DELETE FROM documents.file_tags"),
-        (
-            "INSERT INTO documents.file_tags SELECT id, gen_random_uuid() FROM documents.files",
-            "UPDATE documents.files SET title = 'b'",
-        ),
-        ("SELECT FROM documents.files", "UPDATE documents.files SET title = 'c'"),
-        ("UPDATE orders SET note = 'x' WHERE id = 1", "UPDATE documents.files SET title = 'd'"),
-    )
+    begun = asyncio.Barrier(len(IN_ANY_ORDER) + 1)
 
     async def write(first: str, second: str) -> int:
         done = 0
-        async with await psycopg.AsyncConnection.connect(older) as writer:
+        async with await psycopg.AsyncConnection.connect(dsn) as writer:
             while not stop.is_set():
                 await writer.execute(first.encode())
                 if not done:
                     await begun.wait()
-                await writer.execute("SELECT pg_sleep(0.02)")
+                await writer.execute("SELECT pg_sleep(0.01)")
                 await writer.execute(second.encode())
+                await writer.commit()
+                await writer.execute("SELECT pg_sleep(%s * random())", (2 * pause,))
                 await writer.commit()
                 done += 1
         return done
 
-    writers = [asyncio.create_task(write(*statements)) for statements in transactions]
+    writers = [asyncio.create_task(write(*statements)) for statements in IN_ANY_ORDER]
+    await begun.wait()
     try:
-        await begun.wait()
-        assert await migrate(older)
+        yield
     finally:
         stop.set()
     assert min(await asyncio.gather(*writers)) > 0
+
+
+@pytest.mark.req("P1", "P8")
+async def test_an_older_database_is_taken_over_while_documents_are_written_and_no_writer_fails(older: str) -> None:
+    async with written_to(older, pause=0.1):
+        assert await migrate(older)
+
+
+@pytest.mark.req("P1", "P8")
+async def test_an_index_of_documents_is_changed_under_writers_without_a_pause_and_none_fails(
+    database: str, connection: Connection
+) -> None:
+    """Those who have read a file and go on to write it too, who wait behind who waits for them."""
+    await connection.execute(
+        "DROP INDEX documents.files_id_workspace_id_kind;"
+        "CREATE UNIQUE INDEX files_id_workspace_id ON documents.files (id, workspace_id);"
+        "DELETE FROM changefeed.migrations WHERE set = 'documents' AND version = 3;"
+        "INSERT INTO documents.workspaces (name) VALUES ('w');"
+        "INSERT INTO documents.files (workspace_id, title) SELECT id, 'a' FROM documents.workspaces"
+    )
+    async with written_to(database, pause=0):
+        assert [migration.file for migration in await migrate(database)] == ["documents/tables/0003_kind.sql"]
 
 
 @pytest.mark.req("P1", "P8")
