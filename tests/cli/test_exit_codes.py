@@ -117,6 +117,7 @@ async def test_capabilities_and_partitions_for_people(changefeed: CommandLine) -
     capabilities = await changefeed.run("capabilities", "mem/plain")
     assert capabilities.code == 0
     assert re.search(r"^CHANGE_FEED_LOGICAL_PARTITION_SCOPE +no\b", capabilities.out, re.MULTILINE)
+    assert re.search(r"^longest wait +\S+\nheartbeat +\S+ to \S+$", capabilities.out, re.MULTILINE)
     partitions = await changefeed.run("partitions", "list", DOCUMENTS)
     assert partitions.out.count("active") == 2
 
@@ -129,3 +130,8 @@ async def test_an_inspected_token(changefeed: CommandLine) -> None:
     other = await changefeed.run("token", "inspect", "mem/plain", token)
     assert other.code == 3
     assert "TOKEN_WRONG_RESOURCE" in other.out
+    assert "scope" not in other.out
+    part = (await changefeed.run("read", DOCUMENTS, "--logical-partition", "a b")).token
+    for one, scope in ((token, "entire collection"), (part, "logical partition a b")):
+        said = await changefeed.run("token", "inspect", DOCUMENTS, one)
+        assert re.search(rf"^scope +{scope}$", said.out, re.MULTILINE)

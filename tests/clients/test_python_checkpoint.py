@@ -1,6 +1,7 @@
 """The Python client keeps tokens: of what was handled, all or none, and never in silence instead of a damaged file."""
 
 import asyncio
+import errno
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -93,6 +94,42 @@ async def test_a_loop_that_is_left_gets_its_last_delivery_again() -> None:
         with suppress(ChangeFeedRpcError):
             await anext(client.tail(ADDRESS, BEGINNING, checkpoint=checkpoint))
         assert [request.start_position for request in gateway.requests] == [BEGINNING, after("t0")]
+
+
+async def test_a_second_loop_over_a_tail_takes_nothing_for_handled() -> None:
+    checkpoint = MemoryCheckpoint()
+    async with (
+        playing([opened("t0"), batch("t1", "a"), batch("t2", "b"), Silence()]) as (_, client),
+        client.tail(ADDRESS, BEGINNING, checkpoint=checkpoint) as tail,
+    ):
+        async for delivery in tail:
+            if delivery.events:
+                break
+        with pytest.raises(RuntimeError, match="comes again from another tail"):
+            aiter(tail)
+        assert dict(await checkpoint.load()) == {WHOLE: "t0"}
+        # Who asks for one after the other has handled what came before.
+        assert (await anext(tail)).continuation_token == "t2"
+        assert dict(await checkpoint.load()) == {WHOLE: "t1"}
+
+
+async def test_a_file_that_cannot_be_read_is_not_taken_for_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever `Path.exists` says of it, which from Python 3.14 on is that it is not there."""
+    checkpoint = FileCheckpoint(tmp_path / "positions.json")
+    await checkpoint.save({WHOLE: "t"})
+
+    def stale(*_: object, **__: object) -> str:
+        raise OSError(errno.ESTALE, "stale")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", stale)
+        patched.setattr(Path, "exists", lambda _: False)
+        for use in (checkpoint.load(), checkpoint.save({"other": "t"})):
+            with pytest.raises(OSError, match="stale"):
+                await use
+    assert dict(await checkpoint.load()) == {WHOLE: "t"}
 
 
 async def test_a_save_that_is_cancelled_is_made_by_the_next_reader() -> None:

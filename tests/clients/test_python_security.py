@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+import grpc
 import pytest
 
-from changefeed_client import NOW, collection, connect
+from changefeed_client import NOW, ChangeFeedRpcError, collection, connect
 from changefeed_gateway.app.gateway import open_gateway
 from changefeed_gateway.settings import load_settings
 from tests.api.issuers import Authority, Issuer
@@ -34,6 +36,22 @@ def issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Issuer:
     for name, content in {**files, "changefeed.yaml": json.dumps(settings).encode()}.items():
         (tmp_path / name).write_bytes(content)
     return issuer
+
+
+async def test_a_token_that_cannot_be_had_is_an_outage_and_nothing_of_it_is_shown(issuer: Issuer) -> None:
+    def fails() -> str:
+        raise OSError("its file is not there")
+
+    sources: list[Callable[[], str]] = [fails, lambda: "secret\n", lambda: "a secret", lambda: "secr\xe9t", lambda: ""]
+    async with open_gateway(load_settings()) as gateway:
+        for source in sources:
+            async with connect(gateway.target, ca="ca.pem", bearer=source) as client:
+                with pytest.raises(ChangeFeedRpcError) as failed:
+                    await client.capabilities(collection("mem/documents"))
+            assert failed.value.code is grpc.StatusCode.UNAVAILABLE
+            assert failed.value.retryable
+            assert "secr" not in str(failed.value)
+            assert ("its file is not there" if source is fails else "no token") in str(failed.value)
 
 
 @pytest.mark.req("BX-8")
