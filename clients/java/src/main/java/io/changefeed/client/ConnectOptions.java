@@ -1,24 +1,24 @@
 package io.changefeed.client;
 
-import io.grpc.CallCredentials;
 import io.grpc.ChannelCredentials;
 import io.grpc.CompositeChannelCredentials;
 import io.grpc.Grpc;
 import io.grpc.InsecureChannelCredentials;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
-import io.grpc.Metadata;
-import io.grpc.Status;
 import io.grpc.TlsChannelCredentials;
+import java.time.Duration;
 import java.util.List;
 import java.util.Map;
-import java.util.concurrent.Executor;
 import java.util.concurrent.TimeUnit;
 import java.util.function.Consumer;
 import java.util.function.Supplier;
 import java.util.stream.Stream;
 
-/** How to reach a gateway: in plaintext unless told otherwise. */
+/**
+ * How to reach a gateway: in plaintext unless told otherwise. A connection that takes longer than 40 seconds to open, TLS
+ * included, is given up for another.
+ */
 public final class ConnectOptions {
     private static final String SERVICE = "changefeed.v1.ChangeFeedService";
 
@@ -46,6 +46,7 @@ public final class ConnectOptions {
     private ChannelCredentials tls;
     private Supplier<String> bearer;
     private Consumer<ManagedChannelBuilder<?>> more = builder -> {};
+    Duration longestOpening = Opening.LONGEST;
 
     /** Encrypts, trusting the system's roots. */
     public ConnectOptions tls() {
@@ -60,7 +61,8 @@ public final class ConnectOptions {
 
     /**
      * Sends a token with every call and every stream that is opened. It is asked each time, so that it may be renewed; it
-     * should answer from memory. It needs TLS.
+     * should answer from memory. It needs TLS. What it throws, and a text that can be no token (null, empty, or more than
+     * visible ASCII), is an outage: UNAVAILABLE, which a tail waits out. Nothing of such a text is shown.
      */
     public ConnectOptions bearer(Supplier<String> token) {
         bearer = token;
@@ -77,6 +79,7 @@ public final class ConnectOptions {
     Supplier<ManagedChannel> dialer(String target) {
         ChannelCredentials credentials = credentials();
         Consumer<ManagedChannelBuilder<?>> options = more;
+        Duration longest = longestOpening;
         return () -> {
             ManagedChannelBuilder<?> builder = Grpc.newChannelBuilder(target, credentials)
                     .defaultServiceConfig(SERVICE_CONFIG)
@@ -84,7 +87,7 @@ public final class ConnectOptions {
                     .keepAliveTime(30, TimeUnit.SECONDS)
                     .keepAliveTimeout(10, TimeUnit.SECONDS);
             options.accept(builder);
-            return builder.build();
+            return Opening.bounded(builder.build(), longest);
         };
     }
 
@@ -96,29 +99,5 @@ public final class ConnectOptions {
             throw new IllegalArgumentException("a bearer token is sent over TLS only: say tls()");
         }
         return CompositeChannelCredentials.create(tls, new Bearer(bearer));
-    }
-
-    private static final class Bearer extends CallCredentials {
-        private static final Metadata.Key<String> AUTHORIZATION =
-                Metadata.Key.of("authorization", Metadata.ASCII_STRING_MARSHALLER);
-
-        private final Supplier<String> token;
-
-        Bearer(Supplier<String> token) {
-            this.token = token;
-        }
-
-        @Override
-        public void applyRequestMetadata(RequestInfo call, Executor executor, MetadataApplier applier) {
-            executor.execute(() -> {
-                try {
-                    Metadata headers = new Metadata();
-                    headers.put(AUTHORIZATION, "Bearer " + token.get());
-                    applier.apply(headers);
-                } catch (RuntimeException e) {
-                    applier.fail(Status.UNAUTHENTICATED.withDescription("no bearer token was given").withCause(e));
-                }
-            });
-        }
     }
 }
