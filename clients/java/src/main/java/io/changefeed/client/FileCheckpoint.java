@@ -7,6 +7,7 @@ import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
 import java.io.UncheckedIOException;
 import java.nio.ByteBuffer;
+import java.nio.channels.ClosedByInterruptException;
 import java.nio.channels.FileChannel;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
@@ -81,6 +82,14 @@ public final class FileCheckpoint implements Checkpoint {
         boolean isNew = Files.notExists(path);
         // Always the same name, so that those who are killed leave one at most.
         Path draft = path.resolveSibling(path.getFileName() + ".new");
+        uninterrupted(() -> write(draft, content));
+        Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
+        if (isNew) {
+            uninterrupted(() -> makeDurable(path.getParent()));
+        }
+    }
+
+    private static void write(Path draft, byte[] content) throws IOException {
         // What a killed process left, or somebody else put there to have it overwritten.
         Files.deleteIfExists(draft);
         try (FileChannel out = FileChannel.open(draft, StandardOpenOption.CREATE_NEW, StandardOpenOption.WRITE)) {
@@ -90,21 +99,46 @@ public final class FileCheckpoint implements Checkpoint {
             }
             out.force(true);
         }
-        Files.move(draft, path, StandardCopyOption.ATOMIC_MOVE, StandardCopyOption.REPLACE_EXISTING);
-        if (isNew) {
-            makeDurable(path.getParent());
-        }
     }
 
     /**
      * Has the names in a folder survive a crash of the machine, where folders can be opened. A new content may come
      * again as the old one, but a file that is gone would have its reader begin elsewhere.
      */
-    private static void makeDurable(Path folder) {
+    private static void makeDurable(Path folder) throws ClosedByInterruptException {
         try (FileChannel names = FileChannel.open(folder, StandardOpenOption.READ)) {
             names.force(true);
+        } catch (ClosedByInterruptException e) {
+            throw e;
         } catch (IOException e) {
             // Some systems cannot, and keep names in another way.
+        }
+    }
+
+    private interface Step {
+        void run() throws IOException;
+    }
+
+    /**
+     * Does again what an interrupt broke off, and keeps the thread's flag: what is handled is saved first. Java has no
+     * stream that makes a file of its own, syncs it and passes interrupts over.
+     */
+    private static void uninterrupted(Step step) throws IOException {
+        boolean interrupted = Thread.interrupted();
+        boolean done = false;
+        try {
+            while (!done) {
+                try {
+                    step.run();
+                    done = true;
+                } catch (ClosedByInterruptException e) {
+                    interrupted |= Thread.interrupted();
+                }
+            }
+        } finally {
+            if (interrupted) {
+                Thread.currentThread().interrupt();
+            }
         }
     }
 }
