@@ -20,6 +20,7 @@ import io.changefeed.client.Tail;
 import io.changefeed.client.TailOptions;
 import io.changefeed.v1.ChangeEvent;
 import io.changefeed.v1.KeyComponent;
+import io.changefeed.v1.PortabilityWarning;
 import io.changefeed.v1.ReadChangesRequest;
 import io.changefeed.v1.ReadChangesResponse;
 import io.changefeed.v1.ResourceAddress;
@@ -152,7 +153,14 @@ final class Program {
         Optional<Instant> none = Optional.empty();
         Optional<SnapshotProgress> snapshot = page.hasSnapshot() ? Optional.of(page.getSnapshot()) : Optional.empty();
         handle("", new Delivery(
-                page.getEventsList(), page.getContinuationToken(), false, none, none, List.of(), snapshot));
+                page.getEventsList(),
+                page.getContinuationToken(),
+                false,
+                none,
+                none,
+                List.of(),
+                snapshot,
+                page.getWarningsList()));
     }
 
     private StartPosition start() {
@@ -190,6 +198,7 @@ final class Program {
         said.put("live", delivery.live());
         said.put("partition", partition);
         said.put("snapshot", delivery.snapshot().map(Program::told).orElse(null));
+        said.put("warnings", delivery.warnings().stream().map(PortabilityWarning::getCode).toList());
         said.put("events", delivery.events().stream().map(Program::told).toList());
         say("delivery", said);
         if (!delivery.events().isEmpty()) {

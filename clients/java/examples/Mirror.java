@@ -10,10 +10,13 @@ import io.changefeed.client.ChangeFeedClient;
 import io.changefeed.client.ChangeFeedException;
 import io.changefeed.client.Delivery;
 import io.changefeed.client.Tail;
+import io.changefeed.client.TailOptions;
 import io.changefeed.v1.ChangeEvent;
 import io.changefeed.v1.ChangeType;
 import io.changefeed.v1.ItemState;
+import io.changefeed.v1.Key;
 import io.changefeed.v1.KeyComponent;
+import io.changefeed.v1.KeyType;
 import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.StartPosition;
 import java.sql.Connection;
@@ -56,7 +59,9 @@ class Mirror {
     private void follow(ChangeFeedClient client, ResourceAddress address) throws SQLException {
         String token = token();
         StartPosition start = token == null ? firstPosition(client, address) : after(token);
-        try (Tail tail = client.tail(address, start)) {
+        TailOptions options = new TailOptions()
+                .onReconnect((error, pause) -> System.err.println("again in " + pause.toMillis() + " ms: " + error.getMessage()));
+        try (Tail tail = client.tail(address, start, options)) {
             for (Delivery delivery : tail) {
                 // One transaction: the work and the token that says it is done.
                 for (ChangeEvent event : delivery.events()) {
@@ -76,11 +81,21 @@ class Mirror {
         return can ? snapshot() : beginning();
     }
 
+    /**
+     * Names an item; null is no empty text. For a collection where types tell items apart, as 1 and "1" in Cosmos DB, put
+     * each component's type into it too.
+     */
+    static String name(Key key) {
+        ArrayNode values = JsonNodeFactory.instance.arrayNode();
+        for (KeyComponent component : key.getComponentsList()) {
+            values.add(component.getType() == KeyType.KEY_TYPE_NULL ? null : component.getValue());
+        }
+        return values.toString();
+    }
+
     /** One change, idempotent, as delivery is at least once. */
     private void apply(ChangeEvent event) throws SQLException {
-        ArrayNode components = JsonNodeFactory.instance.arrayNode();
-        event.getKey().getComponentsList().stream().map(KeyComponent::getValue).forEach(components::add);
-        String key = components.toString();
+        String key = name(event.getKey());
         if (event.getChangeType() == ChangeType.CHANGE_TYPE_TRUNCATE) {
             run("delete from items");
         } else if (event.getChangeType() == ChangeType.CHANGE_TYPE_DELETE

@@ -18,11 +18,13 @@ import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.StartPosition;
 import io.grpc.ConnectivityState;
 import io.grpc.ManagedChannel;
+import io.grpc.Status;
 import io.grpc.StatusRuntimeException;
 import java.time.Duration;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Set;
+import java.util.concurrent.CancellationException;
 import java.util.concurrent.ConcurrentHashMap;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
@@ -32,15 +34,17 @@ import java.util.function.Supplier;
 
 /**
  * One gateway, for any number of threads. Its calls throw {@link ChangeFeedException}; they are tried again where that is
- * safe, and have a deadline of 30 seconds.
+ * safe, and have a deadline of 30 seconds. What the caller itself ends throws a {@link CancellationException}: the client
+ * was closed, the gRPC context cancelled, or the thread interrupted, whose flag is kept.
  */
 public final class ChangeFeedClient implements AutoCloseable {
     private static final Duration DEADLINE = Duration.ofSeconds(30);
+    private static final String CLOSED = "the client was closed";
 
     private final Supplier<ManagedChannel> dialer;
     private final ManagedChannel channel;
     private final Set<Tail> tails = ConcurrentHashMap.newKeySet();
-    private volatile boolean closed;
+    private final Lifetime lifetime = new Lifetime();
 
     private ChangeFeedClient(Supplier<ManagedChannel> dialer) {
         this.dialer = dialer;
@@ -61,11 +65,14 @@ public final class ChangeFeedClient implements AutoCloseable {
         return new ChangeFeedClient(options.dialer(target));
     }
 
-    /** Ends the client's tails and calls. */
+    /**
+     * Ends the client's tails, readers of partitions and calls: those under way, and later ones, throw a
+     * {@link CancellationException} that says so.
+     */
     @Override
     public void close() {
-        closed = true;
-        tails.forEach(Tail::close);
+        lifetime.end(CLOSED);
+        tails.forEach(tail -> tail.close(CLOSED));
         channel.shutdownNow();
     }
 
@@ -90,8 +97,8 @@ public final class ChangeFeedClient implements AutoCloseable {
             TailOptions options) {
         Tail tail = new Tail(this, address, start, scope, checkpoint, options);
         tails.add(tail);
-        if (closed) {
-            tail.close();
+        if (lifetime.isOver()) {
+            tail.close(CLOSED);
         }
         return tail;
     }
@@ -109,9 +116,10 @@ public final class ChangeFeedClient implements AutoCloseable {
      * Follows the physical partitions of a collection in parallel, a tail and a thread each, and goes on with the children
      * of those that retire: a child once all its parents are read to their end, so that every key keeps its order. The
      * handler is called for one delivery of a partition after the other, and for those of several partitions at the same
-     * time; a delivery's token is saved when it returned. The checkpoint's positions go before the start. Returns when
-     * every partition is retired without children; throws what the handler, the checkpoint or a tail threw first, after
-     * all others have ended. Interrupt the thread, or close the client, to end it.
+     * time; a delivery's token is saved when it returned. The checkpoint's positions go before the start. An outage is
+     * waited for as the options say, also where partitions are listed and positions fixed. Returns when every partition is
+     * retired without children; throws what the handler, the checkpoint, a call or a tail threw first, after all others
+     * have ended. Interrupt the thread, or close the client, to end it: that throws a {@link CancellationException}.
      *
      * @throws IllegalArgumentException for options with a scope, a number of events or a second checkpoint
      */
@@ -183,8 +191,16 @@ public final class ChangeFeedClient implements AutoCloseable {
         try {
             return method.apply(stub);
         } catch (StatusRuntimeException e) {
+            lifetime.throwIfOver();
+            if (e.getStatus().getCode() == Status.Code.CANCELLED && Thread.currentThread().isInterrupted()) {
+                throw Lifetime.interrupted();
+            }
             throw ChangeFeedException.of(e);
         }
+    }
+
+    Lifetime lifetime() {
+        return lifetime;
     }
 
     ManagedChannel channel() {

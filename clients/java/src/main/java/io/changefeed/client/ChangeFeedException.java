@@ -27,9 +27,9 @@ public final class ChangeFeedException extends RuntimeException {
             Status.Code.PERMISSION_DENIED, Category.AUTHORIZATION_FAILED,
             Status.Code.INVALID_ARGUMENT, Category.INVALID_REQUEST);
 
-    /** Codes of cut connections and streams that a proxy reset; reading again is always safe. */
-    private static final Set<Status.Code> LOST_ON_THE_WAY =
-            Set.of(Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.INTERNAL);
+    /** Codes of cut connections, of streams that a proxy reset and of silence; reading again is always safe. */
+    private static final Set<Status.Code> LOST_ON_THE_WAY = Set.of(
+            Status.Code.UNAVAILABLE, Status.Code.CANCELLED, Status.Code.INTERNAL, Status.Code.DEADLINE_EXCEEDED);
 
     private final Status.Code code;
     private final String reason;

@@ -2,6 +2,7 @@ package io.changefeed.client;
 
 import io.changefeed.v1.ChangeEvent;
 import io.changefeed.v1.ChildPartition;
+import io.changefeed.v1.PortabilityWarning;
 import io.changefeed.v1.SnapshotProgress;
 import java.time.Instant;
 import java.util.List;
@@ -18,6 +19,8 @@ import java.util.Optional;
  * @param children the partitions to go on with when the one that was read is retired; the tail ends then
  * @param snapshot how far the snapshot has come, in a delivery of one; finished in the one that ends it, which has no
  *     events
+ * @param warnings where this collection differs from what portable code expects, in the first delivery of a tail; empty
+ *     in all others
  */
 public record Delivery(
         List<ChangeEvent> events,
@@ -26,4 +29,5 @@ public record Delivery(
         Optional<Instant> watermark,
         Optional<Instant> tokenExpireTime,
         List<ChildPartition> children,
-        Optional<SnapshotProgress> snapshot) {}
+        Optional<SnapshotProgress> snapshot,
+        List<PortabilityWarning> warnings) {}

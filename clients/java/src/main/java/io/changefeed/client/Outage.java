@@ -3,6 +3,7 @@ package io.changefeed.client;
 import java.time.Duration;
 import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.TimeUnit;
+import java.util.function.BiConsumer;
 
 /**
  * When to try again, and when not. It begins with the first failure: the time that a healthy stream had nothing to say
@@ -33,6 +34,14 @@ final class Outage {
     /** What came is progress. */
     void end() {
         attempts = 0;
+    }
+
+    /** Waits before the next try. Throws the error when it is final or there will be no other try. */
+    void sitOut(RuntimeException error, Lifetime lifetime, BiConsumer<RuntimeException, Duration> told) {
+        lifetime.throwIfOver();
+        long pause = pause(error, System.nanoTime());
+        told.accept(error, Duration.ofNanos(pause));
+        lifetime.pause(pause);
     }
 
     /** The pause before the next try. Throws the error when it is final or there will be no other try. */

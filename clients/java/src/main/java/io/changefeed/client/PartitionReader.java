@@ -4,6 +4,7 @@ import io.changefeed.v1.ChildPartition;
 import io.changefeed.v1.PhysicalPartition;
 import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.StartPosition;
+import io.grpc.Context;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Deque;
@@ -12,13 +13,13 @@ import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
 import java.util.Set;
-import java.util.concurrent.CancellationException;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorCompletionService;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
+import java.util.function.Supplier;
 
 /** Reads the physical partitions of a collection in parallel, children after all their parents. */
 final class PartitionReader {
@@ -53,7 +54,8 @@ final class PartitionReader {
         begin(start);
         ExecutorService threads = Executors.newCachedThreadPool(PartitionReader::thread);
         try {
-            ExecutorCompletionService<End> reading = new ExecutorCompletionService<>(threads);
+            ExecutorCompletionService<End> reading =
+                    new ExecutorCompletionService<>(Context.currentContextExecutor(threads));
             while (!positions.isEmpty()) {
                 startReady(reading);
                 End end = next(reading);
@@ -76,16 +78,31 @@ final class PartitionReader {
         }
         // One that nobody has is the gateway's to refuse; passed over, it would look like one that is finished.
         for (String id : options.only.isEmpty() ? parents.keySet() : options.only) {
-            String token = client.resolve(address, start, Positions.physicalPartition(id))
-                    .getContinuationToken();
-            positions.put(id, token);
+            positions.put(id, resolved(id, start));
         }
         checkpoint.save(positions);
     }
 
+    private String resolved(String id, StartPosition start) {
+        return answer(() -> client.resolve(address, start, Positions.physicalPartition(id)))
+                .getContinuationToken();
+    }
+
     private void learnParents() {
-        for (PhysicalPartition partition : client.partitions(address)) {
+        for (PhysicalPartition partition : answer(() -> client.partitions(address))) {
             parents.putIfAbsent(partition.getPartitionId(), partition.getParentPartitionIdsList());
+        }
+    }
+
+    /** What a call answers; an outage is waited for as a tail does. */
+    private <T> T answer(Supplier<T> call) {
+        Outage outage = new Outage(options.patience);
+        while (true) {
+            try {
+                return call.get();
+            } catch (ChangeFeedException error) {
+                outage.sitOut(error, client.lifetime(), options.onReconnect);
+            }
         }
     }
 
@@ -158,8 +175,7 @@ final class PartitionReader {
         try {
             return reading.take().get();
         } catch (InterruptedException e) {
-            Thread.currentThread().interrupt();
-            throw new CancellationException("the thread that reads the partitions was interrupted");
+            throw Lifetime.interrupted();
         } catch (ExecutionException e) {
             if (e.getCause() instanceof Error error) {
                 throw error;

@@ -9,6 +9,7 @@ import io.changefeed.v1.ClosingReason;
 import io.changefeed.v1.FeedScope;
 import io.changefeed.v1.Heartbeat;
 import io.changefeed.v1.PartitionRetired;
+import io.changefeed.v1.PortabilityWarning;
 import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.SnapshotFinished;
 import io.changefeed.v1.SnapshotProgress;
@@ -26,8 +27,6 @@ import java.util.Map;
 import java.util.NoSuchElementException;
 import java.util.Optional;
 import java.util.concurrent.CancellationException;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
 
 /**
@@ -36,8 +35,9 @@ import java.util.function.BiConsumer;
  * <p>It is iterated once, by one thread at a time, until {@code maxEvents} have come, the partition is retired or an
  * error is final. {@link #hasNext} waits for the next delivery. It throws a {@link ChangeFeedException} that is final, the
  * outage that outlasted patience, what the checkpoint threw, or a {@link CancellationException} when the tail or its
- * client was closed, or the thread interrupted, whose flag it keeps. Asked again after it threw, it goes on from its last
- * token. Delivery is at least once: after a reconnect or a restart, events may come again with the same event id.
+ * client was closed, the gRPC context cancelled, or the thread interrupted, whose flag it keeps. Asked again after it
+ * threw, it goes on from its last token. Delivery is at least once: after a reconnect or a restart, events may come again
+ * with the same event id.
  */
 public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoCloseable {
     private final ChangeFeedClient client;
@@ -47,7 +47,7 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
     private final BiConsumer<RuntimeException, Duration> onReconnect;
     private final Outage outage;
     private final Seen seen;
-    private final CountDownLatch closed = new CountDownLatch(1);
+    private final Lifetime lifetime = new Lifetime();
 
     // The reader's own.
     private boolean begun;
@@ -90,9 +90,18 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
         }
     }
 
-    /** The tail itself, for a loop. */
+    /**
+     * The tail itself, for a loop.
+     *
+     * @throws IllegalStateException with a checkpoint, if a loop before was left: its last delivery may not be handled,
+     *     and this loop's first step would save it. It comes again from another tail.
+     */
     @Override
     public Iterator<Delivery> iterator() {
+        if (checkpoint != null && !handled.isEmpty()) {
+            throw new IllegalStateException(
+                    "a loop over this tail was left: its last delivery comes again from another tail");
+        }
         return this;
     }
 
@@ -120,7 +129,11 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
     /** Leaves the stream; whoever waits for a delivery is thrown a CancellationException. Any thread may. */
     @Override
     public void close() {
-        closed.countDown();
+        close("the tail was closed");
+    }
+
+    void close(String why) {
+        lifetime.end(why);
         release();
     }
 
@@ -155,7 +168,7 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
                 hangUp();
                 recover(error);
             } catch (InterruptedException e) {
-                throw interrupted();
+                throw Lifetime.interrupted();
             }
         }
         release();
@@ -219,7 +232,8 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
         return switch (message.getContentCase()) {
             case OPENED -> {
                 SubscriptionOpened opened = message.getOpened();
-                yield says(time(opened.hasTokenExpireTime(), opened.getTokenExpireTime()), Optional.empty());
+                Optional<Instant> expires = time(opened.hasTokenExpireTime(), opened.getTokenExpireTime());
+                yield says(List.of(), expires, Optional.empty(), List.of(), null, opened.getWarningsList());
             }
             case BATCH -> takeBatch(message.getBatch());
             case HEARTBEAT -> {
@@ -230,12 +244,13 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
             }
             case PARTITION_RETIRED -> {
                 PartitionRetired retired = message.getPartitionRetired();
-                yield says(List.of(), Optional.empty(), Optional.empty(), retired.getChildPartitionsList(), null);
+                List<ChildPartition> children = retired.getChildPartitionsList();
+                yield says(List.of(), Optional.empty(), Optional.empty(), children, null, List.of());
             }
             case SNAPSHOT_FINISHED -> {
                 SnapshotFinished finished = message.getSnapshotFinished();
                 Optional<Instant> expires = time(finished.hasTokenExpireTime(), finished.getTokenExpireTime());
-                yield says(List.of(), expires, Optional.empty(), List.of(), finished.getSnapshot());
+                yield says(List.of(), expires, Optional.empty(), List.of(), finished.getSnapshot(), List.of());
             }
             case STATE_CHANGED -> {
                 live = message.getStateChanged().getState() == SubscriptionState.SUBSCRIPTION_STATE_LIVE;
@@ -257,11 +272,12 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
                 time(batch.hasTokenExpireTime(), batch.getTokenExpireTime()),
                 time(batch.hasWatermark(), batch.getWatermark()),
                 List.of(),
-                batch.hasSnapshot() ? batch.getSnapshot() : null);
+                batch.hasSnapshot() ? batch.getSnapshot() : null,
+                List.of());
     }
 
     private Delivery says(Optional<Instant> expires, Optional<Instant> watermark) {
-        return says(List.of(), expires, watermark, List.of(), null);
+        return says(List.of(), expires, watermark, List.of(), null, List.of());
     }
 
     private Delivery says(
@@ -269,8 +285,10 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
             Optional<Instant> expires,
             Optional<Instant> watermark,
             List<ChildPartition> children,
-            SnapshotProgress snapshot) {
-        return new Delivery(events, token, live, watermark, expires, children, Optional.ofNullable(snapshot));
+            SnapshotProgress snapshot,
+            List<PortabilityWarning> warnings) {
+        return new Delivery(
+                events, token, live, watermark, expires, children, Optional.ofNullable(snapshot), warnings);
     }
 
     private static Optional<Instant> time(boolean isThere, Timestamp at) {
@@ -293,31 +311,11 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
             // gRPC itself would use a dead connection again until a keepalive ping finds out.
             redial();
         }
-        throwIfClosed();
-        long pause = outage.pause(error, System.nanoTime());
-        onReconnect.accept(error, Duration.ofNanos(pause));
-        try {
-            if (closed.await(pause, TimeUnit.NANOSECONDS)) {
-                throwIfClosed();
-            }
-        } catch (InterruptedException e) {
-            throw interrupted();
-        }
-    }
-
-    private static CancellationException interrupted() {
-        Thread.currentThread().interrupt();
-        return new CancellationException("the thread that reads the tail was interrupted");
-    }
-
-    private void throwIfClosed() {
-        if (closed.getCount() == 0) {
-            throw new CancellationException("the tail was closed");
-        }
+        outage.sitOut(error, lifetime, onReconnect);
     }
 
     private synchronized void open() {
-        throwIfClosed();
+        lifetime.throwIfOver();
         if (stream == null) {
             SubscribeRequest.Builder next = request.clone();
             if (request.getMaxEvents() > 0) {
@@ -337,7 +335,7 @@ public final class Tail implements Iterable<Delivery>, Iterator<Delivery>, AutoC
     }
 
     private synchronized void redial() {
-        throwIfClosed();
+        lifetime.throwIfOver();
         leave();
         own = client.dial();
     }

@@ -49,7 +49,7 @@ public final class TailOptions {
         return this;
     }
 
-    /** Bounds an outage, from its first failure on; without it a tail reconnects for ever. */
+    /** Bounds an outage, from its first failure on; without it a tail, or a reader of partitions, tries for ever. */
     public TailOptions patience(Duration longest) {
         patience = longest;
         return this;
@@ -58,7 +58,7 @@ public final class TailOptions {
     /**
      * Starts at the saved position, or at the start if there is none, and saves each delivery's token when the next one
      * is asked for: the loop's body, or the handler, is then done with it. A loop that is left saves nothing of its last
-     * delivery, which comes again.
+     * delivery, which comes again from another tail; a second loop over the same one is an IllegalStateException.
      */
     public TailOptions checkpoint(Checkpoint positions) {
         checkpoint = positions;
@@ -84,7 +84,10 @@ public final class TailOptions {
         return this;
     }
 
-    /** Is told of every interruption and of the pause before the stream is opened again. */
+    /**
+     * Is told of every interruption and of the pause before the next try: a stream is opened again, or a reader of
+     * partitions lists or fixes them again. Those of several partitions call it at the same time.
+     */
     public TailOptions onReconnect(BiConsumer<RuntimeException, Duration> told) {
         onReconnect = told;
         return this;

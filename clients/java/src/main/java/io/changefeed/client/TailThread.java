@@ -23,7 +23,7 @@ public final class TailThread implements AutoCloseable {
 
     /**
      * Completes when the tail ends by itself, or exceptionally: with what the tail or the listener threw, or as cancelled
-     * after {@link #close}.
+     * after {@link #close}, of this or of the client.
      */
     public CompletableFuture<Void> ended() {
         return ended.copy();

@@ -204,6 +204,23 @@ class TailTest {
     }
 
     @Test
+    void aSecondLoopIsNotTakenForTheWordThatAllIsHandled() {
+        try (Tail tail = tail("documents", new TailOptions().checkpoint(checkpoint))) {
+            for (Delivery left : tail) {
+                assertEquals("t0", left.continuationToken());
+                break;
+            }
+            assertThrows(IllegalStateException.class, tail::iterator);
+            assertEquals(Map.of(), checkpoint.load());
+            assertEquals("t1", tail.next().continuationToken(), "who asks on has handled it");
+        }
+        try (Tail tail = tail("documents", new TailOptions())) {
+            tail.next();
+            assertSame(tail, tail.iterator(), "without a checkpoint nothing is taken for handled");
+        }
+    }
+
+    @Test
     void aTokenIsSavedWhenTheListenerReturned() throws Exception {
         BlockingQueue<Map<String, String>> saved = new LinkedBlockingQueue<>();
         try (TailThread tail = listen("ends", delivery -> saved.add(checkpoint.load()))) {

@@ -16,8 +16,12 @@ import com.google.rpc.ErrorInfo;
 import com.google.rpc.RetryInfo;
 import com.google.rpc.Status;
 import io.changefeed.v1.ChangeEvent;
+import io.changefeed.v1.Key;
+import io.changefeed.v1.KeyComponent;
+import io.changefeed.v1.KeyType;
 import io.grpc.Status.Code;
 import java.io.IOException;
+import java.lang.reflect.Method;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.time.Duration;
@@ -72,6 +76,7 @@ class UnitsTest {
         Map.of(
                         Code.UNAVAILABLE.value(), Category.TRANSIENT_FAILURE,
                         Code.INTERNAL.value(), Category.TRANSIENT_FAILURE,
+                        Code.DEADLINE_EXCEEDED.value(), Category.TRANSIENT_FAILURE,
                         Code.UNAUTHENTICATED.value(), Category.AUTHENTICATION_FAILED,
                         Code.DATA_LOSS.value(), Category.PROVIDER_ERROR,
                         99, Category.PROVIDER_ERROR)
@@ -181,6 +186,17 @@ class UnitsTest {
     }
 
     @Test
+    void anInterruptedThreadSavesWhatItHandled(@TempDir Path folder) {
+        FileCheckpoint checkpoint = new FileCheckpoint(folder.resolve("positions.json"));
+        for (String token : List.of("of a file that is new", "of one that is there")) {
+            Thread.currentThread().interrupt();
+            checkpoint.save(Map.of("*", token));
+            assertTrue(Thread.interrupted(), "the flag is kept");
+            assertEquals(Map.of("*", token), checkpoint.load());
+        }
+    }
+
+    @Test
     void theWindowForgetsTheOldest() {
         Seen seen = new Seen(2);
         assertEquals(List.of("a", "b"), fresh(seen, "a", "b", "a"));
@@ -219,6 +235,17 @@ class UnitsTest {
             assertThrows(IllegalArgumentException.class, () -> Positions.collection(path));
         }
         assertEquals("a/b", Positions.collection("main/a/b").getCollection());
+    }
+
+    @Test
+    void theMirrorTellsNullFromAnEmptyText() throws ReflectiveOperationException {
+        Key key = Key.newBuilder()
+                .addComponents(KeyComponent.newBuilder().setType(KeyType.KEY_TYPE_NULL))
+                .addComponents(KeyComponent.newBuilder().setType(KeyType.KEY_TYPE_STRING))
+                .build();
+        Method name = Class.forName("Mirror").getDeclaredMethod("name", Key.class);
+        name.setAccessible(true);
+        assertEquals("[null,\"\"]", name.invoke(null, key));
     }
 
     @Test
