@@ -8,7 +8,9 @@ import java.nio.file.Path;
 
 class Follow {
     public static void main(String[] arguments) {
-        var place = new TailOptions().checkpoint(new FileCheckpoint(Path.of("place.json")));
+        var place = new TailOptions()
+                .checkpoint(new FileCheckpoint(Path.of("place.json")))
+                .onReconnect((error, pause) -> System.err.println("again in " + pause.toMillis() + " ms: " + error.getMessage()));
         try (var client = ChangeFeedClient.connect("127.0.0.1:50051");
                 var tail = client.tail(collection("main/documents"), beginning(), place)) {
             for (var delivery : tail) {
