@@ -2828,6 +2828,10 @@ CREATE FUNCTION changefeed.tick_sql(feed integer) RETURNS text
             if not changefeed.is_at_home(%1$s) then
                 perform changefeed.adopt_log(%1$s);
             end if;
+            -- The bell's lock before that of the sequence, as for those who end a feed.
+            if arm then
+                perform pg_sequence_last_value('changefeed_log.bell_%1$s');
+            end if;
             -- P1: armed first, then the sequence is read; see doorbell.sql.
             if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) <= known + 1 then
                 perform nextval('changefeed_log.bell_%1$s');
@@ -3974,6 +3978,10 @@ CREATE FUNCTION changefeed_log.live_1(arm boolean, answered bigint, base bigint,
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
             end if;
+            -- The bell's lock before that of the sequence, as for those who end a feed.
+            if arm then
+                perform pg_sequence_last_value('changefeed_log.bell_1');
+            end if;
             -- P1: armed first, then the sequence is read; see doorbell.sql.
             if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then
                 perform nextval('changefeed_log.bell_1');
@@ -4131,6 +4139,10 @@ CREATE FUNCTION changefeed_log.make_tick_1(force boolean, arm boolean DEFAULT fa
             -- Before anything is read, so that nobody who waits for it holds a lock on what it empties.
             if not changefeed.is_at_home(1) then
                 perform changefeed.adopt_log(1);
+            end if;
+            -- The bell's lock before that of the sequence, as for those who end a feed.
+            if arm then
+                perform pg_sequence_last_value('changefeed_log.bell_1');
             end if;
             -- P1: armed first, then the sequence is read; see doorbell.sql.
             if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_1'), 0) <= known + 1 then

@@ -90,6 +90,10 @@ as $$
             if not changefeed.is_at_home(%1$s) then
                 perform changefeed.adopt_log(%1$s);
             end if;
+            -- The bell's lock before that of the sequence, as for those who end a feed.
+            if arm then
+                perform pg_sequence_last_value('changefeed_log.bell_%1$s');
+            end if;
             -- P1: armed first, then the sequence is read; see doorbell.sql.
             if arm and coalesce(pg_sequence_last_value('changefeed_log.seq_%1$s'), 0) <= known + 1 then
                 perform nextval('changefeed_log.bell_%1$s');

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -160,9 +160,11 @@ async def _exclusive(dsn: str) -> AsyncIterator[Connection]:
 
 
 async def _lock_out_others(connection: Connection) -> None:
-    await connection.execute(f"SET lock_timeout = '{_LONGEST_MIGRATION}'".encode())
     try:
-        await connection.execute("SELECT pg_advisory_lock(%s, %s)", _LOCK)
+        async with connection.transaction():
+            await connection.execute(f"SET LOCAL lock_timeout = '{_LONGEST_MIGRATION}'".encode())
+            # Of the session: it outlives this transaction.
+            await connection.execute("SELECT pg_advisory_lock(%s, %s)", _LOCK)
     except psycopg.errors.LockNotAvailable as error:
         raise MigrationError(
             f"another session has held the lock of migrations for {_LONGEST_MIGRATION}: see pg_locks, locktype"
@@ -204,21 +206,16 @@ async def _apply(connection: Connection, pending: Sequence[Migration], *, regrou
 
 
 async def _lock_users_out(connection: Connection, pending: Sequence[Migration]) -> None:
-    """Lock the tables that are captured before all else, as their writers do: first the table, then the log."""
-    steps = {migration.set for migration in pending if migration.version is not None}
-    if MigrationSet.LOG in steps:
-        await _lock_together(connection, await _captured_tables(connection))
-    if MigrationSet.DOCUMENTS in steps and await _is_there(connection, "documents.files"):
-        # An index of it is dropped. Whoever has read it and goes on to write is let pass by PostgreSQL, after
-        # `deadlock_timeout`: nothing that he waits for is held here but what the step before has locked.
-        await connection.execute("LOCK TABLE documents.files IN ACCESS EXCLUSIVE MODE")
+    """Lock the tables that are captured before all else, as their writers do: first the table, then the log.
 
-
-async def _lock_together(connection: Connection, tables: Sequence[str]) -> None:
-    """All or none: where somebody uses them, they are let go of and tried again, so that nobody waits for ever."""
-    locks = "; ".join(f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in tables)
-    together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {locks}; END"))
-    for left in reversed(range(_TRIES_TO_LOCK)) if tables else ():
+    Of several, all or none: where somebody uses them, they are let go of and tried again, so nobody waits for ever.
+    """
+    locks = await _locks(connection, {migration.set for migration in pending if migration.version is not None})
+    together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {'; '.join(locks)}; END"))
+    if len(locks) == 1:
+        # Whoever has read this table and goes on to write to it, behind us, is let pass by PostgreSQL.
+        await connection.execute(together)
+    for left in reversed(range(_TRIES_TO_LOCK)) if len(locks) > 1 else ():
         try:
             async with connection.transaction():
                 await connection.execute(f"SET LOCAL statement_timeout = '{_USERS_WAIT}'".encode())
@@ -233,6 +230,17 @@ async def _lock_together(connection: Connection, tables: Sequence[str]) -> None:
                     Category.TRANSIENT_FAILURE,
                 ) from None
         await asyncio.sleep(_BETWEEN_TRIES * random.uniform(0, 2))  # noqa: S311 - spread, not secrecy
+
+
+async def _locks(connection: Connection, steps: Collection[MigrationSet]) -> list[str]:
+    locks: list[str] = []
+    if MigrationSet.DOCUMENTS in steps and await _is_there(connection, "documents.files"):
+        # An index of it is dropped, for which those who only read must wait as well.
+        locks.append("LOCK TABLE documents.files IN ACCESS EXCLUSIVE MODE")
+    if MigrationSet.LOG in steps:
+        tables = await _captured_tables(connection)
+        locks += [f"LOCK TABLE {table} IN SHARE ROW EXCLUSIVE MODE" for table in tables]
+    return locks
 
 
 async def _captured_tables(connection: Connection) -> list[str]:
