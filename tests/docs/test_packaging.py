@@ -2,6 +2,7 @@
 
 import asyncio
 import configparser
+import json
 import os
 import re
 import shutil
@@ -146,9 +147,15 @@ def test_systemd_takes_the_unit_and_finds_little_exposed(tmp_path: Path) -> None
 
 
 def test_one_version_everywhere() -> None:
-    projects = [tomllib.loads((ROOT / path).read_text())["project"] for path in PROJECTS]
+    found = {path: tomllib.loads((ROOT / path).read_text())["project"]["version"] for path in PROJECTS}
     chart = yaml.safe_load((ROOT / "deploy/helm/changefeed/Chart.yaml").read_text())
-    assert {*(project["version"] for project in projects), chart["version"], chart["appVersion"]} == {"0.1.0"}
+    found |= {"chart": chart["version"], "its application": chart["appVersion"]}
+    found["Rust"] = tomllib.loads((ROOT / "clients/rust/Cargo.toml").read_text())["package"]["version"]
+    found["TypeScript"] = json.loads((ROOT / "clients/typescript/package.json").read_text())["version"]
+    for page in ("pom.xml", "README.md"):
+        text = (ROOT / "clients/java" / page).read_text()
+        [found[page]] = re.findall(r"<artifactId>changefeed-client</artifactId>\s*<version>(.+)</version>", text)
+    assert len(set(found.values())) == 1, found
 
 
 PROJECTS = ("pyproject.toml", "clients/python/pyproject.toml")

@@ -16,7 +16,7 @@ from changefeed_gateway.core.turns import Turns
 
 
 class Tails:
-    """The tails of one provider; `follow` gives a stream its reader."""
+    """The tails of one provider; a stream joins one, or reads by itself."""
 
     def __init__(
         self, provider: Provider, encoder: ChangeEncoder, limits: Limits, budget: RingBudget | None = None
