@@ -1233,7 +1233,7 @@ begin
     if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
         execute format('revoke select on table %s from changefeed_capture', watched);
     end if;
-    foreach sequence in array array ['rung', 'bell', 'seq', 'day'] loop
+    foreach sequence in array array ['bell', 'rung', 'seq', 'day'] loop
         execute format('alter sequence changefeed_log.%I cache 1', sequence || '_' || feed);
     end loop;
     perform changefeed.lock_ticks(feed);
@@ -3650,6 +3650,9 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
+    perform from (select o.input_file_version_id as version_id from old_rows o) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0 for key share) v;
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_catalog.pg_current_xact_id(), moment,
         changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
@@ -3658,8 +3661,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3673,8 +3675,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select o.input_file_version_id as version_id from old_rows o) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3710,6 +3711,9 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
+    perform from (select n.input_file_version_id as version_id from new_rows n) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0 for key share) v;
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_catalog.pg_current_xact_id(), moment,
         changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
@@ -3718,8 +3722,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3733,8 +3736,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select n.input_file_version_id as version_id from new_rows n) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3770,6 +3772,9 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
+    perform from (select t.input_file_version_id as version_id from documents.runs t) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0 for key share) v;
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_catalog.pg_current_xact_id(), moment,
         changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
@@ -3778,8 +3783,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3793,8 +3797,7 @@ begin
             from (select distinct u.file_id from (
                 select v.file_id from (select t.input_file_version_id as version_id from documents.runs t) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) r.version_id offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3830,6 +3833,15 @@ begin
         said := changefeed.checked_annotations(pg_catalog.current_setting('changefeed.annotations', true));
         mode := pg_catalog.current_setting('changefeed.mode_1', true);
     end if;
+    perform from (
+                    select o.input_file_version_id as was_of, n.input_file_version_id as is_of
+                    from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
+                    where pg_catalog.record_image_ne(
+                        row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
+                        row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
+                ) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0 for key share) v;
     insert into changefeed_log.log_1 (xid, changed_at, bucket, created, op, partition_key, key, image, annotations)
     select pg_catalog.pg_current_xact_id(), moment,
         changefeed.bucket(c.partition_key), c.created, c.op, c.partition_key, c.key, c.image, said
@@ -3844,8 +3856,7 @@ begin
                         row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of])
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -3865,8 +3876,7 @@ begin
                         row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
                 ) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of])
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) any (array [r.was_of, r.is_of]) offset 0) v
     ) u) s
             cross join lateral (
                 select f.id, f.workspace_id, f.kind from documents.files f
@@ -4250,12 +4260,12 @@ begin
 end
 $_$;
 
-CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text, rare_test_sql text DEFAULT changefeed.is_set_sql('changefeed.annotations'::text)) RETURNS text
+CREATE FUNCTION documents.capture_body(feed integer, changes_sql text, partition_key_sql text, rare_test_sql text DEFAULT changefeed.is_set_sql('changefeed.annotations'::text), first_sql text DEFAULT ''::text) RETURNS text
     LANGUAGE sql IMMUTABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
     select changefeed.capture_body(feed, rare_test_sql, '',
-        changefeed.append_sql(feed, changes_sql) || ';'
+        first_sql || changefeed.append_sql(feed, changes_sql) || ';'
         || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
 
@@ -4266,6 +4276,7 @@ CREATE FUNCTION documents.create_capture(feed integer) RETURNS void
 declare
     files_of text;
     version_files text;
+    lock_versions text;
 begin
     perform changefeed.create_capture_function(feed, 'files_insert', '', documents.files_body(feed, 'insert', $sql$
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
@@ -4318,37 +4329,46 @@ begin
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
     $sql$;
+    -- In a statement before that: the one that looks for the file sees it then, also where both came from who was waited for.
+    lock_versions := $sql$
+    perform from (%s) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0 for key share) v;$sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
         -- Before a TRUNCATE the transaction may have no id yet.
-        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end))
-    from (values
-        ('file_tags_insert', 'select n.file_id from new_rows n'),
-        ('file_tags_delete', 'select o.file_id from old_rows o'),
-        ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
-                             'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
-                             'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('file_tags_truncate', 'select t.file_id from documents.file_tags t'),
-        -- What its runs showed goes with a version, or to the file that it becomes one of.
-        ('file_versions_delete', 'select o.file_id from old_rows o'),
-        ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
-                                 'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
-                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
-        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
-        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
-        -- By bytes, as images show them; created_at says which run is the last one.
-        ('runs_update', format(version_files, $sql$
+        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end, e.first_sql))
+    from (
+        select v.event,
+            case when v.version_sql is null then v.rows_sql else format(version_files, v.rows_sql, v.version_sql) end as file_ids,
+            case when v.version_sql is null then '' else format(lock_versions, v.rows_sql, v.version_sql) end as first_sql
+        from (values
+            ('file_tags_insert', 'select n.file_id from new_rows n', null),
+            ('file_tags_delete', 'select o.file_id from old_rows o', null),
+            ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
+                                 'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
+                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1', null),
+            ('file_tags_truncate', 'select t.file_id from documents.file_tags t', null),
+            -- What its runs showed goes with a version, or to the file that it becomes one of.
+            ('file_versions_delete', 'select o.file_id from old_rows o', null),
+            ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
+                                     'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
+                                     'having pg_catalog.count(*) operator(pg_catalog.=) 1', null),
+            ('runs_insert', 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id'),
+            ('runs_delete', 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id'),
+            ('runs_truncate', 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id'),
+            -- By bytes, as images show them; created_at says which run is the last one.
+            ('runs_update', $sql$
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
                         row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
                         row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
-                $sql$, 'any (array [r.was_of, r.is_of])'))
-    ) e (event, file_ids);
+                $sql$, 'any (array [r.was_of, r.is_of])')
+        ) v (event, rows_sql, version_sql)
+    ) e;
     perform documents.create_snapshot_functions(feed);
 end;
 $_$;

@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from changefeed.v1.change_event_pb2 import ChangeEvent
+from changefeed.v1.partition_pb2 import ListPhysicalPartitionsRequest, ListPhysicalPartitionsResponse
 from changefeed.v1.read_changes_pb2 import ReadChangesRequest, ReadChangesResponse
 from changefeed.v1.subscribe_pb2 import (
     SUBSCRIPTION_STATE_CATCHING_UP,
@@ -68,6 +69,10 @@ class ScriptedGateway:
         """What each stream carried as its authorization, empty without."""
         self.pages: list[ReadChangesResponse | Refusal | Silence] = []
         self.reads: list[ReadChangesRequest] = []
+        self.listings: list[ListPhysicalPartitionsResponse] = []
+        """What partitions are listed, one answer after the other; after the last one it is asked to come back later."""
+        self.listed = 0
+        """How often they were asked for."""
         self.target = ""
         self.open = 0
         """Streams that their client has not left."""
@@ -83,6 +88,11 @@ class ScriptedGateway:
             ),
             "ReadChanges": grpc.unary_unary_rpc_method_handler(
                 self._read, ReadChangesRequest.FromString, ReadChangesResponse.SerializeToString
+            ),
+            "ListPhysicalPartitions": grpc.unary_unary_rpc_method_handler(
+                self._list,
+                ListPhysicalPartitionsRequest.FromString,
+                ListPhysicalPartitionsResponse.SerializeToString,
             ),
         }
         service = "changefeed.v1.ChangeFeedService"
@@ -154,7 +164,25 @@ class ScriptedGateway:
                 return answer
         raise AssertionError("neither ends")
 
+    async def _list(
+        self,
+        _: ListPhysicalPartitionsRequest,
+        context: grpc.aio.ServicerContext[ListPhysicalPartitionsRequest, ListPhysicalPartitionsResponse],
+    ) -> ListPhysicalPartitionsResponse:
+        self.listed += 1
+        self._changed.set()
+        if not self.listings:
+            await context.abort_with_status(rpc_status.to_status(_status(LATER)))
+        return self.listings.pop(0)
 
+
+LATER = Refusal(
+    code=grpc.StatusCode.RESOURCE_EXHAUSTED,
+    reason="PROVIDER_THROTTLED",
+    category="THROTTLED",
+    retryable=True,
+    retry_after=timedelta(minutes=5),
+)
 EXPIRED = Refusal(
     code=grpc.StatusCode.OUT_OF_RANGE,
     reason="CHECKPOINT_EXPIRED",

@@ -433,6 +433,11 @@ async def test_a_move_and_those_who_write_to_the_document_wait_for_each_other(
 
 TO_OTHER_FILE = "UPDATE documents.file_versions SET file_id = (SELECT id FROM documents.files WHERE title = 'other')"
 TO_DOCUMENT = "UPDATE documents.files SET kind = 'document'"
+NEW_FILE = "00000000-0000-0000-0000-00000000000f"
+TO_NEW_FILE = f"""
+    INSERT INTO documents.files (id, workspace_id, title) SELECT '{NEW_FILE}', id, 'new' FROM documents.workspaces;
+    UPDATE documents.file_versions SET file_id = '{NEW_FILE}'
+"""
 NO_RUN = "DELETE FROM documents.runs"
 
 
@@ -440,6 +445,7 @@ NO_RUN = "DELETE FROM documents.runs"
     ("decides", "write"),
     [
         *((TO_OTHER_FILE, write) for write in (*OTHERS[2:], NO_RUN)),
+        *((TO_NEW_FILE, write) for write in (*OTHERS[2:], NO_RUN)),
         *((TO_DOCUMENT, write) for write in (*OTHERS, NO_RUN)),
     ],
 )
@@ -453,6 +459,8 @@ async def test_what_decides_whose_a_change_is_and_who_writes_it_wait_for_each_ot
     if decides == TO_OTHER_FILE:
         other = "INSERT INTO documents.files (workspace_id, title) SELECT id, 'other' FROM documents.workspaces"
         shown = await one(connection, other + " RETURNING id")
+    elif decides == TO_NEW_FILE:
+        shown = NEW_FILE
     else:
         await connection.execute("UPDATE documents.files SET kind = 'image'")
     await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])

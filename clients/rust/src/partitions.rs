@@ -31,6 +31,8 @@ pub(crate) struct PartitionReader<H> {
 struct End {
     id: String,
     children: Vec<ChildPartition>,
+    /// What was listed because a parent of a child is unknown; none where nobody has looked yet.
+    listed: Option<Vec<PhysicalPartition>>,
 }
 
 impl<H, F> PartitionReader<H>
@@ -74,7 +76,7 @@ where
     async fn begin(&mut self, start: StartPosition) -> Result<(), Error> {
         self.positions = self.checkpoint.load().await.map_err(Error::Checkpoint)?;
         let is_first = self.positions.is_empty();
-        self.learn_parents().await?;
+        self.learn(list(self.client.clone(), self.address.clone(), self.options.clone()).await?);
         if !is_first {
             return Ok(());
         }
@@ -92,12 +94,10 @@ where
         self.checkpoint.save(self.positions.clone()).await.map_err(Error::Checkpoint)
     }
 
-    async fn learn_parents(&mut self) -> Result<(), Error> {
-        let list = || self.client.partitions(self.address.clone()).try_collect::<Vec<PhysicalPartition>>();
-        for partition in sit_out(&self.options, list).await? {
+    fn learn(&mut self, listed: Vec<PhysicalPartition>) {
+        for partition in listed {
             self.parents.entry(partition.partition_id).or_insert(partition.parent_partition_ids);
         }
-        Ok(())
     }
 
     /// Whether any ancestor is still read: a parent may be one that its own parents have yet to name.
@@ -120,7 +120,7 @@ where
         while !self.positions.is_empty() {
             self.start_ready();
             match self.tasks.join_next().await {
-                Some(Ok(end)) => self.retire(end?).await?,
+                Some(Ok(end)) => self.go_on(end?).await?,
                 Some(Err(failed)) => return Err(broken(failed)),
                 None => return Err(Error::Argument("the partitions wait for each other".to_owned())),
             }
@@ -139,21 +139,33 @@ where
         }
     }
 
+    /// Retires what is read to its end, once all parents of its children are known.
+    async fn go_on(&mut self, mut end: End) -> Result<(), Error> {
+        for child in &end.children {
+            self.parents.insert(child.partition_id.clone(), child.parent_partition_ids.clone());
+        }
+        let has_listed = end.listed.is_some();
+        self.learn(end.listed.take().unwrap_or_default());
+        let mut parents = end.children.iter().flat_map(|child| &child.parent_partition_ids);
+        if has_listed || parents.all(|parent| self.parents.contains_key(parent)) {
+            return self.retire(end).await;
+        }
+        // Beside the others: one that fails meanwhile ends all.
+        let listing = list(self.client.clone(), self.address.clone(), self.options.clone());
+        self.tasks.spawn(async move { Ok(End { listed: Some(listing.await?), ..end }) });
+        Ok(())
+    }
+
     /// Puts the children in the place of a partition, in one step, so that a crash leaves the one or the others.
     async fn retire(&mut self, end: End) -> Result<(), Error> {
         self.running.remove(&end.id);
         let mut changes = Positions::from([(end.id, String::new())]);
-        let parents: Vec<String> = end.children.iter().flat_map(|child| child.parent_partition_ids.clone()).collect();
         for child in end.children {
             let id = child.partition_id;
-            self.parents.insert(id.clone(), child.parent_partition_ids);
             // Otherwise another parent, or the first listing, named it already.
             if !self.positions.contains_key(&id) {
                 changes.insert(id, child.continuation_token);
             }
-        }
-        if parents.iter().any(|parent| !self.parents.contains_key(parent)) {
-            self.learn_parents().await?;
         }
         change(&mut self.positions, changes.clone());
         self.checkpoint.save(changes).await.map_err(Error::Checkpoint)
@@ -181,7 +193,15 @@ where
         handle(id.clone(), delivery).await.map_err(Error::Handler)?;
         checkpoint.save(Positions::from([(id.clone(), token)])).await.map_err(Error::Checkpoint)?;
     }
-    Ok(End { id, children })
+    Ok(End { id, children, listed: None })
+}
+
+async fn list(
+    client: ChangeFeedClient,
+    address: ResourceAddress,
+    options: TailOptions,
+) -> Result<Vec<PhysicalPartition>, Error> {
+    sit_out(&options, || client.partitions(address.clone()).try_collect()).await
 }
 
 #[cfg(test)]
@@ -202,9 +222,28 @@ mod tests {
                 told.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let mut reader = reader_of_one(options);
+        let failed = reader.read_all().await.expect_err("no gateway");
+        assert!(failed.is_retryable(), "{failed}");
+        assert!(told.load(Ordering::Relaxed) > 0);
+    }
+
+    #[tokio::test]
+    async fn who_fails_while_parents_are_learned_ends_all_at_once() {
+        let mut reader = reader_of_one(TailOptions::new());
+        reader.tasks.spawn(async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Err(Error::Handler("its handler failed".into()))
+        });
+        let ended = tokio::time::timeout(Duration::from_secs(20), reader.read_all()).await.expect("its end");
+        assert!(matches!(ended, Err(Error::Handler(_))), "{ended:?}");
+    }
+
+    /// A reader without a gateway, whose one partition was read to its end: a child of it has an unknown parent, too.
+    fn reader_of_one(options: TailOptions) -> PartitionReader<impl Fn(String, Delivery) -> Handled> {
         let client = connect("127.0.0.1:1").expect("a client");
         let checkpoint = Arc::new(MemoryCheckpoint::default());
-        let handle = |_, _| async { Ok(()) };
+        let handle = |_, _| std::future::ready(Ok(()));
         let mut reader =
             PartitionReader::new(client, ResourceAddress::default(), checkpoint, options, handle).expect("a reader");
         let child = ChildPartition {
@@ -212,10 +251,13 @@ mod tests {
             parent_partition_ids: vec!["one".to_owned(), "unknown".to_owned()],
             ..ChildPartition::default()
         };
-        let failed = reader.retire(End { id: "one".to_owned(), children: vec![child] }).await.expect_err("no gateway");
-        assert!(failed.is_retryable(), "{failed}");
-        assert!(told.load(Ordering::Relaxed) > 0);
+        reader.positions.insert("one".to_owned(), "t".to_owned());
+        reader.running.insert("one".to_owned());
+        reader.tasks.spawn(async { Ok(End { id: "one".to_owned(), children: vec![child], listed: None }) });
+        reader
     }
+
+    type Handled = std::future::Ready<Result<(), BoxError>>;
 
     #[tokio::test]
     async fn a_runtime_that_ends_is_no_outage() {

@@ -16,7 +16,6 @@ import type { SubscribeRequest, SubscribeResponse } from "../gen/changefeed/v1/s
 import { type BearerSource, bearerCredentials } from "./bearer.js";
 import { ChangeFeedError, ClientClosed } from "./errors.js";
 import { bounded } from "./opening.js";
-import { either } from "./signals.js";
 
 const UNARY = ["ReadChanges", "ListPhysicalPartitions", "GetCapabilities", "ResolveStartPosition", "InspectContinuationToken"];
 
@@ -106,19 +105,22 @@ export class Connection {
     longest: number,
     signal?: AbortSignal,
   ): Promise<MessageShape<O>> {
-    const ending = signal ? either(signal, this.closed) : this.closed;
+    const endings = signal ? [signal, this.closed] : [this.closed];
     return new Promise((resolve, reject) => {
-      ending.throwIfAborted();
+      for (const ending of endings) {
+        ending.throwIfAborted();
+      }
       const answered = (error: Error | null, answer?: MessageShape<O>) => {
         if (!error && answer) {
           resolve(answer);
         } else {
-          reject(ending.aborted ? ending.reason : ChangeFeedError.of(error));
+          const ending = endings.find(({ aborted }) => aborted);
+          reject(ending ? ending.reason : ChangeFeedError.of(error));
         }
       };
       const deadline = new Date(Date.now() + longest);
       const of = [path(method), ...codecs(method), request, new Metadata(), { deadline }] as const;
-      cancelWith(ending, this.#client.makeUnaryRequest(...of, answered));
+      cancelWith(endings, this.#client.makeUnaryRequest(...of, answered));
     });
   }
 
@@ -126,16 +128,18 @@ export class Connection {
     this.closed.throwIfAborted();
     const method = ChangeFeedService.method.subscribe;
     const stream = this.#client.makeServerStreamRequest(path(method), ...codecs(method), request);
-    cancelWith(signal, stream);
+    cancelWith([signal], stream);
     return stream;
   }
 }
 
-/** Cancels a call when a signal says so, also one whose answer nobody waits for; closing a channel of gRPC lets it go on. */
-function cancelWith(signal: AbortSignal, call: ClientUnaryCall | ClientReadableStream<SubscribeResponse>): void {
+/** Cancels a call when one of some signals says so, also one whose answer nobody waits for; closing a channel of gRPC lets it go on. */
+function cancelWith(signals: AbortSignal[], call: ClientUnaryCall | ClientReadableStream<SubscribeResponse>): void {
   const cancel = () => call.cancel();
-  signal.addEventListener("abort", cancel);
-  call.once("status", () => signal.removeEventListener("abort", cancel));
+  for (const signal of signals) {
+    signal.addEventListener("abort", cancel);
+    call.once("status", () => signal.removeEventListener("abort", cancel));
+  }
 }
 
 function channelCredentials({ tls, bearer }: ConnectOptions): ChannelCredentials {

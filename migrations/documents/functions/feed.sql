@@ -32,14 +32,17 @@ grant usage on schema documents to changefeed_reader, changefeed_capture;
 grant select on all tables in schema documents to changefeed_capture;
 grant update (created_at) on documents.files, documents.file_versions to changefeed_capture;
 
+drop function if exists documents.capture_body(integer, text, text, text);
+
 create or replace function documents.capture_body(
-    feed integer, changes_sql text, partition_key_sql text, rare_test_sql text default changefeed.is_set_sql('changefeed.annotations')
+    feed integer, changes_sql text, partition_key_sql text, rare_test_sql text default changefeed.is_set_sql('changefeed.annotations'),
+    first_sql text default ''
 ) returns text
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
     select changefeed.capture_body(feed, rare_test_sql, '',
-        changefeed.append_sql(feed, changes_sql) || ';'
+        first_sql || changefeed.append_sql(feed, changes_sql) || ';'
         || changefeed.written_sql(feed, 'notify', 'found', partition_key_sql || ' limit 1'))
 $$;
 
@@ -120,6 +123,7 @@ as $create$
 declare
     files_of text;
     version_files text;
+    lock_versions text;
 begin
     perform changefeed.create_capture_function(feed, 'files_insert', '', documents.files_body(feed, 'insert', $sql$
             select n.deleted_at is null, 'upsert', n.workspace_id::pg_catalog.text, n.id::pg_catalog.text, null::pg_catalog.text
@@ -172,37 +176,46 @@ begin
     version_files := $sql$
                 select v.file_id from (%s) r
                 cross join lateral (
-                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s
-                    offset 0 for key share) v
+                    select v.file_id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0) v
     $sql$;
+    -- In a statement before that: the one that looks for the file sees it then, also where both came from who was waited for.
+    lock_versions := $sql$
+    perform from (%s) r
+        cross join lateral (
+            select v.id from documents.file_versions v where v.id operator(pg_catalog.=) %s offset 0 for key share) v;$sql$;
     perform changefeed.create_capture_function(feed, e.event, '', documents.capture_body(feed, format(files_of, e.file_ids),
         format('select c.partition_key from (%s) c (created, op, partition_key, key, image)', format(files_of, e.file_ids)),
         -- Before a TRUNCATE the transaction may have no id yet.
-        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end))
-    from (values
-        ('file_tags_insert', 'select n.file_id from new_rows n'),
-        ('file_tags_delete', 'select o.file_id from old_rows o'),
-        ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
-                             'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
-                             'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('file_tags_truncate', 'select t.file_id from documents.file_tags t'),
-        -- What its runs showed goes with a version, or to the file that it becomes one of.
-        ('file_versions_delete', 'select o.file_id from old_rows o'),
-        ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
-                                 'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
-                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1'),
-        ('runs_insert', format(version_files, 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id')),
-        ('runs_delete', format(version_files, 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id')),
-        ('runs_truncate', format(version_files, 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id')),
-        -- By bytes, as images show them; created_at says which run is the last one.
-        ('runs_update', format(version_files, $sql$
+        case when e.event like '%truncate' then 'true' else changefeed.is_set_sql('changefeed.annotations') end, e.first_sql))
+    from (
+        select v.event,
+            case when v.version_sql is null then v.rows_sql else format(version_files, v.rows_sql, v.version_sql) end as file_ids,
+            case when v.version_sql is null then '' else format(lock_versions, v.rows_sql, v.version_sql) end as first_sql
+        from (values
+            ('file_tags_insert', 'select n.file_id from new_rows n', null),
+            ('file_tags_delete', 'select o.file_id from old_rows o', null),
+            ('file_tags_update', 'select t.file_id from (select o.file_id, o.tag from old_rows o union all '
+                                 'select n.file_id, n.tag from new_rows n) t group by t.file_id, t.tag '
+                                 'having pg_catalog.count(*) operator(pg_catalog.=) 1', null),
+            ('file_tags_truncate', 'select t.file_id from documents.file_tags t', null),
+            -- What its runs showed goes with a version, or to the file that it becomes one of.
+            ('file_versions_delete', 'select o.file_id from old_rows o', null),
+            ('file_versions_update', 'select t.file_id from (select o.id, o.file_id from old_rows o union all '
+                                     'select n.id, n.file_id from new_rows n) t group by t.id, t.file_id '
+                                     'having pg_catalog.count(*) operator(pg_catalog.=) 1', null),
+            ('runs_insert', 'select n.input_file_version_id as version_id from new_rows n', 'r.version_id'),
+            ('runs_delete', 'select o.input_file_version_id as version_id from old_rows o', 'r.version_id'),
+            ('runs_truncate', 'select t.input_file_version_id as version_id from documents.runs t', 'r.version_id'),
+            -- By bytes, as images show them; created_at says which run is the last one.
+            ('runs_update', $sql$
                     select o.input_file_version_id as was_of, n.input_file_version_id as is_of
                     from old_rows o full join new_rows n on n.id operator(pg_catalog.=) o.id
                     where pg_catalog.record_image_ne(
                         row(o.input_file_version_id, o.created_at, o.status, o.started_at, o.completed_at, o.output, o.error),
                         row(n.input_file_version_id, n.created_at, n.status, n.started_at, n.completed_at, n.output, n.error))
-                $sql$, 'any (array [r.was_of, r.is_of])'))
-    ) e (event, file_ids);
+                $sql$, 'any (array [r.was_of, r.is_of])')
+        ) v (event, rows_sql, version_sql)
+    ) e;
     perform documents.create_snapshot_functions(feed);
 end;
 $create$;

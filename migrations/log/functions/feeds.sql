@@ -162,7 +162,7 @@ begin
     if watched is not null and has_table_privilege('changefeed_capture', watched, 'select') then
         execute format('revoke select on table %s from changefeed_capture', watched);
     end if;
-    foreach sequence in array array ['rung', 'bell', 'seq', 'day'] loop
+    foreach sequence in array array ['bell', 'rung', 'seq', 'day'] loop
         execute format('alter sequence changefeed_log.%I cache 1', sequence || '_' || feed);
     end loop;
     perform changefeed.lock_ticks(feed);

@@ -95,7 +95,8 @@ class ChangeFeedError(Exception):
 
     category: ClassVar[Category]
     retryable: ClassVar[bool] = False
-    default_reason: ClassVar[Reason]
+    default_reason: ClassVar[Reason] = Reason.INTERNAL
+    """Where none is given; of UnsupportedCapability one always is."""
 
     def __init__(
         self,

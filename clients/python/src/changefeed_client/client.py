@@ -3,7 +3,9 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 from weakref import WeakSet
@@ -36,7 +38,7 @@ from changefeed_client.checkpoint import Checkpoint
 from changefeed_client.errors import ChangeFeedRpcError, ClientClosed, StreamInterrupted
 from changefeed_client.partitions import Handle, PartitionReader
 from changefeed_client.positions import after, physical_partition
-from changefeed_client.retrying import retry
+from changefeed_client.retrying import announce, retry
 from changefeed_client.tail import Tail
 
 if TYPE_CHECKING:
@@ -107,6 +109,7 @@ class ChangeFeedClient:
         # A tail that is dropped takes its stream with it, so it need not be kept for the end.
         self._tails: WeakSet[Tail] = WeakSet()
         self._closed = False
+        self._closing = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         return self
@@ -122,6 +125,7 @@ class ChangeFeedClient:
     async def aclose(self) -> None:
         """Close every tail, the channel and every call on it; idempotent."""
         self._closed = True
+        self._closing.set()
         try:
             await asyncio.gather(*(tail.aclose(_CLOSED) for tail in self._tails))
         finally:
@@ -202,7 +206,8 @@ class ChangeFeedClient:
                 deduplicate=deduplicate,
             )
 
-        await PartitionReader(self, address, checkpoint, handle, tail, patience).run(start, only)
+        patiently = partial(retry, patience=patience, before_pause=announce, sleep=self._pause)
+        await PartitionReader(self, address, checkpoint, handle, tail, patiently).run(start, only)
 
     async def read_page(
         self,
@@ -259,7 +264,7 @@ class ChangeFeedClient:
                     raise StreamInterrupted("a page came without a token")
                 return page
 
-            page = await retry(read, patience=patience)
+            page = await retry(read, patience=patience, sleep=self._pause)
             yield page
             if page.partition_retired or not (page.more_available or follow):
                 return
@@ -307,6 +312,13 @@ class ChangeFeedClient:
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token
+
+    async def _pause(self, seconds: float) -> None:
+        """Sleep, unless the client is closed meanwhile. Raises ClientClosed."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+            raise ClientClosed(_CLOSED)
 
     async def _call(
         self,

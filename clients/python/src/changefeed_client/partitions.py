@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from changefeed.v1.partition_pb2 import ChildPartition, PhysicalPartition
 from changefeed.v1.position_pb2 import StartPosition
@@ -11,7 +10,6 @@ from changefeed.v1.resource_pb2 import ResourceAddress
 from changefeed.v1.token_pb2 import ResolveStartPositionResponse
 from changefeed_client.checkpoint import Checkpoint, changed
 from changefeed_client.positions import after, physical_partition
-from changefeed_client.retrying import announce, retry
 from changefeed_client.tail import Delivery, Tail
 
 if TYPE_CHECKING:
@@ -19,6 +17,15 @@ if TYPE_CHECKING:
 
 Handle = Callable[[str, Delivery], Awaitable[None]]
 """Takes a partition's id and what one of its messages brought."""
+
+_T = TypeVar("_T")
+
+
+class Patiently(Protocol):
+    """Repeats a call until an outage is over, or outlasts patience. Raises its last error."""
+
+    def __call__(self, call: Callable[[], Awaitable[_T]]) -> Awaitable[_T]:
+        """What the call answers at last."""
 
 
 class PartitionReader:
@@ -31,14 +38,14 @@ class PartitionReader:
         checkpoint: Checkpoint,
         handle: Handle,
         tail: Callable[[str, StartPosition], Tail],
-        patience: timedelta | None,
+        patiently: "Patiently",
     ) -> None:
         self._client = client
         self._address = address
         self._checkpoint = checkpoint
         self._handle = handle
         self._tail = tail
-        self._patience = patience
+        self._patiently = patiently
         # Of partitions that are not read to their end; what is in none is finished or to come.
         self._positions: dict[str, str] = {}
         self._parents: dict[str, Sequence[str]] = {}
@@ -75,13 +82,13 @@ class PartitionReader:
         async def resolve() -> ResolveStartPositionResponse:
             return await self._client.resolve(self._address, start, scope=physical_partition(partition_id))
 
-        return (await retry(resolve, patience=self._patience, before_pause=announce)).continuation_token
+        return (await self._patiently(resolve)).continuation_token
 
     async def _learn_parents(self) -> None:
         async def listed() -> list[PhysicalPartition]:
             return [partition async for partition in self._client.partitions(self._address)]
 
-        for partition in await retry(listed, patience=self._patience, before_pause=announce):
+        for partition in await self._patiently(listed):
             self._parents.setdefault(partition.partition_id, partition.parent_partition_ids)
 
     def _is_waiting(self, partition_id: str) -> bool:
@@ -114,16 +121,17 @@ class PartitionReader:
                 await self._handle(partition_id, delivery)
                 await self._checkpoint.save({partition_id: delivery.continuation_token})
                 children |= {child.partition_id: child for child in delivery.children}
+        # Here, beside the other partitions: one that fails meanwhile ends all.
+        self._parents |= {child_id: child.parent_partition_ids for child_id, child in children.items()}
+        if any(parent not in self._parents for child in children.values() for parent in child.parent_partition_ids):
+            await self._learn_parents()
         return children
 
     async def _retire(self, partition_id: str, children: Mapping[str, ChildPartition]) -> None:
         """Put children in the place of a partition, in one step, so that a crash leaves the one or the others."""
         changes = {partition_id: ""}
         for child_id, child in children.items():
-            self._parents[child_id] = child.parent_partition_ids
             if child_id not in self._positions:  # another parent, or the first listing, may have named it already
                 changes[child_id] = child.continuation_token
-        if any(parent not in self._parents for child in children.values() for parent in child.parent_partition_ids):
-            await self._learn_parents()
         self._positions = changed(self._positions, changes)
         await self._checkpoint.save(changes)

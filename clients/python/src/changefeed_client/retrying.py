@@ -50,12 +50,13 @@ async def retry(
     *,
     patience: timedelta | None,
     before_pause: Callable[[BaseException, float, int], None] = lambda error, seconds, attempt: None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> T:
     """Repeat a call until it succeeds, fails for good, or an outage outlasts `patience` (None: never).
 
     Pauses grow from call to call and are never shorter than the gateway asks for; where it asks for longer than
     patience is left, that is the end. `before_pause` is told the error, the pause in seconds, and how many tries
-    failed. Raises the last error.
+    failed; what `sleep` raises ends it. Raises the last error.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -63,7 +64,7 @@ async def retry(
 
     outage = _Outage(patience)
     retrying = AsyncRetrying(
-        sleep=asyncio.sleep,
+        sleep=sleep,
         retry=retry_if_exception(is_retryable),
         wait=outage.pause,
         stop=outage.is_over,

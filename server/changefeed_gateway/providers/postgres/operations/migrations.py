@@ -27,12 +27,23 @@ _LOCK: Final = (1667655787, 1)
 """Advisory lock: one process at a time applies."""
 _LONGEST_MIGRATION: Final = "10min"
 """How long another one's is waited for; any login of the database could hold that lock."""
-_USERS_WAIT: Final = "250ms"
-"""How long others stand behind a try to lock their tables: less than `deadlock_timeout`, after which PostgreSQL ends
-one of those who wait for each other, which might be one of these."""
-_TRIES_TO_LOCK: Final = 60
-_BETWEEN_TRIES: Final = 0.05
-"""Seconds, on average."""
+
+
+class _Tries(NamedTuple):
+    """How the tables of others are locked, who stand behind each try."""
+
+    bound: str
+    """Of a try."""
+    times: int
+    pause: float
+    """Seconds between two, on average."""
+
+
+_ONE_TABLE: Final = _Tries("3s", 5, 1.0)
+"""Longer than `deadlock_timeout`, after which PostgreSQL lets pass who has read the table and goes on to write it."""
+_SEVERAL: Final = _Tries("250ms", 60, 0.05)
+"""Shorter than `deadlock_timeout`, after which PostgreSQL ends one of those who wait for each other, which might be one
+of these."""
 
 Connection = psycopg.AsyncConnection[TupleRow]
 
@@ -212,24 +223,22 @@ async def _lock_users_out(connection: Connection, pending: Sequence[Migration]) 
     """
     locks = await _locks(connection, {migration.set for migration in pending if migration.version is not None})
     together = sql.SQL("DO {}").format(sql.Literal(f"BEGIN {'; '.join(locks)}; END"))
-    if len(locks) == 1:
-        # Whoever has read this table and goes on to write to it, behind us, is let pass by PostgreSQL.
-        await connection.execute(together)
-    for left in reversed(range(_TRIES_TO_LOCK)) if len(locks) > 1 else ():
+    tries = _SEVERAL if len(locks) > 1 else _ONE_TABLE
+    for left in reversed(range(tries.times)) if locks else ():
         try:
             async with connection.transaction():
-                await connection.execute(f"SET LOCAL statement_timeout = '{_USERS_WAIT}'".encode())
+                await connection.execute(f"SET LOCAL statement_timeout = '{tries.bound}'".encode())
                 await connection.execute(together)
                 await connection.execute("SET LOCAL statement_timeout TO DEFAULT")
             return
         except psycopg.errors.QueryCanceled:
             if not left:
                 raise MigrationError(
-                    "the tables that are captured are in use without a pause: try again when less is written, or when"
-                    " long transactions have ended",
+                    f"a transaction that does not end, or writers without a pause, keep it from {', '.join(locks)}: try"
+                    " again when they have ended",
                     Category.TRANSIENT_FAILURE,
                 ) from None
-        await asyncio.sleep(_BETWEEN_TRIES * random.uniform(0, 2))  # noqa: S311 - spread, not secrecy
+        await asyncio.sleep(tries.pause * random.uniform(0, 2))  # noqa: S311 - spread, not secrecy
 
 
 async def _locks(connection: Connection, steps: Collection[MigrationSet]) -> list[str]:

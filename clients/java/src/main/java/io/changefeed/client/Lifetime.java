@@ -1,6 +1,8 @@
 package io.changefeed.client;
 
 import io.grpc.Context;
+import java.util.HashSet;
+import java.util.Set;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -11,14 +13,32 @@ import java.util.concurrent.TimeUnit;
  */
 final class Lifetime {
     private final CountDownLatch over = new CountDownLatch(1);
+    private final Set<Lifetime> parts = new HashSet<>();
     private volatile String why = "";
 
-    /** Ends it, for what was said first. */
+    /** Ends it and its parts, for what was said first. */
     synchronized void end(String reason) {
         if (why.isEmpty()) {
             why = reason;
             over.countDown();
+            parts.forEach(part -> part.end(reason));
+            parts.clear();
         }
+    }
+
+    /** One that ends with this one, or before; it is forgotten by {@link #forget}. */
+    synchronized Lifetime part() {
+        Lifetime part = new Lifetime();
+        if (isOver()) {
+            part.end(why);
+        } else {
+            parts.add(part);
+        }
+        return part;
+    }
+
+    synchronized void forget(Lifetime part) {
+        parts.remove(part);
     }
 
     boolean isOver() {

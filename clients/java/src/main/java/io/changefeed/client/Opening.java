@@ -12,8 +12,8 @@ import java.util.concurrent.TimeUnit;
  * ever: behind a peer that says none, every call would run into its deadline, also when a better peer has come.
  */
 final class Opening {
-    /** Longer than gRPC lets one address take, so that the next one has its turn. */
-    static final Duration LONGEST = Duration.ofSeconds(40);
+    /** Longer than gRPC lets three addresses take, 30 s each, so that the next one has its turn. */
+    static final Duration LONGEST = Duration.ofSeconds(100);
 
     private final ManagedChannel channel;
     private final Executor later;

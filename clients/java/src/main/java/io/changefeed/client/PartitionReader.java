@@ -35,7 +35,10 @@ final class PartitionReader {
     private final Map<String, List<String>> parents = new HashMap<>();
     private final Map<String, Tail> running = new HashMap<>();
 
-    private record End(String id, List<ChildPartition> children) {}
+    private final Lifetime lifetime;
+
+    /** Of a partition: what was listed because a parent of a child is unknown, or null where nobody has looked yet. */
+    private record End(String id, List<ChildPartition> children, List<PhysicalPartition> listed) {}
 
     PartitionReader(
             ChangeFeedClient client,
@@ -48,10 +51,19 @@ final class PartitionReader {
         this.checkpoint = checkpoint;
         this.options = options;
         this.handler = handler;
+        lifetime = client.lifetime().part();
     }
 
     void run(StartPosition start) {
-        begin(start);
+        try {
+            begin(start);
+            readAll();
+        } finally {
+            client.lifetime().forget(lifetime);
+        }
+    }
+
+    private void readAll() {
         ExecutorService threads = Executors.newCachedThreadPool(PartitionReader::thread);
         try {
             ExecutorCompletionService<End> reading =
@@ -59,10 +71,17 @@ final class PartitionReader {
             while (!positions.isEmpty()) {
                 startReady(reading);
                 End end = next(reading);
-                running.remove(end.id);
-                retire(end);
+                learn(end);
+                if (end.listed == null && !knowsParents(end)) {
+                    // Beside the others: one that fails meanwhile ends all.
+                    reading.submit(() -> new End(end.id, end.children, list()));
+                } else {
+                    running.remove(end.id);
+                    retire(end);
+                }
             }
         } finally {
+            lifetime.end("the partitions are read no more");
             running.values().forEach(Tail::close);
             finish(threads);
         }
@@ -72,7 +91,7 @@ final class PartitionReader {
     private void begin(StartPosition start) {
         positions.putAll(checkpoint.load());
         boolean isFirst = positions.isEmpty();
-        learnParents();
+        learn(list());
         if (!isFirst) {
             return;
         }
@@ -88,10 +107,26 @@ final class PartitionReader {
                 .getContinuationToken();
     }
 
-    private void learnParents() {
-        for (PhysicalPartition partition : answer(() -> client.partitions(address))) {
-            parents.putIfAbsent(partition.getPartitionId(), partition.getParentPartitionIdsList());
+    private List<PhysicalPartition> list() {
+        return answer(() -> client.partitions(address));
+    }
+
+    private void learn(List<PhysicalPartition> listed) {
+        listed.forEach(
+                partition -> parents.putIfAbsent(partition.getPartitionId(), partition.getParentPartitionIdsList()));
+    }
+
+    private void learn(End end) {
+        end.children.forEach(child -> parents.put(child.getPartitionId(), child.getParentPartitionIdsList()));
+        if (end.listed != null) {
+            learn(end.listed);
         }
+    }
+
+    private boolean knowsParents(End end) {
+        return end.children.stream()
+                .flatMap(child -> child.getParentPartitionIdsList().stream())
+                .allMatch(parents::containsKey);
     }
 
     /** What a call answers; an outage is waited for as a tail does. */
@@ -101,7 +136,7 @@ final class PartitionReader {
             try {
                 return call.get();
             } catch (ChangeFeedException error) {
-                outage.sitOut(error, client.lifetime(), options.onReconnect);
+                outage.sitOut(error, lifetime, options.onReconnect);
             }
         }
     }
@@ -146,7 +181,7 @@ final class PartitionReader {
                 children.addAll(delivery.children());
             }
         }
-        return new End(id, children);
+        return new End(id, children, null);
     }
 
     /** Puts the children in the place of a partition, in one step, so that a crash leaves the one or the others. */
@@ -154,17 +189,10 @@ final class PartitionReader {
         Map<String, String> changes = new HashMap<>();
         changes.put(end.id, "");
         for (ChildPartition child : end.children) {
-            parents.put(child.getPartitionId(), child.getParentPartitionIdsList());
             // Another parent, or the first listing, may have named it already.
             if (!positions.containsKey(child.getPartitionId())) {
                 changes.put(child.getPartitionId(), child.getContinuationToken());
             }
-        }
-        boolean allKnown = end.children.stream()
-                .flatMap(child -> child.getParentPartitionIdsList().stream())
-                .allMatch(parents::containsKey);
-        if (!allKnown) {
-            learnParents();
         }
         positions = Checkpoint.changed(positions, changes);
         checkpoint.save(changes);
