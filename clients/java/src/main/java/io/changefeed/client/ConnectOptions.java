@@ -16,7 +16,7 @@ import java.util.function.Supplier;
 import java.util.stream.Stream;
 
 /**
- * How to reach a gateway: in plaintext unless told otherwise. A connection that takes longer than 40 seconds to open, TLS
+ * How to reach a gateway: in plaintext unless told otherwise. A connection that takes longer than 100 seconds to open, TLS
  * included, is given up for another.
  */
 public final class ConnectOptions {
