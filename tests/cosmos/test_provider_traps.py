@@ -1,5 +1,6 @@
 """What the SDK does with a change feed, and that a reader of the gateway does not fall into it (test_sdk_traps.py)."""
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -149,6 +150,34 @@ async def test_an_answer_larger_than_a_page_is_cut_and_resumed_within_a_transact
         rest = (await scene.client.read_all(after(page.continuation_token))).events
         read = sum(len(earlier.events) for earlier in reading.pages[: number + 1])
         assert [event.event_id for event in rest] == whole[read:]
+
+
+@pytest.mark.req("P1")
+@pytest.mark.parametrize("answer", ["stale", "empty"])
+async def test_the_rest_of_a_transaction_that_was_cut_comes_behind_an_answer_that_does_not_tell_of_it(
+    either_scene: Scene, answer: str
+) -> None:
+    """Trap 8, with a replica that lags, or an answer without documents, when another gateway goes on in its middle."""
+    scene = either_scene
+    scene.put("0")
+    start = (await scene.client.resolve(NOW)).continuation_token
+    scene.server.transaction(THINGS, *({"id": f"{number}", "pk": "a", "text": "first"} for number in range(1, 8)))
+    whole = [event.event_id for event in (await scene.client.read_all(after(start))).events]
+    page = await scene.client.read(after(start), size=3)
+    assert [event.event_id for event in page.events] == whole[:3]
+    await scene.restart()
+    if answer == "stale":
+        scene.server.stale(THINGS, 1, answers=1)
+    else:
+        scene.server.empty_pages(THINGS, scene.range_id, 1)
+    token = page.continuation_token
+    rest: list[str] = []
+    async with asyncio.timeout(20):
+        while len(rest) < len(whole) - 3:
+            page = await scene.client.read(after(token), wait=1)
+            token = page.continuation_token
+            rest += [event.event_id for event in page.events]
+    assert rest == whole[3:]
 
 
 async def test_the_same_item_twice_in_a_transaction_is_two_changes(scene: Scene) -> None:

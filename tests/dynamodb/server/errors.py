@@ -58,9 +58,9 @@ def no_stream(arn: str) -> ServiceError:
     return ServiceError("ResourceNotFoundException", f"Requested resource not found: Stream: {arn} not found")
 
 
-def no_shard(shard_id: str) -> ServiceError:
-    """A shard that does not exist, or is older than its stream's history."""
-    return ServiceError("ResourceNotFoundException", f"Shard does not exist: {shard_id}")
+def no_shard() -> ServiceError:
+    """A shard that does not exist, or is older than its stream's history; in the words of AWS."""
+    return ServiceError("ResourceNotFoundException", "Requested resource not found: Shard does not exist")
 
 
 def third_reader() -> ServiceError:

@@ -102,7 +102,7 @@ class Stream:
     def shard(self, shard_id: str) -> Shard:
         """A shard by its id. Raises ResourceNotFoundException."""
         if (shard := self.shards.get(shard_id)) is None:
-            raise no_shard(shard_id)
+            raise no_shard()
         return shard
 
     def trim(self) -> None:

@@ -87,10 +87,12 @@ class Position(NamedTuple):
         """At the end of an answer with an etag, whose last change had a number.
 
         The etag is opaque by contract. Where it is a number, as all are that were seen, it says how far an answer
-        without changes has gone.
+        without changes has gone. P1: one that has not come to the number of the position, as of a replica that lags,
+        says nothing of the rest of a run of which a part has been passed.
         """
-        reached = max(self.lsn, lsn, number_of(etag))
-        return Position(self.interval, etag, max(self.as_of, as_of), reached, WHOLE_RUN)
+        told = max(lsn, number_of(etag))
+        inside = WHOLE_RUN if told >= self.lsn else self.inside
+        return Position(self.interval, etag, max(self.as_of, as_of), max(self.lsn, told), inside)
 
     def narrowed(self, interval: Interval) -> "Position":
         """The same position in a part of the interval."""

@@ -135,6 +135,7 @@ BY_CODE: Final[Mapping[str, Callable[[str], ChangeFeedError]]] = {
 }
 """Codes that mean the same for every operation."""
 
+_NOT_FOUND: Final = "Requested resource not found: "
 _ASSUME_ROLE: Final = "AssumeRole"
 _CREDENTIALS: Final = (
     CredentialRetrievalError,
@@ -179,5 +180,8 @@ def translate(error: ClientError | BotoCoreError, operation: str) -> Exception:
 def _not_found(operation: str, text: str) -> Exception:
     if operation in ("DescribeTable", "Scan"):
         return _no_table(operation)
-    # Only the first words tell the two apart.
-    return ShardGone() if text.startswith("Shard") else StreamGone()
+    # Only the first words tell the two apart. AWS says "Requested resource not found: Shard does not exist", and of an
+    # iterator "Invalid ShardId in ShardIterator"; DynamoDB Local leaves the beginning out.
+    if operation == "DescribeStream" or text.removeprefix(_NOT_FOUND).startswith("Stream"):
+        return StreamGone()
+    return ShardGone()

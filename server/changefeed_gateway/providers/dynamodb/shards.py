@@ -7,7 +7,7 @@ from datetime import timedelta
 from graphlib import TopologicalSorter
 from typing import Any, Final, NamedTuple
 
-from changefeed_gateway.core.errors import ProviderFailure, TransientFailure
+from changefeed_gateway.core.errors import CheckpointExpired, ProviderFailure, TransientFailure
 from changefeed_gateway.core.model import Partition, PartitionId, PartitionState
 from changefeed_gateway.core.refusals import ForTheCaller
 from changefeed_gateway.core.shared import SharedQuestion
@@ -146,6 +146,6 @@ class Genealogy:
             await self._sdk.call(
                 "GetShardIterator", StreamArn=self._stream_arn, ShardId=shard_id, ShardIteratorType="TRIM_HORIZON"
             )
-        except ShardGone:
+        except (ShardGone, CheckpointExpired):
             return False
         return True
