@@ -190,7 +190,7 @@ async def test_a_tail_that_is_cancelled_before_its_first_step_is_told_too() -> N
     log = Log()
     async with opened(log) as tails:
         begin = Page(changes=(), cursors=(), start=cursor(0), cursor=cursor(0), more_available=False)
-        tail = tails.join(FEED, TailKey(fingerprint(FEED), READ.scope))
+        tail = tails.join(FEED, TailKey(fingerprint(FEED), FEED.item_state, READ.scope))
         tail.begin(begin)
         tail.task.cancel()
         await asyncio.wait({tail.task})

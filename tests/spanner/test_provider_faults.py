@@ -193,6 +193,20 @@ async def test_a_bounded_query_that_ends_early_takes_nothing_with_it(after_messa
         assert [event.key.partition_key for event in events] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.req("P1")
+async def test_a_bounded_query_that_ends_early_behind_a_heartbeat_tells_nothing_of_the_rest() -> None:
+    async with made(Behaviour(records_per_message=1)) as scene:
+        start = after((await scene.client.resolve(NOW)).continuation_token)
+        for number in range(4):
+            scene.put(thing(number))
+        scene.server.beat_early(MAIN, CHANGES, scene.partition, times=2)
+        scene.server.end_early("Partition", after_messages=0)
+        scene.server.end_early("Partition", after_messages=1)
+        page = await scene.client.read(start)
+        events = [*page.events, *(await scene.client.read_all(after(page.continuation_token))).events]
+        assert [event.key.partition_key for event in events] == ["0", "1", "2", "3"]
+
+
 @pytest.mark.req("E3")
 async def test_bounded_queries_that_always_end_early_are_a_failure_and_not_asked_in_a_loop(scene: Scene) -> None:
     scene.put(thing(1))
@@ -425,8 +439,20 @@ async def test_a_missing_permission_is_named(scene: Scene, operation: str) -> No
     check_harmless(found)
 
 
-async def test_refused_credentials_are_the_connections(scene: Scene) -> None:
-    scene.server.fail("*", unauthenticated(), times=ALWAYS)
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        unauthenticated(),
+        # As gRPC tells of what Google's library raises when it renews a token.
+        error(
+            grpc.StatusCode.UNAVAILABLE,
+            "Getting metadata from plugin failed with error: ('invalid_grant: Invalid JWT Signature.', {})",
+        ),
+    ],
+    ids=["told", "renewed"],
+)
+async def test_refused_credentials_are_the_connections(scene: Scene, refusal: ServiceError) -> None:
+    scene.server.fail("*", refusal, times=ALWAYS)
     found = await refused(
         scene.client.read(NOW), "PROVIDER_ERROR", "PROVIDER_AUTHENTICATION_FAILED", grpc.StatusCode.UNAVAILABLE
     )

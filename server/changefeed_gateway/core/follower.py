@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Coroutine
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Final
 
 from changefeed_gateway.core.clock import monotonic
 from changefeed_gateway.core.model import (
@@ -24,11 +25,14 @@ from changefeed_gateway.core.tail import Listener, Tail, TailKey
 from changefeed_gateway.core.tails import Tails
 from changefeed_gateway.core.token import fingerprint
 
+_ASKED_A_MOMENT_AGO: Final = 2.0
+"""Seconds for which an answer of the log holds for a stream that stands alone."""
+
 
 class _Place:
     """Where one stream stands in one scope."""
 
-    __slots__ = ("alone", "compares", "key", "listener", "tail")
+    __slots__ = ("alone", "asked_at", "compares", "key", "listener", "tail")
 
     def __init__(self, key: TailKey, scope: Scope) -> None:
         self.key = key
@@ -36,6 +40,8 @@ class _Place:
         self.tail: Tail | None = None
         self.alone: Page | None = None
         """The end of the page that reached it, where no ring holds its cursor: there the stream waits by itself."""
+        self.asked_at = 0.0
+        """When that page came, on the monotonic clock."""
         self.compares = False
         """Whether the last page's cursor compares with those of a ring."""
 
@@ -68,7 +74,7 @@ class Follower:
         """Where the stream stands in a scope; None where no tail serves it."""
         place = self._last[1] if self._last[0] is scope else self._places.get(scope)
         if place is None and (shared := _shared_scope(feed, scope)) is not None:
-            place = self._places[scope] = _Place(TailKey(fingerprint(feed), shared), scope)
+            place = self._places[scope] = _Place(TailKey(fingerprint(feed), feed.item_state, shared), scope)
         self._last = scope, place
         return place
 
@@ -94,12 +100,15 @@ class Follower:
             start = After(content.cursor)
 
     def _alone_at_the_end(self, place: _Place, cursor: Cursor, deadline: float) -> EncodedPage | None:
-        """Nothing, for a stream that stands where no tail is and has no time to wait.
+        """Nothing, for a stream that stands where no tail is, has no time to wait, and asked a moment ago.
 
-        Each such stream would ask for itself with every heartbeat; it asks when it waits.
+        Each such stream would ask for itself with every heartbeat; it asks when it waits. While other partitions of it
+        bring something without a pause it never waits, so it asks in between.
         """
         before = place.alone
         if before is None or cursor != before.cursor or _left(deadline):
+            return None
+        if monotonic() - place.asked_at > _ASKED_A_MOMENT_AGO:
             return None
         return _nothing(cursor, cursor, expire_time=before.expire_time)
 
@@ -116,7 +125,7 @@ class Follower:
         if not content.more_available:
             page.live = True
             if place.tail is None or not place.compares or not place.tail.holds(content.cursor):
-                place.alone = replace(content, changes=(), cursors=())
+                place.alone, place.asked_at = replace(content, changes=(), cursors=()), monotonic()
         return page
 
     def _tail_near(self, feed: Feed, place: _Place, cursor: Cursor) -> Tail | None:

@@ -143,7 +143,7 @@ class SharedReader:
 
     async def read(self, feed: Feed, read: PageRead) -> EncodedPage:
         """Like `Provider.read_page`, for reads that do not wait for changes."""
-        asking = self._question.ask((fingerprint(feed), read), lambda: self._read(feed, read))
+        asking = self._question.ask((fingerprint(feed), feed.item_state, read), lambda: self._read(feed, read))
         if read.max_changes and isinstance(read.start, After):
             return await self._direct.unless_draining(asking, nothing_after(read.start, more_available=True))
         return await asking

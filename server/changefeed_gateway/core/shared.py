@@ -36,6 +36,8 @@ class SharedQuestion(Generic[_Answer]):
         self._next: dict[Hashable, _Asked[_Answer]] = {}
         """Not put yet: may still be shared."""
         self._under_way: dict[Hashable, asyncio.Future[_Answer]] = {}
+        self._put_for: dict[Hashable, _Asked[_Answer]] = {}
+        """Of those under way that have a task of their own: who waits for them, those who joined too."""
         self._tasks: dict[asyncio.Task[_Answer], None] = {}
 
     @property
@@ -56,8 +58,10 @@ class SharedQuestion(Generic[_Answer]):
         """
         asked = self._next.get(question)
         if asked is None and join and (under_way := self._under_way.get(question)) is not None:
-            await asyncio.wait({under_way})
-            return outcome(under_way)
+            asked = self._put_for.get(question)
+            if asked is None:
+                await asyncio.wait({under_way})
+                return outcome(under_way)
         if asked is None:
             asked = self._next[question] = _Asked()
             # Outside the context of who came first: the question may outlive that call.
@@ -100,17 +104,18 @@ class SharedQuestion(Generic[_Answer]):
         return answer
 
     async def _put(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
-        task = self._next[question].task
+        asked = self._next[question]
+        task = asked.task
         try:
             if (earlier := self._under_way.get(question)) is not None:
                 await asyncio.wait({earlier})
             async with self._slots:
                 del self._next[question]
-                self._under_way[question] = task
+                self._under_way[question], self._put_for[question] = task, asked
                 return await put()
         finally:
             if self._under_way.get(question) is task:
-                del self._under_way[question]
+                del self._under_way[question], self._put_for[question]
 
     def _nobody_joins(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
         asked = self._next.get(question)
@@ -141,7 +146,7 @@ class SharedQuestion(Generic[_Answer]):
 
 
 class _Asked(Generic[_Answer]):
-    """A question that was asked and not put yet."""
+    """A question that was asked, and how many wait for its answer."""
 
     __slots__ = ("task", "waiting")
 

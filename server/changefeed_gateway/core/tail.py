@@ -14,6 +14,7 @@ from changefeed_gateway.core.model import (
     After,
     Cursor,
     Feed,
+    ItemState,
     Now,
     Page,
     PageRead,
@@ -35,6 +36,8 @@ class TailKey(NamedTuple):
     """What a tail follows."""
 
     fingerprint: str
+    item_state: ItemState
+    """P5: what its records can carry; a feed that was altered is another one to who opens it then."""
     scope: Scope
 
 

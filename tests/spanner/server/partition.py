@@ -87,6 +87,8 @@ class Partition:
     """What a query says at the end."""
     silent_ends: int = 0
     """How many queries to come end without the child records; any number below zero never runs out."""
+    early_beats: int = 0
+    """How many bounded queries to come begin with a heartbeat of a moment after their start."""
     cuts: int = 0
     """How often its running queries were told to end."""
 

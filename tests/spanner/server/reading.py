@@ -104,6 +104,9 @@ class Reading:
     async def _of_partition(self, partition: Partition) -> AsyncGenerator[list[bytes], None]:
         number, cuts, found = partition.first_at(self._start), partition.cuts, False
         beat = self._clock.now() + self._heartbeat
+        if self._query.end is not None and self._start + 1 < self._query.end and partition.early_beats:
+            partition.early_beats -= 1
+            yield [self._beat(self._start + 1)]
         while partition.cuts == cuts:
             if self._stream.dropped:
                 raise errors.dropped(self._stream.definition.name)

@@ -158,6 +158,10 @@ class WireServer:
         """Let queries that come to a partition's end finish without saying who goes on."""
         self.stream(database, stream).partition(token).silent_ends = times
 
+    def beat_early(self, database: str, stream: str, token: str, *, times: int) -> None:
+        """Let so many bounded queries of a partition begin with a heartbeat of the moment after their start."""
+        self.stream(database, stream).partition(token).early_beats = times
+
     def end_queries(self, database: str, stream: str, token: str) -> None:
         """Let the queries of a partition that run now finish as if it had ended, without a child record."""
         found = self.stream(database, stream)

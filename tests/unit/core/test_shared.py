@@ -119,6 +119,34 @@ async def test_who_will_take_a_question_that_is_under_way_gets_its_answer() -> N
     assert list(await asyncio.gather(first, joined)) == [1, 1]
 
 
+async def test_who_joined_a_question_keeps_it_when_all_have_left_who_asked_it() -> None:
+    database, question = Database(), SharedQuestion[int]()
+    first = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    joined = [asyncio.create_task(question.ask("a", database.answer, join=True)) for _ in range(2)]
+    await turns()
+    first.cancel()
+    joined.pop().cancel()
+    await turns()
+    database.may_answer.set()
+    assert await joined[0] == 1
+    assert question.under_way == 0
+
+
+async def test_a_question_ends_when_all_have_left_who_joined_it_too() -> None:
+    database, question = Database(), SharedQuestion[int]()
+    first = asyncio.create_task(question.ask("a", database.answer))
+    await turns()
+    joined = asyncio.create_task(question.ask("a", database.answer, join=True))
+    await turns()
+    joined.cancel()
+    first.cancel()
+    await turns()
+    database.may_answer.set()
+    await turns()
+    assert (database.answered, question.under_way) == ([], 0)
+
+
 async def test_a_question_whose_answer_is_kept_goes_on_when_nobody_waits() -> None:
     database, question = Database(), SharedQuestion[int](goes_on=True)
     one = asyncio.create_task(question.ask("a", database.answer))

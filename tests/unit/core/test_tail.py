@@ -15,6 +15,7 @@ from changefeed_gateway.core.model import (
     After,
     EntireCollection,
     Feed,
+    ItemState,
     LogicalPartition,
     PageRead,
     Scope,
@@ -299,3 +300,39 @@ async def test_who_left_a_tail_that_failed_asks_the_database_before_it_joins_ano
     for follower in (slow, other):
         await follower.aclose()
     await tails.aclose()
+
+
+@pytest.mark.req("P1")
+def test_who_stands_alone_and_never_waits_asks_again_in_a_while() -> None:
+    """As beside other partitions that bring something without a pause."""
+
+    async def scenario(loop: VirtualTime) -> None:
+        log = Log()
+        log.comparable = False
+        tails = Tails(log, encode, Limits(max_wait=timedelta(seconds=1_000)))
+        follower = await live(tails)
+        log.keys = ["a"]
+        for seconds, records in ((1.0, []), (2.0, [b"0"])):
+            loop.now += seconds
+            page = await follower.read(FEED, read_at(0, wait=timedelta(0)))
+            assert page.records(items=True) == records
+        await follower.aclose()
+        await tails.aclose()
+
+    run(scenario)
+
+
+@pytest.mark.req("P5")
+def test_who_opens_a_feed_whose_items_were_altered_joins_no_tail_of_before() -> None:
+    async def scenario(loop: VirtualTime) -> None:
+        tails = Tails(Log(), encode, Limits(max_wait=timedelta(seconds=1_000)))
+        followers = [await live(tails)]
+        altered = replace(FEED, item_state=next(state for state in ItemState if state is not FEED.item_state))
+        followers.append(Follower(tails))
+        await followers[1].read(altered, read_at(0, wait=timedelta(0)))
+        assert [tail.followers for tail in tails.under_way] == [1, 1]
+        for follower in followers:
+            await follower.aclose()
+        await tails.aclose()
+
+    run(scenario)

@@ -50,6 +50,15 @@ _EARLIEST: Final = re.compile(rf"earliest read timestamp: {_TIME}")
 _WITHIN: Final = re.compile(rf"within {_TIME} and {_TIME}")
 _NO_FUNCTION: Final = re.compile(r"\[ERROR\] function spanner\.read_json_\w+\(.*\) does not exist")
 """What the PostgreSQL dialect says of a stream that is not there."""
+_PLUGIN: Final = "metadata from plugin failed"
+_REFUSED_BY_GOOGLE: Final = (
+    "invalid_grant",
+    "invalid_client",
+    "unauthorized_client",
+    "invalid_scope",
+    "Reauthentication",
+)
+"""Words of OAuth 2.0 (RFC 6749, 5.2), and of google-auth, for credentials that are no good."""
 _BROKEN_OFF: Final = (
     "RST_STREAM",
     "Received unexpected EOS",
@@ -213,6 +222,9 @@ def translate(error: Exception, doing: str) -> Exception:
             return TransientFailure(
                 "Spanner took too long: try again", reason=Reason.PROVIDER_TIMEOUT, retry_after=_LATER
             )
+        case ServiceUnavailable() if _PLUGIN in text and any(word in text for word in _REFUSED_BY_GOOGLE):
+            # What Google's library raises within gRPC comes as an outage (google-cloud-python #10424).
+            return unauthenticated()
         case ServiceUnavailable() | Aborted() | RetryError() | TransportError():
             return unanswered()
         # To be asked again ("Spanner error codes"): an end that the service cut short, and a connection that broke

@@ -63,8 +63,8 @@ class Ending(NamedTuple):
 
     children: tuple[Descendant, ...] = ()
     """The partitions that it named."""
-    heard: bool = False
-    """A heartbeat was its last word."""
+    heard: int = 0
+    """Time of the heartbeat that was its last word; 0 where it was none."""
     data: bool = False
     """It brought changes, beyond those that were known."""
 
@@ -91,12 +91,12 @@ class StreamQuery:
     async def ending(self, patience: float, *, beyond: Position | None = None) -> Ending:
         """Read it to its end, without its changes; the first that lies `beyond` a position will do."""
         children: list[Descendant] = []
-        heard = data = False
+        heard, data = 0, False
         while not (data and beyond) and (records := await self.records(patience)) is not None:
             for record in records:
                 if isinstance(record, Children):
                     children += record.partitions
-                heard = isinstance(record, Heartbeat)
+                heard = record.time if isinstance(record, Heartbeat) else 0
                 data = data or (isinstance(record, DataRecord) and not (beyond and _passed(beyond, record)))
         return Ending(tuple(dict.fromkeys(children)), heard, data)
 

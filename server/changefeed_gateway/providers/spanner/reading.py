@@ -227,7 +227,12 @@ class PartitionReader:
             return found._replace(more=True)
         if rest.children:
             return _retired(found, rest.children)
-        position = found.position.heard(bound) if rest.heard else found.position
+        position = found.position.heard(rest.heard)
+        if 0 < rest.heard < bound:
+            # P1: it ended behind its last word, which told nothing of what follows.
+            if not found.mods and position == start:
+                raise silent_end()
+            return found._replace(position=position, more=True)
         return self._clear(found._replace(position=position), bound)
 
     async def _rest_of(self, position: Position, bound: int) -> Ending:
