@@ -1,6 +1,8 @@
-"""The end of a server of asyncio's that loses no connection."""
+"""Ports for servers, and the end of one of asyncio's that loses no connection."""
 
 import asyncio
+import secrets
+import socket
 from collections.abc import Iterable
 from typing import Final, Protocol
 
@@ -25,3 +27,15 @@ async def stop_accepting(sockets: Iterable[Listening]) -> None:
         loop.remove_reader(listening)
     for _ in range(_TURNS):
         await asyncio.sleep(0)
+
+
+def free_port() -> int:
+    """Free at every address, and none that the system gives to who asks for any: nobody takes it before its server."""
+    while True:
+        port = 20_000 + secrets.randbelow(10_000)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+        return port

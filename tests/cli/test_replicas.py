@@ -4,7 +4,6 @@ The names are the test's own, as a resolver would tell them; the gateways are re
 """
 
 import json
-import secrets
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from changefeed_gateway.cli.replicas import Replica, failures, replicas_of
 from changefeed_gateway.settings import GatewayTarget, load_settings
 from tests.api.issuers import Authority
 from tests.cli.conftest import CommandLineHere, Result
+from tests.listening import free_port
 
 NAME = "changefeed.test"
 SETTINGS = """
@@ -55,7 +55,7 @@ class Replicas:
 
     def __init__(self, directory: Path, ca: str | None) -> None:
         self._stack, self._directory, self._ca = AsyncExitStack(), directory, ca
-        self.port = port_of_nobody()
+        self.port = free_port()
 
     async def __aenter__(self) -> "Replicas":
         return self
@@ -70,18 +70,6 @@ class Replicas:
         client = await self._stack.enter_async_context(connect(gateway.target, ca=self._ca))
         tail = await self._stack.enter_async_context(client.tail(collection("mem/documents"), NOW))
         await anext(aiter(tail))
-
-
-def port_of_nobody() -> int:
-    """Free at every address, and none of those that the system gives to who asks for any."""
-    while True:
-        port = 20_000 + secrets.randbelow(10_000)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        return port
 
 
 def streams(result: Result) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from tests.databases import PostgresForTests
 from tests.docs.conftest import Library
 from tests.docs.pages import ROOT, blocks
 from tests.docs.test_grpcurl import TOOLS, with_buf_for_grpcurl
-from tests.load.gateway_process import free_port
+from tests.listening import free_port
 
 README = ROOT / "README.md"
 

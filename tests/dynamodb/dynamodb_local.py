@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ import aiohttp
 from botocore.config import Config
 
 from tests.dynamodb.sdk import session
+from tests.listening import free_port
 
 JARS = Path(__file__).parents[2] / ".dynamodb-local"
 MAIN = "com.amazonaws.services.dynamodbv2.local.main.ServerRunner"
@@ -22,7 +22,7 @@ PATIENCE = 60
 @asynccontextmanager
 async def running_dynamodb_local() -> AsyncIterator[str]:
     """Run one, in memory, on a free loopback port; gives its URL. Raises RuntimeError when it cannot be started."""
-    port = _free_port()
+    port = free_port()
     process = await asyncio.create_subprocess_exec(
         *_command(port), cwd=JARS, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL
     )
@@ -45,12 +45,6 @@ def _command(port: int) -> list[str]:
     brief = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     options = ["-Xmx256m", f"-Djava.library.path={JARS}", "-cp", f"{JARS}/*"]
     return [java, *brief, *options, MAIN, "-inMemory", "-sharedDb", "-disableTelemetry", "-port", str(port)]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def _until_it_answers(url: str, process: Process) -> None:

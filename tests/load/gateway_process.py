@@ -4,24 +4,17 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from pathlib import Path
 
 import grpc
 import yaml
 
 from changefeed_client.client import OPTIONS
+from tests.listening import free_port
 from tests.preloaded import start_command
 
 _PATIENCE = 90
 """Seconds that a start or an end may take where everything else runs too."""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class GatewayProcess:

@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from changefeed_client import BEGINNING, ChangeFeedClient, collection, connect
 from changefeed_gateway.app.monitoring.added_up import LARGEST, SMALLEST, SUMMED
 from tests.databases import PostgresForTests
-from tests.load.gateway_process import GatewayProcess, free_port
+from tests.listening import free_port
+from tests.load.gateway_process import GatewayProcess
 from tests.load.scene import Scene, open_scene
 from tests.monitored import until
 

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from changefeed_gateway.providers.postgres.embedded.host import find_service_user
-from tests.load.gateway_process import free_port
+from tests.listening import free_port
 
 _ROOT = Path(__file__).parents[2] / ".pgbouncer"
 

@@ -7,7 +7,6 @@ few seconds. A retention of seconds is accepted: `OPTIONS (retention_period = '1
 import asyncio
 import os
 import shutil
-import socket
 import uuid
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -20,6 +19,8 @@ from google.cloud.spanner_admin_database_v1 import DatabaseAdminAsyncClient, Dat
 from google.cloud.spanner_admin_database_v1.services.database_admin.transports import DatabaseAdminGrpcAsyncIOTransport
 from google.cloud.spanner_admin_instance_v1 import Instance, InstanceAdminAsyncClient
 from google.cloud.spanner_admin_instance_v1.services.instance_admin.transports import InstanceAdminGrpcAsyncIOTransport
+
+from tests.listening import free_port
 
 PROGRAM = "emulator_main"
 PACKAGED = Path("/usr/lib/google-cloud-sdk/bin/cloud_spanner_emulator") / PROGRAM
@@ -178,7 +179,7 @@ async def _opened(host: str) -> AsyncIterator[Emulator]:
 
 @asynccontextmanager
 async def _process(program: Path, *, churn: bool) -> AsyncIterator[str]:
-    host = f"127.0.0.1:{_free_port()}"
+    host = f"127.0.0.1:{free_port()}"
     flags = CHURN if churn else ("--enable_change_stream_churning=false",)
     process = await asyncio.create_subprocess_exec(
         program,
@@ -202,9 +203,3 @@ async def _end(process: Process) -> None:
     if process.returncode is None:
         process.kill()
     await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
