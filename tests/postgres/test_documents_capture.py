@@ -388,6 +388,22 @@ async def until_waiting(connection: Connection, writer: Connection) -> None:
             await connection.execute("SELECT pg_sleep(0.01)")
 
 
+async def one_after_the_other(connection: Connection, database: str, first: str, second: str) -> str:
+    """Two transactions, of which the second waits until the first has committed; answers the number of the second."""
+    async with (
+        await psycopg.AsyncConnection.connect(database) as one_writer,
+        await psycopg.AsyncConnection.connect(database) as other_writer,
+    ):
+        await one_writer.execute(first.encode())
+        waiting = asyncio.create_task(other_writer.execute(second.encode()))
+        await until_waiting(connection, other_writer)
+        await one_writer.commit()
+        await waiting
+        number = await one(other_writer, "SELECT pg_current_xact_id()")
+        await other_writer.commit()
+        return number
+
+
 OTHERS = [
     "INSERT INTO documents.file_tags (file_id, tag) SELECT id, 'new' FROM documents.files",
     "DELETE FROM documents.file_tags",
@@ -415,16 +431,7 @@ async def test_a_move_and_those_who_write_to_the_document_wait_for_each_other(
     await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
     await logged()
     first, second = (MOVE, write) if move_first else (write, MOVE)
-    async with (
-        await psycopg.AsyncConnection.connect(database) as one_writer,
-        await psycopg.AsyncConnection.connect(database) as other_writer,
-    ):
-        await one_writer.execute(first.encode())
-        waiting = asyncio.create_task(other_writer.execute(second.encode()))
-        await until_waiting(connection, other_writer)
-        await one_writer.commit()
-        await waiting
-        await other_writer.commit()
+    await one_after_the_other(connection, database, first, second)
     changes = await logged()
     assert changes[-1][3] == two
     if move_first:
@@ -466,17 +473,7 @@ async def test_what_decides_whose_a_change_is_and_who_writes_it_wait_for_each_ot
     await connection.execute("INSERT INTO documents.file_tags VALUES (%s, 't')", [document])
     await connection.execute("INSERT INTO documents.runs (input_file_version_id) VALUES (%s)", [version])
     first, second = (write, decides) if write_first else (decides, write)
-    async with (
-        await psycopg.AsyncConnection.connect(database) as one_writer,
-        await psycopg.AsyncConnection.connect(database) as other_writer,
-    ):
-        await one_writer.execute(first.encode())
-        waiting = asyncio.create_task(other_writer.execute(second.encode()))
-        await until_waiting(connection, other_writer)
-        await one_writer.commit()
-        await waiting
-        last = await one(other_writer, "SELECT pg_current_xact_id()")
-        await other_writer.commit()
+    last = await one_after_the_other(connection, database, first, second)
     told = "SELECT xid FROM changefeed_log.log_1 WHERE key = %s ORDER BY seq DESC LIMIT 1"
     assert await one(connection, told, shown) == last
 

@@ -116,7 +116,7 @@ begin
         end if;
         numbers := (select array_agg(n order by place) from unnest(numbers) with ordinality u (n, place));
         if changefeed.key_index(source, numbers) is null then
-            raise exception 'key: the primary key of % is checked after its statement (DEFERRABLE): writers of one key do not wait for each other', source
+            raise exception 'key: the primary key of % is checked after its statement (DEFERRABLE), or is not valid: writers of one key do not wait for each other', source
                 using errcode = 'feature_not_supported',
                       hint = format('Run alter table %s add unique (%s), which is checked at once, or name other columns as key.', source,
                                     (select string_agg(quote_ident(k), ', ') from unnest(changefeed.column_names(source, numbers)) k));

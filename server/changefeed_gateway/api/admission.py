@@ -139,11 +139,11 @@ class BadTokens:
         offender = self._hosts.get(host)
         if offender is None:
             return False
-        if offender.bucket.is_full(self._now()):
+        if offender.allowance.is_full(self._now()):
             del self._hosts[host]
             return False
         is_known = peer in offender.peers or len(offender.peers) >= _MOST_PEERS
-        return is_known and offender.bucket.wait(1.0, self._now()) > 0
+        return is_known and offender.allowance.wait(1.0, self._now()) > 0
 
     def count(self, host: str, peer: str) -> None:
         """A token was no good."""
@@ -151,15 +151,15 @@ class BadTokens:
         if offender is None:
             self._sweep()
             offender = self._hosts[host] = _Offender(Allowance(self._rate, self._now()))
-        if not offender.bucket.wait(1.0, self._now()):
-            offender.bucket.take(1.0, self._now())
+        if not offender.allowance.wait(1.0, self._now()):
+            offender.allowance.take(1.0, self._now())
         if len(offender.peers) < _MOST_PEERS:
             offender.peers.add(peer)
 
     def _sweep(self) -> None:
         if len(self._hosts) >= self._sweep_at:
             now = self._now()
-            self._hosts = {host: each for host, each in self._hosts.items() if not each.bucket.is_full(now)}
+            self._hosts = {host: each for host, each in self._hosts.items() if not each.allowance.is_full(now)}
             self._sweep_at = max(_MOST_REMEMBERED, 2 * len(self._hosts))
 
 
@@ -167,7 +167,7 @@ class BadTokens:
 class _Offender:
     """A host that has brought bad tokens of late."""
 
-    bucket: Allowance
+    allowance: Allowance
     peers: set[str] = field(default_factory=set)
     """Its connections that did."""
 

@@ -61,7 +61,7 @@ class Allowance:
         self._at = now
 
 
-def _bucket(rate: float | None, now: float) -> Allowance | None:
+def _allowance(rate: float | None, now: float) -> Allowance | None:
     return None if rate is None else Allowance(rate, now)
 
 
@@ -71,8 +71,8 @@ class Account:
     def __init__(self, quota: Quota | None, now: Callable[[], float]) -> None:
         self._now = now
         self._most_streams = None if quota is None else quota.streams
-        self._reads = _bucket(None if quota is None else quota.reads_per_second, now())
-        self._bytes = _bucket(None if quota is None else quota.bytes_per_second, now())
+        self._reads = _allowance(None if quota is None else quota.reads_per_second, now())
+        self._bytes = _allowance(None if quota is None else quota.bytes_per_second, now())
         self._streams = 0
         self._told: dict[str, float] = {}
         """Until when, by the quota that was used up."""

@@ -35,9 +35,7 @@ class SharedQuestion(Generic[_Answer]):
         self._goes_on, self._foreseen = goes_on, foreseen
         self._next: dict[Hashable, _Asked[_Answer]] = {}
         """Not put yet: may still be shared."""
-        self._under_way: dict[Hashable, asyncio.Future[_Answer]] = {}
-        self._put_for: dict[Hashable, _Asked[_Answer]] = {}
-        """Of those under way that have a task of their own: who waits for them, those who joined too."""
+        self._under_way: dict[Hashable, _Asked[_Answer]] = {}
         self._tasks: dict[asyncio.Task[_Answer], None] = {}
 
     @property
@@ -57,27 +55,23 @@ class SharedQuestion(Generic[_Answer]):
         ChangeFeedError of its own for each who asked, and TransientFailure when it was ended by somebody else.
         """
         asked = self._next.get(question)
-        if asked is None and join and (under_way := self._under_way.get(question)) is not None:
-            asked = self._put_for.get(question)
-            if asked is None:
-                await asyncio.wait({under_way})
-                return outcome(under_way)
+        if asked is None and join:
+            asked = self._under_way.get(question)
         if asked is None:
-            asked = self._next[question] = _Asked()
             # Outside the context of who came first: the question may outlive that call.
-            asked.task = asyncio.create_task(self._put(question, put), context=Context())
-            self._tasks[asked.task] = None
-            asked.task.add_done_callback(partial(self._forget, question))
-        task = asked.task
+            task = asyncio.create_task(self._put(question, put), context=Context())
+            asked = self._next[question] = _Asked(task)
+            self._tasks[task] = None
+            task.add_done_callback(partial(self._forget, question))
         asked.waiting += 1
         try:
-            await asyncio.wait({task})
+            await asyncio.wait({asked.answer})
         finally:
             asked.waiting -= 1
-            if not asked.waiting and not task.done() and not self._goes_on:
-                self._nobody_joins(question, task)
-                task.cancel()
-        return outcome(task)
+            if not asked.waiting and not asked.answer.done() and not self._goes_on:
+                self._nobody_joins(question, asked.answer)
+                asked.answer.cancel()
+        return outcome(asked.answer)
 
     async def ask_here(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
         """As `ask`, for a loop that asks again and again: in the loop's own task, if nobody asks at the same time.
@@ -87,7 +81,8 @@ class SharedQuestion(Generic[_Answer]):
         if question in self._next or question in self._under_way or self._slots.locked():
             return await self.ask(question, put)
         mine: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
-        self._under_way[question] = mine
+        asked = self._under_way[question] = _Asked(mine)
+        asked.waiting = 1  # The loop itself: who joined and left ends nothing.
         try:
             async with self._slots:
                 answer = await put()
@@ -105,21 +100,20 @@ class SharedQuestion(Generic[_Answer]):
 
     async def _put(self, question: Hashable, put: Callable[[], Awaitable[_Answer]]) -> _Answer:
         asked = self._next[question]
-        task = asked.task
         try:
             if (earlier := self._under_way.get(question)) is not None:
-                await asyncio.wait({earlier})
+                await asyncio.wait({earlier.answer})
             async with self._slots:
                 del self._next[question]
-                self._under_way[question], self._put_for[question] = task, asked
+                self._under_way[question] = asked
                 return await put()
         finally:
-            if self._under_way.get(question) is task:
-                del self._under_way[question], self._put_for[question]
+            if self._under_way.get(question) is asked:
+                del self._under_way[question]
 
-    def _nobody_joins(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
+    def _nobody_joins(self, question: Hashable, answer: asyncio.Future[_Answer]) -> None:
         asked = self._next.get(question)
-        if asked is not None and asked.task is task:
+        if asked is not None and asked.answer is answer:
             del self._next[question]
 
     def _forget(self, question: Hashable, task: asyncio.Task[_Answer]) -> None:
@@ -134,7 +128,7 @@ class SharedQuestion(Generic[_Answer]):
     def close(self) -> None:
         """Send away whoever waits."""
         for question, asked in list(self._next.items()):
-            self._nobody_joins(question, asked.task)
+            self._nobody_joins(question, asked.answer)
         for task in self._tasks:
             task.cancel()
 
@@ -148,10 +142,10 @@ class SharedQuestion(Generic[_Answer]):
 class _Asked(Generic[_Answer]):
     """A question that was asked, and how many wait for its answer."""
 
-    __slots__ = ("task", "waiting")
+    __slots__ = ("answer", "waiting")
 
-    def __init__(self) -> None:
-        self.task: asyncio.Task[_Answer]
+    def __init__(self, answer: asyncio.Future[_Answer]) -> None:
+        self.answer = answer
         self.waiting = 0
 
 

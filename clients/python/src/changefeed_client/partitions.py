@@ -38,7 +38,7 @@ class PartitionReader:
         checkpoint: Checkpoint,
         handle: Handle,
         tail: Callable[[str, StartPosition], Tail],
-        patiently: "Patiently",
+        patiently: Patiently,
     ) -> None:
         self._client = client
         self._address = address

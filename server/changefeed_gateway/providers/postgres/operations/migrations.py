@@ -196,7 +196,7 @@ async def _known(connection: Connection) -> dict[_Id, _Record]:
 
 
 async def _apply(connection: Connection, pending: Sequence[Migration], *, regrouped: bool) -> None:
-    at = "the steps of before"
+    at = "the tables that are captured"
     try:
         async with connection.transaction():
             # Waiting for a lock, DDL makes everybody behind it wait too.
@@ -204,6 +204,7 @@ async def _apply(connection: Connection, pending: Sequence[Migration], *, regrou
             # A function may call what a later file has.
             await connection.execute("SET LOCAL check_function_bodies = off")
             await _lock_users_out(connection, pending)
+            at = "the steps of before"
             if regrouped:
                 await _record_as_regrouped(connection)
             for migration in pending:

@@ -17,6 +17,7 @@ import java.util.concurrent.ExecutionException;
 import java.util.concurrent.ExecutorCompletionService;
 import java.util.concurrent.ExecutorService;
 import java.util.concurrent.Executors;
+import java.util.concurrent.Future;
 import java.util.concurrent.TimeUnit;
 import java.util.function.BiConsumer;
 import java.util.function.Supplier;
@@ -36,6 +37,9 @@ final class PartitionReader {
     private final Map<String, Tail> running = new HashMap<>();
 
     private final Lifetime lifetime;
+
+    /** Under way beside the partitions that are read. */
+    private final List<Future<End>> listings = new ArrayList<>();
 
     /** Of a partition: what was listed because a parent of a child is unknown, or null where nobody has looked yet. */
     private record End(String id, List<ChildPartition> children, List<PhysicalPartition> listed) {}
@@ -74,7 +78,7 @@ final class PartitionReader {
                 learn(end);
                 if (end.listed == null && !knowsParents(end)) {
                     // Beside the others: one that fails meanwhile ends all.
-                    reading.submit(() -> new End(end.id, end.children, list()));
+                    listings.add(reading.submit(() -> new End(end.id, end.children, list())));
                 } else {
                     running.remove(end.id);
                     retire(end);
@@ -83,6 +87,7 @@ final class PartitionReader {
         } finally {
             lifetime.end("the partitions are read no more");
             running.values().forEach(Tail::close);
+            listings.forEach(listing -> listing.cancel(true));
             finish(threads);
         }
     }

@@ -14,15 +14,15 @@ import io.changefeed.v1.ResourceAddress;
 import io.changefeed.v1.SubscribeRequest;
 import io.changefeed.v1.SubscribeResponse;
 import io.grpc.Context;
-import io.grpc.Grpc;
-import io.grpc.InsecureServerCredentials;
 import io.grpc.Server;
 import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
 import java.io.IOException;
+import java.util.List;
 import java.util.concurrent.CancellationException;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.Semaphore;
+import java.util.concurrent.atomic.AtomicInteger;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeEach;
 import org.junit.jupiter.api.Timeout;
@@ -38,11 +38,13 @@ class LifetimeTest {
         TAILS,
         LISTS,
         FIXES,
+        LEARNS,
         PAUSES,
         READS
     }
 
     private final Semaphore waits = new Semaphore(0);
+    private final AtomicInteger learned = new AtomicInteger();
 
     private final class Gateway extends ChangeFeedServiceGrpc.ChangeFeedServiceImplBase {
         @Override
@@ -51,13 +53,22 @@ class LifetimeTest {
             switch (Work.valueOf(request.getAddress().getCollection())) {
                 case CALLS, LISTS -> waits.release();
                 case PAUSES -> answer.onError(Status.INTERNAL.asRuntimeException());
-                default -> {
-                    answer.onNext(ListPhysicalPartitionsResponse.newBuilder()
-                            .addPartitions(PhysicalPartition.newBuilder().setPartitionId("p"))
-                            .build());
-                    answer.onCompleted();
+                case LEARNS -> {
+                    if (learned.incrementAndGet() == 1) {
+                        list(answer);
+                    } else {
+                        waits.release();
+                    }
                 }
+                default -> list(answer);
             }
+        }
+
+        private void list(StreamObserver<ListPhysicalPartitionsResponse> answer) {
+            answer.onNext(ListPhysicalPartitionsResponse.newBuilder()
+                    .addPartitions(PhysicalPartition.newBuilder().setPartitionId("p"))
+                    .build());
+            answer.onCompleted();
         }
 
         @Override
@@ -75,7 +86,11 @@ class LifetimeTest {
 
         @Override
         public void subscribe(SubscribeRequest request, StreamObserver<SubscribeResponse> stream) {
-            waits.release();
+            if (Work.valueOf(request.getAddress().getCollection()) == Work.LEARNS) {
+                Gateways.retire(stream, List.of(Gateways.childOfAnUnknown()));
+            } else {
+                waits.release();
+            }
         }
     }
 
@@ -87,17 +102,13 @@ class LifetimeTest {
 
     @BeforeEach
     void serve() throws IOException {
-        server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
-                .addService(new Gateway())
-                .build()
-                .start();
-        client = ChangeFeedClient.connect("127.0.0.1:" + server.getPort());
+        server = Gateways.serve(new Gateway());
+        client = Gateways.clientOf(server);
     }
 
     @AfterEach
     void stop() throws InterruptedException {
-        client.close();
-        server.shutdownNow().awaitTermination();
+        Gateways.stop(client, server);
     }
 
     private void carryOut(Work work) {

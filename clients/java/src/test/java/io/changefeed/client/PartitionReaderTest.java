@@ -4,20 +4,13 @@ import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 
 import io.changefeed.v1.ChangeFeedServiceGrpc;
-import io.changefeed.v1.ChildPartition;
-import io.changefeed.v1.Closing;
-import io.changefeed.v1.ClosingReason;
 import io.changefeed.v1.ListPhysicalPartitionsRequest;
 import io.changefeed.v1.ListPhysicalPartitionsResponse;
-import io.changefeed.v1.PartitionRetired;
 import io.changefeed.v1.PhysicalPartition;
 import io.changefeed.v1.ResolveStartPositionRequest;
 import io.changefeed.v1.ResolveStartPositionResponse;
 import io.changefeed.v1.SubscribeRequest;
 import io.changefeed.v1.SubscribeResponse;
-import io.changefeed.v1.SubscriptionOpened;
-import io.grpc.Grpc;
-import io.grpc.InsecureServerCredentials;
 import io.grpc.Server;
 import io.grpc.Status;
 import io.grpc.stub.StreamObserver;
@@ -69,23 +62,8 @@ class PartitionReaderTest {
 
         @Override
         public void subscribe(SubscribeRequest request, StreamObserver<SubscribeResponse> stream) {
-            PartitionRetired.Builder retired = PartitionRetired.newBuilder().setContinuationToken("t2");
-            if (request.getScope().getPhysicalPartitionId().equals("p")) {
-                retired.addChildPartitions(ChildPartition.newBuilder()
-                        .setPartitionId("q")
-                        .setContinuationToken("t0")
-                        .addAllParentPartitionIds(List.of("p", "unknown")));
-            }
-            Closing.Builder closing = Closing.newBuilder()
-                    .setReason(ClosingReason.CLOSING_REASON_PARTITION_RETIRED)
-                    .setContinuationToken("t2");
-            SubscribeResponse.Builder message = SubscribeResponse.newBuilder();
-            stream.onNext(message.setDeliverySequence(1)
-                    .setOpened(SubscriptionOpened.newBuilder().setContinuationToken("t1"))
-                    .build());
-            stream.onNext(message.setDeliverySequence(2).setPartitionRetired(retired).build());
-            stream.onNext(message.setDeliverySequence(3).setClosing(closing).build());
-            stream.onCompleted();
+            boolean hasChild = request.getScope().getPhysicalPartitionId().equals("p");
+            Gateways.retire(stream, hasChild ? List.of(Gateways.childOfAnUnknown()) : List.of());
         }
     }
 
@@ -95,17 +73,13 @@ class PartitionReaderTest {
 
     @BeforeEach
     void serve() throws IOException {
-        server = Grpc.newServerBuilderForPort(0, InsecureServerCredentials.create())
-                .addService(new Gateway())
-                .build()
-                .start();
-        client = ChangeFeedClient.connect("127.0.0.1:" + server.getPort());
+        server = Gateways.serve(new Gateway());
+        client = Gateways.clientOf(server);
     }
 
     @AfterEach
     void stop() throws InterruptedException {
-        client.close();
-        server.shutdownNow().awaitTermination();
+        Gateways.stop(client, server);
     }
 
     private List<String> read(TailOptions options) {
